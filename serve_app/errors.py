@@ -1,0 +1,111 @@
+"""Every fault that a client or an operator can see, with its HTTP status. Status and code live here and nowhere else.
+
+ServiceError                      500  internal_error
+├── InvalidParameter              422  invalid_parameter      a query or path parameter is outside its allowed values
+├── NotFound                      404  not_found              no such user, no such path
+├── MalformedUpload               400  malformed_upload       not multipart, no field `file`, two files, empty body
+├── UploadTooLarge                413  upload_too_large       more bytes than max_upload_bytes
+├── UnsupportedImage              415  unsupported_image      not one of the accepted formats
+├── UnreadableImage               400  unreadable_image       truncated or corrupted
+├── ImageTooLarge                 413  image_too_large        more pixels than max_pixels
+├── NotReady                      503  not_ready              the replica is not warm
+├── Overloaded                    503  overloaded             more waiting than the queue bound
+└── DatabaseUnavailable           503  database_unavailable   the database does not answer in time
+
+SetupError                             a deployment or a command cannot start; never reaches a client
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """A fault that is answered with `status` and the error body {code, detail, request_id}.
+
+    `detail` says what is wrong and what would mend it; it goes to the client as it is.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    retry_after_s: ClassVar[int | None] = None
+
+    def __init__(self, detail: str) -> None:
+        # Passed on so that the exception survives pickling when it crosses Ray.
+        super().__init__(detail)
+        self.detail = detail
+
+
+class InvalidParameter(ServiceError):
+    """A query or path parameter is outside its allowed values."""
+
+    status = 422
+    code = "invalid_parameter"
+
+
+class NotFound(ServiceError):
+    """There is nothing at this path."""
+
+    status = 404
+    code = "not_found"
+
+
+class MalformedUpload(ServiceError):
+    """The body is neither one image nor a multipart form with one field `file`."""
+
+    status = 400
+    code = "malformed_upload"
+
+
+class UploadTooLarge(ServiceError):
+    """The body has more bytes than the service takes."""
+
+    status = 413
+    code = "upload_too_large"
+
+
+class UnsupportedImage(ServiceError):
+    """The content is not one of the accepted image formats."""
+
+    status = 415
+    code = "unsupported_image"
+
+
+class UnreadableImage(ServiceError):
+    """The image is truncated or corrupted."""
+
+    status = 400
+    code = "unreadable_image"
+
+
+class ImageTooLarge(ServiceError):
+    """The image has more pixels than the service decodes."""
+
+    status = 413
+    code = "image_too_large"
+
+
+class NotReady(ServiceError):
+    """The replica has not finished warming up."""
+
+    status = 503
+    code = "not_ready"
+    retry_after_s = 1
+
+
+class Overloaded(ServiceError):
+    """More requests are waiting than the queue bound allows."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1
+
+
+class DatabaseUnavailable(ServiceError):
+    """The database refused, or did not answer within its time limit."""
+
+    status = 503
+    code = "database_unavailable"
+    retry_after_s = 1
+
+
+class SetupError(Exception):
+    """A deployment or a command cannot start; the message names the setting and the remedy."""

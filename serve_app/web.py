@@ -1,0 +1,117 @@
+"""What both HTTP APIs share: the FastAPI factory, the one error shape, request ids, documentation without internet.
+
+Knows nothing of users, pictures or Ray. Called by `users.api` and `classifier.api`.
+"""
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from serve_app.errors import InvalidParameter, ServiceError
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "x-request-id"
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    code: str = Field(description="A fixed word for programs.", examples=["unreadable_image"])
+    detail: str = Field(description="What is wrong and what would mend it, for people.")
+    request_id: str = Field(description="Also in the X-Request-ID header and in the service's log.")
+
+
+class Ready(BaseModel):
+    """The answer of a warm replica."""
+
+    ready: bool = True
+
+
+def build_api(title: str, description: str) -> FastAPI:
+    """Return a FastAPI application with the error shape in place and its pages at /docs and /redoc."""
+    api = FastAPIOffline(title=title, description=description, version="1")
+    api.add_exception_handler(ServiceError, _answer_service_error)
+    api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
+    api.add_exception_handler(HTTPException, _answer_http_exception)
+    api.add_exception_handler(Exception, _answer_unexpected)
+    return api
+
+
+def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Return FastAPI `responses` that show each error under its status in OpenAPI."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        doc = f"`{error.code}`: {(error.__doc__ or '').strip()}"
+        entry = responses.setdefault(error.status, {"model": ErrorBody, "description": ""})
+        entry["description"] = f"{entry['description']}\n\n{doc}".strip()
+    return responses
+
+
+def request_id_of(request: Request) -> str:
+    """Return the id of this request: Serve's or the client's X-Request-ID, or a new one outside Serve."""
+    given = request.headers.get(REQUEST_ID_HEADER)
+    if given:
+        return given
+    if not hasattr(request.state, "request_id"):
+        request.state.request_id = str(uuid.uuid4())
+    return str(request.state.request_id)
+
+
+def _answer_error(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = ErrorBody(code=code, detail=detail, request_id=request_id_of(request))
+    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+
+
+async def _answer_service_error(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, ServiceError)
+    if exc.status >= 500:
+        logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
+    headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
+    return _answer_error(request, exc.status, exc.code, exc.detail, headers)
+
+
+async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)
+    faults = (f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in exc.errors())
+    return _answer_error(request, InvalidParameter.status, InvalidParameter.code, "; ".join(faults))
+
+
+async def _answer_http_exception(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
+    detail = f"{request.method} {request.url.path}: {exc.detail}"
+    return _answer_error(request, exc.status_code, code, detail, exc.headers)
+
+
+async def _answer_unexpected(request: Request, exc: Exception) -> JSONResponse:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+    detail = "the service failed on this request; its log has the cause under this request_id"
+    return _answer_error(request, ServiceError.status, ServiceError.code, detail)
+
+
+ReadyCheck = Callable[[], Awaitable[None]]
+
+
+def add_ready_route(api: FastAPI, check_ready: ReadyCheck, *errors: type[ServiceError]) -> None:
+    """Add GET /ready: 200 once `check_ready` returns, and the ServiceError it raises otherwise."""
+
+    @api.get("/ready", responses=documented(*errors), summary="Is this replica warm?")
+    async def ready() -> Ready:
+        await check_ready()
+        return Ready()
