@@ -1,0 +1,113 @@
+"""Takes what is waiting and runs it as one batch: no timer, so a lone picture never waits for company.
+
+While the engine runs, arrivals queue up; when it is done, the next batch takes them. Batches thus grow exactly when
+the engine is the bottleneck. Called by `Classifier`; knows nothing of pictures' origin, TensorFlow or Ray.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.classifier.images import Picture
+from serve_app.errors import Overloaded
+
+Scores = NDArray[np.float32]
+Infer = Callable[[NDArray[np.uint8]], Scores]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One picture's scores, shape (classes,), and when its batch ran (time.perf_counter() seconds)."""
+
+    scores: Scores
+    started: float
+    ended: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    picture: Picture
+    answer: asyncio.Future[Inference]
+
+
+class MicroBatcher:
+    """Runs `infer` in `executor`, one batch at a time, first come first served."""
+
+    def __init__(self, infer: Infer, executor: Executor, *, max_batch: int, max_queue: int) -> None:
+        self._infer = infer
+        self._executor = executor
+        self._max_batch = max_batch
+        self._max_queue = max_queue
+        self._waiting: deque[_Waiting] = deque()
+        self._arrival = asyncio.Event()
+        self._loop_task = asyncio.create_task(self._run_batches())
+
+    @property
+    def is_running(self) -> bool:
+        """False once the batch loop has ended, after which no picture is ever answered."""
+        return not self._loop_task.done()
+
+    @property
+    def queue_length(self) -> int:
+        """Pictures waiting for the engine, without the running batch."""
+        return len(self._waiting)
+
+    async def infer(self, picture: Picture) -> Inference:
+        """Return the scores of `picture` (uint8, one engine input). Raises Overloaded when the queue is full."""
+        if len(self._waiting) >= self._max_queue:
+            raise Overloaded(f"{self._max_queue} pictures are waiting already; try again later")
+        waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._arrival.set()
+        return await waiting.answer
+
+    async def close(self) -> None:
+        """Stop the batch loop; whoever still waits is cancelled."""
+        self._loop_task.cancel()
+        await asyncio.gather(self._loop_task, return_exceptions=True)
+        for waiting in self._waiting:
+            waiting.answer.cancel()
+
+    async def _run_batches(self) -> None:
+        while True:
+            await self._arrival.wait()
+            batch = self._take()
+            if batch:
+                await self._run(batch)
+
+    def _take(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        while self._waiting and len(batch) < self._max_batch:
+            waiting = self._waiting.popleft()
+            # Whoever asked for it has gone: computing it would delay the others for nothing.
+            if not waiting.answer.cancelled():
+                batch.append(waiting)
+        if not self._waiting:
+            self._arrival.clear()
+        return batch
+
+    async def _run(self, batch: list[_Waiting]) -> None:
+        pictures = np.stack([waiting.picture for waiting in batch])
+        run = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
+        outcome = (await asyncio.gather(run, return_exceptions=True))[0]
+        for row, waiting in enumerate(batch):
+            if waiting.answer.cancelled():
+                continue
+            if isinstance(outcome, BaseException):
+                waiting.answer.set_exception(outcome)
+            else:
+                scores, started, ended = outcome
+                waiting.answer.set_result(Inference(scores[row], started, ended, len(batch)))
+
+
+def _timed(infer: Infer, pictures: NDArray[np.uint8]) -> tuple[Scores, float, float]:
+    started = time.perf_counter()
+    scores = infer(pictures)
+    return scores, started, time.perf_counter()

@@ -1,0 +1,132 @@
+"""One replica's classifier: decode pool, batcher, engine thread and labels put together."""
+
+import asyncio
+import hashlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Self
+
+import numpy as np
+
+from serve_app.classifier.batcher import MicroBatcher, Scores
+from serve_app.classifier.engines import load_engine
+from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image
+from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.timing import Stopwatch
+from serve_app.errors import NotReady
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The best classes of one picture, best first, as (class index, probability), and the picture's SHA-256."""
+
+    top: list[tuple[int, float]]
+    image_sha256: str
+
+
+class Classifier:
+    """Classifies pictures from when `load` returns until `close`."""
+
+    def __init__(self, settings: ClassifierSettings, prepared: PreparedModel, pools: "_Pools", batcher: MicroBatcher):
+        self.settings = settings
+        self.prepared = prepared
+        self._pools = pools
+        self._batcher = batcher
+
+    @classmethod
+    async def load(cls, settings: ClassifierSettings) -> Self:
+        """Return a warm classifier. Raises SetupError if its model cannot be had."""
+        pools = _Pools(settings)
+        run = asyncio.get_running_loop().run_in_executor
+        prepared = await run(pools.engine, find_or_prepare, settings)
+        _tell_weights(prepared)
+        started = perf_counter()
+        engine = await run(pools.engine, _load_and_warm, settings, prepared)
+        logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
+        batcher = MicroBatcher(
+            engine.infer, pools.engine, max_batch=settings.max_batch, max_queue=settings.max_queue
+        )
+        return cls(settings, prepared, pools, batcher)
+
+    def check_ready(self) -> None:
+        """Raises NotReady when the batch loop has ended, after which no picture would be answered."""
+        if not self._batcher.is_running:
+            raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
+
+    async def classify(self, data: bytes, top_k: int, stopwatch: Stopwatch) -> Classification:
+        """Return the `top_k` best classes of the picture in `data`, charging decode, queue and inference.
+
+        Raises the errors of decode_image, and Overloaded.
+        """
+        picture = await self._decode(data, stopwatch)
+        inference = await self._batcher.infer(picture)
+        stopwatch.charge("queue", until=inference.started)
+        stopwatch.charge("inference", until=inference.ended)
+        return Classification(best_classes(inference.scores, top_k), hashlib.sha256(data).hexdigest())
+
+    async def close(self) -> None:
+        """Stop taking pictures and free the threads."""
+        await self._batcher.close()
+        self._pools.shut_down()
+
+    async def _decode(self, data: bytes, stopwatch: Stopwatch) -> Picture:
+        def timed() -> tuple[Picture, float, float]:
+            started = perf_counter()
+            picture = decode_image(data, self.settings.max_pixels)
+            return picture, started, perf_counter()
+
+        picture, started, ended = await asyncio.get_running_loop().run_in_executor(self._pools.decode, timed)
+        stopwatch.charge("queue", until=started)
+        stopwatch.charge("decode", until=ended)
+        return picture
+
+
+class _Pools:
+    """The threads of one replica: several decode, exactly one runs the engine."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        lower = (settings.niceness,)
+        self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", _lower_priority, lower)
+        self.engine = ThreadPoolExecutor(1, "engine", _lower_priority, lower)
+
+    def shut_down(self) -> None:
+        self.decode.shutdown(wait=False, cancel_futures=True)
+        self.engine.shutdown(wait=False, cancel_futures=True)
+
+
+def best_classes(scores: Scores, top_k: int) -> list[tuple[int, float]]:
+    """Return the `top_k` highest of `scores`, shape (classes,), as (class index, score), highest first."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return [(int(index), float(scores[index])) for index in order]
+
+
+def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel):  # type: ignore[no-untyped-def]
+    engine = load_engine(
+        settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision
+    )
+    # The first run of each batch size is slow (kernels are chosen per shape), so each size is run once.
+    for batch_size in range(1, settings.max_batch + 1):
+        engine.infer(np.zeros((batch_size, SIDE_PIXELS, SIDE_PIXELS, 3), np.uint8))
+    return engine
+
+
+def _lower_priority(niceness: int) -> None:
+    # On Linux the priority belongs to the thread, and the threads that an engine starts inherit it: lookups and this
+    # replica's own event loop stay in front of the arithmetic. Elsewhere it would be the whole process.
+    if os.uname().sysname == "Linux":
+        os.nice(niceness)
+
+
+def _tell_weights(prepared: PreparedModel) -> None:
+    if prepared.manifest.weights == "random":
+        logger.warning(
+            "RANDOM WEIGHTS: the predictions mean nothing. %s Set `weights:` to a file, a URL or `imagenet` "
+            "in the config for real ones.",
+            prepared.note or "",
+        )

@@ -1,0 +1,36 @@
+"""ResNet50 on OpenVINO (extra `openvino`), from the IR files that `engines.prepare` wrote. TensorFlow is not loaded."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.classifier.engines.prepared_files import OPENVINO_MODEL
+from serve_app.errors import SetupError
+
+try:
+    import openvino
+except ImportError as exc:
+    raise SetupError("engine: openvino needs the extra: pip install 'serve-app[openvino]'") from exc
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoEngine:
+    """A compiled model with its own number of threads."""
+
+    def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
+        options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            self._model = openvino.Core().compile_model(folder / OPENVINO_MODEL, "CPU", options)
+        except RuntimeError as exc:
+            raise SetupError(f"the prepared model {folder} cannot be loaded; delete that folder: {exc}") from exc
+
+    def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See Engine.infer."""
+        scores: NDArray[np.float32] = self._model(pictures)[0]
+        return scores

@@ -1,0 +1,36 @@
+"""ResNet50 on TensorFlow's CPU kernels, from the SavedModel that `engines.prepare` wrote."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Both are read when TensorFlow is imported. The weights never change, so oneDNN may keep its own layout of them.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import tensorflow as tf
+
+from serve_app.classifier.engines.prepared_files import INPUT, OUTPUT, SAVED_MODEL
+from serve_app.errors import SetupError
+
+
+class TensorFlowEngine:
+    """A loaded SavedModel with its own number of threads; TensorFlow's pools are per process, so one of them each."""
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        # One operation at a time, all threads in it: a ResNet has no branches worth running side by side.
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        try:
+            self._model = tf.saved_model.load(str(folder / SAVED_MODEL))
+        except (OSError, tf.errors.OpError) as exc:
+            raise SetupError(f"the prepared model {folder} cannot be loaded; delete that folder: {exc}") from exc
+        self._run = self._model.signatures["serving_default"]
+
+    def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See Engine.infer."""
+        scores: NDArray[np.float32] = self._run(**{INPUT: tf.constant(pictures)})[OUTPUT].numpy()
+        return scores

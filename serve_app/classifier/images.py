@@ -1,0 +1,100 @@
+"""From the bytes of a picture to the network's input. The only file that imports Pillow.
+
+The geometry is the standard ImageNet evaluation of Keras' ResNet50 (He et al. 2015, section 3.4, one centre crop):
+the shorter side is scaled to 256 pixels, antialiased bilinear, and the central 224×224 square is taken. The colour
+part, RGB to BGR and subtraction of the ImageNet mean, is in the graph (`engines.prepare.preprocess`).
+"""
+
+import io
+import struct
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SIDE_PIXELS = 224
+SHORTER_SIDE_PIXELS = 256
+# JPEG decoders can scale by 1/2, 1/4 and 1/8 while decoding. Kept at twice the shorter side or more, so that the
+# antialiased resize still has at least two source pixels for each of its own.
+DRAFT_SHORTER_SIDE_PIXELS = 2 * SHORTER_SIDE_PIXELS
+
+Picture = NDArray[np.uint8]
+
+
+def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture:
+    """Return the picture in `data` as uint8 RGB of shape (224, 224, 3).
+
+    EXIF orientation is applied; CMYK, palette, greyscale and 16-bit pictures become RGB; transparency is put on
+    white; of an animation the first frame is taken. `draft=False` decodes large JPEGs at full size.
+
+    Raises UnsupportedImage, ImageTooLarge (from the header, before any pixel is decoded) and UnreadableImage.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns of pictures above its own limit; max_pixels is ours, and it is checked right after opening.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = _open(data)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLarge(f"the picture has {width}×{height} pixels; this service decodes up to {max_pixels:,}")
+    try:
+        if draft:
+            _draft(image)
+        return np.asarray(_crop(image))
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as exc:
+        raise UnreadableImage(f"the {image.format} picture is truncated or corrupted: {exc}") from exc
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.UnidentifiedImageError as exc:
+        raise UnsupportedImage(f"the upload is not a picture in one of the formats {', '.join(FORMATS)}") from exc
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(str(exc)) from exc
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as exc:
+        raise UnreadableImage(f"the picture's header cannot be read: {exc}") from exc
+
+
+def _draft(image: Image.Image) -> None:
+    width, height = image.size
+    scale = min(width, height) / DRAFT_SHORTER_SIDE_PIXELS
+    if scale > 1:
+        image.draft(None, (int(width / scale), int(height / scale)))
+
+
+def _crop(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    side = min(width, height) * SIDE_PIXELS / SHORTER_SIDE_PIXELS
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    crop = _to_rgb(_resizable(image).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, box))
+    # Turning or mirroring maps the central square onto itself, so the small picture is turned, not the large one.
+    crop.getexif()[ExifTags.Base.Orientation] = _orientation(image)
+    return ImageOps.exif_transpose(crop)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (OSError, ValueError, SyntaxError, TypeError, struct.error):
+        return 1  # broken metadata says nothing about the pixels
+
+
+def _resizable(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit values at 255 when it converts; the high byte is the picture.
+        high_byte = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255)
+        return Image.fromarray(high_byte.astype(np.uint8))
+    if image.has_transparency_data:
+        return image.convert("RGBA") if image.mode != "RGBA" else image
+    return image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,170 @@
+"""Prepared models on disk. A replica loads a prepared model; preparing one (Keras, seconds, 2 GB) is a child process.
+
+Each prepared model is a folder named by the fingerprint of everything that went into it, with `manifest.json` and
+the engine's files. Called by `Classifier.load`; the child is `engines.prepare`.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serve_app.classifier.settings import ClassifierSettings, is_url
+from serve_app.errors import SetupError
+from serve_app.places import cache_dir
+
+logger = logging.getLogger(__name__)
+
+# Part of every fingerprint; raise it when `engines.prepare` starts to write something else.
+RECIPE = 1
+PREPARE_TIMEOUT_S = 900
+# How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again.
+AUTO_RETRY_S = 3600
+MANIFEST = "manifest.json"
+# Exit code of `engines.prepare` for a SetupError; any other failure is a fault of ours and shown whole.
+CANNOT_PREPARE = 3
+
+
+class Manifest(BaseModel):
+    """What a prepared model is; written by `engines.prepare`, told to clients by GET /model/."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    weights: str
+    weights_sha256: str | None
+    labels_from: str
+    labels: list[str]
+
+
+class PreparedModel(BaseModel):
+    """A prepared model's folder and manifest; `note` says why `auto` did not end with ImageNet weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    manifest: Manifest
+    fingerprint: str
+    note: str | None = None
+
+
+def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
+    """Return the prepared model that `settings` ask for, preparing it first if it is not in the cache.
+
+    Safe when several replicas start at once: one prepares, the others wait. Raises SetupError.
+    """
+    folder = cache_dir() / "models"
+    _make_folder(folder)
+    with FileLock(folder / ".lock", timeout=PREPARE_TIMEOUT_S):
+        if settings.weights != "auto":
+            return _find_or_make(settings, folder)
+        return _find_or_make_auto(settings, folder)
+
+
+def _find_or_make_auto(settings: ClassifierSettings, folder: Path) -> PreparedModel:
+    imagenet = settings.model_copy(update={"weights": "imagenet"})
+    failure = folder / "imagenet-unavailable.txt"
+    if not _is_recent(failure) or (folder / _fingerprint(imagenet)).is_dir():
+        try:
+            return _find_or_make(imagenet, folder)
+        except SetupError as exc:
+            failure.write_text(str(exc))
+    random = _find_or_make(settings.model_copy(update={"weights": "random"}), folder)
+    return random.model_copy(update={"note": failure.read_text()})
+
+
+def _is_recent(marker: Path) -> bool:
+    return marker.exists() and time.time() - marker.stat().st_mtime < AUTO_RETRY_S
+
+
+def _find_or_make(settings: ClassifierSettings, folder: Path) -> PreparedModel:
+    fingerprint = _fingerprint(settings)
+    target = folder / fingerprint
+    manifest = _read_manifest(target)
+    if manifest is None:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
+            _run_prepare(settings, Path(making) / "model")
+            _replace(Path(making) / "model", target)
+        manifest = _read_manifest(target)
+    if manifest is None:
+        raise SetupError(f"the prepared model {target} is not readable; delete that folder and start again")
+    return PreparedModel(folder=target, manifest=manifest, fingerprint=fingerprint)
+
+
+def _read_manifest(target: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json((target / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _replace(made: Path, target: Path) -> None:
+    if target.exists():  # unreadable, or it would have been taken
+        target.rename(made.with_name("unreadable"))
+    made.rename(target)
+
+
+def _fingerprint(settings: ClassifierSettings) -> str:
+    """Return a name for everything that decides what `engines.prepare` writes."""
+    parts = {
+        "recipe": RECIPE,
+        "engine": settings.engine,
+        "versions": {name: version(name) for name in ("tensorflow", "keras")},
+        "weights": _identity(settings.weights, settings.weights_sha256, "weights"),
+        "labels": _identity(settings.labels, settings.labels_sha256, "labels"),
+        "seed": settings.seed if settings.weights == "random" else None,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _identity(source: str, sha256: str | None, field: str) -> str:
+    if source in ("auto", "imagenet", "random"):
+        return source
+    if is_url(source):
+        return f"{source.rsplit('/', 1)[-1]} {sha256}"
+    return f"{Path(source).name} {checked_sha256(Path(source), sha256, field)}"
+
+
+def checked_sha256(path: Path, expected: str | None, field: str) -> str:
+    """Return the file's SHA-256. Raises SetupError if it cannot be read or is not the expected one."""
+    try:
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise SetupError(f"{field}: {path} cannot be read: {exc.strerror or exc}") from exc
+    if expected is not None and actual != expected:
+        raise SetupError(f"{field}: {path} has SHA-256 {actual}, but {field}_sha256 says {expected}")
+    return actual
+
+
+def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
+    logger.info("preparing the model (weights: %s); this is done once and kept in the cache", settings.weights)
+    command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", settings.model_dump_json(), str(target)]
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace", timeout=PREPARE_TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise SetupError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc
+    if done.returncode == CANNOT_PREPARE:
+        raise SetupError(done.stderr.strip().splitlines()[-1])
+    if done.returncode != 0:
+        raise RuntimeError(f"preparing the model ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise SetupError(f"{folder} cannot be made ({exc.strerror}); set SERVE_APP_CACHE_DIR to a folder you own") from exc
+    if not os.access(folder, os.W_OK):
+        raise SetupError(f"{folder} cannot be written; set SERVE_APP_CACHE_DIR to a folder you own")

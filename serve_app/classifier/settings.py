@@ -1,0 +1,56 @@
+"""The classifier's settings, as written under `args:` of the `model` application in configs/*.yaml."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
+Source = Annotated[str, StringConstraints(min_length=1)]
+
+
+class ClassifierSettings(BaseModel):
+    """What to serve and within which bounds. A misspelled key is an error, not a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: Literal["tensorflow", "openvino"] = Field("tensorflow", description="What computes the network.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of the engine; bfloat16 only with engine: openvino."
+    )
+    threads: int = Field(1, ge=1, le=256, description="Engine threads of one replica.")
+    weights: Source = Field("auto", description="auto | imagenet | random | a file's path | a URL.")
+    weights_sha256: Sha256 | None = Field(None, description="Checksum of the weights; a must with a URL.")
+    labels: Source = Field("auto", description="auto | imagenet | a file's path | a URL.")
+    labels_sha256: Sha256 | None = Field(None, description="Checksum of the labels; a must with a URL.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of random weights.")
+    max_batch: int = Field(8, ge=1, le=128, description="Most pictures in one run of the engine.")
+    max_queue: int = Field(512, ge=1, description="Most pictures waiting for the engine; beyond: 503.")
+    decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode pictures.")
+    max_upload_bytes: int = Field(10_000_000, ge=1, description="Largest picture file; beyond: 413.")
+    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of a picture; beyond: 413.")
+    niceness: int = Field(10, ge=0, le=19, description="CPU priority of decoding and engine; 19 is lowest.")
+
+    @model_validator(mode="after")
+    def _urls_need_a_checksum(self) -> Self:
+        for field in ("weights", "labels"):
+            if is_url(getattr(self, field)) and getattr(self, f"{field}_sha256") is None:
+                raise ValueError(f"{field} is a URL: give {field}_sha256 too (sha256sum of the file)")
+        return self
+
+    @model_validator(mode="after")
+    def _checksums_need_a_file(self) -> Self:
+        for field, words in (("weights", ("auto", "imagenet", "random")), ("labels", ("auto", "imagenet"))):
+            if getattr(self, f"{field}_sha256") and getattr(self, field) in words:
+                raise ValueError(f"{field}_sha256 belongs to a file or URL; remove it with {field}: {words[0]}")
+        return self
+
+    @model_validator(mode="after")
+    def _bfloat16_is_openvino_only(self) -> Self:
+        if self.precision == "bfloat16" and self.engine != "openvino":
+            raise ValueError("precision: bfloat16 needs engine: openvino; with tensorflow use float32")
+        return self
+
+
+def is_url(source: str) -> bool:
+    """Tell whether `source` is fetched rather than opened."""
+    return source.startswith(("http://", "https://"))

@@ -1,0 +1,28 @@
+"""Where a request's time went, for the Server-Timing header."""
+
+import time
+
+STAGES = ("upload", "decode", "queue", "inference", "answer")
+
+
+class Stopwatch:
+    """Charges every moment since its start to exactly one stage, so that the stages add up to the whole."""
+
+    def __init__(self) -> None:
+        self._mark = time.perf_counter()
+        self._spent_s = dict.fromkeys(STAGES, 0.0)
+
+    def charge(self, stage: str, until: float | None = None) -> None:
+        """Charge the time from the last mark to `until` (a time.perf_counter() value; now if None) to `stage`."""
+        until = time.perf_counter() if until is None else until
+        self._spent_s[stage] += until - self._mark
+        self._mark = until
+
+    @property
+    def total_s(self) -> float:
+        """Seconds charged so far."""
+        return sum(self._spent_s.values())
+
+    def server_timing(self) -> str:
+        """Return the value of a Server-Timing header (W3C Server Timing), durations in milliseconds."""
+        return ", ".join(f"{stage};dur={spent_s * 1000:.3f}" for stage, spent_s in self._spent_s.items())

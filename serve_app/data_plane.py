@@ -1,0 +1,32 @@
+"""Reads configs/serve.env into the environment. Must run before Ray is imported: Ray reads these variables once."""
+
+import os
+import platform
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+FILE_NAME = "serve.env"
+LINUX_ONLY = frozenset({"RAY_SERVE_ENABLE_HA_PROXY"})
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the variables of a file of NAME=VALUE lines, quoted as for a POSIX shell."""
+    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+    return dict(word.split("=", 1) for word in words)
+
+
+def data_plane_environment(config: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the serve.env beside `config` that are to be set: those not `given` already.
+
+    HAProxy's binary exists for Linux only; elsewhere Serve's own proxy takes its place with the same YAML.
+    """
+    path = config.parent / FILE_NAME
+    wanted = read_env_file(path) if path.is_file() else {}
+    left_out = given.keys() | (LINUX_ONLY if platform.system() != "Linux" else set())
+    return {name: value for name, value in wanted.items() if name not in left_out}
+
+
+def apply_data_plane_environment(config: Path) -> None:
+    """Set those variables in this process, whose children inherit them."""
+    os.environ.update(data_plane_environment(config, os.environ))

@@ -1,0 +1,1 @@
+"""The two Ray Serve applications and the launcher. The only folder that imports Ray."""

@@ -1,0 +1,254 @@
+"""Starts Ray on this machine, deploys a config, waits until it answers, and takes everything down again.
+
+`serve run` neither waits for health nor ends when a deployment fails; this does both. Called by `python -m serve_app`.
+"""
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from serve_app.deployments.config_file import classifier_threads_and_replicas, load_config
+from serve_app.deployments.rest import ServeRest
+from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.errors import SetupError
+
+POLL_S = 0.1
+PROGRESS_S = 5.0
+# Everything that Ray starts inherits this variable, so that what is left of it can be found, and nothing else is.
+MARK = "SERVE_APP_LAUNCH"
+STOP_S = 10.0
+REASON_LINES = 20
+# Ports that HAProxy and Serve's fallback proxy take besides the API's own, and the variables that move them.
+HAPROXY_PORTS = {
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
+
+
+class DeployFailed(Exception):
+    """Serve could not bring the config up; the message is its reason."""
+
+
+class StopRequested(BaseException):
+    """SIGTERM or SIGINT arrived. Not an Exception, so that nothing on the way takes it for a fault."""
+
+
+def launch(path: Path, *, timeout_s: float) -> None:
+    """Serve the config at `path` until SIGTERM or SIGINT. Raises SetupError and DeployFailed."""
+    started = time.monotonic()
+    with _stop_on_signals():
+        config = load_config(path)
+        for port in _ports(config):
+            _check_free(*port)
+        _say(f"starting {path}")
+        for threads, replicas in classifier_threads_and_replicas(config):
+            if fault := thread_budget_fault(threads, replicas, os.cpu_count() or 1):
+                _say(f"WARNING: {fault}")
+        with _local_ray() as cluster:
+            rest = ServeRest(cluster.dashboard_url)
+            _deploy(rest, config)
+            _wait_until_running(rest, config, deadline=started + timeout_s)
+            _wait_until_answering(_base_url(config), config, deadline=started + timeout_s)
+            _say(ready_block(config, cluster, time.monotonic() - started))
+            _watch(cluster)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray cluster of this machine: its dashboard, log folder and the processes it cannot be without."""
+
+    dashboard_url: str
+    logs: Path
+    essential: list[psutil.Process]
+
+
+def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str:
+    """Return what a person needs to know once the service answers."""
+    base = _base_url(config)
+    lines = [f"READY after {ready_s:.1f} s"]
+    for application in config["applications"]:
+        prefix = application["route_prefix"]
+        lines.append(f"  {application['name'] + ' API':<11} {base}{prefix}/   docs: {base}{prefix}/docs")
+        if application["name"] == "model":
+            model = _get_json(f"{base}{prefix}/")
+            [(threads, replicas)] = classifier_threads_and_replicas(config)
+            lines.append(
+                f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
+                f"{replicas} replica(s) × {threads} thread(s), weights: {model['weights']}, labels: {model['labels']}"
+            )
+            if model["weights"] == "random":
+                lines.append("  WARNING     random weights: predictions mean nothing; see `weights:` in the config")
+    lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token; this prints it: ray get-auth-token")
+    lines.append(f"  logs        {cluster.logs}")
+    lines.append("  stop        Ctrl-C")
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    def stop(_signal: int, _frame: object) -> None:
+        raise StopRequested
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except StopRequested:
+        _say("stopped")
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _local_ray() -> Iterator[Cluster]:
+    """Start a Ray cluster of this machine alone; leave no process of it behind."""
+    mark = os.environ[MARK] = uuid.uuid4().hex
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        context = ray.init(
+            address="local",
+            namespace="serve",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="warning",
+            _node_ip_address="127.0.0.1",
+        )
+        for number, handler in handlers.items():  # ray.init puts its own SIGTERM handler in place
+            signal.signal(number, handler)
+        yield Cluster(
+            dashboard_url=f"http://{context.dashboard_url}",
+            logs=Path(context.address_info["session_dir"]) / "logs" / "serve",
+            essential=psutil.Process().children(),
+        )
+    finally:
+        for number in handlers:  # a second Ctrl-C must not cut the cleaning up short
+            signal.signal(number, signal.SIG_IGN)
+        _say("stopping")
+        ray.shutdown()
+        _end_marked(mark)
+
+
+def _end_marked(mark: str) -> None:
+    """Wait for every process that carries `mark`, and kill those that outlive STOP_S."""
+    _, left = psutil.wait_procs(_marked(mark), timeout=STOP_S)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=2)
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue  # it ended, or belongs to somebody else
+    return found
+
+
+def _ports(config: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    http = config.get("http_options") or {}
+    yield http.get("host", "0.0.0.0"), int(http.get("port", 8000)), "http_options.port in the config"  # noqa: S104 Serve's own default
+    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for variable, default in HAPROXY_PORTS.items():
+            yield "0.0.0.0", int(os.environ.get(variable, default)), variable  # noqa: S104 where HAProxy listens
+
+
+def _check_free(host: str, port: int, where: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise SetupError(f"port {port} cannot be used ({exc.strerror}); free it or set {where}") from exc
+
+
+def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
+    try:
+        rest.deploy(config)
+    except urllib.error.HTTPError as exc:
+        raise DeployFailed(f"Serve refused the config: {exc.read().decode(errors='replace')[:2000]}") from exc
+    except OSError as exc:
+        raise DeployFailed(f"the dashboard does not answer: {exc}") from exc
+
+
+def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: float) -> None:
+    wanted = {application["name"] for application in config["applications"]}
+    told, next_progress = "", time.monotonic() + PROGRESS_S
+    while True:
+        try:
+            applications = rest.applications()
+        except OSError as exc:
+            raise DeployFailed(f"the dashboard does not answer: {exc}") from exc
+        for name, application in applications.items():
+            if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise DeployFailed(_reason(name, application))
+        state = ", ".join(f"{name}: {applications[name]['status'].lower()}" for name in sorted(applications))
+        if wanted <= {name for name, found in applications.items() if found["status"] == "RUNNING"}:
+            return
+        if time.monotonic() > deadline:
+            raise DeployFailed(f"not running within the time limit ({state})")
+        if state != told or time.monotonic() > next_progress:
+            _say(f"  {state or 'waiting for Serve'}")
+            told, next_progress = state, time.monotonic() + PROGRESS_S
+        time.sleep(POLL_S)
+
+
+def _reason(name: str, application: dict[str, Any]) -> str:
+    failed = [found for found in application["deployments"].values() if found["message"]]
+    message = failed[0]["message"] if failed else application["message"]
+    lines = [line for line in message.splitlines() if line.strip()]
+    return f"application {name}: {application['status']}\n" + "\n".join(lines[-REASON_LINES:])
+
+
+def _wait_until_answering(base: str, config: dict[str, Any], *, deadline: float) -> None:
+    for application in config["applications"]:
+        url = f"{base}{application['route_prefix']}/ready"
+        while True:
+            try:
+                _get_json(url)
+                break
+            except (OSError, ValueError) as exc:
+                if time.monotonic() > deadline:
+                    raise DeployFailed(f"{url} does not answer: {exc}") from exc
+                time.sleep(POLL_S)
+
+
+def _watch(cluster: Cluster) -> None:
+    """Stay until a signal comes. Raises DeployFailed if Ray itself goes away."""
+    while True:
+        time.sleep(1)
+        for process in cluster.essential:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                raise DeployFailed(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
+
+
+def _base_url(config: dict[str, Any]) -> str:
+    http = config.get("http_options") or {}
+    host = http.get("host", "127.0.0.1")
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"  # noqa: S104
+
+
+def _get_json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return json.load(response)

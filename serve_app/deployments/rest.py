@@ -1,0 +1,50 @@
+"""Serve's REST API on the dashboard, with Ray's token: deploy a config, read what runs. Called by the launcher and tests.
+
+https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+TIMEOUT_S = 10
+PATH = "/api/serve/applications/"
+
+
+class ServeRest:
+    """A client for the dashboard at `url` (http://host:port)."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/") + PATH
+
+    def deploy(self, config: dict[str, Any]) -> None:
+        """Make `config` the wanted state. Raises OSError; an HTTPError carries the dashboard's reason."""
+        self._request("PUT", json.dumps(config).encode())
+
+    def applications(self) -> dict[str, Any]:
+        """Return the applications by name with `status`, `message` and `deployments`. Raises OSError."""
+        applications: dict[str, Any] = json.loads(self._request("GET"))["applications"]
+        return applications
+
+    def running_replicas(self, application: str, deployment: str) -> int:
+        """Return how many replicas of a deployment are running now. Raises OSError."""
+        found = self.applications()[application]["deployments"][deployment]
+        return sum(replica["state"] == "RUNNING" for replica in found["replicas"])
+
+    def _request(self, method: str, body: bytes | None = None) -> bytes:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {read_token()}"}
+        request = urllib.request.Request(self._url, body, headers, method=method)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+            answer: bytes = response.read()
+        return answer
+
+
+def read_token() -> str:
+    """Return Ray's token from where Ray looks for it, or "" if there is none."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

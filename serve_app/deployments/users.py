@@ -1,0 +1,66 @@
+"""The Serve application `users`: GET /user/. Named in configs/*.yaml as `serve_app.deployments.users:build`.
+
+No `from __future__ import annotations` here: Serve reads the builder's annotation at run time to type its args.
+"""
+
+import asyncio
+import logging
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+
+from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.errors import DatabaseUnavailable
+from serve_app.users.api import build_users_api
+from serve_app.users.settings import UsersSettings, database_url
+from serve_app.users.store import UserStore, ensure_seeded
+
+logger = logging.getLogger(__name__)
+
+SEED_RETRY_S = 5.0
+
+
+@serve.deployment(name="Users")
+@serve.ingress()
+class UsersDeployment:
+    """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""
+
+    async def __init__(self, settings: UsersSettings) -> None:
+        send_logs_to_serve()
+        self._store = UserStore(database_url(), settings)
+        if not await _try_to_seed(settings.demo_users):
+            self._seeding = asyncio.create_task(_seed_when_possible(settings.demo_users))
+        await self._store.open()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_users_api(self._store)
+
+    async def check_health(self) -> None:
+        """Called by Serve. Does not ask the database: replacing replicas would not bring that back."""
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_seeding"):
+            self._seeding.cancel()
+        await self._store.close()
+
+
+def build(args: UsersSettings) -> Application:
+    """Return the application; `args` are those of the YAML."""
+    return UsersDeployment.bind(args)
+
+
+async def _seed_when_possible(count: int) -> None:
+    while not await _try_to_seed(count):
+        await asyncio.sleep(SEED_RETRY_S)
+
+
+async def _try_to_seed(count: int) -> bool:
+    try:
+        added = await ensure_seeded(database_url(), count)
+    except DatabaseUnavailable as exc:
+        logger.warning("%s; tried again every %g s", exc.detail, SEED_RETRY_S)
+        return False
+    if added:
+        logger.info("made %d demo users", added)
+    return True
