@@ -1,6 +1,7 @@
 """The Serve application `users`: GET /user/. Named in configs/*.yaml as `serve_app.deployments.users:build`.
 
 No `from __future__ import annotations` here: Serve reads the builder's annotation at run time to type its args.
+What only a replica needs is imported there: the builder runs in a process of its own, which every start waits for.
 """
 
 import asyncio
@@ -12,9 +13,7 @@ from ray.serve import Application
 
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.errors import DatabaseUnavailable
-from serve_app.users.api import build_users_api
 from serve_app.users.settings import UsersSettings, database_url
-from serve_app.users.store import UserStore, ensure_seeded
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +26,25 @@ class UsersDeployment:
     """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""
 
     async def __init__(self, settings: UsersSettings) -> None:
+        from serve_app.users.store import UserStore
+
         send_logs_to_serve()
         self._store = UserStore(database_url(), settings)
+        self._seeding: asyncio.Task[None] | None = None
         if not await _try_to_seed(settings.demo_users):
             self._seeding = asyncio.create_task(_seed_when_possible(settings.demo_users))
         await self._store.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
+        from serve_app.users.api import build_users_api
+
         return build_users_api(self._store)
 
     async def check_health(self) -> None:
         """Called by Serve. Does not ask the database: replacing replicas would not bring that back."""
 
     async def __del__(self) -> None:
-        if hasattr(self, "_seeding"):
+        if self._seeding is not None:
             self._seeding.cancel()
         await self._store.close()
 
@@ -56,6 +60,8 @@ async def _seed_when_possible(count: int) -> None:
 
 
 async def _try_to_seed(count: int) -> bool:
+    from serve_app.users.store import ensure_seeded
+
     try:
         added = await ensure_seeded(database_url(), count)
     except DatabaseUnavailable as exc:
