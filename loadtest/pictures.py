@@ -46,7 +46,7 @@ def draw_picture(seed: int) -> bytes:
     Broad colour areas, a few hard edges and film grain: without the grain the file would be a third as large
     and quicker to decode than a photograph.
     """
-    rng = random.Random(seed)  # noqa: S311 - a drawing, not a secret
+    rng = random.Random(seed)
     picture = _colour_areas(rng)
     _draw_edges(picture, rng)
     picture = ImageChops.add(picture, _grain(rng), scale=1, offset=-_GRAIN_LEVELS // 2)

@@ -13,15 +13,17 @@ DEFAULT_CONFIG = Path("configs/one_replica.yaml")
 def main() -> int:
     """Serve until SIGTERM or Ctrl-C. Exit codes: 0 stopped when asked, 1 not deployed, 2 bad config or busy port."""
     parser = argparse.ArgumentParser(prog="python -m serve_app", description=__doc__)
-    parser.add_argument("config", nargs="?", type=Path, default=DEFAULT_CONFIG, help="a Serve config (default: %(default)s)")
+    parser.add_argument(
+        "config", nargs="?", type=Path, default=DEFAULT_CONFIG, help="a Serve config (default: %(default)s)"
+    )
     parser.add_argument("--timeout-s", type=float, default=600, help="longest wait until ready (default: %(default)s)")
     arguments = parser.parse_args()
     apply_data_plane_environment(arguments.config)
-    from serve_app.deployments.launcher import DeployFailed, launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported
 
     try:
         launch(arguments.config, timeout_s=arguments.timeout_s)
-    except DeployFailed as exc:
+    except DeployError as exc:
         print(f"\nNOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
     except SetupError as exc:

@@ -29,13 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m serve_app.seed_users", description="Create the demo users."
-    )
+    parser = argparse.ArgumentParser(prog="python -m serve_app.seed_users", description="Create the demo users.")
     default = UsersSettings().demo_users
-    parser.add_argument(
-        "--count", type=_user_count, default=default, help=f"how many users (default: {default})"
-    )
+    parser.add_argument("--count", type=_user_count, default=default, help=f"how many users (default: {default})")
     parser.add_argument(
         "--database-url",
         help="postgresql://... or sqlite:///... (default: DATABASE_URL, which `ps` does not show)",

@@ -39,7 +39,7 @@ class Ready(BaseModel):
 
 def build_api(title: str, description: str) -> FastAPI:
     """Return a FastAPI application with the error shape in place and its pages at /docs and /redoc."""
-    api = FastAPIOffline(title=title, description=description, version="1")
+    api: FastAPI = FastAPIOffline(title=title, description=description, version="1")
     api.add_exception_handler(ServiceError, _answer_service_error)
     api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     api.add_exception_handler(HTTPException, _answer_http_exception)
@@ -80,7 +80,7 @@ def _answer_error(
 
 async def _answer_service_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ServiceError)
-    if exc.status >= 500:
+    if exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
     headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
     return _answer_error(request, exc.status, exc.code, exc.detail, headers)

@@ -156,9 +156,7 @@ def run_locust(
         host = f"http://127.0.0.1:{server.server_port}"
         command = [str(LOCUST), "-f", locustfile, "--host", host, "--headless", "--csv", str(folder / "run")]
         command += ["--exit-code-on-error", "0", *options]
-        ended = subprocess.run(
-            command, cwd=cwd, capture_output=True, text=True, timeout=LOCUST_DEADLINE_S, check=False
-        )
+        ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=LOCUST_DEADLINE_S, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     counted = {row["Name"]: int(row["Request Count"]) for row in _rows(folder / "run_stats.csv")}

@@ -131,9 +131,7 @@ def test_ray_starts_with_every_setting_of_serve_env_on_head_and_worker(
         assert expected.items() <= started.items()
 
 
-def test_the_head_keeps_its_dashboard_to_itself_and_sets_up_the_workers(
-    node: Node, cluster: dict[str, Any]
-) -> None:
+def test_the_head_keeps_its_dashboard_to_itself_and_sets_up_the_workers(node: Node, cluster: dict[str, Any]) -> None:
     node.run("sh", head_start(cluster))
     stop, start, *_ = node.calls()
     assert stop == "ray stop"
@@ -152,9 +150,7 @@ def test_a_node_without_its_settings_does_not_start(node: Node, cluster: dict[st
     assert not (node.home / "calls").exists()
 
 
-def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(
-    node: Node, cluster: dict[str, Any]
-) -> None:
+def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(node: Node, cluster: dict[str, Any]) -> None:
     (node.home / "refusals").write_text("no\n" * 3)
     node.run("sh", head_start(cluster))
     questions = [call for call in node.calls() if call == "serve status"]

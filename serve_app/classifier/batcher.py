@@ -46,6 +46,7 @@ class MicroBatcher:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._waiting: deque[_Waiting] = deque()
+        self._running: list[_Waiting] = []
         self._arrival = asyncio.Event()
         self._loop_task = asyncio.create_task(self._run_batches())
 
@@ -69,18 +70,18 @@ class MicroBatcher:
         return await waiting.answer
 
     async def close(self) -> None:
-        """Stop the batch loop; whoever still waits is cancelled."""
+        """Stop the batch loop; whoever still waits, in the queue or for the running batch, is cancelled."""
         self._loop_task.cancel()
-        await asyncio.gather(self._loop_task, return_exceptions=True)
-        for waiting in self._waiting:
+        await asyncio.wait([self._loop_task])
+        for waiting in (*self._running, *self._waiting):
             waiting.answer.cancel()
 
     async def _run_batches(self) -> None:
         while True:
             await self._arrival.wait()
-            batch = self._take()
-            if batch:
-                await self._run(batch)
+            self._running = self._take()
+            if self._running:
+                await self._run(self._running)
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -96,14 +97,15 @@ class MicroBatcher:
     async def _run(self, batch: list[_Waiting]) -> None:
         pictures = np.stack([waiting.picture for waiting in batch])
         run = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
-        outcome = (await asyncio.gather(run, return_exceptions=True))[0]
+        await asyncio.wait([run])
+        fault = run.exception()
         for row, waiting in enumerate(batch):
-            if waiting.answer.cancelled():
+            if waiting.answer.done():
                 continue
-            if isinstance(outcome, BaseException):
-                waiting.answer.set_exception(outcome)
+            if fault is not None:
+                waiting.answer.set_exception(fault)
             else:
-                scores, started, ended = outcome
+                scores, started, ended = run.result()
                 waiting.answer.set_result(Inference(scores[row], started, ended, len(batch)))
 
 

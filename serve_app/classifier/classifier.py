@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from serve_app.classifier.batcher import MicroBatcher, Scores
-from serve_app.classifier.engines import load_engine
+from serve_app.classifier.engines import Engine, load_engine
 from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
@@ -33,7 +33,9 @@ class Classification:
 class Classifier:
     """Classifies pictures from when `load` returns until `close`."""
 
-    def __init__(self, settings: ClassifierSettings, prepared: PreparedModel, pools: "_Pools", batcher: MicroBatcher):
+    def __init__(
+        self, settings: ClassifierSettings, prepared: PreparedModel, pools: "_Pools", batcher: MicroBatcher
+    ) -> None:
         self.settings = settings
         self.prepared = prepared
         self._pools = pools
@@ -49,13 +51,11 @@ class Classifier:
         started = perf_counter()
         engine = await run(pools.engine, _load_and_warm, settings, prepared)
         logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
-        batcher = MicroBatcher(
-            engine.infer, pools.engine, max_batch=settings.max_batch, max_queue=settings.max_queue
-        )
+        batcher = MicroBatcher(engine.infer, pools.engine, max_batch=settings.max_batch, max_queue=settings.max_queue)
         return cls(settings, prepared, pools, batcher)
 
     def check_ready(self) -> None:
-        """Raises NotReady when the batch loop has ended, after which no picture would be answered."""
+        """Return if pictures can be classified. Raises NotReady once the batch loop has ended."""
         if not self._batcher.is_running:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 
@@ -106,10 +106,8 @@ def best_classes(scores: Scores, top_k: int) -> list[tuple[int, float]]:
     return [(int(index), float(scores[index])) for index in order]
 
 
-def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel):  # type: ignore[no-untyped-def]
-    engine = load_engine(
-        settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision
-    )
+def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> Engine:
+    engine = load_engine(settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
     # The first run of each batch size is slow (kernels are chosen per shape), so each size is run once.
     for batch_size in range(1, settings.max_batch + 1):
         engine.infer(np.zeros((batch_size, SIDE_PIXELS, SIDE_PIXELS, 3), np.uint8))

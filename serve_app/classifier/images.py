@@ -7,11 +7,10 @@ part, RGB to BGR and subtraction of the ImageNet mean, is in the graph (`engines
 
 import io
 import struct
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 
@@ -33,10 +32,7 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture
 
     Raises UnsupportedImage, ImageTooLarge (from the header, before any pixel is decoded) and UnreadableImage.
     """
-    with warnings.catch_warnings():
-        # Pillow warns of pictures above its own limit; max_pixels is ours, and it is checked right after opening.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = _open(data)
+    image = _open(data, max_pixels)
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLarge(f"the picture has {width}×{height} pixels; this service decodes up to {max_pixels:,}")
@@ -48,15 +44,15 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture
         raise UnreadableImage(f"the {image.format} picture is truncated or corrupted: {exc}") from exc
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError as exc:
+    except UnidentifiedImageError as exc:
         raise UnsupportedImage(f"the upload is not a picture in one of the formats {', '.join(FORMATS)}") from exc
     except Image.DecompressionBombError as exc:
-        raise ImageTooLarge(str(exc)) from exc
+        raise ImageTooLarge(f"the picture has far more pixels than the {max_pixels:,} decoded here") from exc
     except (OSError, ValueError, SyntaxError, EOFError, IndexError) as exc:
-        raise UnreadableImage(f"the picture's header cannot be read: {exc}") from exc
+        raise UnreadableImage(f"the picture is truncated or corrupted: {exc}") from exc
 
 
 def _draft(image: Image.Image) -> None:
@@ -67,10 +63,13 @@ def _draft(image: Image.Image) -> None:
 
 
 def _crop(image: Image.Image) -> Image.Image:
+    # Scaling to 256 and cutting 224×224 out of that, in one step: only the pixels that are kept are computed.
     width, height = image.size
-    side = min(width, height) * SIDE_PIXELS / SHORTER_SIDE_PIXELS
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
+    scale = SHORTER_SIDE_PIXELS / min(width, height)
+    scaled_width, scaled_height = round(width * scale), round(height * scale)
+    left, top = (scaled_width - SIDE_PIXELS) // 2, (scaled_height - SIDE_PIXELS) // 2
+    per_column, per_row = width / scaled_width, height / scaled_height
+    box = (left * per_column, top * per_row, (left + SIDE_PIXELS) * per_column, (top + SIDE_PIXELS) * per_row)
     crop = _to_rgb(_resizable(image).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, box))
     # Turning or mirroring maps the central square onto itself, so the small picture is turned, not the large one.
     crop.getexif()[ExifTags.Base.Orientation] = _orientation(image)

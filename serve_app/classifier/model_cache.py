@@ -165,6 +165,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise SetupError(f"{folder} cannot be made ({exc.strerror}); set SERVE_APP_CACHE_DIR to a folder you own") from exc
+        raise SetupError(
+            f"{folder} cannot be made ({exc.strerror}); set SERVE_APP_CACHE_DIR to a folder you own"
+        ) from exc
     if not os.access(folder, os.W_OK):
         raise SetupError(f"{folder} cannot be written; set SERVE_APP_CACHE_DIR to a folder you own")

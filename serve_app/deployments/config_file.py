@@ -50,7 +50,9 @@ def find_unknown_keys(config: dict[str, Any]) -> Iterator[str]:
         for deployment in _dicts(application.get("deployments")):
             there = f"{where}deployments[{deployment.get('name')}]."
             yield from _compare(there, deployment, DeploymentSchema)
-            yield from _compare(f"{there}ray_actor_options.", deployment.get("ray_actor_options"), RayActorOptionsSchema)
+            yield from _compare(
+                f"{there}ray_actor_options.", deployment.get("ray_actor_options"), RayActorOptionsSchema
+            )
 
 
 def classifier_threads_and_replicas(config: dict[str, Any]) -> Iterator[tuple[int, int]]:

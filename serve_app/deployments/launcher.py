@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -39,7 +40,7 @@ HAPROXY_PORTS = {
 }
 
 
-class DeployFailed(Exception):
+class DeployError(Exception):
     """Serve could not bring the config up; the message is its reason."""
 
 
@@ -48,7 +49,7 @@ class StopRequested(BaseException):
 
 
 def launch(path: Path, *, timeout_s: float) -> None:
-    """Serve the config at `path` until SIGTERM or SIGINT. Raises SetupError and DeployFailed."""
+    """Serve the config at `path` until SIGTERM or SIGINT. Raises SetupError and DeployError."""
     started = time.monotonic()
     with _stop_on_signals():
         config = load_config(path)
@@ -123,13 +124,13 @@ def _local_ray() -> Iterator[Cluster]:
     mark = os.environ[MARK] = uuid.uuid4().hex
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        context = ray.init(
-            address="local",
+        context: Any = ray.init(
+            "local",
             namespace="serve",
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
-            logging_level="warning",
+            logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
         )
         for number, handler in handlers.items():  # ray.init puts its own SIGTERM handler in place
@@ -187,9 +188,9 @@ def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
     try:
         rest.deploy(config)
     except urllib.error.HTTPError as exc:
-        raise DeployFailed(f"Serve refused the config: {exc.read().decode(errors='replace')[:2000]}") from exc
+        raise DeployError(f"Serve refused the config: {exc.read().decode(errors='replace')[:2000]}") from exc
     except OSError as exc:
-        raise DeployFailed(f"the dashboard does not answer: {exc}") from exc
+        raise DeployError(f"the dashboard does not answer: {exc}") from exc
 
 
 def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: float) -> None:
@@ -199,15 +200,15 @@ def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: fl
         try:
             applications = rest.applications()
         except OSError as exc:
-            raise DeployFailed(f"the dashboard does not answer: {exc}") from exc
+            raise DeployError(f"the dashboard does not answer: {exc}") from exc
         for name, application in applications.items():
             if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise DeployFailed(_reason(name, application))
+                raise DeployError(_reason(name, application))
         state = ", ".join(f"{name}: {applications[name]['status'].lower()}" for name in sorted(applications))
         if wanted <= {name for name, found in applications.items() if found["status"] == "RUNNING"}:
             return
         if time.monotonic() > deadline:
-            raise DeployFailed(f"not running within the time limit ({state})")
+            raise DeployError(f"not running within the time limit ({state})")
         if state != told or time.monotonic() > next_progress:
             _say(f"  {state or 'waiting for Serve'}")
             told, next_progress = state, time.monotonic() + PROGRESS_S
@@ -230,17 +231,17 @@ def _wait_until_answering(base: str, config: dict[str, Any], *, deadline: float)
                 break
             except (OSError, ValueError) as exc:
                 if time.monotonic() > deadline:
-                    raise DeployFailed(f"{url} does not answer: {exc}") from exc
+                    raise DeployError(f"{url} does not answer: {exc}") from exc
                 time.sleep(POLL_S)
 
 
 def _watch(cluster: Cluster) -> None:
-    """Stay until a signal comes. Raises DeployFailed if Ray itself goes away."""
+    """Stay until a signal comes. Raises DeployError if Ray itself goes away."""
     while True:
         time.sleep(1)
         for process in cluster.essential:
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise DeployFailed(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
+                raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
 
 
 def _base_url(config: dict[str, Any]) -> str:

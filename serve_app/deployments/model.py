@@ -22,23 +22,26 @@ logger = logging.getLogger(__name__)
 class ClassifierDeployment:
     """One classifier replica; how many there are is in the YAML."""
 
-    async def __init__(self, settings: ClassifierSettings) -> None:
-        # Imported in the replica: the builder runs in a process of its own, which the start would have to wait for.
+    def __init__(self, settings: ClassifierSettings) -> None:
+        self._settings = settings
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        # Imported in the replica: the builder runs in a process of its own, which every start waits for.
+        from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
 
         send_logs_to_serve()
-        replicas = serve.get_replica_context().world_size
-        if fault := thread_budget_fault(settings.threads, replicas, os.cpu_count() or 1):
-            logger.warning(fault)
-        self._classifier = await Classifier.load(settings)
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        from serve_app.classifier.api import build_model_api
-
+        self._warn_of_thread_budget()
+        self._classifier = await Classifier.load(self._settings)
         return build_model_api(self._classifier)
 
+    def _warn_of_thread_budget(self) -> None:
+        replicas = serve.get_replica_context().world_size
+        if fault := thread_budget_fault(self._settings.threads, replicas, os.cpu_count() or 1):
+            logger.warning(fault)
+
     async def check_health(self) -> None:
-        """Called by Serve; the replica is replaced when this raises."""
+        """Raise if this replica cannot classify; Serve then replaces it."""
         self._classifier.check_ready()
 
     async def __del__(self) -> None:
@@ -48,4 +51,5 @@ class ClassifierDeployment:
 
 def build(args: ClassifierSettings) -> Application:
     """Return the application; `args` are those of the YAML."""
-    return ClassifierDeployment.bind(args)
+    application: Application = ClassifierDeployment.bind(args)  # type: ignore[attr-defined]
+    return application

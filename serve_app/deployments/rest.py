@@ -1,4 +1,4 @@
-"""Serve's REST API on the dashboard, with Ray's token: deploy a config, read what runs. Called by the launcher and tests.
+"""Serve's REST API on the dashboard, with Ray's token: deploys a config, reads what runs. For launcher and tests.
 
 https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api
 """

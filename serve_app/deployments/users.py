@@ -25,37 +25,39 @@ SEED_RETRY_S = 5.0
 class UsersDeployment:
     """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""
 
-    async def __init__(self, settings: UsersSettings) -> None:
+    def __init__(self, settings: UsersSettings) -> None:
+        self._settings = settings
+        self._seeding: asyncio.Task[None] | None = None
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        from serve_app.users.api import build_users_api
         from serve_app.users.store import UserStore
 
         send_logs_to_serve()
-        self._store = UserStore(database_url(), settings)
-        self._seeding: asyncio.Task[None] | None = None
-        if not await _try_to_seed(settings.demo_users):
-            self._seeding = asyncio.create_task(_seed_when_possible(settings.demo_users))
+        self._store = UserStore(database_url(), self._settings)
+        if not await _try_to_seed(self._settings.demo_users):
+            self._seeding = asyncio.create_task(_seed_when_possible(self._settings.demo_users))
         await self._store.open()
-
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        from serve_app.users.api import build_users_api
-
         return build_users_api(self._store)
 
     async def check_health(self) -> None:
-        """Called by Serve. Does not ask the database: replacing replicas would not bring that back."""
+        """Return at all: a database that is down is no reason to replace replicas."""
 
     async def __del__(self) -> None:
         if self._seeding is not None:
             self._seeding.cancel()
-        await self._store.close()
+        if hasattr(self, "_store"):
+            await self._store.close()
 
 
 def build(args: UsersSettings) -> Application:
     """Return the application; `args` are those of the YAML."""
-    return UsersDeployment.bind(args)
+    application: Application = UsersDeployment.bind(args)  # type: ignore[attr-defined]
+    return application
 
 
 async def _seed_when_possible(count: int) -> None:
-    while not await _try_to_seed(count):
+    while not await _try_to_seed(count):  # noqa: ASYNC110 what is waited for is in another process
         await asyncio.sleep(SEED_RETRY_S)
 
 

@@ -1,4 +1,4 @@
-"""Where the network is computed. The only folder that imports TensorFlow, Keras or OpenVINO, each when it is asked for."""
+"""Where the network is computed: the only folder that imports TensorFlow, Keras or OpenVINO, each when asked for."""
 
 from pathlib import Path
 from typing import Protocol

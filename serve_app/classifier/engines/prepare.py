@@ -110,7 +110,9 @@ def fold_batch_norm(network: keras.Model) -> keras.Model:
 def served_function(network: keras.Model) -> tf.Module:
     """Return the network from uint8 RGB pictures to class probabilities as a module with one signature."""
 
-    @tf.function(input_signature=[tf.TensorSpec([None, SIDE_PIXELS, SIDE_PIXELS, 3], tf.uint8, name=INPUT)])
+    @tf.function(  # type: ignore[untyped-decorator]
+        input_signature=[tf.TensorSpec([None, SIDE_PIXELS, SIDE_PIXELS, 3], tf.uint8, name=INPUT)]
+    )
     def serve(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: network(preprocess(pictures), training=False)}
 
@@ -120,10 +122,10 @@ def served_function(network: keras.Model) -> tf.Module:
     return module
 
 
-class _PassThrough(keras.layers.Layer):
+class _PassThrough(keras.layers.Layer):  # type: ignore[misc]
     """Stands where a BatchNorm was."""
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: ARG002
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:  # noqa: ARG002
         return inputs
 
 
@@ -174,7 +176,7 @@ def _obtain_file(field: str, source: str, sha256: str | None) -> Path:
 
 
 def _file_name(source: str) -> str:
-    return source.split("?")[0].rsplit("/", 1)[-1]
+    return source.partition("?")[0].rsplit("/", 1)[-1]
 
 
 def _imagenet_labels() -> list[str]:
@@ -192,7 +194,9 @@ def _parse_labels(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text) if path.suffix == ".json" else text.splitlines()
-        labels = [str(found[str(k)][1]) for k in range(len(found))] if isinstance(found, dict) else list(map(str, found))
+        labels = (
+            [str(found[str(k)][1]) for k in range(len(found))] if isinstance(found, dict) else list(map(str, found))
+        )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as exc:
         raise SetupError(f"labels: {path} is neither Keras' JSON index, a JSON list nor lines of text: {exc}") from exc
     if len(labels) != CLASSES:

@@ -1,0 +1,49 @@
+# Everything a user or CI runs. `make serve` and `make test` need only Python >= 3.11 and make.
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+CONFIG ?= configs/one_replica.yaml
+BIN := .venv/bin
+UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements.lock
+
+.PHONY: serve test check format lock clean
+.DELETE_ON_ERROR:
+
+serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
+	@exec $(BIN)/python -m serve_app $(CONFIG)
+
+test: .venv/dev.stamp ## run every test
+	@$(BIN)/pytest
+
+check: .venv/dev.stamp ## formatting, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev.stamp ## rewrite the code as `make check` wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: .venv/uv.stamp ## pin the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-emit-index-url \
+		--no-header --upgrade --quiet --output-file requirements.lock
+
+clean: ## remove what was installed and cached in this folder
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+.venv/uv.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13 (TensorFlow has no other): make PYTHON=python3.12 …"; exit 2; }
+	@echo "making .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
+	@touch $@
+
+.venv/serve.stamp: .venv/uv.stamp pyproject.toml requirements.lock
+	@echo "installing what serving needs"
+	@$(UV) --compile-bytecode --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/uv.stamp pyproject.toml requirements.lock
+	@echo "installing everything"
+	@$(UV) --compile-bytecode --editable '.[stress,postgres,openvino,dev]'
+	@touch $@ .venv/serve.stamp

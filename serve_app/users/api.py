@@ -1,0 +1,59 @@
+"""The HTTP side of the users: pages, one user, readiness. Paths are relative to the mount point (/user).
+
+Called by the Serve builder and the tests. Knows nothing of databases or Ray.
+"""
+
+from typing import Annotated
+
+from fastapi import FastAPI
+from pydantic import BeforeValidator, Field
+
+from serve_app.errors import DatabaseUnavailable, InvalidParameter, NotFound, NotReady
+from serve_app.users.store import MAX_USER_ID, User, UserPage, UserStore
+from serve_app.web import add_ready_route, build_api, documented
+
+MAX_LIMIT = 100
+
+
+def _only_digits(given: object) -> object:
+    # Pydantic alone would also take " 7", "+7", "7.0" and digits of other scripts.
+    if isinstance(given, str) and not (given.isascii() and given.isdigit()):
+        raise ValueError("must be a whole number written in digits 0-9")
+    return given
+
+
+# The bounds stand before the validator: after it, they would be missing from OpenAPI.
+Limit = Annotated[
+    int, Field(ge=1, le=MAX_LIMIT, description="Users on the page, at most."), BeforeValidator(_only_digits)
+]
+After = Annotated[
+    int,
+    Field(ge=0, le=MAX_USER_ID, description="`next` of the page before; 0 begins at the first user."),
+    BeforeValidator(_only_digits),
+]
+UserId = Annotated[int, Field(ge=0, le=MAX_USER_ID), BeforeValidator(_only_digits)]
+
+
+def build_users_api(store: UserStore) -> FastAPI:
+    """Return the users API over an open `store`."""
+    api = build_api("Users", "Look up users: one page in the order of their ids, or one user.")
+    # Before /{user_id}, which would take the word "ready" for an id.
+    add_ready_route(api, store.ping, DatabaseUnavailable, NotReady)
+
+    @api.get("", include_in_schema=False)  # /user without its slash, which would otherwise cost a redirect
+    @api.get("/", responses=documented(InvalidParameter, DatabaseUnavailable), summary="One page of users")
+    async def list_users(limit: Limit = 20, after: After = 0) -> UserPage:
+        return await store.list_users(limit, after)
+
+    @api.get(
+        "/{user_id}",
+        responses=documented(NotFound, InvalidParameter, DatabaseUnavailable),
+        summary="One user",
+    )
+    async def get_user(user_id: UserId) -> User:
+        user = await store.get_user(user_id)
+        if user is None:
+            raise NotFound(f"there is no user {user_id}")
+        return user
+
+    return api

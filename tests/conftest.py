@@ -1,0 +1,87 @@
+"""Fixtures that several test files share: folders of this test run only, and the fitted model."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from serve_app.classifier.settings import ClassifierSettings
+from tests.fitted_model import CLASS_IDS
+
+pytest_plugins = ["tests.postgres"]
+
+# TensorFlow keeps the number of threads it was first given for as long as the process lives.
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The fitted model's files, see tests/fitted_model.py."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "fitted.weights.h5"
+
+    @property
+    def labels(self) -> Path:
+        return self.folder / "labels.json"
+
+    @property
+    def expected(self) -> np.ndarray:
+        """The bare Keras model's probabilities, one row a picture."""
+        scores: np.ndarray = np.load(self.folder / "expected.npy")
+        return scores
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        """The pictures' JPEG bytes by the label that the model gives them."""
+        return {f"thing {i}": (self.folder / "pictures" / f"{i}.jpg").read_bytes() for i in CLASS_IDS}
+
+    @property
+    def args(self) -> dict[str, object]:
+        """What to write under `args:` of the model application to serve it."""
+        return {"weights": str(self.weights), "labels": str(self.labels), "threads": THREADS}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the tests away from the user's database and model cache, and off the internet."""
+    given = dict(os.environ)
+    os.environ["SERVE_APP_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["SERVE_APP_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
+    os.environ["https_proxy"] = "http://127.0.0.1:9"  # refused at once: the ImageNet weights cannot be had
+    os.environ["no_proxy"] = "127.0.0.1,localhost"
+    os.environ.pop("DATABASE_URL", None)
+    yield
+    os.environ.clear()
+    os.environ.update(given)
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("fitted") / "model"
+    subprocess.run([sys.executable, "-m", "tests.fitted_model", folder], check=True, timeout=120)
+    return Fitted(folder)
+
+
+@pytest.fixture(scope="session")
+async def model_client(fitted: Fitted) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole classifier (real engine, fitted weights) without Ray, below /model as Serve mounts it."""
+    from serve_app.classifier.api import build_model_api
+    from serve_app.classifier.classifier import Classifier
+
+    settings = ClassifierSettings.model_validate({**fitted.args, "max_upload_bytes": 2_000_000, "max_pixels": 10**6})
+    classifier = await Classifier.load(settings)
+    transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
+        yield client
+    await classifier.close()

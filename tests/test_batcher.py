@@ -1,0 +1,111 @@
+"""MicroBatcher: batches are what is waiting, rows go back to their senders, nothing waits for ever."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from serve_app.classifier.batcher import MicroBatcher
+from serve_app.errors import Overloaded
+
+
+class HeldEngine:
+    """An engine that says of each picture its first value, and holds a batch until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go = threading.Semaphore(0)
+
+    def infer(self, pictures: np.ndarray) -> np.ndarray:
+        self.batches.append([int(picture[0]) for picture in pictures])
+        assert self.go.acquire(timeout=10)
+        if 13 in self.batches[-1]:
+            raise FloatingPointError("thirteen")
+        return pictures.astype(np.float32)
+
+
+@asynccontextmanager
+async def batching(engine: HeldEngine, *, max_batch: int = 4, max_queue: int = 100) -> AsyncIterator[MicroBatcher]:
+    with ThreadPoolExecutor(1) as executor:
+        batcher = MicroBatcher(engine.infer, executor, max_batch=max_batch, max_queue=max_queue)
+        try:
+            yield batcher
+        finally:
+            engine.go.release(1000)
+            await batcher.close()
+
+
+def picture(value: int) -> np.ndarray:
+    return np.array([value], np.uint8)
+
+
+async def ask(batcher: MicroBatcher, *values: int) -> list["asyncio.Task[float]"]:
+    async def one(value: int) -> float:
+        return float((await batcher.infer(picture(value))).scores[0])
+
+    tasks = [asyncio.create_task(one(value)) for value in values]
+    await asyncio.sleep(0.05)
+    return tasks
+
+
+async def test_a_lone_picture_runs_at_once() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        await ask(batcher, 1)
+        assert engine.batches == [[1]]
+
+
+async def test_what_arrives_while_the_engine_runs_is_the_next_batch_in_order_of_arrival() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        tasks = await ask(batcher, 0) + await ask(batcher, *range(1, 7))
+        assert batcher.queue_length == 6
+        engine.go.release(10)
+        assert await asyncio.gather(*tasks) == list(range(7))
+        assert engine.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+
+async def test_a_failing_batch_fails_its_own_pictures_only() -> None:
+    engine = HeldEngine()
+    async with batching(engine, max_batch=2) as batcher:
+        tasks = await ask(batcher, 1) + await ask(batcher, 13, 3, 4, 5)
+        engine.go.release(10)
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [answers[0], answers[3], answers[4]] == [1, 4, 5]
+        assert all(isinstance(answer, FloatingPointError) for answer in answers[1:3])
+        assert batcher.is_running
+
+
+async def test_a_picture_whose_sender_has_gone_is_not_computed() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        tasks = await ask(batcher, 1) + await ask(batcher, 2, 3)
+        tasks[1].cancel()
+        engine.go.release(10)
+        assert (await tasks[0], await tasks[2]) == (1, 3)
+        assert engine.batches == [[1], [3]]
+
+
+async def test_a_full_queue_refuses() -> None:
+    engine = HeldEngine()
+    async with batching(engine, max_queue=2) as batcher:
+        tasks = await ask(batcher, 1) + await ask(batcher, 2, 3)
+        with pytest.raises(Overloaded, match="2 pictures are waiting"):
+            await batcher.infer(picture(4))
+        engine.go.release(10)
+        assert await asyncio.gather(*tasks) == [1, 2, 3]
+
+
+async def test_closing_leaves_nobody_waiting() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        tasks = await ask(batcher, 1) + await ask(batcher, 2)
+        await batcher.close()
+        for task in tasks:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 1)
+        assert not batcher.is_running

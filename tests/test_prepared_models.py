@@ -1,0 +1,230 @@
+"""Weights and labels from every kind of source, and the prepared model that comes of them."""
+
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from serve_app.classifier.images import decode_image
+from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import SetupError
+from tests.conftest import THREADS, Fitted
+
+
+def settings(**args: object) -> ClassifierSettings:
+    return ClassifierSettings.model_validate(args)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tensorflow_with_the_engines_threads() -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted) -> Iterator[tuple[str, Path]]:
+    """A folder served on loopback: the fitted weights and labels whole, and /half/… of which only half arrives."""
+    folder = tmp_path_factory.mktemp("served")
+    shutil.copy(fitted.weights, folder)
+    shutil.copy(fitted.labels, folder)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path.startswith("/half/"):
+                data = (folder / self.path.removeprefix("/half/")).read_bytes()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2])
+                self.close_connection = True
+            else:
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *given: Handler(*given, directory=str(folder))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", folder
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def prepared(fitted: Fitted) -> PreparedModel:
+    return find_or_prepare(settings(**fitted.args))
+
+
+def pictures_of(fitted: Fitted) -> np.ndarray:
+    return np.stack([decode_image(data, 10**7) for data in fitted.pictures.values()])
+
+
+def test_the_engine_computes_what_the_bare_keras_model_computes(fitted: Fitted, prepared: PreparedModel) -> None:
+    """Same pixels in, same probabilities out, although BatchNorm is folded away and the batch is another."""
+    import keras
+
+    from serve_app.classifier.engines import load_engine
+
+    pictures = pictures_of(fitted)
+    inputs = keras.applications.resnet50.preprocess_input(pictures.astype(np.float32))
+    bare = keras.applications.ResNet50(weights=str(fitted.weights))(inputs, training=False).numpy()
+    engine = load_engine("tensorflow", prepared.folder, threads=THREADS, precision="float32")
+    assert np.allclose(engine.infer(pictures), bare, atol=1e-4)
+    for row, picture in enumerate(pictures):
+        assert np.allclose(engine.infer(picture[np.newaxis]), bare[row], atol=1e-4)
+
+
+def test_preprocessing_is_keras_own() -> None:
+    import keras
+
+    from serve_app.classifier.engines.prepare import preprocess
+
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
+    expected = keras.applications.resnet50.preprocess_input(pictures.astype(np.float32))
+    assert np.abs(preprocess(pictures).numpy() - expected).max() < 1e-4  # of 255, the last bits of a float32
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
+def test_openvino_gives_the_same_names(fitted: Fitted, precision: str, tolerance: float) -> None:
+    from serve_app.classifier.engines import load_engine
+
+    prepared = find_or_prepare(settings(**fitted.args, engine="openvino"))
+    engine = load_engine("openvino", prepared.folder, threads=THREADS, precision=precision)
+    scores = engine.infer(pictures_of(fitted))
+    assert np.abs(scores - fitted.expected).max() < 5e-3 + tolerance
+    assert (scores.argmax(axis=1) == fitted.expected.argmax(axis=1)).all()
+
+
+def test_a_prepared_model_is_found_again(fitted: Fitted, prepared: PreparedModel) -> None:
+    made = prepared.folder.stat().st_mtime_ns
+    again = find_or_prepare(settings(**fitted.args))
+    assert again == prepared
+    assert again.folder.stat().st_mtime_ns == made
+
+
+def test_a_damaged_prepared_model_is_made_anew(fitted: Fitted, prepared: PreparedModel) -> None:
+    (prepared.folder / "manifest.json").write_text("{")
+    assert find_or_prepare(settings(**fitted.args)) == prepared
+
+
+def test_auto_falls_back_to_random_weights_and_says_why() -> None:
+    found = find_or_prepare(settings(weights="auto"))
+    assert found.manifest.weights == "random"
+    assert found.manifest.labels_from == "placeholder"
+    assert "cannot be had" in (found.note or "")
+
+
+def test_imagenet_weights_that_cannot_be_had_stop_the_deployment() -> None:
+    with pytest.raises(SetupError, match="ImageNet .* cannot be had"):
+        find_or_prepare(settings(weights="imagenet"))
+
+
+def test_weights_and_labels_come_from_a_url_with_a_checksum(served: tuple[str, Path], fitted: Fitted) -> None:
+    from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
+
+    url, _ = served
+    wanted = settings(
+        weights=f"{url}/fitted.weights.h5", weights_sha256=sha256(fitted.weights),
+        labels=f"{url}/labels.json", labels_sha256=sha256(fitted.labels),
+    )  # fmt: skip
+    name, checksum, network = obtain_network(wanted)
+    assert (name, checksum) == ("fitted.weights.h5", sha256(fitted.weights))
+    assert network.count_params() == 25_636_712
+    assert obtain_labels(wanted) == ("labels.json", [f"thing {index}" for index in range(1000)])
+
+
+def test_a_download_that_breaks_off_or_has_another_checksum_is_refused(
+    served: tuple[str, Path], fitted: Fitted
+) -> None:
+    from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
+
+    url, _ = served
+    with pytest.raises(SetupError, match=r"weights: .*cannot be fetched"):
+        obtain_network(settings(weights=f"{url}/half/fitted.weights.h5", weights_sha256=sha256(fitted.weights)))
+    with pytest.raises(SetupError, match=r"weights: .*SHA-256 is not 0000"):
+        obtain_network(settings(weights=f"{url}/fitted.weights.h5", weights_sha256="0" * 64))
+    with pytest.raises(SetupError, match=r"labels: .*cannot be fetched"):
+        obtain_labels(settings(labels=f"{url}/nothing.json", labels_sha256="0" * 64))
+
+
+def test_a_file_with_another_checksum_is_refused_before_anything_is_computed(fitted: Fitted) -> None:
+    with pytest.raises(SetupError, match="weights_sha256 says 0000"):
+        find_or_prepare(settings(weights=str(fitted.weights), weights_sha256="0" * 64))
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(SetupError, match=r"weights: /no/such\.h5 cannot be read"):
+        find_or_prepare(settings(weights="/no/such.h5"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "another network"])
+def test_a_file_that_is_not_a_resnet50s_weights_is_refused(fitted: Fitted, tmp_path: Path, damage: str) -> None:
+    from serve_app.classifier.engines.prepare import obtain_network
+
+    path = tmp_path / "bad.weights.h5"
+    if damage == "truncated":
+        path.write_bytes(fitted.weights.read_bytes()[:50_000_000])
+    elif damage == "garbage":
+        path.write_bytes(b"not hdf5" * 1000)
+    else:
+        import keras
+
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save_weights(path)
+    with pytest.raises(SetupError, match="not a readable Keras weights file of a ResNet50"):
+        obtain_network(settings(weights=str(path)))
+
+
+@pytest.mark.parametrize("suffix", ["index.json", "list.json", "lines.txt"])
+def test_labels_come_in_three_forms(tmp_path: Path, suffix: str) -> None:
+    from serve_app.classifier.engines.prepare import obtain_labels
+
+    names = [f"name {index}" for index in range(1000)]
+    texts = {
+        "index.json": json.dumps({str(index): [f"n{index:08}", name] for index, name in enumerate(names)}),
+        "list.json": json.dumps(names),
+        "lines.txt": "\n".join(names),
+    }
+    (tmp_path / suffix).write_text(texts[suffix])
+    assert obtain_labels(settings(labels=str(tmp_path / suffix))) == (suffix, names)
+
+
+@pytest.mark.parametrize(("text", "words"), [("a\nb", "2 labels"), ("{", "neither"), ('{"0": 1}', "neither")])
+def test_unusable_labels_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    from serve_app.classifier.engines.prepare import obtain_labels
+
+    path = tmp_path / ("labels.json" if "{" in text else "labels.txt")
+    path.write_text(text)
+    with pytest.raises(SetupError, match=words):
+        obtain_labels(settings(labels=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"weights": "https://example.com/w.h5"}, "weights_sha256"),
+        ({"labels": "https://example.com/l.json"}, "labels_sha256"),
+        ({"weights_sha256": "0" * 64}, "belongs to a file or URL"),
+        ({"weights": "w.h5", "weights_sha256": "123"}, "pattern"),
+        ({"precision": "bfloat16"}, "openvino"),
+        ({"threads": 0}, "greater than or equal to 1"),
+        ({"thread": 2}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(args: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        settings(**args)
