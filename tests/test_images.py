@@ -89,7 +89,9 @@ def test_other_colour_modes_become_rgb(mode: str) -> None:
     if mode == "I;16":
         picture = Image.fromarray(grey.astype(np.uint16) * 257)
     else:
-        picture = Image.fromarray(grey).quantize() if mode == "P" else Image.fromarray(grey).convert("RGB").convert(mode)
+        picture = (
+            Image.fromarray(grey).quantize() if mode == "P" else Image.fromarray(grey).convert("RGB").convert(mode)
+        )
     decoded = decode_image(encode(picture, "JPEG" if mode == "CMYK" else "PNG"), MAX_PIXELS)
     expected = np.asarray(picture.convert("L") if mode == "1" else Image.fromarray(grey))[16:240, 16:240]
     assert decoded.shape == (224, 224, 3)
@@ -121,7 +123,9 @@ def test_large_jpegs_decoded_at_reduced_scale_differ_by_less_than_a_level(size: 
     assert np.quantile(np.abs(full - quick), 0.999) <= 8
 
 
-@pytest.mark.parametrize(("side", "words"), [(5000, "5000×5000 pixels"), (60_000, "far more pixels than the 20,000,000")])
+@pytest.mark.parametrize(
+    ("side", "words"), [(5000, "5000×5000 pixels"), (60_000, "far more pixels than the 20,000,000")]
+)
 def test_too_many_pixels_are_refused_from_the_header_alone(side: int, words: str) -> None:
     small = encode(Image.new("L", (8, 8)), "PNG")
     header = b"IHDR" + struct.pack(">II", side, side) + small[24:29]

@@ -67,9 +67,7 @@ async def test_an_answer_has_the_documented_shape(model_client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("top_k", [1, 10])
-async def test_top_k_is_how_many_classes_come_back(
-    model_client: httpx.AsyncClient, fitted: Fitted, top_k: int
-) -> None:
+async def test_top_k_is_how_many_classes_come_back(model_client: httpx.AsyncClient, fitted: Fitted, top_k: int) -> None:
     response = await model_client.post(f"/predict?top_k={top_k}", content=fitted.pictures["thing 7"])
     assert len(response.json()["predictions"]) == top_k
 
@@ -98,7 +96,10 @@ async def test_one_bad_picture_among_eight_fails_alone(model_client: httpx.Async
     pictures = fitted.pictures
     bad = pictures["thing 433"][:2000]
     responses = await asyncio.gather(
-        *(model_client.post("/predict", content=bad if name == "thing 433" else data) for name, data in pictures.items())
+        *(
+            model_client.post("/predict", content=bad if name == "thing 433" else data)
+            for name, data in pictures.items()
+        )
     )
     for name, response in zip(pictures, responses, strict=True):
         if name == "thing 433":

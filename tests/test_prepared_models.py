@@ -99,7 +99,7 @@ def test_preprocessing_is_keras_own() -> None:
     assert np.abs(preprocess(pictures).numpy() - expected).max() < 1e-4  # of 255, the last bits of a float32
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-3), ("bfloat16", 0.3)])
 def test_openvino_gives_the_same_names(fitted: Fitted, precision: str, tolerance: float) -> None:
     from serve_app.classifier.engines import load_engine
 
@@ -149,8 +149,9 @@ def test_weights_and_labels_come_from_a_url_with_a_checksum(served: tuple[str, P
 
 
 def test_a_download_that_breaks_off_or_has_another_checksum_is_refused(
-    served: tuple[str, Path], fitted: Fitted
+    served: tuple[str, Path], fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path))  # nothing fetched earlier is found there
     from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
 
     url, _ = served
