@@ -10,7 +10,6 @@ import json
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 from PIL import Image
 
@@ -37,6 +36,8 @@ def evaluation_crop(picture: Image.Image) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
+    import keras
+
     (folder / "pictures").mkdir(parents=True)
     pictures = [draw_picture(seed) for seed in range(len(CLASS_IDS))]
     for class_id, picture in zip(CLASS_IDS, pictures, strict=True):

@@ -1,0 +1,161 @@
+"""Starts the real service as a user would, as a process of its own, and sees to it that nothing of it is left."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from serve_app.data_plane import data_plane_environment
+from serve_app.deployments.rest import ServeRest
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+MARK = "SERVE_APP_TEST_RUN"
+START_S = 120
+STOP_S = 15
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def read_config(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / name).read_text())
+    return config
+
+
+def adapted(name: str, *, port: int, model_args: dict[str, object]) -> dict[str, Any]:
+    """Return a shipped config on another port, with `model_args` over its classifier's settings."""
+    config = read_config(name)
+    config["http_options"]["port"] = port
+    threads = {"threads": config["applications"][1]["args"]["threads"]}
+    config["applications"][1]["args"] |= model_args | threads
+    return config
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> Path:
+    """Write `config` with the shipped serve.env beside it."""
+    (folder / "serve.env").write_text((CONFIGS / "serve.env").read_text())
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def own_environment(folder: Path) -> dict[str, str]:
+    """Return an environment whose ports, token and processes are apart from any other service on this machine."""
+    token = folder / "auth_token"
+    token.write_text("0123456789abcdef" * 4)
+    return {
+        **os.environ,
+        MARK: str(folder),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+    }
+
+
+@dataclass
+class Service:
+    """A started service: its process, output file, and the addresses of its API and dashboard."""
+
+    process: "subprocess.Popen[bytes]"
+    output: Path
+    url: str
+    environment: dict[str, str]
+
+    def printed(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def rest(self) -> ServeRest:
+        """Return Serve's REST API at the address that the ready block names."""
+        url = self.printed().split("dashboard")[-1].split()[0]
+        os.environ["RAY_AUTH_TOKEN_PATH"] = self.environment["RAY_AUTH_TOKEN_PATH"]
+        return ServeRest(url)
+
+    def wait_until_ready(self) -> None:
+        """Return when both applications answer 200 on /ready; fails at once when the process has ended."""
+        deadline = time.monotonic() + START_S
+        waiting = ["/user/ready", "/model/ready"]
+        while waiting:
+            assert self.process.poll() is None, self.printed()
+            assert time.monotonic() < deadline, self.printed()
+            try:
+                if httpx.get(self.url + waiting[0], timeout=5).status_code == 200:
+                    waiting.pop(0)
+                    continue
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send the signal and return the exit code. Fails if that takes too long or leaves a process."""
+        deadline = time.monotonic() + STOP_S
+        self.process.send_signal(number)
+        code = self.process.wait(STOP_S)
+        while left := processes_of(self.environment):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
+        return code
+
+
+@contextmanager
+def service(command: list[str], environment: dict[str, str], folder: Path, port: int) -> Iterator[Service]:
+    """Run `command` in a process group of its own with its output in a file; kill what is left at the end."""
+    output = folder / "output.txt"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        yield Service(process, output, f"http://127.0.0.1:{port}", environment)
+    finally:
+        for left in processes_of(environment):
+            left.kill()
+        process.wait(10)
+
+
+def launcher(config: Path) -> list[str]:
+    return [sys.executable, "-m", "serve_app", str(config)]
+
+
+def serve_run(config: Path) -> list[str]:
+    return [str(Path(sys.executable).with_name("serve")), "run", str(config)]
+
+
+def without_data_plane(environment: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a bare shell: nothing of serve.env in it."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in data_plane_environment(CONFIGS / "one_replica.yaml", {})
+    }
+
+
+def processes_of(environment: dict[str, str]) -> list[psutil.Process]:
+    """Return the living processes that inherited this environment's mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            is_ours = process.environ().get(MARK) == environment[MARK]
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
