@@ -190,6 +190,7 @@ def test_a_missing_file_is_named() -> None:
         find_or_prepare(settings(weights="/no/such.h5"))
 
 
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "another network"])
 def test_a_file_that_is_not_a_resnet50s_weights_is_refused(fitted: Fitted, tmp_path: Path, damage: str) -> None:
     from serve_app.classifier.engines.prepare import obtain_network
