@@ -4,7 +4,11 @@ CONFIG ?= configs/one_replica.yaml
 BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements.lock
 
-.PHONY: serve test check format lock clean
+HOST ?= http://127.0.0.1:8000
+USERS ?= 100
+TIME ?= 60s
+
+.PHONY: serve test check stress format lock clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
@@ -18,6 +22,9 @@ check: .venv/dev.stamp ## formatting, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+stress: .venv/dev.stamp ## USERS Locust visitors for TIME at the service on HOST
+	$(BIN)/locust -f loadtest/locustfile.py --host $(HOST) --headless --users $(USERS) --spawn-rate 20 --run-time $(TIME)
 
 format: .venv/dev.stamp ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -108,8 +109,8 @@ def best_classes(scores: Scores, top_k: int) -> list[tuple[int, float]]:
 
 def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> Engine:
     engine = load_engine(settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
-    # The first run of each batch size is slow (kernels are chosen per shape), so each size is run once.
-    for batch_size in range(1, settings.max_batch + 1):
+    # The first run builds the kernels and the largest batch the buffers; sizes in between then cost nothing extra.
+    for batch_size in (1, settings.max_batch):
         engine.infer(np.zeros((batch_size, SIDE_PIXELS, SIDE_PIXELS, 3), np.uint8))
     return engine
 
@@ -117,7 +118,7 @@ def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> Eng
 def _lower_priority(niceness: int) -> None:
     # On Linux the priority belongs to the thread, and the threads that an engine starts inherit it: lookups and this
     # replica's own event loop stay in front of the arithmetic. Elsewhere it would be the whole process.
-    if os.uname().sysname == "Linux":
+    if sys.platform == "linux":
         os.nice(niceness)
 
 

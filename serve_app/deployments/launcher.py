@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray import serve
 
 from serve_app.deployments.config_file import classifier_threads_and_replicas, load_config
 from serve_app.deployments.rest import ServeRest
@@ -51,6 +53,7 @@ class StopRequested(BaseException):
 def launch(path: Path, *, timeout_s: float) -> None:
     """Serve the config at `path` until SIGTERM or SIGINT. Raises SetupError and DeployError."""
     started = time.monotonic()
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _stop_on_signals():
         config = load_config(path)
         for port in _ports(config):
@@ -60,6 +63,7 @@ def launch(path: Path, *, timeout_s: float) -> None:
             if fault := thread_budget_fault(threads, replicas, os.cpu_count() or 1):
                 _say(f"WARNING: {fault}")
         with _local_ray() as cluster:
+            _start_serve(config)
             rest = ServeRest(cluster.dashboard_url)
             _deploy(rest, config)
             _wait_until_running(rest, config, deadline=started + timeout_s)
@@ -93,7 +97,8 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str
             )
             if model["weights"] == "random":
                 lines.append("  WARNING     random weights: predictions mean nothing; see `weights:` in the config")
-    lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token; this prints it: ray get-auth-token")
+    lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
+    lines.append(f"              {_ray_command()} get-auth-token")
     lines.append(f"  logs        {cluster.logs}")
     lines.append("  stop        Ctrl-C")
     return "\n".join(lines)
@@ -131,7 +136,6 @@ def _local_ray() -> Iterator[Cluster]:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
         )
         for number, handler in handlers.items():  # ray.init puts its own SIGTERM handler in place
             signal.signal(number, handler)
@@ -184,6 +188,18 @@ def _check_free(host: str, port: int, where: str) -> None:
             raise SetupError(f"port {port} cannot be used ({exc.strerror}); free it or set {where}") from exc
 
 
+def _start_serve(config: dict[str, Any]) -> None:
+    # The dashboard would do this too when it gets the config, but two seconds later.
+    try:
+        serve.start(
+            proxy_location=config.get("proxy_location"),
+            http_options=config.get("http_options"),
+            logging_config=config.get("logging_config"),
+        )
+    except (ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
+        raise DeployError(f"Serve could not start:\n{_last_lines(str(exc))}") from exc
+
+
 def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
     try:
         rest.deploy(config)
@@ -218,8 +234,11 @@ def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: fl
 def _reason(name: str, application: dict[str, Any]) -> str:
     failed = [found for found in application["deployments"].values() if found["message"]]
     message = failed[0]["message"] if failed else application["message"]
-    lines = [line for line in message.splitlines() if line.strip()]
-    return f"application {name}: {application['status']}\n" + "\n".join(lines[-REASON_LINES:])
+    return f"application {name}: {application['status']}\n{_last_lines(message)}"
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join([line for line in text.splitlines() if line.strip()][-REASON_LINES:])
 
 
 def _wait_until_answering(base: str, config: dict[str, Any], *, deadline: float) -> None:
@@ -248,6 +267,11 @@ def _base_url(config: dict[str, Any]) -> str:
     http = config.get("http_options") or {}
     host = http.get("host", "127.0.0.1")
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"  # noqa: S104
+
+
+def _ray_command() -> str:
+    ray_path = Path(sys.executable).with_name("ray")
+    return os.path.relpath(ray_path) if ray_path.is_file() else "ray"
 
 
 def _get_json(url: str) -> Any:
