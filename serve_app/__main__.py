@@ -16,9 +16,12 @@ def main() -> int:
     parser.add_argument(
         "config", nargs="?", type=Path, default=DEFAULT_CONFIG, help="a Serve config (default: %(default)s)"
     )
-    parser.add_argument("--timeout-s", type=float, default=600, help="longest wait until ready (default: %(default)s)")
+    parser.add_argument("--timeout-s", type=float, default=1800, help="longest wait until ready (default: %(default)s)")
     arguments = parser.parse_args()
-    apply_data_plane_environment(arguments.config)
+    try:
+        apply_data_plane_environment(arguments.config)
+    except SetupError as exc:
+        return _refuse(exc)
     from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported
 
     try:
@@ -27,9 +30,13 @@ def main() -> int:
         print(f"\nNOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
     except SetupError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return 2
+        return _refuse(exc)
     return 0
+
+
+def _refuse(reason: SetupError) -> int:
+    print(f"error: {reason}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

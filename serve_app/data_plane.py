@@ -6,22 +6,29 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from serve_app.errors import SetupError
+
 FILE_NAME = "serve.env"
+SHIPPED = Path(__file__).parents[1] / "configs" / FILE_NAME
 LINUX_ONLY = frozenset({"RAY_SERVE_ENABLE_HA_PROXY"})
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Return the variables of a file of NAME=VALUE lines, quoted as for a POSIX shell."""
-    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
-    return dict(word.split("=", 1) for word in words)
+    """Return the variables of a file of NAME=VALUE lines, quoted as for a POSIX shell. Raises SetupError."""
+    try:
+        words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+        return dict(word.split("=", 1) for word in words)
+    except (OSError, ValueError) as exc:
+        raise SetupError(f"{path} must hold lines of NAME=VALUE: {exc}") from exc
 
 
 def data_plane_environment(config: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the serve.env beside `config` that are to be set: those not `given` already.
+    """Return the variables of the serve.env beside `config`, or else the shipped one, that are not `given` already.
 
     HAProxy's binary exists for Linux only; elsewhere Serve's own proxy takes its place with the same YAML.
     """
-    path = config.parent / FILE_NAME
+    beside = config.parent / FILE_NAME
+    path = beside if beside.is_file() else SHIPPED
     wanted = read_env_file(path) if path.is_file() else {}
     left_out = given.keys() | (LINUX_ONLY if platform.system() != "Linux" else set())
     return {name: value for name, value in wanted.items() if name not in left_out}

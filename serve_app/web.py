@@ -50,7 +50,8 @@ def build_api(title: str, description: str) -> FastAPI:
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI `responses` that show each error under its status in OpenAPI."""
     responses: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
+    every: tuple[type[ServiceError], ...] = (*errors, ServiceError)
+    for error in dict.fromkeys(every):  # what nobody foresaw can happen anywhere
         doc = f"`{error.code}`: {(error.__doc__ or '').strip()}"
         entry = responses.setdefault(error.status, {"model": ErrorBody, "description": ""})
         entry["description"] = f"{entry['description']}\n\n{doc}".strip()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from serve_app.classifier.batcher import MicroBatcher
-from serve_app.errors import Overloaded
+from serve_app.errors import NotReady, Overloaded
 
 
 class HeldEngine:
@@ -109,3 +109,28 @@ async def test_closing_leaves_nobody_waiting() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.wait_for(task, 1)
         assert not batcher.is_running
+        with pytest.raises(NotReady):
+            await asyncio.wait_for(batcher.infer(picture(3)), 1)
+
+
+async def test_an_engine_that_loses_a_row_fails_its_batch_and_no_other() -> None:
+    def lose_a_row(pictures: np.ndarray) -> np.ndarray:
+        return pictures[1:].astype(np.float32) if 13 in pictures else pictures.astype(np.float32)
+
+    with ThreadPoolExecutor(1) as executor:
+        batcher = MicroBatcher(lose_a_row, executor, max_batch=8, max_queue=8)
+        with pytest.raises(RuntimeError, match="0 rows for 1 pictures"):
+            await batcher.infer(picture(13))
+        assert (await batcher.infer(picture(4))).scores[0] == 4
+        await batcher.close()
+
+
+async def test_how_long_a_batch_has_been_running_is_told() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        assert batcher.running_for_s == 0
+        tasks = await ask(batcher, 1)
+        assert 0.01 < batcher.running_for_s < 5
+        engine.go.release()
+        await tasks[0]
+        assert batcher.running_for_s == 0

@@ -1,6 +1,8 @@
 """The shipped configs, and the faults of a config that Serve itself passes over in silence."""
 
+import http.server
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import yaml
 
 from serve_app.data_plane import data_plane_environment, read_env_file
 from serve_app.deployments.config_file import classifier_threads_and_replicas, find_unknown_keys, load_config
+from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault
 from serve_app.errors import SetupError
 from tests.service import CONFIGS, read_config
@@ -88,6 +91,85 @@ def test_a_misspelled_key_is_named(tmp_path: Path, path: tuple[str | int, ...]) 
         load_config(config)
 
 
+@pytest.mark.parametrize(
+    ("where", "key", "value"),
+    [
+        (("applications", 1, "deployments", 0), "autoscaling_config", {"min_replica": 3}),
+        (("applications", 1, "deployments", 0), "request_router_config", {"max_backoff": 1}),
+        (("applications", 1, "deployments", 0, "ray_actor_options"), "runtime_env", {"env_var": {}}),
+        (("applications", 1), "runtime_env", {"env_var": {}}),
+        ((), "grpc_options", {"prt": 1}),
+    ],
+)
+def test_a_misspelled_key_is_named_at_any_depth(
+    tmp_path: Path, where: tuple[str | int, ...], key: str, value: dict[str, Any]
+) -> None:
+    config = inner = read_config("one_replica.yaml")
+    for step in where:
+        inner = inner[step]  # type: ignore[index]
+    inner[key] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SetupError, match=f"{key}.{next(iter(value))}: no such key"):
+        load_config(path)
+
+
+def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((CONFIGS / "one_replica.yaml").read_text() + "\nproxy_location: HeadOnly\n")
+    with pytest.raises(SetupError, match="'proxy_location' stands twice"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("key", ["name", "route_prefix"])
+def test_an_application_needs_a_name_and_a_path(tmp_path: Path, key: str) -> None:
+    config = read_config("one_replica.yaml")
+    del config["applications"][1][key]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SetupError, match=rf"applications\[1\].{key}"):
+        load_config(path)
+
+
+def test_a_config_elsewhere_gets_the_shipped_serve_env(tmp_path: Path) -> None:
+    assert data_plane_environment(tmp_path / "config.yaml", {})["RAY_SERVE_HAPROXY_NBTHREAD"] == "1"
+
+
+def test_a_serve_env_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "serve.env").write_text("export A=1\n")
+    with pytest.raises(SetupError, match="NAME=VALUE"):
+        data_plane_environment(tmp_path / "config.yaml", {})
+
+
+def test_rays_token_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends are this machine; a proxy of the environment would be shown the token."""
+    seen: list[str] = []
+
+    class Recorder(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(f"{self.server.server_address[1]} {self.headers['Authorization']}")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"applications": {}}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as proxy,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder) as dashboard,
+    ):
+        for server in (proxy, dashboard):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+        assert ServeRest(f"http://127.0.0.1:{dashboard.server_port}").applications() == {}
+        assert seen == [f"{dashboard.server_port} Bearer secret"]
+        proxy.shutdown()
+        dashboard.shutdown()
+
+
 def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     config = read_config("one_replica.yaml")
     config["applications"][1]["args"] |= {"threads": 0, "weights": "https://example.com/w.h5"}
@@ -128,14 +210,19 @@ def test_haproxy_is_left_out_where_there_is_none(monkeypatch: pytest.MonkeyPatch
     assert "RAY_SERVE_ENABLE_HA_PROXY" not in data_plane_environment(CONFIGS / "one_replica.yaml", {})
 
 
-@pytest.mark.parametrize(("threads", "replicas", "cores"), [(2, 1, 2), (1, 2, 2), (4, 2, 8)])
+@pytest.mark.parametrize(("threads", "replicas", "cores"), [(2, 1, 2), (1, 2, 2), (4, 2, 8), (3, 2, 7)])
 def test_threads_that_fit_the_cores_are_not_mentioned(threads: int, replicas: int, cores: int) -> None:
     assert thread_budget_fault(threads, replicas, cores) is None
 
 
 @pytest.mark.parametrize(
     ("threads", "replicas", "cores", "words"),
-    [(2, 2, 2, "slow each other down"), (1, 1, 2, "idle"), (2, 1, 1, "slow each other down")],
+    [
+        (2, 2, 2, "slow each other down. Set `threads: 1`"),
+        (1, 1, 2, "idle. Set `threads: 2`"),
+        (2, 1, 1, "slow each other down. Set `threads: 1`"),
+        (1, 4, 2, "slow each other down. Set `num_replicas: 2`"),
+    ],
 )
 def test_threads_that_do_not_are_a_loud_line(threads: int, replicas: int, cores: int, words: str) -> None:
     fault = thread_budget_fault(threads, replicas, cores)

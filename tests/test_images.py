@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from typing import Any
 
@@ -81,6 +82,58 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 def test_broken_exif_does_not_spoil_a_good_picture() -> None:
     data = encode(smooth(256, 256), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff garbage")
     assert decode_image(data, MAX_PIXELS).shape == (224, 224, 3)
+
+
+def odd_exif() -> dict[str, bytes]:
+    wrong_types = Image.Exif()
+    wrong_types[ExifTags.Base.Orientation] = 6
+    tags = wrong_types.tobytes()
+    return {
+        "nothing but a header": b"Exif\x00\x00II*\x00",
+        "not TIFF": b"Exif\x00\x00hello",
+        "orientation as text": tags.replace(b"\x00\x03\x00\x00\x00\x01", b"\x00\x02\x00\x00\x00\x01"),
+        "an offset beyond the end": tags[:8] + b"\xff" * 8 + tags[16:],
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read", "ignore:Metadata Warning")
+@pytest.mark.parametrize("fault", odd_exif())
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_odd_exif_does_not_spoil_a_good_picture(image_format: str, fault: str) -> None:
+    data = encode(smooth(256, 256), image_format, exif=odd_exif()[fault])
+    assert decode_image(data, MAX_PIXELS).shape == (224, 224, 3)
+
+
+def test_random_damage_in_exif_never_crashes() -> None:
+    exif = Image.Exif()
+    for tag in (ExifTags.Base.Orientation, ExifTags.Base.XResolution, ExifTags.Base.Make):
+        exif[tag] = 6
+    tags = bytearray(exif.tobytes())
+    generator = np.random.default_rng(0)
+    picture = smooth(32, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(300):
+            damaged = bytearray(tags)
+            for position in generator.integers(6, len(tags), 4):
+                damaged[position] = generator.integers(256)
+            try:
+                decode_image(encode(picture, "JPEG", exif=bytes(damaged)), MAX_PIXELS)
+            except ServiceError:
+                pytest.fail("broken metadata spoilt a good picture")
+
+
+def test_a_jpeg_of_endless_scans_is_refused_before_it_is_decoded() -> None:
+    data = encode(smooth(64, 64), "JPEG", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    assert decode_image(data[:-2] + last_scan * 20 + data[-2:], MAX_PIXELS).shape == (224, 224, 3)
+    with pytest.raises(UnreadableImage, match="more than 100 scans"):
+        decode_image(data[:-2] + last_scan * 200 + data[-2:], MAX_PIXELS)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
+def test_extreme_shapes_are_pictures_too(size: tuple[int, int]) -> None:
+    assert decode_image(encode(Image.new("RGB", size), "PNG"), MAX_PIXELS).shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])

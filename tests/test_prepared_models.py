@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,20 @@ def test_a_prepared_model_is_found_again(fitted: Fitted, prepared: PreparedModel
     assert again.folder.stat().st_mtime_ns == made
 
 
-def test_auto_falls_back_to_random_weights_and_says_why() -> None:
-    found = find_or_prepare(settings(weights="auto"))
+def test_auto_with_unusable_labels_is_an_error_and_no_reason_for_random_weights() -> None:
+    with pytest.raises(SetupError, match=r"labels: /no/such\.json cannot be read"):
+        find_or_prepare(settings(weights="auto", labels="/no/such.json"))
+    assert not (cache_dir() / "models" / "imagenet-unavailable.txt").exists()
+
+
+def test_auto_falls_back_to_random_weights_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    """Two replicas start at once: one prepares the model, the other waits for it."""
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(2) as starting:
+        found, other = starting.map(find_or_prepare, [settings(weights="auto")] * 2)
+    assert found == other
+    assert caplog.text.count("preparing the model (weights: imagenet)") == 1
+    assert caplog.text.count("preparing the model (weights: random)") == 1
     assert found.manifest.weights == "random"
     assert found.manifest.labels_from == "placeholder"
     assert "cannot be had" in (found.note or "")
@@ -190,6 +203,16 @@ def test_a_missing_file_is_named() -> None:
         find_or_prepare(settings(weights="/no/such.h5"))
 
 
+def test_an_error_shows_no_password_of_a_url() -> None:
+    from serve_app.classifier.engines.prepare import obtain_network
+
+    with pytest.raises(SetupError) as caught:
+        obtain_network(settings(weights="http://me:secret@127.0.0.1:9/w.h5?key=hidden", weights_sha256="0" * 64))
+    assert "http://127.0.0.1:9/w.h5" in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "another network"])
 def test_a_file_that_is_not_a_resnet50s_weights_is_refused(fitted: Fitted, tmp_path: Path, damage: str) -> None:
@@ -241,6 +264,7 @@ def test_unusable_labels_are_refused(tmp_path: Path, text: str, words: str) -> N
         ({"weights": "w.h5", "weights_sha256": "123"}, "pattern"),
         ({"precision": "bfloat16"}, "openvino"),
         ({"threads": 0}, "greater than or equal to 1"),
+        ({"weights": "model.bin"}, "must be one of auto, imagenet, random or end in .h5"),
         ({"thread": 2}, "Extra inputs are not permitted"),
     ],
 )

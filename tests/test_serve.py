@@ -140,6 +140,7 @@ def test_the_engine_runs_at_a_lower_priority_than_lookups(running: Service) -> N
     assert niceness["Users"][1] == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_tensorflow_is_loaded_in_the_classifier_only(running: Service) -> None:
     carriers = set()
     for process in processes_of(running.environment):
@@ -234,15 +235,21 @@ def test_a_bad_config_ends_at_once_with_all_its_faults(tmp_path: Path) -> None:
         assert "Traceback" not in bad.printed()
 
 
-def test_ctrl_c_while_starting_leaves_nothing(fitted: Fitted, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "deploying"), (signal.SIGTERM, "starting"), (signal.SIGHUP, "starting")]
+)
+def test_a_signal_while_starting_leaves_nothing(
+    fitted: Fitted, tmp_path: Path, number: signal.Signals, moment: str
+) -> None:
     port = free_port()
     config = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=fitted.args))
     with service(launcher(config), own_environment(tmp_path), tmp_path, port) as starting:
         deadline = time.monotonic() + 60
-        while "deploying" not in starting.printed():
+        while moment not in starting.printed():
             assert time.monotonic() < deadline, starting.printed()
             time.sleep(0.1)
-        assert starting.stop(signal.SIGINT) == 0
+        time.sleep(1.5)
+        assert starting.stop(number) == 0
         assert "stopped" in starting.printed()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))

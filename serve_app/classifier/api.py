@@ -26,7 +26,7 @@ TopK = Annotated[int, Query(ge=1, le=10, description="How many classes to return
 
 PREDICT_ERRORS: tuple[type[ServiceError], ...] = (
     MalformedUpload, UnreadableImage, UploadTooLarge, ImageTooLarge, UnsupportedImage, InvalidParameter,
-    NotReady, Overloaded, ServiceError,
+    NotReady, Overloaded,
 )  # fmt: skip
 PREDICT_BODY: dict[str, Any] = {
     "requestBody": {
@@ -112,7 +112,12 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         max_pixels=settings.max_pixels,
     )
 
-    @api.get("/", summary="What is served")
+    async def receive(request: Request, stopwatch: Stopwatch) -> bytes:
+        data = await read_upload(request, settings.max_upload_bytes)
+        stopwatch.charge("upload")
+        return data
+
+    @api.get("/", summary="What is served", responses=documented())
     async def index() -> ModelInfo:
         return info
 
@@ -125,9 +130,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     async def predict(request: Request, response: Response, top_k: TopK = 5) -> Prediction:
         """Send the picture as the form field `file`, or as the body itself."""
         stopwatch = Stopwatch()
-        data = await read_upload(request, settings.max_upload_bytes)
-        stopwatch.charge("upload")
-        found = await classifier.classify(data, top_k, stopwatch)
+        found = await classifier.classify(await receive(request, stopwatch), top_k, stopwatch)
         scores = [
             ClassScore(label=manifest.labels[class_id], class_id=class_id, score=score) for class_id, score in found.top
         ]

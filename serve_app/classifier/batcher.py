@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.classifier.images import Picture
-from serve_app.errors import Overloaded
+from serve_app.errors import NotReady, Overloaded
 
 Scores = NDArray[np.float32]
 Infer = Callable[[NDArray[np.uint8]], Scores]
@@ -47,8 +47,11 @@ class MicroBatcher:
         self._max_queue = max_queue
         self._waiting: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
+        self._run_began = 0.0
         self._arrival = asyncio.Event()
         self._loop_task = asyncio.create_task(self._run_batches())
+        # However the loop ends, nobody may be left waiting for it.
+        self._loop_task.add_done_callback(lambda _: self._give_up())
 
     @property
     def is_running(self) -> bool:
@@ -56,12 +59,22 @@ class MicroBatcher:
         return not self._loop_task.done()
 
     @property
+    def running_for_s(self) -> float:
+        """Seconds since the running batch went to the engine; 0 between batches."""
+        return time.monotonic() - self._run_began if self._run_began else 0.0
+
+    @property
     def queue_length(self) -> int:
         """Pictures waiting for the engine, without the running batch."""
         return len(self._waiting)
 
     async def infer(self, picture: Picture) -> Inference:
-        """Return the scores of `picture` (uint8, one engine input). Raises Overloaded when the queue is full."""
+        """Return the scores of `picture` (uint8, one engine input).
+
+        Raises Overloaded when the queue is full, NotReady once the batch loop has ended, and what the engine raised.
+        """
+        if not self.is_running:
+            raise NotReady("the batch loop of this replica has ended; try again")
         if len(self._waiting) >= self._max_queue:
             raise Overloaded(f"{self._max_queue} pictures are waiting already; try again later")
         waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
@@ -73,6 +86,8 @@ class MicroBatcher:
         """Stop the batch loop; whoever still waits, in the queue or for the running batch, is cancelled."""
         self._loop_task.cancel()
         await asyncio.wait([self._loop_task])
+
+    def _give_up(self) -> None:
         for waiting in (*self._running, *self._waiting):
             waiting.answer.cancel()
 
@@ -97,7 +112,9 @@ class MicroBatcher:
     async def _run(self, batch: list[_Waiting]) -> None:
         pictures = np.stack([waiting.picture for waiting in batch])
         run = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
+        self._run_began = time.monotonic()
         await asyncio.wait([run])
+        self._run_began = 0.0
         fault = run.exception()
         for row, waiting in enumerate(batch):
             if waiting.answer.done():
@@ -112,4 +129,6 @@ class MicroBatcher:
 def _timed(infer: Infer, pictures: NDArray[np.uint8]) -> tuple[Scores, float, float]:
     started = time.perf_counter()
     scores = infer(pictures)
+    if len(scores) != len(pictures):
+        raise RuntimeError(f"the engine gave {len(scores)} rows for {len(pictures)} pictures")
     return scores, started, time.perf_counter()

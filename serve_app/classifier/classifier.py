@@ -18,9 +18,12 @@ from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
-from serve_app.errors import NotReady
+from serve_app.errors import NotReady, Overloaded
 
 logger = logging.getLogger(__name__)
+
+# A batch takes half a second; whatever takes this long will not come back.
+STUCK_AFTER_S = 60
 
 
 @dataclass(frozen=True)
@@ -41,51 +44,75 @@ class Classifier:
         self.prepared = prepared
         self._pools = pools
         self._batcher = batcher
+        self._in_flight = 0
 
     @classmethod
     async def load(cls, settings: ClassifierSettings) -> Self:
         """Return a warm classifier. Raises SetupError if its model cannot be had."""
         pools = _Pools(settings)
         run = asyncio.get_running_loop().run_in_executor
-        prepared = await run(pools.engine, find_or_prepare, settings)
-        _tell_weights(prepared)
-        started = perf_counter()
-        engine = await run(pools.engine, _load_and_warm, settings, prepared)
+        try:
+            prepared = await run(pools.engine, find_or_prepare, settings)
+            _tell_weights(prepared)
+            started = perf_counter()
+            engine = await run(pools.engine, _load_and_warm, settings, prepared)
+        except BaseException:
+            pools.shut_down()
+            raise
         logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
         batcher = MicroBatcher(engine.infer, pools.engine, max_batch=settings.max_batch, max_queue=settings.max_queue)
         return cls(settings, prepared, pools, batcher)
 
     def check_ready(self) -> None:
-        """Return if pictures can be classified. Raises NotReady once the batch loop has ended."""
+        """Return if pictures can be classified. Raises NotReady when the batch loop has ended or the engine hangs."""
+        if self._batcher.running_for_s > STUCK_AFTER_S:
+            raise NotReady(f"the engine has not come back for {STUCK_AFTER_S} s; Serve will replace the replica")
         if not self._batcher.is_running:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 
     async def classify(self, data: bytes, top_k: int, stopwatch: Stopwatch) -> Classification:
         """Return the `top_k` best classes of the picture in `data`, charging decode, queue and inference.
 
-        Raises the errors of decode_image, and Overloaded.
+        Raises the errors of decode_image, NotReady, and Overloaded (before decoding) beyond max_queue pictures.
         """
-        picture = await self._decode(data, stopwatch)
-        inference = await self._batcher.infer(picture)
+        if self._in_flight >= self.settings.max_queue:
+            raise Overloaded(f"{self._in_flight} pictures are being worked on already; try again later")
+        self._in_flight += 1
+        try:
+            picture, image_sha256 = await self._decode(data, stopwatch)
+            del data  # a waiting picture is 150 kB, its upload may be megabytes
+            inference = await self._batcher.infer(picture)
+        finally:
+            self._in_flight -= 1
         stopwatch.charge("queue", until=inference.started)
         stopwatch.charge("inference", until=inference.ended)
-        return Classification(best_classes(inference.scores, top_k), hashlib.sha256(data).hexdigest())
+        return Classification(best_classes(inference.scores, top_k), image_sha256)
 
     async def close(self) -> None:
         """Stop taking pictures and free the threads."""
         await self._batcher.close()
         self._pools.shut_down()
 
-    async def _decode(self, data: bytes, stopwatch: Stopwatch) -> Picture:
-        def timed() -> tuple[Picture, float, float]:
-            started = perf_counter()
-            picture = decode_image(data, self.settings.max_pixels)
-            return picture, started, perf_counter()
+    async def _decode(self, data: bytes, stopwatch: Stopwatch) -> tuple[Picture, str]:
+        run = asyncio.get_running_loop().run_in_executor
+        decoded = await run(self._pools.decode, _decode_and_hash, data, self.settings.max_pixels)
+        stopwatch.charge("queue", until=decoded.started)
+        stopwatch.charge("decode", until=decoded.ended)
+        return decoded.picture, decoded.image_sha256
 
-        picture, started, ended = await asyncio.get_running_loop().run_in_executor(self._pools.decode, timed)
-        stopwatch.charge("queue", until=started)
-        stopwatch.charge("decode", until=ended)
-        return picture
+
+@dataclass(frozen=True)
+class _Decoded:
+    picture: Picture
+    image_sha256: str
+    started: float
+    ended: float
+
+
+def _decode_and_hash(data: bytes, max_pixels: int) -> _Decoded:
+    started = perf_counter()
+    picture = decode_image(data, max_pixels)
+    return _Decoded(picture, hashlib.sha256(data).hexdigest(), started, perf_counter())
 
 
 class _Pools:
@@ -123,6 +150,8 @@ def _lower_priority(niceness: int) -> None:
 
 
 def _tell_weights(prepared: PreparedModel) -> None:
+    if prepared.manifest.labels_from == "placeholder" and prepared.manifest.weights != "random":
+        logger.warning("PLACEHOLDER LABELS: the ImageNet names cannot be had; set `labels:` to a file or URL.")
     if prepared.manifest.weights == "random":
         logger.warning(
             "RANDOM WEIGHTS: the predictions mean nothing. %s Set `weights:` to a file, a URL or `imagenet` "

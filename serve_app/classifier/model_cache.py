@@ -8,14 +8,18 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serve_app.classifier.settings import ClassifierSettings, is_url
@@ -26,12 +30,20 @@ logger = logging.getLogger(__name__)
 
 # Part of every fingerprint; raise it when `engines.prepare` starts to write something else.
 RECIPE = 1
-PREPARE_TIMEOUT_S = 900
+PREPARE_TIMEOUT_S = 1500
+LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
+CONVERTERS = {"tensorflow": ("tensorflow", "keras"), "openvino": ("tensorflow", "keras", "openvino")}
 # How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again.
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
 # Exit code of `engines.prepare` for a SetupError; any other failure is a fault of ours and shown whole.
 CANNOT_PREPARE = 3
+# The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
+CANNOT_FETCH = 4
+
+
+class UnavailableError(SetupError):
+    """The ImageNet weights or labels cannot be fetched."""
 
 
 class Manifest(BaseModel):
@@ -62,49 +74,71 @@ def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
 
     Safe when several replicas start at once: one prepares, the others wait. Raises SetupError.
     """
+    if settings.engine == "openvino" and find_spec("openvino") is None:
+        raise SetupError(
+            "engine: openvino is not installed: .venv/bin/uv pip install -c requirements.lock -e '.[openvino]'"
+        )
     folder = cache_dir() / "models"
     _make_folder(folder)
-    with FileLock(folder / ".lock", timeout=PREPARE_TIMEOUT_S):
-        if settings.weights != "auto":
-            return _find_or_make(settings, folder)
-        return _find_or_make_auto(settings, folder)
+    return _find_or_make_auto(settings, folder) if settings.weights == "auto" else _find_or_make(settings, folder)
 
 
 def _find_or_make_auto(settings: ClassifierSettings, folder: Path) -> PreparedModel:
     imagenet = settings.model_copy(update={"weights": "imagenet"})
     failure = folder / "imagenet-unavailable.txt"
-    if not _is_recent(failure) or (folder / _fingerprint(imagenet)).is_dir():
-        try:
-            return _find_or_make(imagenet, folder)
-        except SetupError as exc:
-            failure.write_text(str(exc))
+    with _locked(folder / "auto.lock"):
+        if not _is_recent(failure) or (folder / _fingerprint(imagenet)).is_dir():
+            try:
+                return _find_or_make(imagenet, folder)
+            except UnavailableError as exc:
+                failure.write_text(str(exc))
     random = _find_or_make(settings.model_copy(update={"weights": "random"}), folder)
     return random.model_copy(update={"note": failure.read_text()})
 
 
-def _is_recent(marker: Path) -> bool:
-    return marker.exists() and time.time() - marker.stat().st_mtime < AUTO_RETRY_S
+def _is_recent(path: Path) -> bool:
+    return path.exists() and time.time() - path.stat().st_mtime < AUTO_RETRY_S
 
 
 def _find_or_make(settings: ClassifierSettings, folder: Path) -> PreparedModel:
     fingerprint = _fingerprint(settings)
     target = folder / fingerprint
-    manifest = _read_manifest(target)
+    manifest = _read_manifest(target, settings)
     if manifest is None:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
-            _run_prepare(settings, Path(making) / "model")
-            _replace(Path(making) / "model", target)
-        manifest = _read_manifest(target)
-    if manifest is None:
-        raise SetupError(f"the prepared model {target} is not readable; delete that folder and start again")
+        with _locked(folder / f"{fingerprint}.lock"):
+            manifest = _read_manifest(target, settings) or _make(settings, target)
     return PreparedModel(folder=target, manifest=manifest, fingerprint=fingerprint)
 
 
-def _read_manifest(target: Path) -> Manifest | None:
+def _make(settings: ClassifierSettings, target: Path) -> Manifest:
+    prefix = f".making-{target.name}-"
+    for left_by_a_kill in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as making:
+        _run_prepare(settings, Path(making) / "model")
+        _replace(Path(making) / "model", target)
+    return Manifest.model_validate_json((target / MANIFEST).read_bytes())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     try:
-        return Manifest.model_validate_json((target / MANIFEST).read_bytes())
+        with FileLock(path, timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout as exc:
+        raise SetupError(f"another process has been preparing the model for {LOCK_TIMEOUT_S} s ({path})") from exc
+
+
+def _read_manifest(target: Path, settings: ClassifierSettings) -> Manifest | None:
+    """Return the manifest of a prepared model that can be served, or None if it has to be made."""
+    path = target / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    # Names that could not be fetched then may be there now; with random weights no name means anything.
+    is_stopgap = manifest.labels_from == "placeholder" and settings.weights != "random"
+    return None if is_stopgap and not _is_recent(path) else manifest
 
 
 def _replace(made: Path, target: Path) -> None:
@@ -118,7 +152,7 @@ def _fingerprint(settings: ClassifierSettings) -> str:
     parts = {
         "recipe": RECIPE,
         "engine": settings.engine,
-        "versions": {name: version(name) for name in ("tensorflow", "keras")},
+        "versions": {name: version(name) for name in CONVERTERS[settings.engine]},
         "weights": _identity(settings.weights, settings.weights_sha256, "weights"),
         "labels": _identity(settings.labels, settings.labels_sha256, "labels"),
         "seed": settings.seed if settings.weights == "random" else None,
@@ -148,13 +182,21 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
 
 def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
     logger.info("preparing the model (weights: %s); this is done once and kept in the cache", settings.weights)
-    command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", settings.model_dump_json(), str(target)]
+    command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", str(target)]
     try:
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, errors="replace", timeout=PREPARE_TIMEOUT_S
+            command,
+            input=settings.model_dump_json(),  # not an argument: `ps` would show a URL's password
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PREPARE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as exc:
         raise SetupError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc
+    if done.returncode == CANNOT_FETCH:
+        raise UnavailableError(done.stderr.strip().splitlines()[-1])
     if done.returncode == CANNOT_PREPARE:
         raise SetupError(done.stderr.strip().splitlines()[-1])
     if done.returncode != 0:

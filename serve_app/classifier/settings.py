@@ -5,6 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
+# Pillow refuses pictures beyond twice its own limit, whatever we allow.
+MAX_PIXELS = 178_956_970
+WEIGHTS_SUFFIXES = (".h5", ".keras")
 Source = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -24,10 +27,10 @@ class ClassifierSettings(BaseModel):
     labels_sha256: Sha256 | None = Field(None, description="Checksum of the labels; a must with a URL.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of random weights.")
     max_batch: int = Field(8, ge=1, le=128, description="Most pictures in one run of the engine.")
-    max_queue: int = Field(512, ge=1, description="Most pictures waiting for the engine; beyond: 503.")
+    max_queue: int = Field(512, ge=1, description="Most pictures in decoding, waiting or in the engine; beyond: 503.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode pictures.")
     max_upload_bytes: int = Field(10_000_000, ge=1, description="Largest picture file; beyond: 413.")
-    max_pixels: int = Field(50_000_000, ge=1, description="Most pixels of a picture; beyond: 413.")
+    max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS, description="Most pixels of a picture; beyond: 413.")
     niceness: int = Field(10, ge=0, le=19, description="CPU priority of decoding and engine; 19 is lowest.")
 
     @model_validator(mode="after")
@@ -35,6 +38,13 @@ class ClassifierSettings(BaseModel):
         for field in ("weights", "labels"):
             if is_url(getattr(self, field)) and getattr(self, f"{field}_sha256") is None:
                 raise ValueError(f"{field} is a URL: give {field}_sha256 too (sha256sum of the file)")
+        return self
+
+    @model_validator(mode="after")
+    def _keras_judges_weights_by_their_suffix(self) -> Self:
+        words = ("auto", "imagenet", "random")
+        if self.weights not in words and not self.weights.partition("?")[0].endswith(WEIGHTS_SUFFIXES):
+            raise ValueError(f"weights must be one of {', '.join(words)} or end in {' or '.join(WEIGHTS_SUFFIXES)}")
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from serve_app.errors import MalformedUpload, UploadTooLarge
 
@@ -31,17 +32,22 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
 async def _read_bounded(request: Request, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > max_bytes:
-            raise _too_large(max_bytes)
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            chunks.append(chunk)
+    except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log
+        raise MalformedUpload("the upload broke off") from exc
     return b"".join(chunks)
 
 
 async def _file_field(request: Request, body: bytes) -> bytes:
     try:
-        form = await MultiPartParser(request.headers, _once(body), max_files=1, max_fields=8).parse()
+        parser = MultiPartParser(request.headers, _once(body), max_files=1, max_fields=8)
+        parser.spool_max_size = len(body)  # it is in memory already: no temporary file
+        form = await parser.parse()
     except MultiPartException as exc:
         raise MalformedUpload(f"the multipart form cannot be read: {exc.message}") from exc
     try:

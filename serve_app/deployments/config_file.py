@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.schema import (
-    DeploymentSchema,
-    HTTPOptionsSchema,
-    RayActorOptionsSchema,
-    ServeApplicationSchema,
-    ServeDeploySchema,
-)
+from ray.runtime_env import RuntimeEnv
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.schema import ServeDeploySchema
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
@@ -22,15 +18,31 @@ BUILDER_ARGS: dict[str, type[BaseModel]] = {
     "serve_app.deployments.users:build": UsersSettings,
     "serve_app.deployments.model:build": ClassifierSettings,
 }
+# Keys whose values Serve's schema leaves untyped.
+UNTYPED: dict[str, type[BaseModel]] = {
+    "autoscaling_config": AutoscalingConfig,
+    "request_router_config": RequestRouterConfig,
+}
+
+
+class _OneKeyOnce(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which YAML readers keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path) -> dict[str, Any]:
     """Return the config as Serve's REST API takes it. Raises SetupError that lists all its faults."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), _OneKeyOnce)  # noqa: S506 a SafeLoader
     except OSError as exc:
         raise SetupError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise SetupError(f"{path} is not YAML: {exc}") from exc
     if not isinstance(config, dict):
         raise SetupError(f"{path} is not a Serve config: expected keys and values at the top level")
@@ -41,18 +53,8 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def find_unknown_keys(config: dict[str, Any]) -> Iterator[str]:
-    """Yield a line for each key that Serve would drop."""
-    yield from _compare("", config, ServeDeploySchema)
-    yield from _compare("http_options.", config.get("http_options"), HTTPOptionsSchema)
-    for application in _dicts(config.get("applications")):
-        where = f"applications[{application.get('name')}]."
-        yield from _compare(where, application, ServeApplicationSchema)
-        for deployment in _dicts(application.get("deployments")):
-            there = f"{where}deployments[{deployment.get('name')}]."
-            yield from _compare(there, deployment, DeploymentSchema)
-            yield from _compare(
-                f"{there}ray_actor_options.", deployment.get("ray_actor_options"), RayActorOptionsSchema
-            )
+    """Yield a line for each key that Serve would drop, at any depth."""
+    return _compare("", config, ServeDeploySchema)
 
 
 def classifier_threads_and_replicas(config: dict[str, Any]) -> Iterator[tuple[int, int]]:
@@ -66,12 +68,30 @@ def classifier_threads_and_replicas(config: dict[str, Any]) -> Iterator[tuple[in
 
 
 def _compare(where: str, given: object, schema: type[BaseModel]) -> Iterator[str]:
-    if not isinstance(given, dict):
-        return
-    known = {name for field, info in schema.model_fields.items() for name in (field, info.alias) if name}
-    for key in given:
-        if key not in known:
-            yield f"{where}{key}: no such key; Serve knows {', '.join(sorted(known))}"
+    for item in _dicts(given if isinstance(given, list) else [given]):
+        here = f"{where}[{item['name']}]" if "name" in item and where else where
+        known = {name: info.annotation for field, info in schema.model_fields.items() for name in (field, info.alias)}
+        for key, value in item.items():
+            path = f"{here}.{key}" if here else str(key)
+            if key not in known:
+                yield f"{path}: no such key; Serve knows {', '.join(sorted(name for name in known if name))}"
+            elif key == "runtime_env":
+                yield from _compare_names(path, value, RuntimeEnv.known_fields)
+            elif inner := UNTYPED.get(key) or _model_in(known[key]):
+                yield from _compare(path, value, inner)
+
+
+def _compare_names(where: str, given: object, known: set[str]) -> Iterator[str]:
+    for item in _dicts([given]):
+        for key in item.keys() - known:
+            yield f"{where}.{key}: no such key; Ray knows {', '.join(sorted(known))}"
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the pydantic model in an annotation such as Optional[List[Model]]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
 def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
@@ -79,7 +99,9 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
         ServeDeploySchema.model_validate(config)
     except ValidationError as exc:
         yield from _lines("", exc)
-    for application in _dicts(config.get("applications")):
+    for index, application in enumerate(_dicts(config.get("applications"))):
+        for key in {"name", "route_prefix"} - application.keys():
+            yield f"applications[{index}].{key}: missing; the launcher has to know where to ask whether it is ready"
         settings = BUILDER_ARGS.get(application.get("import_path", ""))
         try:
             if settings is not None:

@@ -11,7 +11,6 @@ import socket
 import sys
 import time
 import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +23,8 @@ import ray
 from ray import serve
 
 from serve_app.deployments.config_file import classifier_threads_and_replicas, load_config
-from serve_app.deployments.rest import ServeRest
-from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.deployments.rest import DIRECT, ServeRest
+from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 from serve_app.errors import SetupError
 
 POLL_S = 0.1
@@ -34,6 +33,8 @@ PROGRESS_S = 5.0
 MARK = "SERVE_APP_LAUNCH"
 STOP_S = 10.0
 REASON_LINES = 20
+MAX_FAULTS = 5
+ESSENTIAL = ("gcs_server", "raylet")
 # Ports that HAProxy and Serve's fallback proxy take besides the API's own, and the variables that move them.
 HAPROXY_PORTS = {
     "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
@@ -60,7 +61,7 @@ def launch(path: Path, *, timeout_s: float) -> None:
             _check_free(*port)
         _say(f"starting {path}")
         for threads, replicas in classifier_threads_and_replicas(config):
-            if fault := thread_budget_fault(threads, replicas, os.cpu_count() or 1):
+            if fault := thread_budget_fault(threads, replicas, usable_cores()):
                 _say(f"WARNING: {fault}")
         with _local_ray() as cluster:
             _start_serve(config)
@@ -86,14 +87,15 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str
     base = _base_url(config)
     lines = [f"READY after {ready_s:.1f} s"]
     for application in config["applications"]:
-        prefix = application["route_prefix"]
+        prefix = application["route_prefix"].rstrip("/")
         lines.append(f"  {application['name'] + ' API':<11} {base}{prefix}/   docs: {base}{prefix}/docs")
         if application["name"] == "model":
             model = _get_json(f"{base}{prefix}/")
-            [(threads, replicas)] = classifier_threads_and_replicas(config)
+            replicas = [f"{count} replica(s) × " for _, count in classifier_threads_and_replicas(config)]
             lines.append(
                 f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
-                f"{replicas} replica(s) × {threads} thread(s), weights: {model['weights']}, labels: {model['labels']}"
+                f"{''.join(replicas)}{model['threads']} thread(s), "
+                f"weights: {model['weights']}, labels: {model['labels']}"
             )
             if model["weights"] == "random":
                 lines.append("  WARNING     random weights: predictions mean nothing; see `weights:` in the config")
@@ -113,7 +115,7 @@ def _stop_on_signals() -> Iterator[None]:
     def stop(_signal: int, _frame: object) -> None:
         raise StopRequested
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, stop) for number in _stop_signals()}
     try:
         yield
     except StopRequested:
@@ -127,22 +129,15 @@ def _stop_on_signals() -> Iterator[None]:
 def _local_ray() -> Iterator[Cluster]:
     """Start a Ray cluster of this machine alone; leave no process of it behind."""
     mark = os.environ[MARK] = uuid.uuid4().hex
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in _stop_signals()}
     try:
-        context: Any = ray.init(
-            "local",
-            namespace="serve",
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        context: Any = _init_ray()
         for number, handler in handlers.items():  # ray.init puts its own SIGTERM handler in place
             signal.signal(number, handler)
         yield Cluster(
             dashboard_url=f"http://{context.dashboard_url}",
             logs=Path(context.address_info["session_dir"]) / "logs" / "serve",
-            essential=psutil.Process().children(),
+            essential=[child for child in psutil.Process().children() if child.name() in ESSENTIAL],
         )
     finally:
         for number in handlers:  # a second Ctrl-C must not cut the cleaning up short
@@ -150,6 +145,28 @@ def _local_ray() -> Iterator[Cluster]:
         _say("stopping")
         ray.shutdown()
         _end_marked(mark)
+
+
+def _init_ray() -> Any:
+    try:
+        return ray.init(
+            "local",
+            namespace="serve",
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except SystemExit as exc:  # what Ray's own SIGTERM handler makes of a signal meanwhile
+        raise StopRequested from exc
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that mean stop; SIGHUP (the terminal was closed) unless `nohup` made it mean nothing."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
 
 
 def _end_marked(mark: str) -> None:
@@ -181,7 +198,8 @@ def _ports(config: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
 
 def _check_free(host: str, port: int, where: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform != "win32":  # there it would let two servers share a port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as exc:
@@ -212,11 +230,16 @@ def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
 def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: float) -> None:
     wanted = {application["name"] for application in config["applications"]}
     told, next_progress = "", time.monotonic() + PROGRESS_S
+    faults = 0
     while True:
         try:
             applications = rest.applications()
-        except OSError as exc:
-            raise DeployError(f"the dashboard does not answer: {exc}") from exc
+            faults = 0
+        except OSError as exc:  # on a loaded machine an answer may fail to come now and then
+            faults += 1
+            if faults == MAX_FAULTS or getattr(exc, "code", None) in (401, 403):
+                raise DeployError(f"the dashboard does not tell the status: {exc}") from exc
+            continue
         for name, application in applications.items():
             if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
                 raise DeployError(_reason(name, application))
@@ -275,5 +298,5 @@ def _ray_command() -> str:
 
 
 def _get_json(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with DIRECT.open(url, timeout=5) as response:
         return json.load(response)

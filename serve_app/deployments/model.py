@@ -4,7 +4,6 @@ No `from __future__ import annotations` here: Serve reads the builder's annotati
 """
 
 import logging
-import os
 
 from fastapi import FastAPI
 from ray import serve
@@ -12,7 +11,7 @@ from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ class ClassifierDeployment:
 
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size
-        if fault := thread_budget_fault(self._settings.threads, replicas, os.cpu_count() or 1):
+        if fault := thread_budget_fault(self._settings.threads, replicas, usable_cores()):
             logger.warning(fault)
 
     async def check_health(self) -> None:

@@ -67,7 +67,7 @@ async def _try_to_seed(count: int) -> bool:
     try:
         added = await ensure_seeded(database_url(), count)
     except DatabaseUnavailable as exc:
-        logger.warning("%s; tried again every %g s", exc.detail, SEED_RETRY_S)
+        logger.info("%s; tried again every %g s", exc.detail, SEED_RETRY_S)
         return False
     if added:
         logger.info("made %d demo users", added)

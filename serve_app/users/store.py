@@ -268,7 +268,7 @@ def _create_engine(url: URL, **options: Any) -> AsyncEngine:
     try:
         return create_async_engine(url, **options)
     except ModuleNotFoundError as exc:
-        remedy = "install it with `pip install 'serve-app[postgres]'`"
+        remedy = "install it with `.venv/bin/uv pip install -c requirements.lock -e '.[postgres]'`"
         raise SetupError(f"DATABASE_URL needs the driver {exc.name}: {remedy}") from exc
 
 

@@ -3,15 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import openvino
 from numpy.typing import NDArray
 
 from serve_app.classifier.engines.prepared_files import OPENVINO_MODEL
 from serve_app.errors import SetupError
-
-try:
-    import openvino
-except ImportError as exc:
-    raise SetupError("engine: openvino needs the extra: pip install 'serve-app[openvino]'") from exc
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 

@@ -1,6 +1,6 @@
 """Makes a prepared model: Keras' ResNet50 with its weights and labels, BatchNorm folded away, saved for one engine.
 
-Run by `model_cache` as a process of its own, `python -m serve_app.classifier.engines.prepare SETTINGS_JSON FOLDER`,
+Run by `model_cache` as a process of its own, `python -m serve_app.classifier.engines.prepare FOLDER <SETTINGS_JSON`,
 because Keras and the conversion leave 1-2 GB behind that no replica should carry. The last line on stderr is the
 reason of a failure.
 """
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -22,7 +23,14 @@ import tensorflow as tf
 
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL
 from serve_app.classifier.images import SIDE_PIXELS
-from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, checked_sha256
+from serve_app.classifier.model_cache import (
+    CANNOT_FETCH,
+    CANNOT_PREPARE,
+    MANIFEST,
+    Manifest,
+    UnavailableError,
+    checked_sha256,
+)
 from serve_app.classifier.settings import ClassifierSettings, is_url
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
@@ -68,8 +76,8 @@ def obtain_network(settings: ClassifierSettings) -> tuple[str, str | None, keras
     except (OSError, ValueError, KeyError) as exc:
         reason = str(exc).strip().splitlines()[0]
         raise SetupError(
-            f"weights: {settings.weights} is not a readable Keras weights file of a ResNet50 with {CLASSES} classes "
-            f"(truncated, or of another network?): {reason}"
+            f"weights: {shown(settings.weights)} is not a readable Keras weights file of a ResNet50 with "
+            f"{CLASSES} classes (truncated, or of another network?): {reason}"
         ) from exc
 
 
@@ -80,7 +88,7 @@ def obtain_labels(settings: ClassifierSettings) -> tuple[str, list[str]]:
     if settings.labels in ("auto", "imagenet"):
         try:
             return "imagenet", _fetch("labels", _imagenet_labels)
-        except SetupError:
+        except UnavailableError:
             if settings.labels == "imagenet" or settings.weights == "imagenet":
                 raise
             return "placeholder", _placeholder_labels()
@@ -154,7 +162,7 @@ def _fetch(field: str, get: Callable[[], T]) -> T:
     try:
         return get()
     except Exception as exc:  # Keras raises a bare Exception when it cannot fetch
-        raise SetupError(f"{field}: the ImageNet {field} cannot be had: {exc}") from exc
+        raise UnavailableError(f"{field}: the ImageNet {field} cannot be had: {exc}") from exc
 
 
 def _obtain_file(field: str, source: str, sha256: str | None) -> Path:
@@ -171,12 +179,23 @@ def _obtain_file(field: str, source: str, sha256: str | None) -> Path:
             cache_subdir="downloads",
         )
     except Exception as exc:  # see _fetch; a wrong checksum comes as a ValueError
-        raise SetupError(f"{field}: {source} cannot be fetched, or its SHA-256 is not {sha256}: {exc}") from exc
+        reason = str(exc).replace(source, shown(source))
+        raise SetupError(
+            f"{field}: {shown(source)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}"
+        ) from exc
     return Path(path)
 
 
+def shown(source: str) -> str:
+    """Return a source as error texts may show it: a URL without its user, password and query."""
+    if not is_url(source):
+        return source
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
 def _file_name(source: str) -> str:
-    return source.partition("?")[0].rsplit("/", 1)[-1]
+    return Path(urlsplit(source).path if is_url(source) else source).name
 
 
 def _imagenet_labels() -> list[str]:
@@ -205,13 +224,13 @@ def _parse_labels(path: Path) -> list[str]:
 
 
 def main() -> int:
-    """Prepare as the command line says; exit CANNOT_PREPARE and one line on stderr when that cannot be done."""
+    """Prepare as stdin says; exit CANNOT_PREPARE or CANNOT_FETCH, with one line on stderr, when that fails."""
     socket.setdefaulttimeout(DOWNLOAD_STALL_S)
     try:
-        prepare(ClassifierSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+        prepare(ClassifierSettings.model_validate_json(sys.stdin.read()), Path(sys.argv[1]))
     except SetupError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
-        return CANNOT_PREPARE
+        return CANNOT_FETCH if isinstance(exc, UnavailableError) else CANNOT_PREPARE
     return 0
 
 
