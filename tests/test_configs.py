@@ -147,7 +147,7 @@ def test_rays_token_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Recorder(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            seen.append(f"{self.server.server_address[1]} {self.headers['Authorization']}")
+            seen.append(f"{self.connection.getsockname()[1]} {self.headers['Authorization']}")
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b'{"applications": {}}')

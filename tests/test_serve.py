@@ -235,9 +235,7 @@ def test_a_bad_config_ends_at_once_with_all_its_faults(tmp_path: Path) -> None:
         assert "Traceback" not in bad.printed()
 
 
-@pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGINT, "deploying"), (signal.SIGTERM, "starting"), (signal.SIGHUP, "starting")]
-)
+@pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "deploying"), (signal.SIGTERM, "starting")])
 def test_a_signal_while_starting_leaves_nothing(
     fitted: Fitted, tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, load_engine
-from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image
+from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
@@ -54,6 +54,7 @@ class Classifier:
         try:
             prepared = await run(pools.engine, find_or_prepare, settings)
             _tell_weights(prepared)
+            await run(pools.decode, warm_up_decoder)
             started = perf_counter()
             engine = await run(pools.engine, _load_and_warm, settings, prepared)
         except BaseException:

@@ -60,6 +60,13 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture
         raise UnreadableImage(f"the {image.format} picture is truncated or corrupted: {exc}") from exc
 
 
+def warm_up_decoder() -> None:
+    """Decode a picture of our own: Pillow's first decode loads its plugins, 65 ms that no request should wait for."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIDE_PIXELS, SIDE_PIXELS)).save(buffer, "JPEG")
+    decode_image(buffer.getvalue(), SIDE_PIXELS**2)
+
+
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)

@@ -3,6 +3,7 @@
 `serve run` neither waits for health nor ends when a deployment fails; this does both. Called by `python -m serve_app`.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -11,9 +12,8 @@ import socket
 import sys
 import time
 import urllib.error
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,8 @@ from serve_app.errors import SetupError
 
 POLL_S = 0.1
 PROGRESS_S = 5.0
-# Everything that Ray starts inherits this variable, so that what is left of it can be found, and nothing else is.
-MARK = "SERVE_APP_LAUNCH"
-STOP_S = 10.0
+PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+TERMINATE_S = 3.0
 REASON_LINES = 20
 MAX_FAULTS = 5
 ESSENTIAL = ("gcs_server", "raylet")
@@ -55,7 +54,7 @@ def launch(path: Path, *, timeout_s: float) -> None:
     """Serve the config at `path` until SIGTERM or SIGINT. Raises SetupError and DeployError."""
     started = time.monotonic()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    with _stop_on_signals():
+    with _stop_on_signals() as stop:
         config = load_config(path)
         for port in _ports(config):
             _check_free(*port)
@@ -67,10 +66,10 @@ def launch(path: Path, *, timeout_s: float) -> None:
             _start_serve(config)
             rest = ServeRest(cluster.dashboard_url)
             _deploy(rest, config)
-            _wait_until_running(rest, config, deadline=started + timeout_s)
-            _wait_until_answering(_base_url(config), config, deadline=started + timeout_s)
+            _wait_until_running(rest, config, stop, deadline=started + timeout_s)
+            _wait_until_answering(config, stop, deadline=started + timeout_s)
             _say(ready_block(config, cluster, time.monotonic() - started))
-            _watch(cluster)
+            _watch(cluster, stop)
 
 
 @dataclass(frozen=True)
@@ -110,15 +109,33 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-@contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    def stop(_signal: int, _frame: object) -> None:
+class _Stop:
+    """Whether a signal has asked for the end. Its handler raises, too, to get out of calls that wait."""
+
+    def __init__(self) -> None:
+        self.is_requested = False
+
+    def request(self, _signal: int, _frame: object) -> None:
+        self.is_requested = True
         raise StopRequested
 
-    previous = {number: signal.signal(number, stop) for number in _stop_signals()}
+    def sleep(self, seconds: float) -> None:
+        """Wait. Raises StopRequested also if somebody else's code swallowed the handler's exception."""
+        time.sleep(seconds)
+        if self.is_requested:
+            raise StopRequested
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    previous = {number: signal.signal(number, stop.request) for number in _stop_signals()}
     try:
-        yield
-    except StopRequested:
+        yield stop
+    except BaseException as exc:
+        # In the middle of compiled code the handler's exception comes out as another one.
+        if not (stop.is_requested or isinstance(exc, StopRequested)):
+            raise
         _say("stopped")
     finally:
         for number, handler in previous.items():
@@ -128,7 +145,7 @@ def _stop_on_signals() -> Iterator[None]:
 @contextmanager
 def _local_ray() -> Iterator[Cluster]:
     """Start a Ray cluster of this machine alone; leave no process of it behind."""
-    mark = os.environ[MARK] = uuid.uuid4().hex
+    _adopt_orphans()
     handlers = {number: signal.getsignal(number) for number in _stop_signals()}
     try:
         context: Any = _init_ray()
@@ -143,8 +160,9 @@ def _local_ray() -> Iterator[Cluster]:
         for number in handlers:  # a second Ctrl-C must not cut the cleaning up short
             signal.signal(number, signal.SIG_IGN)
         _say("stopping")
+        started = psutil.Process().children(recursive=True)
         ray.shutdown()
-        _end_marked(mark)
+        _end(started)
 
 
 def _init_ray() -> Any:
@@ -169,23 +187,28 @@ def _stop_signals() -> list[signal.Signals]:
     return numbers
 
 
-def _end_marked(mark: str) -> None:
-    """Wait for every process that carries `mark`, and kill those that outlive STOP_S."""
-    _, left = psutil.wait_procs(_marked(mark), timeout=STOP_S)
-    for process in left:
-        process.kill()
-    psutil.wait_procs(left, timeout=2)
+def _adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, so that none of them is lost sight of."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue  # it ended, or belongs to somebody else
-    return found
+def _end(started: list[psutil.Process]) -> None:
+    """End what is left of `started` and of its children: by SIGTERM, and by SIGKILL what outlives TERMINATE_S."""
+    begun = time.monotonic()
+    while (left := _alive({*started, *psutil.Process().children(recursive=True)})) and _since(begun) < 2 * TERMINATE_S:
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate() if _since(begun) < TERMINATE_S else process.kill()
+        psutil.wait_procs(left, timeout=0.5)
+
+
+def _alive(processes: set[psutil.Process]) -> list[psutil.Process]:
+    return [found for found in processes if found.is_running() and found.status() != psutil.STATUS_ZOMBIE]
+
+
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
 
 
 def _ports(config: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
@@ -227,7 +250,7 @@ def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
         raise DeployError(f"the dashboard does not answer: {exc}") from exc
 
 
-def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: float) -> None:
+def _wait_until_running(rest: ServeRest, config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:
     wanted = {application["name"] for application in config["applications"]}
     told, next_progress = "", time.monotonic() + PROGRESS_S
     faults = 0
@@ -239,6 +262,7 @@ def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: fl
             faults += 1
             if faults == MAX_FAULTS or getattr(exc, "code", None) in (401, 403):
                 raise DeployError(f"the dashboard does not tell the status: {exc}") from exc
+            stop.sleep(POLL_S)
             continue
         for name, application in applications.items():
             if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
@@ -251,7 +275,7 @@ def _wait_until_running(rest: ServeRest, config: dict[str, Any], *, deadline: fl
         if state != told or time.monotonic() > next_progress:
             _say(f"  {state or 'waiting for Serve'}")
             told, next_progress = state, time.monotonic() + PROGRESS_S
-        time.sleep(POLL_S)
+        stop.sleep(POLL_S)
 
 
 def _reason(name: str, application: dict[str, Any]) -> str:
@@ -264,9 +288,9 @@ def _last_lines(text: str) -> str:
     return "\n".join([line for line in text.splitlines() if line.strip()][-REASON_LINES:])
 
 
-def _wait_until_answering(base: str, config: dict[str, Any], *, deadline: float) -> None:
+def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:
     for application in config["applications"]:
-        url = f"{base}{application['route_prefix']}/ready"
+        url = f"{_base_url(config)}{application['route_prefix'].rstrip('/')}/ready"
         while True:
             try:
                 _get_json(url)
@@ -274,13 +298,13 @@ def _wait_until_answering(base: str, config: dict[str, Any], *, deadline: float)
             except (OSError, ValueError) as exc:
                 if time.monotonic() > deadline:
                     raise DeployError(f"{url} does not answer: {exc}") from exc
-                time.sleep(POLL_S)
+                stop.sleep(POLL_S)
 
 
-def _watch(cluster: Cluster) -> None:
+def _watch(cluster: Cluster, stop: _Stop) -> None:
     """Stay until a signal comes. Raises DeployError if Ray itself goes away."""
     while True:
-        time.sleep(1)
+        stop.sleep(1)
         for process in cluster.essential:
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                 raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")

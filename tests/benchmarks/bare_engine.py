@@ -1,0 +1,71 @@
+"""The classifier's engine with decoding and nothing else: no HTTP, no Ray. A process of its own, run by `predictions`.
+
+    python -m tests.benchmarks.bare_engine SETTINGS_JSON
+
+Says on stdout that it is warm, then waits on stdin: each line {"warm_up_s": …, "duration_s": …} is one measurement,
+answered by one line. Between them it uses no CPU. Ends with its stdin.
+"""
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from loadtest.pictures import PicturePool
+from serve_app.classifier.classifier import _load_and_warm
+from serve_app.classifier.engines import Engine
+from serve_app.classifier.images import Picture, decode_image
+from serve_app.classifier.model_cache import find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from tests.benchmarks.prediction_load import rate_between
+
+POOL_SIZE = 64
+# Pictures under way: one batch in the engine, one being decoded.
+BATCHES_IN_FLIGHT = 2
+
+
+def main() -> None:
+    settings = ClassifierSettings.model_validate_json(sys.argv[1])
+    prepared = find_or_prepare(settings)
+    engine = _load_and_warm(settings, prepared)
+    pool = PicturePool(POOL_SIZE)
+    _say({"weights": prepared.manifest.weights, "fingerprint": prepared.fingerprint})
+    for line in sys.stdin:
+        _say({"images_per_s": measure(engine, pool, settings, **json.loads(line))})
+
+
+def measure(
+    engine: Engine, pool: PicturePool, settings: ClassifierSettings, *, warm_up_s: float, duration_s: float
+) -> float:
+    """Return pictures per second between two moments of full load, counted as answers of the service are."""
+    began = time.monotonic() + warm_up_s
+    deadline = began + duration_s
+    ends: list[float] = []
+    for batch_size in _run_batches(engine, pool, settings, deadline):
+        ends += [time.monotonic()] * batch_size
+    return rate_between(ends, began, deadline)
+
+
+def _run_batches(engine: Engine, pool: PicturePool, settings: ClassifierSettings, deadline: float) -> Iterator[int]:
+    """Yield the size of each batch when it is done."""
+    waiting: deque[Future[Picture]] = deque()
+    with ThreadPoolExecutor(settings.decode_threads) as decoders:
+        while time.monotonic() < deadline:
+            while len(waiting) < BATCHES_IN_FLIGHT * settings.max_batch:
+                waiting.append(decoders.submit(decode_image, pool.next_picture(), settings.max_pixels))
+            batch = np.stack([waiting.popleft().result() for _ in range(settings.max_batch)])
+            engine.infer(batch)
+            yield settings.max_batch
+        decoders.shutdown(cancel_futures=True)
+
+
+def _say(answer: dict[str, object]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
