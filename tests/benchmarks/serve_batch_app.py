@@ -50,6 +50,10 @@ class ServeBatcher:
     def is_running(self) -> bool:
         return True
 
+    @property
+    def running_for_s(self) -> float:
+        return 0.0
+
     async def infer(self, picture: Picture) -> Inference:
         """See MicroBatcher.infer."""
         inference: Inference = await self._run_batch(picture)
