@@ -1,5 +1,7 @@
 # Everything a user or CI runs. `make serve` and `make test` need only Python >= 3.11 and make.
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c '$(FITS)' >/dev/null 2>&1 && { echo $$python; break; }; done)
 CONFIG ?= configs/one_replica.yaml
 BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements.lock
@@ -38,8 +40,8 @@ clean: ## remove what was installed and cached in this folder
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/uv.stamp:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
-		{ echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13 (TensorFlow has no other): make PYTHON=python3.12 …"; exit 2; }
+	@$(or $(PYTHON),false) -c '$(FITS)' || \
+		{ echo "error: no Python 3.11, 3.12 or 3.13 found (TensorFlow has no other): make PYTHON=/path/to/python3.12"; exit 2; }
 	@echo "making .venv"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
