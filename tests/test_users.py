@@ -192,7 +192,7 @@ async def test_the_pages_of_documentation_show_users_and_errors(client: httpx.As
     """The cursor is a number and every refusal has the error shape."""
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert set(paths) == {"/", "/{user_id}", "/ready"}
-    assert set(paths["/"]["get"]["responses"]) == {"200", "422", "503"}
+    assert set(paths["/"]["get"]["responses"]) == {"200", "422", "500", "503"}
     limit, after = paths["/"]["get"]["parameters"]
     assert (limit["schema"]["maximum"], after["schema"]["type"]) == (100, "integer")
 
