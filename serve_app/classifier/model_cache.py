@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.classifier.settings import ClassifierSettings, is_url
+from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
 
@@ -161,7 +161,7 @@ def _fingerprint(settings: ClassifierSettings) -> str:
 
 
 def _identity(source: str, sha256: str | None, field: str) -> str:
-    if source in ("auto", "imagenet", "random"):
+    if source in SOURCE_WORDS:
         return source
     if is_url(source):
         return f"{source.rsplit('/', 1)[-1]} {sha256}"

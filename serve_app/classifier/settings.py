@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
 MAX_PIXELS = 178_956_970
+# Sources that are neither a file nor a URL.
+SOURCE_WORDS = ("auto", "imagenet", "random")
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 Source = Annotated[str, StringConstraints(min_length=1)]
 
@@ -42,14 +44,15 @@ class ClassifierSettings(BaseModel):
 
     @model_validator(mode="after")
     def _keras_judges_weights_by_their_suffix(self) -> Self:
-        words = ("auto", "imagenet", "random")
-        if self.weights not in words and not self.weights.partition("?")[0].endswith(WEIGHTS_SUFFIXES):
-            raise ValueError(f"weights must be one of {', '.join(words)} or end in {' or '.join(WEIGHTS_SUFFIXES)}")
+        if self.weights not in SOURCE_WORDS and not self.weights.partition("?")[0].endswith(WEIGHTS_SUFFIXES):
+            raise ValueError(
+                f"weights must be one of {', '.join(SOURCE_WORDS)} or end in {' or '.join(WEIGHTS_SUFFIXES)}"
+            )
         return self
 
     @model_validator(mode="after")
     def _checksums_need_a_file(self) -> Self:
-        for field, words in (("weights", ("auto", "imagenet", "random")), ("labels", ("auto", "imagenet"))):
+        for field, words in (("weights", SOURCE_WORDS), ("labels", ("auto", "imagenet"))):
             if getattr(self, f"{field}_sha256") and getattr(self, field) in words:
                 raise ValueError(f"{field}_sha256 belongs to a file or URL; remove it with {field}: {words[0]}")
         return self

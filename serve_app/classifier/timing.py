@@ -18,11 +18,6 @@ class Stopwatch:
         self._spent_s[stage] += until - self._mark
         self._mark = until
 
-    @property
-    def total_s(self) -> float:
-        """Seconds charged so far."""
-        return sum(self._spent_s.values())
-
     def server_timing(self) -> str:
         """Return the value of a Server-Timing header (W3C Server Timing), durations in milliseconds."""
         return ", ".join(f"{stage};dur={spent_s * 1000:.3f}" for stage, spent_s in self._spent_s.items())

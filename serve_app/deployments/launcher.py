@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,13 +83,12 @@ class Cluster:
 
 def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str:
     """Return what a person needs to know once the service answers."""
-    base = _base_url(config)
     lines = [f"READY after {ready_s:.1f} s"]
     for application in config["applications"]:
-        prefix = application["route_prefix"].rstrip("/")
-        lines.append(f"  {application['name'] + ' API':<11} {base}{prefix}/   docs: {base}{prefix}/docs")
+        url = _application_url(config, application)
+        lines.append(f"  {application['name'] + ' API':<11} {url}/   docs: {url}/docs")
         if application["name"] == "model":
-            model = _get_json(f"{base}{prefix}/")
+            model = _get_json(f"{url}/")
             replicas = [f"{count} replica(s) × " for _, count in classifier_threads_and_replicas(config)]
             lines.append(
                 f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
@@ -203,8 +202,15 @@ def _end(started: list[psutil.Process]) -> None:
         psutil.wait_procs(left, timeout=0.5)
 
 
-def _alive(processes: set[psutil.Process]) -> list[psutil.Process]:
-    return [found for found in processes if found.is_running() and found.status() != psutil.STATUS_ZOMBIE]
+def _alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    return {process for process in processes if _is_alive(process)}
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
 
 
 def _since(moment: float) -> float:
@@ -290,7 +296,7 @@ def _last_lines(text: str) -> str:
 
 def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:
     for application in config["applications"]:
-        url = f"{_base_url(config)}{application['route_prefix'].rstrip('/')}/ready"
+        url = f"{_application_url(config, application)}/ready"
         while True:
             try:
                 _get_json(url)
@@ -305,15 +311,15 @@ def _watch(cluster: Cluster, stop: _Stop) -> None:
     """Stay until a signal comes. Raises DeployError if Ray itself goes away."""
     while True:
         stop.sleep(1)
-        for process in cluster.essential:
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
+        for process in set(cluster.essential) - _alive(cluster.essential):
+            raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
 
 
-def _base_url(config: dict[str, Any]) -> str:
+def _application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
     http = config.get("http_options") or {}
     host = http.get("host", "127.0.0.1")
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"  # noqa: S104
+    base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"  # noqa: S104
+    return base + str(application["route_prefix"]).rstrip("/")
 
 
 def _ray_command() -> str:
