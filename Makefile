@@ -6,9 +6,7 @@ CONFIG ?= configs/one_replica.yaml
 BIN := .venv/bin
 UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements.lock
 
-HOST ?= http://127.0.0.1:8000
-USERS ?= 100
-TIME ?= 60s
+PLAN ?= configs/stress/quick.yaml
 
 .PHONY: serve test check stress format lock clean
 .DELETE_ON_ERROR:
@@ -25,8 +23,8 @@ check: .venv/dev.stamp ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-stress: .venv/dev.stamp ## USERS Locust visitors for TIME at the service on HOST
-	$(BIN)/locust -f loadtest/locustfile.py --host $(HOST) --headless --users $(USERS) --spawn-rate 20 --run-time $(TIME)
+stress: .venv/dev.stamp ## measure what PLAN says and make its report
+	@$(BIN)/python -m loadtest run $(PLAN)
 
 format: .venv/dev.stamp ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .

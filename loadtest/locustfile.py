@@ -49,7 +49,7 @@ class Visitor(FastHttpUser):
     @tag("predict")
     @task(1)
     def predict(self) -> None:
-        """Send a picture that nobody has sent before."""
+        """Send a picture, by default one that nobody has sent before."""
         with self.client.post(
             "/model/predict",
             name="POST /model/predict",
@@ -63,7 +63,7 @@ class Visitor(FastHttpUser):
 def _check(response: ResponseContextManager, *keys: str) -> None:
     fault = _find_fault(response, keys)
     if fault is not None:
-        response.failure(fault)  # type: ignore[no-untyped-call]
+        response.failure(fault)
 
 
 def _find_fault(response: ResponseContextManager, keys: tuple[str, ...]) -> str | None:
@@ -85,10 +85,16 @@ def _find_fault(response: ResponseContextManager, keys: tuple[str, ...]) -> str 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument(
+        "--pictures",
+        choices=("distinct", "repeated"),
+        default="distinct",
+        help="distinct: no file is sent twice, so no cache can answer; repeated: those of the pool, again and again",
+    )
+    parser.add_argument(
         "--picture-pool",
         type=_picture_count,
         default=32,
-        help="Pictures to draw before the test; every request sends one of them made unique (default: 32)",
+        help="Pictures to draw before the test; each request sends the next of them (default: 32)",
         # The page would hand back text that has not passed _picture_count.
         include_in_web_ui=False,
     )
@@ -105,4 +111,5 @@ def _picture_count(text: str) -> int:
 def _draw_pictures(environment: Environment, **_: object) -> None:
     # Not at import: `--processes` forks after the import, and every process needs a pool of its own.
     if environment.parsed_options is not None and not isinstance(environment.runner, MasterRunner):
-        Visitor.pictures = PicturePool(environment.parsed_options.picture_pool)
+        options = environment.parsed_options
+        Visitor.pictures = PicturePool(options.picture_pool, distinct=options.pictures == "distinct")

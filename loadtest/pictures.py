@@ -2,7 +2,7 @@
 
 Called by the locustfile; knows nothing of HTTP. A pool of pictures is drawn once; each request then gets one
 of them with a JPEG comment of its own. The files differ, so a cache keyed by content (SHA-256) never hits;
-the pixels repeat within the pool, so a cache keyed by decoded pixels would.
+the pixels repeat within the pool, so a cache keyed by decoded pixels would. Only a pool that is told so repeats files.
 """
 
 import io
@@ -22,21 +22,24 @@ _GRAIN_LEVELS = 32
 
 
 class PicturePool:
-    """Pictures drawn once, handed out in turn, each time with a comment that no other request carries."""
+    """Pictures drawn once, handed out in turn; if `distinct`, each time with a comment that no other one carries."""
 
-    def __init__(self, size: int, seed: int = 0) -> None:
+    def __init__(self, size: int, seed: int = 0, *, distinct: bool = True) -> None:
         """Draw `size` pictures from `seed`, about 3 ms each. Raises ValueError when `size` is below 1."""
         if size < 1:
             raise ValueError(f"a picture pool holds at least 1 picture, not {size}")
         pictures = [_split_after_header(draw_picture(seed + index)) for index in range(size)]
         self._pictures = itertools.cycle(pictures)
         self._numbers = itertools.count()
+        self._distinct = distinct
         # From the operating system, so that processes forked from one Locust differ, and later runs too.
         self._run_id = secrets.token_hex(8)
 
     def next_picture(self) -> bytes:
-        """Return one JPEG file that neither this pool nor any other has returned before."""
+        """Return one JPEG file; if `distinct`, one that neither this pool nor any other has returned before."""
         header, rest = next(self._pictures)
+        if not self._distinct:
+            return header + rest
         return b"".join((header, _comment(f"{self._run_id}-{next(self._numbers)}"), rest))
 
 

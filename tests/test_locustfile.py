@@ -277,6 +277,13 @@ def test_an_empty_pool_is_refused() -> None:
         PicturePool(0)
 
 
+def test_repeated_pictures_are_the_same_files_again_and_again(tmp_path: Path) -> None:
+    options = ("--users", "10", "--spawn-rate", "10", "--run-time", "3s", "--tags", "predict")
+    run = run_locust(RIGHT_ANSWERS, tmp_path, *options, "--pictures", "repeated", "--picture-pool", "3")
+    assert run.failures == set()
+    assert {request.picture() for request in run.predictions()} == {draw_picture(seed) for seed in range(3)}
+
+
 def test_drawing_leaves_the_random_numbers_of_the_process_alone() -> None:
     state = random.getstate()
     draw_picture(1)

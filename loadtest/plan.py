@@ -1,0 +1,365 @@
+"""A plan: what to measure, as a YAML file. Read by the runner and, from the run folder, by the report.
+
+Every key is checked, and all faults are told at once. The keys are explained in configs/stress/published.yaml.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from loadtest.errors import BadInputError
+
+LATENCY_METRICS = ("median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
+METRICS = ("failures_percent", "rps", *LATENCY_METRICS)
+Comparison = Literal["<=", "<", ">=", ">"]
+
+STOLEN = "stolen"
+KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
+"""Roles that the kit names itself: Locust, the kit, the target's processes that no pattern matches, everything that
+runs on this machine, and the CPU time that its host gave to other machines instead."""
+
+_LIMIT = re.compile(r"(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[\d.]+)")
+_NAME = r"^[A-Za-z0-9][\w-]*$"
+
+
+class _Checked(BaseModel):
+    # A misspelled key would otherwise measure something else than was meant.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Name = Annotated[str, Field(pattern=_NAME)]
+
+
+def _check_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"not a regular expression: {exc}") from exc
+    return text
+
+
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
+
+
+class Limit(_Checked):
+    """One objective, written `failures_percent <= 0` or `lookup.p95_ms <= 50`; it holds for every cell."""
+
+    endpoint: str | None
+    metric: str
+    comparison: Comparison
+    value: float
+
+    def __str__(self) -> str:
+        prefix = f"{self.endpoint}." if self.endpoint else ""
+        value = f"{self.value:.9f}".rstrip("0").rstrip(".")
+        return f"{prefix}{self.metric} {self.comparison} {value}"
+
+    def holds_for(self, value: float) -> bool:
+        """Return whether a measured value meets the objective."""
+        return {
+            "<=": value <= self.value,
+            "<": value < self.value,
+            ">=": value >= self.value,
+            ">": value > self.value,
+        }[self.comparison]
+
+
+def read_limit(text: object) -> Limit:
+    """Return the objective that `text` states. Raises ValueError with what is allowed."""
+    if isinstance(text, Limit):
+        return text
+    found = _LIMIT.fullmatch(str(text).strip())
+    if not found or found["metric"] not in METRICS:
+        raise ValueError(
+            f"{text!r} is not of the form `[endpoint.]metric <= number`; metrics: {', '.join(METRICS)}; "
+            "comparisons: <= < >= >"
+        )
+    return Limit(
+        endpoint=found["endpoint"],
+        metric=found["metric"],
+        comparison=found["comparison"],
+        value=float(found["value"]),
+    )
+
+
+class Replicas(_Checked):
+    """How many processes of a role must run before and during the load."""
+
+    role: Name
+    count: PositiveInt
+
+
+class Target(_Checked):
+    """The service under test: the command that starts it, and its URL. Without `start` it must run already."""
+
+    name: Name
+    label: str = ""
+    start: str | None = None
+    """Run without a shell, from the folder in which the kit runs; `{python}` is the kit's own interpreter."""
+    environment: dict[str, str] = {}
+    url: str = Field(pattern=r"^https?://[^/\s]+$")
+    ready: list[Annotated[str, Field(pattern="^/")]] = Field(default=["/"], min_length=1)
+    """Paths that answer 200 once the target can be measured."""
+    ready_timeout_s: PositiveFloat = 120
+    stop: str | None = None
+    """A command; without one the process gets SIGTERM."""
+    stop_timeout_s: PositiveFloat = 30
+    replicas: Replicas | None = None
+    about: list[Annotated[str, Field(pattern="^/")]] = []
+    """Paths whose JSON answers say what is served; the report quotes them."""
+    files: list[Path] = []
+    """Files that are copied into the run folder, such as the config that is served."""
+
+    @property
+    def title(self) -> str:
+        """Return what reports call it."""
+        return self.label or self.name
+
+
+class Role(_Checked):
+    """A name for processes whose command line matches."""
+
+    name: Name
+    command: Pattern
+    anywhere: bool = False
+    """Also processes that the target did not start, such as a database server."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_ours(cls, name: str) -> str:
+        if name in KIT_ROLES:
+            raise ValueError(f"{name!r} is a name of the kit's own ({', '.join(KIT_ROLES)}); choose another")
+        return name
+
+
+class Counter(_Checked):
+    """A Prometheus counter of the target whose increase the report shows, one figure per combination of labels."""
+
+    name: str
+    by: list[str] = []
+
+
+class TargetMetrics(_Checked):
+    """Where the target exports metrics in Prometheus' text format, and what to take from them."""
+
+    urls: list[Annotated[str, Field(pattern="^https?://")]] = []
+    discovery: Path | None = None
+    """A Prometheus file_sd file that lists further addresses; it may appear only once the target runs."""
+    keep: Pattern = ""
+    """Names to keep in the run folder."""
+    counters: list[Counter] = []
+    settle_s: NonNegativeFloat = 0
+    """Time that the target's exporter needs to be up to date; waited for before and after the load."""
+
+
+class Endpoint(_Checked):
+    """One kind of request: the tag of its task in the locustfile is its key in the plan."""
+
+    request: str
+    """The name under which Locust counts it."""
+    weight: PositiveInt = 1
+
+
+class Workload(_Checked):
+    """What one user does."""
+
+    locustfile: Path
+    endpoints: dict[Name, Endpoint] = Field(min_length=1)
+    wait_s: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    """Think time between two requests of a user: uniform between these."""
+    rate_per_user_rps: PositiveFloat | None = None
+    """Instead of a think time: each user keeps to this pace as long as the target answers in time."""
+    options: dict[str, str | int | float] = {}
+    """Further options of the locustfile, given to Locust as --key value."""
+
+    @model_validator(mode="after")
+    def _has_one_pace(self) -> Self:
+        if (self.wait_s is None) == (self.rate_per_user_rps is None):
+            raise ValueError("give either wait_s (two numbers) or rate_per_user_rps")
+        return self
+
+    @field_validator("wait_s")
+    @classmethod
+    def _is_a_range(cls, wait_s: tuple[float, float] | None) -> tuple[float, float] | None:
+        if wait_s and wait_s[0] > wait_s[1]:
+            raise ValueError(f"the first number must not be above the second, as in {[*wait_s]}")
+        return wait_s
+
+    @property
+    def mean_wait_s(self) -> float | None:
+        """Return the mean think time Z of a user, seconds; None when users keep to a rate."""
+        return sum(self.wait_s) / 2 if self.wait_s else None
+
+
+class Warmup(_Checked):
+    """Load before the measured one; its requests are recorded apart and are in no figure."""
+
+    users: PositiveInt = 5
+    duration_s: NonNegativeInt = 10
+    """Whole seconds, as Locust counts them; 0 leaves the warm-up out."""
+
+
+def _unique(values: list[int]) -> list[int]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"the same value stands there twice: {values}")
+    return values
+
+
+class Plan(_Checked):
+    """What to measure: every target at every number of users."""
+
+    title: str
+    targets: list[Target] = Field(min_length=1)
+    users: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_unique)]
+    spawn_rate_per_s: Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+    duration_s: PositiveInt
+    """Of the load, its ramp included; whole seconds, as Locust counts them."""
+    settle_s: NonNegativeFloat = 5
+    """After the last user has come, this long until the steady window begins."""
+    drain_s: NonNegativeFloat = 65
+    """After the load, the longest wait for answers; above the clients' own time limit, so that none is lost."""
+    warmup: Warmup = Warmup()
+    repetitions: PositiveInt = 1
+    seed: int = 1
+    workload: Workload
+    roles: list[Role] = []
+    metrics: TargetMetrics | None = None
+    limits: list[Annotated[Limit, BeforeValidator(read_limit), PlainSerializer(str, return_type=str)]] = []
+    baseline: Path | None = None
+    """Figures of another report, printed beside ours; a path beside the plan."""
+    packages: list[str] = []
+    """Python packages whose versions the report names."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        faults = [*self._name_faults(), *self._endpoint_faults(), *self._duration_faults()]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    def _name_faults(self) -> list[str]:
+        names = [target.name for target in self.targets]
+        faults = [f"targets: the name {name!r} stands there twice" for name in sorted(_repeated(names))]
+        roles = {role.name for role in self.roles}
+        for target in self.targets:
+            if target.replicas and target.start is None:
+                faults += [f"targets.{target.name}.replicas: only of a target that the kit starts; give start"]
+            if target.replicas and target.replicas.role not in roles:
+                faults += [f"targets.{target.name}.replicas.role: {_not_among(target.replicas.role, roles)}"]
+        for limit in self.limits:
+            if limit.endpoint is not None and limit.endpoint not in self.workload.endpoints:
+                faults += [f"limits: `{limit}`: {_not_among(limit.endpoint, set(self.workload.endpoints))}"]
+        return faults
+
+    def _endpoint_faults(self) -> list[str]:
+        requests = [endpoint.request for endpoint in self.workload.endpoints.values()]
+        return [f"workload.endpoints: two of them count `{request}`" for request in sorted(_repeated(requests))]
+
+    def _duration_faults(self) -> list[str]:
+        faults = []
+        for users in self.users:
+            ramp_s = users / self.spawn_rate_per_s + self.settle_s
+            if ramp_s >= self.duration_s:
+                faults.append(
+                    f"duration_s: {self.duration_s:g} s leave no steady window for {users} users: they come within "
+                    f"{users / self.spawn_rate_per_s:g} s and settle for {self.settle_s:g} s; "
+                    f"make it longer than {ramp_s:g} s, or raise spawn_rate_per_s"
+                )
+        return faults
+
+
+def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+    """Return the plan in the file at `path`, with `overrides` for its keys.
+
+    `overrides["targets"]` is a list of names to keep. Raises BadInputError with all faults.
+    """
+    raw = _read_yaml(path)
+    if overrides:
+        raw = _overridden(path, raw, dict(overrides))
+    try:
+        return Plan.model_validate(raw)
+    except ValidationError as exc:
+        raise BadInputError("\n".join(_faults(path, exc))) from exc
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (yaml.YAMLError, UnicodeDecodeError) as exc:
+        raise BadInputError(f"{path}: is not YAML: {exc}") from exc
+    if not isinstance(raw, dict):
+        raise BadInputError(f"{path}: must be a mapping with the keys {', '.join(Plan.model_fields)}")
+    return raw
+
+
+def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    wanted = overrides.pop("targets", None)
+    targets = raw.get("targets")
+    if wanted is not None and isinstance(targets, list):
+        names = [target.get("name") for target in targets if isinstance(target, dict)]
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            raise BadInputError(f"--targets: {path} has no {', '.join(unknown)}; it has {', '.join(map(str, names))}")
+        raw = {**raw, "targets": [targets[names.index(name)] for name in wanted]}
+    return {**raw, **overrides}
+
+
+def _faults(path: Path, exc: ValidationError) -> list[str]:
+    lines = []
+    for error in exc.errors(include_url=False):
+        where = "".join(f"{part}." for part in error["loc"]).rstrip(".")
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            message = f"is not a key here; allowed: {', '.join(_keys_at(error['loc'][:-1]))}"
+        elif error["type"] not in ("missing", "value_error") and not isinstance(error["input"], dict):
+            message = f"{message}, not {error['input']!r}"
+        lines.append(f"{path}: {where}: {message}" if where else f"{path}: {message}")
+    return lines
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that the model at `location` knows."""
+    schema: Any = Plan.model_json_schema()
+    here = schema
+    for part in location:
+        here = _resolved(schema, here)
+        if isinstance(part, int):
+            here = here.get("items", {})
+        else:
+            here = here.get("properties", {}).get(part) or here.get("additionalProperties", {})
+    return list(_resolved(schema, here).get("properties", {}))
+
+
+def _resolved(schema: Any, part: Any) -> Any:
+    if "anyOf" in part:
+        part = next((option for option in part["anyOf"] if "$ref" in option), part)
+    if "$ref" in part:
+        return schema["$defs"][part["$ref"].rsplit("/", 1)[-1]]
+    return part
+
+
+def _repeated(names: list[str]) -> set[str]:
+    return {name for name in names if names.count(name) > 1}
+
+
+def _not_among(name: str, known: set[str]) -> str:
+    return f"{name!r} is not one of {', '.join(sorted(known)) or '(none)'}"

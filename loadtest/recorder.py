@@ -1,0 +1,192 @@
+"""Locust with one raw row per request: `python -m loadtest.recorder SETTINGS` and then Locust's own options.
+
+Started by `measuring.generator`, once for each warm-up and each load. Works with any locustfile: it listens to Locust's
+events, and gives the users the pace and the weights of the plan. SETTINGS is RecorderSettings as JSON.
+"""
+
+from locust import between, constant_throughput, events  # first: importing it patches sockets and threads
+from locust.main import main as run_locust
+
+# isort: split
+import os
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gevent
+from locust import User
+from locust.env import Environment
+from locust.exception import CatchResponseError
+from pydantic import BaseModel
+
+from loadtest.rows import GeneratorRow, RequestRow, RowWriter
+from loadtest.run_folder import Moments, write_whole
+
+CANNOT_WRITE = 3
+"""Exit code when rows could not be written; the reason is the last line of the output."""
+
+_LAG_STEP_S = 0.02
+_ERROR_CHARACTERS = 300
+_FIRST_ERROR_STATUS = 400
+
+
+class RecorderSettings(BaseModel):
+    """What the plan says of one load."""
+
+    requests: Path
+    """Where the RequestRows go."""
+    generator: Path
+    """Where the GeneratorRows go."""
+    moments: Path
+    """Where the Moments go, once the load is over."""
+    endpoints: dict[str, str]
+    """Short names by Locust's request names."""
+    weights: dict[str, int]
+    """By tag."""
+    wait_s: tuple[float, float] | None
+    rate_per_user_rps: float | None
+    seed: int
+
+
+class Recorder:
+    """The open files of one load, and what has been counted so far."""
+
+    def __init__(self, settings: RecorderSettings) -> None:
+        """Create the files. Raises OSError."""
+        self._settings = settings
+        self._requests = RowWriter(settings.requests, RequestRow)
+        self._generator = RowWriter(settings.generator, GeneratorRow)
+        self._count: Counter[str] = Counter()
+        self._moments: dict[str, float] = {}
+        self._lag_s = 0.0
+        self._greenlets: list[gevent.Greenlet] = []
+
+    def listen(self) -> None:
+        """Have Locust call this recorder."""
+        events.init.add_listener(self._give_pace_and_weights)
+        events.test_start.add_listener(self._begin)
+        events.request.add_listener(self._write_request)
+        events.spawning_complete.add_listener(self._all_have_come)
+        events.test_stopping.add_listener(self._stopping)
+        events.test_stop.add_listener(self._end)
+
+    def _give_pace_and_weights(self, environment: Environment, **_: object) -> None:
+        for user_class in environment.user_classes:
+            if self._settings.wait_s is not None:
+                user_class.wait_time = between(*self._settings.wait_s)
+            if self._settings.rate_per_user_rps is not None:
+                user_class.wait_time = constant_throughput(self._settings.rate_per_user_rps)
+            _set_weights(user_class, self._settings.weights)
+
+    def _begin(self, environment: Environment, **_: object) -> None:
+        random.seed(self._settings.seed)
+        self._moments["started_unix_s"] = time.time()
+        self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._tick, environment)]
+
+    def _all_have_come(self, **_: object) -> None:
+        self._moments.setdefault("spawned_unix_s", time.time())
+
+    def _stopping(self, **_: object) -> None:
+        self._moments["stopping_unix_s"] = time.time()
+
+    def _end(self, environment: Environment, **_: object) -> None:
+        gevent.killall(self._greenlets)
+        self._moments["stopped_unix_s"] = time.time()
+        try:
+            self._write_second(environment)
+            self._requests.close()
+            self._generator.close()
+            write_whole(self._settings.moments, Moments.model_validate(self._moments).model_dump_json())
+        except OSError as exc:
+            _give_up(exc)
+
+    def _write_request(self, **request: Any) -> None:
+        response = request.get("response")
+        status = int(getattr(response, "status_code", 0) or 0)
+        error = _describe(request.get("exception"), status)
+        self._count["requests"] += 1
+        self._count["failures"] += bool(error)
+        row = RequestRow(
+            start_unix_s=round(float(request["start_time"]), 6),
+            endpoint=self._settings.endpoints.get(request["name"], request["name"]),
+            status=status,
+            latency_ms=round(float(request["response_time"] or 0), 3),
+            response_bytes=int(request["response_length"] or 0),
+            error=error,
+            server_timing=_header(getattr(response, "headers", None)),
+        )
+        try:
+            self._requests.write(row)
+        except OSError as exc:
+            _give_up(exc)
+
+    def _watch_lag(self) -> None:
+        while True:
+            asleep_s = time.perf_counter()
+            gevent.sleep(_LAG_STEP_S)
+            self._lag_s = max(self._lag_s, time.perf_counter() - asleep_s - _LAG_STEP_S)
+
+    def _tick(self, environment: Environment) -> None:
+        due_s = time.monotonic()
+        while True:
+            due_s += 1
+            gevent.sleep(max(0.0, due_s - time.monotonic()))
+            try:
+                self._write_second(environment)
+                self._requests.flush()
+                self._generator.flush()
+            except OSError as exc:
+                _give_up(exc)
+
+    def _write_second(self, environment: Environment) -> None:
+        self._generator.write(
+            GeneratorRow(
+                unix_s=round(time.time(), 3),
+                monotonic_s=round(time.monotonic(), 3),
+                users=environment.runner.user_count if environment.runner else 0,
+                requests=self._count["requests"],
+                failures=self._count["failures"],
+                lag_ms=round(self._lag_s * 1000, 3),
+            )
+        )
+        self._lag_s = 0.0
+
+
+def _set_weights(user_class: type[User], weights: Mapping[str, int]) -> None:
+    """Have a user pick among its tagged tasks by the plan's weights; tasks that the plan does not name are left out."""
+    tasks = list(dict.fromkeys(user_class.tasks))
+    weighted = [
+        task for task in tasks for tag in getattr(task, "locust_tag_set", ()) for _ in range(weights.get(tag, 0))
+    ]
+    missing = set(weights) - {tag for task in tasks for tag in getattr(task, "locust_tag_set", ())}
+    if missing:
+        sys.exit(f"the locustfile has no task with the tag {', '.join(sorted(missing))}, which the plan names")
+    user_class.tasks = weighted
+
+
+def _describe(exception: object, status: int) -> str:
+    if exception is None:
+        return ""
+    if status >= _FIRST_ERROR_STATUS and not isinstance(exception, CatchResponseError):
+        return f"status {status}"  # each client says it in other words
+    name = "" if isinstance(exception, CatchResponseError) else f"{type(exception).__name__}: "
+    return " ".join(f"{name}{exception}".split())[:_ERROR_CHARACTERS]
+
+
+def _header(headers: Any) -> str:
+    return " ".join(str(headers.get("server-timing") or "").split()) if headers is not None else ""
+
+
+def _give_up(exc: OSError) -> NoReturn:
+    # Locust would log an exception of a listener and go on without the rows.
+    print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
+    os._exit(CANNOT_WRITE)
+
+
+if __name__ == "__main__":
+    Recorder(RecorderSettings.model_validate_json(sys.argv.pop(1))).listen()
+    run_locust()

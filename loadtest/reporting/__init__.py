@@ -1,0 +1,1 @@
+"""Makes reports from the raw files of a run folder, or from a plain Locust CSV."""

@@ -1,0 +1,288 @@
+"""Every figure of a report, and nothing else: report.json is this, and report.md and report.html print it.
+
+Made by `summary` from a run folder or by `locust_csv` from a plain Locust CSV. The unit is the end of a figure's
+name; None stands for a figure that the data does not give.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+UNITS = {
+    "_ms": "milliseconds",
+    "_s": "seconds",
+    "_unix_s": "seconds since 1970-01-01 UTC",
+    "_percent": "percent; of CPU: 100 is one core",
+    "rps": "requests per second",
+    "_rps": "requests per second",
+    "_per_s": "per second",
+    "_bytes": "bytes",
+    "requests": "requests",
+    "failures": "requests",
+    "users": "simulated users",
+    "replicas": "processes",
+    "replicas_asked": "processes",
+    "replicas_found": "processes",
+    "repetition": "number, from 1",
+    "repetitions": "cells",
+    "seed": "number without a unit",
+    "weight": "share among the endpoints' weights",
+    "processes": "processes",
+    "threads": "threads",
+    "cores": "CPU cores",
+    "increase": "as the metric's name says",
+    "value": "as the limit's metric says",
+    "values": "as the metric's name says",
+    "about": "as the target means it",
+    "options": "as the locustfile means it",
+}
+"""The unit of each number by the end of its name; the longest end that fits counts."""
+
+NO_FIGURE = "—"
+_THOUSAND_MIB_BYTES = 1000 * 2**20
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Traffic(_Figures):
+    """Requests of one kind in one window of time.
+
+    A request belongs to the window in which it was sent. Latencies are those of right answers, as order statistics
+    (the smallest value with at least that share of all values at or below it); failures are counted apart.
+    """
+
+    requests: int
+    failures: int
+    failures_percent: float | None
+    rps: float | None
+    """Requests (failed ones too) ÷ the window's length."""
+    median_ms: float | None
+    avg_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+
+class Stage(_Figures):
+    """A stage of the target's Server-Timing: its mean over the right answers of the steady window."""
+
+    name: str
+    avg_ms: float
+
+
+class EndpointFigures(_Figures):
+    """One endpoint at one point."""
+
+    endpoint: str
+    steady: Traffic
+    whole_run: Traffic
+    stages: list[Stage]
+    """In the order of the header; empty when the answers carry none."""
+    unexplained_ms: float | None
+    """Mean latency − sum of the stages: network, ingress, and waiting on either side of the service's own clock."""
+
+
+class RoleFigures(_Figures):
+    """What the processes of one role used in the steady window."""
+
+    role: str
+    processes: int
+    """Most at a time."""
+    cpu_percent: float
+    """Mean; 100 is one core."""
+    cpu_max_percent: float
+    rss_max_bytes: int
+    threads: int
+    """Most at a time."""
+
+
+class CounterFigures(_Figures):
+    """By how much one of the target's own counters grew, from before the load until after it."""
+
+    name: str
+    labels: dict[str, str]
+    increase: float
+
+
+class LimitResult(_Figures):
+    """Whether one objective was met."""
+
+    limit: str
+    value: float | None
+    met: bool
+
+
+class CellFigures(_Figures):
+    """One cell: a target at a number of users, once."""
+
+    target: str
+    users: int
+    repetition: int
+    valid: bool
+    reasons: list[str]
+    """Why the cell is not valid; such cells are printed and count in no point."""
+    notes: list[str]
+    steady_window_s: float | None
+    whole_run_s: float | None
+    ready_after_s: float | None
+    replicas_asked: int | None
+    replicas_found: int | None
+    seed: int | None
+    steady: Traffic | None
+    """All endpoints together."""
+    whole_run: Traffic | None
+    endpoints: list[EndpointFigures]
+    roles: list[RoleFigures]
+    counters: list[CounterFigures]
+    metrics_after_s: float | None
+    limits: list[LimitResult]
+
+
+class PointFigures(_Figures):
+    """All valid repetitions of one target at one number of users, their requests pooled."""
+
+    target: str
+    users: int
+    repetitions: int
+    """Valid ones; with none there are no figures."""
+    steady_window_s: float | None
+    """Of all repetitions together."""
+    think_time_limit_rps: float | None
+    """Users ÷ mean think time: more cannot be asked for, whatever the target does (Little's law with no latency)."""
+    steady: Traffic | None
+    whole_run: Traffic | None
+    endpoints: list[EndpointFigures]
+    roles: list[RoleFigures]
+    """Means and maxima over the repetitions."""
+
+
+class Difference(_Figures):
+    """One metric of two targets at one number of users."""
+
+    metric: str
+    """Such as `predict.p95_ms`."""
+    values: dict[str, float]
+    """By target."""
+    winner: str | None
+    """None is a tie."""
+    difference_percent: float | None
+    """(larger − smaller) ÷ smaller; of more than two targets, the best two."""
+
+
+class LevelComparison(_Figures):
+    """The targets beside each other at one number of users."""
+
+    users: int
+    winner: str | None
+    """None is a tie, or not enough data; `because` says which."""
+    because: str
+    differences: list[Difference]
+
+
+class TargetFacts(_Figures):
+    """One target, as the report introduces it."""
+
+    name: str
+    title: str
+    replicas: int | None
+    about: dict[str, Any]
+    """What it said of itself, by path."""
+
+
+class BaselinePoint(_Figures):
+    """One row of the figures printed beside ours."""
+
+    target: str
+    """The target of ours that it stands beside."""
+    users: int
+    requests: int
+    failures_percent: float
+    median_ms: float
+    rps: float
+    endpoints: dict[str, dict[str, float]]
+    """By endpoint: median_ms and avg_ms."""
+
+
+class Baseline(_Figures):
+    """Figures of another report."""
+
+    title: str
+    machine: dict[str, Any]
+    points: list[BaselinePoint]
+
+
+class Figures(_Figures):
+    """All of a report."""
+
+    title: str
+    source: Literal["run folder", "Locust CSV"]
+    units: dict[str, str] = UNITS
+    machine: dict[str, Any] | None
+    """CPU model, cores, ram_bytes, os, python, packages (those the plan names, and Locust), git_commit."""
+    dates: list[str]
+    """Days (UTC) on which cells were measured."""
+    test: dict[str, Any]
+    """Users, spawn rate, duration, warm-up, repetitions, workload, order, seed, as the plan has them."""
+    targets: list[TargetFacts]
+    endpoints: list[str]
+    baseline: Baseline | None
+    points: list[PointFigures]
+    cells: list[CellFigures]
+    comparisons: list[LevelComparison]
+    takeaways: list[str]
+    recommendations: list[str]
+    bottom_line: str
+    all_valid: bool
+    all_limits_met: bool
+
+
+def show_count(value: float | None) -> str:
+    """Return a whole number for a reader, such as `1,785`."""
+    return NO_FIGURE if value is None else f"{value:,.0f}"
+
+
+def show_ms(value: float | None) -> str:
+    """Return milliseconds for a reader, without the unit: three digits, from 100 on no fraction."""
+    if value is None:
+        return NO_FIGURE
+    digits = next((digits for digits, below in ((2, 9.995), (1, 99.95)) if abs(value) < below), 0)
+    return f"{value:,.{digits}f}"
+
+
+def show_rps(value: float | None) -> str:
+    """Return requests per second for a reader, without the unit."""
+    return NO_FIGURE if value is None else f"{value:,.1f}"
+
+
+def show_percent(value: float | None) -> str:
+    """Return percent for a reader, without the sign: one decimal unless whole; a small share never becomes 0."""
+    if value is None:
+        return NO_FIGURE
+    if 0 < abs(value) < 1:
+        return f"{value:.2g}"
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+
+
+def show_bytes(value: float | None) -> str:
+    """Return bytes for a reader, with the unit."""
+    if value is None:
+        return NO_FIGURE
+    return f"{value / 2**20:,.0f} MiB" if value < _THOUSAND_MIB_BYTES else f"{value / 2**30:,.1f} GiB"
+
+
+def show_value(metric: str, value: float | None) -> str:
+    """Return a metric's value for a reader, with its unit."""
+    if value is None:
+        return NO_FIGURE
+    if metric.endswith("_ms"):
+        return f"{show_ms(value)} ms"
+    return f"{show_percent(value)} %" if metric.endswith("_percent") else f"{show_rps(value)} requests/s"
+
+
+def name_metric(metric: str) -> str:
+    """Return a metric's name for a reader: `predict.p95_ms` is `predict p95`."""
+    plain = {"rps": "throughput", "failures_percent": "failures"}
+    *endpoint, name = metric.split(".")
+    return " ".join([*endpoint, plain.get(name, name.removesuffix("_ms"))])

@@ -1,0 +1,437 @@
+"""Turns a run folder into the figures of its report. Called by the command line; writes nothing.
+
+What a cell lacks makes that cell INVALID with a reason; only plan.json and run.json must be there.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from math import isfinite
+from pathlib import Path, PurePath
+from statistics import median
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest.errors import BadInputError
+from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target
+from loadtest.reporting.baseline import read_baseline
+from loadtest.reporting.comparison import compare_levels
+from loadtest.reporting.figures import (
+    CellFigures,
+    CounterFigures,
+    EndpointFigures,
+    Figures,
+    LimitResult,
+    PointFigures,
+    RoleFigures,
+    TargetFacts,
+    Traffic,
+)
+from loadtest.reporting.findings import conclude
+from loadtest.reporting.traffic import (
+    Requests,
+    Window,
+    collect_requests,
+    compute_stages,
+    compute_traffic,
+    count_answers,
+    count_under_way,
+    pool_requests,
+)
+from loadtest.reporting.validity import Evidence, find_load_reasons, find_notes, find_steady_reasons
+from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
+from loadtest.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
+
+NOT_MEASURED = "not measured yet"
+
+_LEAST_SPAN_S = 0.5
+# Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
+_BETWEEN_CELLS = 10
+
+# Paths and addresses of the machine that measured, which are nobody else's business; paths of a URL begin otherwise.
+_LOCAL_PATH = re.compile(
+    r"(?<![\w./:])(?:/(?:etc|home|mnt|opt|private|root|run|srv|tmp|usr|var|Users|Volumes)|[A-Za-z]:)[/\\][^\s'\",;:)]+"
+)
+
+_HOST = re.compile(r"(?<=://)(?!127\.0\.0\.1\b|localhost\b)[^/\s:,;)]+")
+
+_Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass
+class _Measured:
+    """One cell as its files tell it."""
+
+    cell: Cell
+    record: CellRecord | None = None
+    steady: Window | None = None
+    whole_run: Window | None = None
+    requests: Requests | None = None
+    generator: list[GeneratorRow] = field(default_factory=list)
+    resources: list[ResourceRow] = field(default_factory=list)
+    counters: list[CounterFigures] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def steady_resources(self) -> list[ResourceRow]:
+        """Return the resource samples of the steady window."""
+        return [row for row in self.resources if self.steady and self.steady.holds(row.unix_s)]
+
+
+def summarize(folder: RunFolder) -> Figures:
+    """Return all figures of a run. Raises BadInputError when plan, run record or baseline cannot be read."""
+    plan, record = folder.read_plan(), folder.read_record()
+    measured = [_read_cell(folder, plan, cell) for cell in record.order]
+    cells = [_cell_figures(plan, one) for one in measured]
+    valid = [one for one, cell in zip(measured, cells, strict=True) if cell.valid]
+    points = [_point(plan, target, users, valid) for target in plan.targets for users in plan.users]
+    targets = [_facts(target, measured) for target in plan.targets]
+    known = bool(plan.baseline) and folder.baseline_path.is_file()
+    figures = Figures(
+        title=plan.title,
+        source="run folder",
+        machine=_machine(plan, record),
+        dates=sorted({_day(one.record.began_unix_s) for one in measured if one.record}),
+        test=_test(plan, record),
+        targets=targets,
+        endpoints=list(plan.workload.endpoints),
+        baseline=read_baseline(folder.baseline_path, plan.targets) if known else None,
+        points=points,
+        cells=cells,
+        comparisons=compare_levels(points, targets),
+        takeaways=[],
+        recommendations=[],
+        bottom_line="",
+        all_valid=all(cell.valid for cell in cells),
+        all_limits_met=_all_limits_met(plan, measured, cells),
+    )
+    return Figures.model_validate(_without_local_paths(conclude(figures).model_dump()))
+
+
+def _read_cell(folder: RunFolder, plan: Plan, cell: Cell) -> _Measured:
+    measured = _Measured(cell)
+    try:
+        measured.record = record = folder.read_cell(cell)
+    except BadInputError:
+        measured.reasons.append("cell.json is not what the kit writes")
+        return measured
+    if record is None:
+        measured.reasons.append(NOT_MEASURED)
+        return measured
+    measured.notes.extend(record.notes)
+    if record.status == "failed" or record.moments is None:
+        measured.reasons.extend(find_load_reasons(plan, record, []))
+    else:
+        _read_load(measured, plan, record, record.moments, folder.cell_path(cell))
+    return measured
+
+
+def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Moments, path: Path) -> None:
+    measured.whole_run = Window(moments.started_unix_s, moments.stopping_unix_s)
+    measured.steady = steady = _steady_window(plan, moments)
+    measured.generator = _rows(path / "generator.csv", GeneratorRow, measured.reasons) or []
+    measured.resources = _rows(path / "resources.csv", ResourceRow, measured.reasons) or []
+    measured.counters = _counters(path, plan, measured.notes)
+    measured.reasons.extend(find_load_reasons(plan, record, measured.generator))
+    rows = _rows(path / "requests.csv", RequestRow, measured.reasons)
+    if rows is not None:
+        measured.requests = requests = collect_requests(rows)
+        measured.notes.extend(_unknown_endpoints(plan, rows))
+        if steady:
+            evidence = _evidence(plan, record, steady, measured, requests)
+            measured.reasons.extend(find_steady_reasons(plan, evidence))
+            measured.notes.extend(find_notes(evidence))
+
+
+def _steady_window(plan: Plan, moments: Moments) -> Window | None:
+    if moments.spawned_unix_s is None:
+        return None
+    begin_unix_s = moments.spawned_unix_s + plan.settle_s
+    return Window(begin_unix_s, moments.stopping_unix_s) if begin_unix_s < moments.stopping_unix_s else None
+
+
+def _unknown_endpoints(plan: Plan, rows: list[RequestRow]) -> Iterator[str]:
+    unknown = sorted({row.endpoint for row in rows} - set(plan.workload.endpoints))
+    if unknown:
+        yield f"requests that the plan does not name count in the totals only: {', '.join(unknown)}"
+
+
+def _rows(path: Path, kind: type[Row], reasons: list[str]) -> list[Row] | None:
+    try:
+        return list(read_rows(path, kind))
+    except OSError as exc:
+        reasons.append(f"{path.name} cannot be read: {exc.strerror}")
+    except (ValueError, csv.Error) as exc:
+        reasons.append(f"{path.name} is not what the kit writes: {exc}")
+    return None
+
+
+def _evidence(plan: Plan, record: CellRecord, window: Window, measured: _Measured, requests: Requests) -> Evidence:
+    sent = requests.sent_in(window)
+    return Evidence(
+        record=record,
+        window_s=window.length_s,
+        steady=compute_traffic(sent, window.length_s),
+        endpoints={name: compute_traffic(sent.of(name), window.length_s) for name in plan.workload.endpoints},
+        latencies_ms=sent.latency_ms,
+        under_way=count_under_way(requests, window),
+        answers=count_answers(requests, window),
+        generator=[row for row in measured.generator if window.holds(row.unix_s)],
+        resources=measured.steady_resources(),
+    )
+
+
+def _counters(folder: Path, plan: Plan, notes: list[str]) -> list[CounterFigures]:
+    """Return by how much the plan's counters grew, in the plan's order."""
+    if plan.metrics is None or not plan.metrics.counters:
+        return []
+    before, after = (_samples(folder / name, notes) for name in ("metrics_before.prom", "metrics_after.prom"))
+    if after is None:
+        return []
+    figures: list[CounterFigures] = []
+    for counter in plan.metrics.counters:
+        grown = _grown(counter.name, counter.by, before or {}, after)
+        if not grown:
+            notes.append(f"the target exported no {counter.name}, which it may never have had to count")
+        figures.extend(
+            CounterFigures(name=counter.name, labels=dict(labels), increase=increase)
+            for labels, increase in sorted(grown.items())
+        )
+    return figures
+
+
+def _samples(path: Path, notes: list[str]) -> dict[tuple[str, _Labels], float] | None:
+    """Return value by name and labels; a series that stands there twice comes from two processes: their sum."""
+    values: dict[tuple[str, _Labels], float] = {}
+    try:
+        for family in text_string_to_metric_families(path.read_text(encoding="utf-8")):
+            for sample in family.samples:
+                key = (sample.name, tuple(sorted(sample.labels.items())))
+                if isfinite(sample.value):
+                    values[key] = values.get(key, 0.0) + sample.value
+    except OSError:
+        notes.append(f"{path.name} is missing, so the service's own counters are not known, or count from zero")
+        return None
+    except (ValueError, KeyError, IndexError) as exc:
+        notes.append(f"{path.name} is not in Prometheus' text format: {exc}")
+        return None
+    return values
+
+
+def _grown(
+    name: str,
+    by: list[str],
+    before: Mapping[tuple[str, _Labels], float],
+    after: Mapping[tuple[str, _Labels], float],
+) -> dict[_Labels, float]:
+    """Return the increase of one counter by the labels `by`; a series that is new, or began anew, counts from zero."""
+    grown: dict[_Labels, float] = {}
+    for (sample, labels), value in after.items():
+        if sample == name:
+            earlier = before.get((sample, labels), 0.0)
+            kept = tuple((label, dict(labels).get(label, "")) for label in by)
+            grown[kept] = grown.get(kept, 0.0) + (value - earlier if value >= earlier else value)
+    return grown
+
+
+def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
+    record = measured.record
+    steady, whole_run = (_traffic([measured], span) for span in ("steady", "whole_run"))
+    endpoints = _endpoints(plan, [measured])
+    return CellFigures(
+        target=measured.cell.target,
+        users=measured.cell.users,
+        repetition=measured.cell.repetition,
+        valid=not measured.reasons,
+        reasons=[_HOST.sub("…", reason) for reason in measured.reasons],
+        notes=[_HOST.sub("…", note) for note in measured.notes],
+        steady_window_s=_length_s([measured], "steady"),
+        whole_run_s=_length_s([measured], "whole_run"),
+        ready_after_s=record and record.ready_after_s,
+        replicas_asked=record and record.replicas_asked,
+        replicas_found=record and record.replicas_found,
+        seed=record and record.seed,
+        steady=steady,
+        whole_run=whole_run,
+        endpoints=endpoints,
+        roles=_roles(plan, measured.steady_resources()),
+        counters=measured.counters,
+        metrics_after_s=record and record.metrics_after_s,
+        limits=[_limit(limit, steady, endpoints) for limit in plan.limits] if _finished(measured) else [],
+    )
+
+
+def _traffic(measured: list[_Measured], span: str) -> Traffic | None:
+    """Return the figures of all endpoints together within one span of several cells, their requests pooled."""
+    requests = _pooled(measured, span)
+    length_s = _length_s(measured, span)
+    return None if requests is None or length_s is None else compute_traffic(requests, length_s)
+
+
+def _pooled(measured: list[_Measured], span: str) -> Requests | None:
+    parts = [
+        one.requests.sent_in(window)
+        for one in measured
+        if one.requests is not None and (window := getattr(one, span)) is not None
+    ]
+    return pool_requests(parts) if parts else None
+
+
+def _length_s(measured: list[_Measured], span: str) -> float | None:
+    windows: list[Window] = [window for one in measured if (window := getattr(one, span)) is not None]
+    return round(sum(window.length_s for window in windows), 4) if windows else None
+
+
+def _endpoints(plan: Plan, measured: list[_Measured]) -> list[EndpointFigures]:
+    steady, whole_run = (_pooled(measured, span) for span in ("steady", "whole_run"))
+    steady_s, whole_run_s = (_length_s(measured, span) for span in ("steady", "whole_run"))
+    if steady is None or whole_run is None or steady_s is None or whole_run_s is None:
+        return []
+    found = []
+    for name in plan.workload.endpoints:
+        traffic, stages = compute_traffic(steady.of(name), steady_s), compute_stages(steady.of(name))
+        unexplained_ms = None
+        if stages and traffic.avg_ms is not None:
+            unexplained_ms = round(traffic.avg_ms - sum(stage.avg_ms for stage in stages), 4)
+        found.append(
+            EndpointFigures(
+                endpoint=name,
+                steady=traffic,
+                whole_run=compute_traffic(whole_run.of(name), whole_run_s),
+                stages=stages,
+                unexplained_ms=unexplained_ms,
+            )
+        )
+    return found
+
+
+def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
+    """Return what each role with a process used: the plan's roles first, then the kit's own names."""
+    by_role: dict[str, list[ResourceRow]] = {}
+    for row in resources:
+        by_role.setdefault(row.role, []).append(row)
+    spans_s = _spans_s({row.unix_s for row in resources})
+    order = [*(role.name for role in plan.roles), "target_other", *KIT_ROLES, *sorted(by_role)]
+    return [
+        RoleFigures(
+            role=role,
+            processes=max(row.processes for row in rows),
+            cpu_percent=_mean_cpu_percent(rows, spans_s),
+            cpu_max_percent=_most_cpu_percent(rows, spans_s),
+            rss_max_bytes=max(row.rss_bytes for row in rows),
+            threads=max(row.threads for row in rows),
+        )
+        for role in dict.fromkeys(order)
+        if (rows := by_role.get(role)) and (role == STOLEN or any(row.processes for row in rows))
+    ]
+
+
+def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
+    """Return what time each sample covers: since the one before it; the first of a cell, as much as is usual."""
+    ordered = sorted(samples_unix_s)
+    gaps_s = [later - earlier for earlier, later in pairwise(ordered)]
+    usual_s = median(gaps_s) if gaps_s else 1.0
+    within_s = [gap_s if gap_s < _BETWEEN_CELLS * usual_s else usual_s for gap_s in gaps_s]
+    return dict(zip(ordered, [usual_s, *within_s], strict=False))
+
+
+def _mean_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:
+    """Return the mean over time: a kit that was held up reads several seconds at once."""
+    covered_s = sum(spans_s[row.unix_s] for row in rows)
+    return round(sum(row.cpu_percent * spans_s[row.unix_s] for row in rows) / covered_s, 2)
+
+
+def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:
+    """Return the most in a sample, leaving out those too short for CPU times, which come in steps of 10 ms."""
+    long = [row.cpu_percent for row in rows if spans_s[row.unix_s] >= _LEAST_SPAN_S]
+    return max(long or [row.cpu_percent for row in rows])
+
+
+def _limit(limit: Limit, steady: Traffic | None, endpoints: list[EndpointFigures]) -> LimitResult:
+    traffic = steady
+    if limit.endpoint is not None:
+        traffic = next((part.steady for part in endpoints if part.endpoint == limit.endpoint), None)
+    value: float | None = getattr(traffic, limit.metric, None)
+    return LimitResult(limit=str(limit), value=value, met=value is not None and limit.holds_for(value))
+
+
+def _finished(measured: _Measured) -> bool:
+    return measured.record is not None and measured.record.status == "finished"
+
+
+def _all_limits_met(plan: Plan, measured: list[_Measured], cells: list[CellFigures]) -> bool:
+    """Return whether every finished cell met every objective; objectives that no cell could meet are missed."""
+    finished = [cell for one, cell in zip(measured, cells, strict=True) if _finished(one)]
+    return all(result.met for cell in finished for result in cell.limits) and bool(finished or not plan.limits)
+
+
+def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> PointFigures:
+    pooled = [one for one in valid if (one.cell.target, one.cell.users) == (target.name, users)]
+    mean_wait_s = plan.workload.mean_wait_s
+    return PointFigures(
+        target=target.name,
+        users=users,
+        repetitions=len(pooled),
+        steady_window_s=_length_s(pooled, "steady"),
+        think_time_limit_rps=round(users / mean_wait_s, 4) if mean_wait_s else None,
+        steady=_traffic(pooled, "steady"),
+        whole_run=_traffic(pooled, "whole_run"),
+        endpoints=_endpoints(plan, pooled),
+        roles=_roles(plan, [row for one in pooled for row in one.steady_resources()]),
+    )
+
+
+def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:
+    records = [one.record for one in measured if one.record and one.cell.target == target.name]
+    return TargetFacts(
+        name=target.name,
+        title=target.title,
+        replicas=target.replicas.count if target.replicas else None,
+        about=next((record.about for record in records if record.about), {}),
+    )
+
+
+def _machine(plan: Plan, record: RunRecord) -> dict[str, Any] | None:
+    """Return the machine of the first start, and in what the others differed from it."""
+    if not record.sessions:
+        return None
+    first, *others = [session.environment.model_dump() for session in record.sessions]
+    differing = sorted({key for other in others for key in first if other[key] != first[key]})
+    versions = {_package(name): version for name, version in first["packages"].items()}
+    named = sorted({*plan.packages, "locust"})
+    return {**first, "packages": {name: versions.get(_package(name)) for name in named}, "differing": differing}
+
+
+def _package(name: str) -> str:
+    """Return a package's name as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
+    raw = plan.model_dump(mode="json")
+    workload = {**raw["workload"], "locustfile": PurePath(plan.workload.locustfile).name}
+    kept = ("users", "spawn_rate_per_s", "duration_s", "settle_s", "drain_s", "warmup", "repetitions", "limits")
+    return {
+        **{key: raw[key] for key in kept},
+        "seed": record.seed,
+        "workload": workload,
+        "order": [cell.id for cell in record.order],
+        "start": {target.name: target.start for target in plan.targets},
+    }
+
+
+def _day(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
+
+
+def _without_local_paths(value: Any) -> Any:
+    """Return plain JSON values with each path of the measuring machine cut down to its last part."""
+    if isinstance(value, str):
+        return _LOCAL_PATH.sub(lambda found: "…/" + re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], value)
+    if isinstance(value, dict):
+        return {key: _without_local_paths(part) for key, part in value.items()}
+    return [_without_local_paths(part) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,250 @@
+"""Why a cell says nothing about its target: the load was not what the plan asked for, or the target was not.
+
+Called by `summary` for each cell that was measured. Every reason is a sentence with its numbers.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.plan import Plan
+from loadtest.reporting.figures import Traffic, show_count, show_ms, show_percent, show_rps
+from loadtest.rows import GeneratorRow, ResourceRow
+from loadtest.run_folder import CellRecord
+
+LEAST_DURATION_SHARE = 0.98
+"""Of the duration asked for: what a load that was not cut short lasts."""
+
+MOST_EARLY_S = 1.0
+"""Allowed in any case: Locust's clock starts before its users do, by 0.4 to 0.6 s."""
+
+MOST_GENERATOR_CPU_PERCENT = 90.0
+"""Locust runs on one core; above this its event loop is late so often that it measures itself."""
+
+MOST_LATE_PERCENT = 4.0
+"""Of the time: while the generator's event loop is late, its lateness is in the latencies. From 5 % of the time on it
+would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the time, most of all when nearly idle."""
+
+NOTED_LATE_PERCENT = 1.0
+"""Of the time: from here on p99 may be the generator's own."""
+
+LEAST_RATE_SHARE = 0.95
+"""Of the rate asked for: less is another load than the plan names."""
+
+MOST_USERS_ASTRAY_PERCENT = 5.0
+"""By how much the users that the figures explain may differ from those asked for, beyond chance."""
+
+SIGMAS = 3.0
+"""Chance alone goes beyond this in 3 of 1,000 cells."""
+
+LEAST_REQUESTS = 10
+"""Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
+
+_DRAIN_SLACK_S = 0.5
+"""How much before its end a drain that ends by itself must have ended, to be told from one that was cut off."""
+
+MOST_CLOCK_JUMP_S = 0.5
+"""Between two seconds of the generator: a clock that is slewed moves by 0.0005 s a second, a set one jumps."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a measured cell left behind in its steady window."""
+
+    record: CellRecord
+    window_s: float
+    """Its length."""
+    steady: Traffic
+    endpoints: dict[str, Traffic]
+    latencies_ms: NDArray[np.float64]
+    """Of all requests, failed ones too."""
+    under_way: float
+    """Requests under way, on average over the time."""
+    answers: int
+    """Answers that arrived, to requests sent before it too."""
+    generator: Sequence[GeneratorRow]
+    resources: Sequence[ResourceRow]
+
+
+def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[str]:
+    """Return why the load as a whole was not the one asked for: it failed, came short of users, or ended early."""
+    if record.status == "failed":
+        return [record.reason or "the cell failed, and its record does not say why"]
+    if record.moments is None:
+        return ["cell.json does not say when the load began and ended"]
+    users, moments = record.cell.users, record.moments
+    reasons = []
+    if moments.spawned_unix_s is None:
+        most = max((row.users for row in generator), default=None)
+        reasons.append(f"not all {users} users came" + (f": {most} at most" if most is not None else ""))
+    elif moments.spawned_unix_s + plan.settle_s >= moments.stopping_unix_s:
+        reasons.append("the load ended before all users had come and settled, so there is no steady window")
+    lasted_s = moments.stopping_unix_s - moments.started_unix_s
+    if lasted_s < min(LEAST_DURATION_SHARE * plan.duration_s, plan.duration_s - MOST_EARLY_S):
+        reasons.append(f"the load ended early: after {lasted_s:.1f} s of {plan.duration_s:g} s")
+    drained_s = moments.stopped_unix_s - moments.stopping_unix_s
+    if drained_s > plan.drain_s - _DRAIN_SLACK_S:
+        reasons.append(
+            f"answers were still due {drained_s:.1f} s after the load; those requests have no row: make drain_s longer "
+            "than the clients' own time limit"
+        )
+    return [*reasons, *_clock_jumps(generator)]
+
+
+def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[str]:
+    """Return why the steady window is no measurement: generator, pace, replicas, or number of samples."""
+    checks: list[Callable[[Plan, Evidence], Iterator[str]]] = [
+        _generator_faults,
+        _pace_faults,
+        _replica_faults,
+        _sample_faults,
+    ]
+    return [reason for check in checks for reason in check(plan, evidence)]
+
+
+def find_notes(evidence: Evidence) -> list[str]:
+    """Return what a reader of the figures should know of a cell that is valid all the same."""
+    late_percent = _late_percent(evidence)
+    if not NOTED_LATE_PERCENT < late_percent <= MOST_LATE_PERCENT:
+        return []
+    share = f"{show_percent(late_percent)} % of the time"
+    return [f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"]
+
+
+def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[str]:
+    jumps_s = [
+        (later.unix_s - earlier.unix_s) - (later.monotonic_s - earlier.monotonic_s)
+        for earlier, later in pairwise(generator)
+    ]
+    largest_s = max(jumps_s, key=abs, default=0.0)
+    if abs(largest_s) > MOST_CLOCK_JUMP_S:
+        yield f"the machine's clock jumped by {largest_s:+.2f} s during the load, so its times cannot be compared"
+
+
+def _generator_faults(_: Plan, evidence: Evidence) -> Iterator[str]:
+    if not evidence.generator:
+        yield "generator.csv has no row of the steady window, so nobody knows whether the generator was late"
+    elif (late_percent := _late_percent(evidence)) > MOST_LATE_PERCENT:
+        longest_ms = max(row.lag_ms for row in evidence.generator)
+        yield (
+            f"the load generator was late: its event loop for {show_percent(late_percent)} % of the time "
+            f"(by {show_ms(longest_ms)} ms at most), {show_percent(MOST_LATE_PERCENT)} % are allowed"
+        )
+    cpu_percent = _generator_cpu_percent(evidence)
+    if cpu_percent is None:
+        yield "resources.csv has no row of the load generator in the steady window, so nobody knows its CPU"
+    elif cpu_percent > MOST_GENERATOR_CPU_PERCENT:
+        yield (
+            f"the load generator was short of CPU: it used {show_percent(cpu_percent)} % of one core, "
+            f"{show_percent(MOST_GENERATOR_CPU_PERCENT)} % are allowed"
+        )
+
+
+def _late_percent(evidence: Evidence) -> float:
+    """Return for how much of the time the event loop was late, at least: each second states its longest lateness.
+
+    The worst second is left out: a short window may hold one stall of the machine.
+    """
+    lags_ms = sorted(row.lag_ms for row in evidence.generator)
+    return sum(lags_ms[:-1]) / 10 / evidence.window_s
+
+
+def _generator_cpu_percent(evidence: Evidence) -> float | None:
+    used = [row.cpu_percent for row in evidence.resources if row.role == "load_generator"]
+    return float(np.mean(used)) if used else None
+
+
+def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+    if plan.workload.rate_per_user_rps is not None:
+        yield from _rate_faults(plan.workload.rate_per_user_rps, evidence)
+    elif plan.workload.wait_s is not None:
+        yield from _think_time_faults(plan.workload.wait_s, evidence)
+
+
+def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[str]:
+    """Compare the rate with the one asked for, less what the borders of the window may cut off each user."""
+    users, window_s = evidence.record.cell.users, evidence.window_s
+    asked_rps = users * rate_per_user_rps
+    least = LEAST_RATE_SHARE * asked_rps * window_s - users
+    if evidence.steady.requests < least:
+        yield (
+            f"the rate asked for was not reached: {show_rps(evidence.steady.requests / window_s)} of "
+            f"{show_rps(asked_rps)} requests/s; {_what_limited(rate_per_user_rps, evidence)}"
+        )
+
+
+def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
+    """Say what held the users back.
+
+    A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that.
+    """
+    period_s = 1 / rate_per_user_rps
+    latencies_s = evidence.latencies_ms / 1000
+    cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
+    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE:
+        allowed_rps = evidence.record.cell.users / cycle_s
+        return (
+            f"the target limited it: with a mean latency of {show_ms(1000 * latencies_s.mean())} ms, users who are "
+            f"to send every {show_ms(1000 * period_s)} ms cannot send more than {show_rps(allowed_rps)} requests/s"
+        )
+    cpu_percent = _generator_cpu_percent(evidence) or 0.0
+    late_percent = _late_percent(evidence)
+    seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
+    if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
+        return f"the load generator limited it ({seen})"
+    return f"the target answered in time, so the load generator held back ({seen})"
+
+
+def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[str]:
+    """Apply the interactive response time law, N = X (R + Z), Lazowska et al. 1984, chapter 3.
+
+    X R is counted as the requests under way, so that it holds while latencies still grow. What thinking users there
+    are beyond X Z at the borders of the window is less than one think time for each user.
+    """
+    users, window_s = evidence.record.cell.users, evidence.window_s
+    mean_wait_s = sum(wait_s) / 2
+    explained = evidence.under_way + evidence.answers / window_s * mean_wait_s
+    deviation_s = (wait_s[1] - wait_s[0]) / math.sqrt(12)
+    chance = SIGMAS * deviation_s * math.sqrt(evidence.answers) / (users * window_s)
+    borders = mean_wait_s / window_s
+    allowed = MOST_USERS_ASTRAY_PERCENT / 100 + chance + borders
+    if abs(explained - users) > allowed * users:
+        did = "held back" if explained < users else "sent more than the think time lets them"
+        yield (
+            f"the load generator {did}: {evidence.answers} answers in {window_s:.1f} s, {evidence.under_way:.1f} "
+            f"requests under way and {mean_wait_s:g} s of think time explain {explained:.1f} users of {users}; "
+            f"± {allowed * users:.1f} are allowed"
+        )
+
+
+def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+    record = evidence.record
+    if record.replicas_asked is not None and record.replicas_found != record.replicas_asked:
+        found = "their number is not known" if record.replicas_found is None else f"{record.replicas_found} ran"
+        yield f"{record.replicas_asked} replica(s) were asked for; before the load {found}"
+    replicas = next((target.replicas for target in plan.targets if target.name == record.cell.target), None)
+    if replicas is None:
+        return
+    counts = [row.processes for row in evidence.resources if row.role == replicas.role]
+    if not counts:
+        yield f"resources.csv has no row of the role {replicas.role} in the steady window"
+    elif others := [count for count in counts if count != replicas.count]:
+        ran = f"{min(others)}" if min(others) == max(others) else f"{min(others)} to {max(others)}"
+        yield (
+            f"in {len(others)} of {len(counts)} seconds of the steady window {ran} instead of "
+            f"{replicas.count} process(es) of the role {replicas.role} ran"
+        )
+
+
+def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+    for endpoint in plan.workload.endpoints:
+        requests = evidence.endpoints[endpoint].requests
+        if requests < LEAST_REQUESTS:
+            yield (
+                f"too few samples: {show_count(requests)} request(s) of {endpoint} in the steady window, "
+                f"at least {LEAST_REQUESTS} are needed"
+            )

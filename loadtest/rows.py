@@ -1,0 +1,95 @@
+"""The rows of a run folder's CSV files: one per request, and one per second of the generator and of each role.
+
+Written while a cell is measured, read by the report. The column names are the field names, units included.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One request, as the client saw it."""
+
+    start_unix_s: float
+    """When it was sent."""
+    endpoint: str
+    """Its key among the plan's endpoints; Locust's name for a request that the plan does not know."""
+    status: int
+    """HTTP status; 0 when no answer came."""
+    latency_ms: float
+    """Until the last byte of the answer."""
+    response_bytes: int
+    error: str
+    """Empty when the answer was right."""
+    server_timing: str
+    """The answer's Server-Timing header as it came, such as `decode;dur=2.1, inference;dur=40`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorRow:
+    """What the load generator did up to this second."""
+
+    unix_s: float
+    monotonic_s: float
+    """Beside unix_s, so that a jump of the clock shows."""
+    users: int
+    requests: int
+    """Since the start."""
+    failures: int
+    """Since the start."""
+    lag_ms: float
+    """The longest time within this second by which the generator's event loop was late."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRow:
+    """What the processes of one role used in this second."""
+
+    unix_s: float
+    role: str
+    processes: int
+    cpu_percent: float
+    """100 is one core."""
+    rss_bytes: int
+    """Sum over the processes; pages that they share count several times. Of `machine`: memory in use."""
+    threads: int
+
+
+Row = TypeVar("Row", RequestRow, GeneratorRow, ResourceRow)
+
+
+class RowWriter:
+    """Appends rows to a CSV file with a header."""
+
+    def __init__(self, path: Path, kind: type[RequestRow] | type[GeneratorRow] | type[ResourceRow]) -> None:
+        """Create the file. Raises OSError, also later, when it cannot be written."""
+        self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
+        self._csv = csv.writer(self._file, lineterminator="\n")
+        self._csv.writerow([field.name for field in fields(kind)])
+
+    def write(self, row: RequestRow | GeneratorRow | ResourceRow) -> None:
+        """Add a row; it is in the file after the next flush."""
+        self._csv.writerow(astuple(row))
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Return the rows of a file that RowWriter wrote; an unfinished last line is left out."""
+    types: list[type[Any]] = [field.type for field in fields(kind)]  # type: ignore[misc] # no `from __future__` here
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(line for line in file if line.endswith("\n"))
+        next(lines, None)
+        for line in lines:
+            if len(line) == len(types):
+                yield kind(*[convert(text) for convert, text in zip(types, line, strict=True)])

@@ -1,0 +1,227 @@
+"""A target with known answers, to prove that the kit measures right: `python -m tests.known_target --port 8000`.
+
+GET /fixed answers after `--delay-ms`; GET /serial passes one server that serves exactly `--serial-rate` a second.
+Both state their true times as Server-Timing. GET / and /ready say whether it is ready, /about what it is, and
+/metrics how many requests arrived. The other options make it misbehave, as real targets do.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+
+STOP_S = 5
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What was asked for on the command line."""
+
+    port: int
+    delay_ms: float
+    fail_every: int
+    serial_rate: float
+    padding_bytes: int
+    workers: int
+    never_ready: bool
+    ready_after_s: float
+    exit_after_s: float | None
+    ignore_sigterm: bool
+    spawn_orphan: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to send, and when by the loop's clock."""
+
+    due_s: float
+    status: HTTPStatus
+    body: bytes
+    server_timing: str = ""
+
+    def encode(self) -> bytes:
+        head = f"HTTP/1.1 {self.status} {self.status.phrase}\r\nContent-Length: {len(self.body)}\r\n"
+        timing = f"Server-Timing: {self.server_timing}\r\n" if self.server_timing else ""
+        return f"{head}{timing}\r\n".encode() + self.body
+
+
+class KnownTarget:
+    """Decides on each request when it arrives, so that its counts and times do not depend on the client."""
+
+    def __init__(self, behaviour: Behaviour, now_s: float) -> None:
+        self._behaviour = behaviour
+        self._ready_s = float("inf") if behaviour.never_ready else now_s + behaviour.ready_after_s
+        self._free_s = now_s
+        self._arrived: Counter[tuple[str, HTTPStatus]] = Counter()
+        self._measured = 0
+
+    def answer(self, path: str, now_s: float) -> Answer:
+        answer = self._answer(path, now_s)
+        self._arrived[path, answer.status] += 1
+        return answer
+
+    def _answer(self, path: str, now_s: float) -> Answer:
+        match path:
+            case "/fixed":
+                return self._refused(now_s) or self._fixed(now_s)
+            case "/serial":
+                return self._refused(now_s) or self._serial(now_s)
+            case "/" | "/ready":
+                is_ready = now_s >= self._ready_s
+                return Answer(now_s, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, b"")
+            case "/about":
+                return Answer(now_s, HTTPStatus.OK, json.dumps(asdict(self._behaviour)).encode())
+            case "/metrics":
+                return Answer(now_s, HTTPStatus.OK, self._metrics())
+        return Answer(now_s, HTTPStatus.NOT_FOUND, b"")
+
+    def _refused(self, now_s: float) -> Answer | None:
+        """Return a 503 for every `fail_every`-th request: at once and without stages, so that it would show in both."""
+        self._measured += 1
+        if self._behaviour.fail_every and self._measured % self._behaviour.fail_every == 0:
+            return Answer(now_s, HTTPStatus.SERVICE_UNAVAILABLE, b"")
+        return None
+
+    def _fixed(self, now_s: float) -> Answer:
+        delay_ms = self._behaviour.delay_ms
+        padding = ", pad;desc=" + "x" * self._behaviour.padding_bytes if self._behaviour.padding_bytes else ""
+        return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
+
+    def _serial(self, now_s: float) -> Answer:
+        # From the end before, not from when its timer woke us: being late must not add up.
+        begin_s = max(self._free_s, now_s)
+        service_s = 1 / self._behaviour.serial_rate
+        self._free_s = begin_s + service_s
+        timing = f"queue;dur={(begin_s - now_s) * 1000:.3f}, work;dur={service_s * 1000:g}"
+        return Answer(self._free_s, HTTPStatus.OK, b"serial", timing)
+
+    def _metrics(self) -> bytes:
+        lines = ["# HELP known_requests_total Requests that arrived.", "# TYPE known_requests_total counter"]
+        for (path, status), count in sorted(self._arrived.items()):
+            lines.append(f'known_requests_total{{path="{path}",status="{status}"}} {count}')
+        return ("\n".join(lines) + "\n").encode()
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection; it stays open, and its GET requests come one after the other."""
+
+    def __init__(self, target: KnownTarget, loop: asyncio.AbstractEventLoop) -> None:
+        self._target = target
+        self._loop = loop
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while b"\r\n\r\n" in self._received:
+            head, self._received = self._received.split(b"\r\n\r\n", 1)
+            self._answer(head.split(b" ", 2)[1].decode())
+
+    def _answer(self, path: str) -> None:
+        assert self._transport
+        now_s = self._loop.time()
+        answer = self._target.answer(path, now_s)
+        if answer.due_s > now_s:
+            self._loop.call_at(answer.due_s, self._transport.write, answer.encode())
+        else:
+            self._transport.write(answer.encode())
+
+
+async def serve(behaviour: Behaviour) -> int:
+    """Serve until SIGTERM and return the exit code."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()
+    if behaviour.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        loop.add_signal_handler(signal.SIGTERM, _end, ended, 0)
+    if behaviour.exit_after_s is not None:
+        loop.call_later(behaviour.exit_after_s, _end, ended, 3)
+    target = KnownTarget(behaviour, loop.time())
+    server = await loop.create_server(lambda: Connection(target, loop), "127.0.0.1", behaviour.port, backlog=1024)
+    async with server:
+        return await ended
+
+
+def _end(ended: "asyncio.Future[int]", code: int) -> None:
+    if not ended.done():
+        ended.set_result(code)
+
+
+@contextmanager
+def replicas(count: int) -> Iterator[None]:
+    """Run processes that do nothing, whose command line says that they are replicas."""
+    command = [sys.executable, "-m", "tests.known_target", "--replica"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(STOP_S)
+
+
+def leave_orphan() -> None:
+    """Start a process that is in another session and no child of ours, as daemons are."""
+    if os.fork() == 0:
+        subprocess.Popen([sys.executable, "-m", "tests.known_target", "--orphan"], start_new_session=True)
+        os._exit(0)
+    os.wait()
+
+
+def read_options() -> Behaviour | None:
+    """Return what the command line asks for; None for a replica or an orphan, which only sleep."""
+    parser = argparse.ArgumentParser(prog="python -m tests.known_target")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--delay-ms", type=float, default=0)
+    parser.add_argument("--fail-every", type=int, default=0, metavar="N", help="every N-th answer is 503")
+    parser.add_argument("--serial-rate", type=float, default=100, metavar="RPS")
+    parser.add_argument("--padding-bytes", type=int, default=0, help="longer Server-Timing, to fill the client's disk")
+    parser.add_argument("--workers", type=int, default=0, metavar="W", help="start W processes named --replica")
+    parser.add_argument("--never-ready", action="store_true")
+    parser.add_argument("--ready-after-s", type=float, default=0, metavar="S")
+    parser.add_argument("--exit-after-s", type=float, metavar="S", help="fail by itself")
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    parser.add_argument("--spawn-orphan", action="store_true", help="leave a process that outlives this one")
+    parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
+    options = vars(parser.parse_args())
+    sleeps = [options.pop("replica"), options.pop("orphan")]
+    return None if any(sleeps) else Behaviour(**options)
+
+
+def main() -> int:
+    behaviour = read_options()
+    if behaviour is None:
+        signal.pause()
+        return 0
+    if behaviour.spawn_orphan:
+        leave_orphan()
+    print(f"known target: {behaviour}", flush=True)
+    # select() waits to the microsecond; epoll, asyncio's usual choice, is up to 1 ms late.
+    with (
+        replicas(behaviour.workers),
+        asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner,
+    ):
+        code = runner.run(serve(behaviour))
+    if code:
+        print(f"known target: ends with {code} as --exit-after-s says", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The report as its readers get it: what stands in report.md, report.json and report.html, and the same bytes twice."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.plan import Plan
+from loadtest.reporting.figures import UNITS, CellFigures, Figures, PointFigures, TargetFacts, Traffic
+from loadtest.reporting.findings import conclude
+from loadtest.reporting.report import write_report
+from loadtest.reporting.summary import summarize
+from loadtest.reporting.text import render_markdown
+from loadtest.run_folder import RunFolder
+from tests.made_run import MadeCell, made_plan, made_target, write_made_run
+
+SECTIONS = [
+    "Pictures",
+    "System",
+    "What was tested",
+    "Results",
+    "Comparison at each number of users",
+    "Where the time goes",
+    "CPU, memory and threads",
+    "What the service itself counted",
+    "Objectives",
+    "Validity",
+    "Key takeaways",
+    "Recommendations",
+    "Bottom line",
+    "How these figures are made",
+]
+MEANING_OF_ITS_OWN = {"about", "options", "values", "value"}
+"""Keys whose numbers have the unit that UNITS gives for the key itself."""
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
+    return summarize(RunFolder(write_made_run(tmp_path_factory.mktemp("run"))))
+
+
+def markdown_of(folder: Path, plan: Plan, change: Any = None) -> str:
+    return render_markdown(summarize(RunFolder(write_made_run(folder, plan, change))))
+
+
+def sections(markdown: str) -> list[str]:
+    return re.findall(r"^## (.*)$", markdown, re.MULTILINE)
+
+
+def section(markdown: str, title: str) -> str:
+    return markdown.split(f"\n## {title}\n")[1].split("\n## ", maxsplit=1)[0]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Return the cells of all table rows, without headers' rules."""
+    lines = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_the_report_has_the_layout_of_the_published_one(figures: Figures) -> None:
+    markdown = render_markdown(figures, ["throughput", "latency_predict"])
+    assert sections(markdown) == SECTIONS
+    lines = markdown.splitlines()
+    assert lines[0] == "# ResNet50 service, 1 vs 2 classifier replicas"
+    assert lines[2] == f"**{figures.bottom_line}**"
+
+
+def test_our_figures_stand_beside_the_published_ones(figures: Figures) -> None:
+    rows = table_rows(section(render_markdown(figures), "Results"))
+    (point,) = [one for one in figures.points if (one.target, one.users) == ("two_replicas", 100)]
+    assert point.steady
+    (row,) = [row for row in rows if row[0] == "100" and row[-3:] == ["22", "1,500", "2.4"]]
+    assert row[1:8] == ["1,472", "0", "12.1", "324", "540", "32.7", "33.3"]
+    assert (point.steady.requests, point.steady.failures) == (1472, 0)
+    assert ["100", "all", "1,785", "34", "1.9"] in [row[:5] for row in rows]
+
+
+def test_published_figures_at_other_numbers_of_users_take_no_columns(tmp_path: Path) -> None:
+    assert "published median" not in markdown_of(tmp_path, made_plan(users=[20]))
+
+
+def test_only_pictures_that_were_drawn_are_linked(figures: Figures) -> None:
+    markdown = render_markdown(figures, ["throughput", "latency_predict"])
+    assert re.findall(r"!\[(.*)\]\((.*)\)", markdown) == [
+        ("Throughput, by number of users", "plots/throughput.svg"),
+        ("Latency of predict, by number of users", "plots/latency_predict.svg"),
+    ]
+    assert "Pictures" not in sections(render_markdown(figures))
+
+
+def test_tables_are_whole(figures: Figures) -> None:
+    for block in re.findall(r"(?:^\|.*\n)+", render_markdown(figures), re.MULTILINE):
+        widths = {(len(line), len(re.findall(r"(?<!\\)\|", line))) for line in block.splitlines()}
+        assert len(widths) == 1, block
+
+
+def test_random_weights_are_told(tmp_path: Path, figures: Figures) -> None:
+    def use_trained(made: MadeCell) -> None:
+        made.record.about["/model/"]["weights"] = "imagenet"
+
+    assert "> **Random weights:** 1 replica and 2 replicas served a network with random" in render_markdown(figures)
+    assert "Random weights" not in markdown_of(tmp_path, made_plan(), use_trained)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "told"), [("distinct", "so no cache of answers can help"), ("repeated", "so a cache may answer")]
+)
+def test_it_is_told_whether_a_cache_may_answer(tmp_path: Path, pictures: str, told: str) -> None:
+    workload = {**made_plan().workload.model_dump(mode="json"), "options": {"pictures": pictures}}
+    assert told in markdown_of(tmp_path, made_plan(workload=workload, users=[10]))
+
+
+def test_invalid_cells_are_printed_and_in_no_table_of_results(tmp_path: Path) -> None:
+    def spoil(made: MadeCell) -> None:
+        if made.record.cell.users == 25:
+            made.resources = [replace(row, cpu_percent=99) for row in made.resources]
+
+    markdown = markdown_of(tmp_path, made_plan(), spoil)
+    validity = table_rows(section(markdown, "Validity"))
+    assert [row[:2] for row in validity if row[1] == "**INVALID**"] == [
+        ["1 replica, 25 users", "**INVALID**"],
+        ["2 replicas, 25 users", "**INVALID**"],
+    ]
+    assert [row[0] for row in validity].count("1 replica, 25 users") == 2
+    results = table_rows(section(markdown, "Results"))
+    assert ["25 (no valid cell)", "—", "—"] in [row[:3] for row in results]
+    assert "8 cells, 2 INVALID" in markdown
+    assert "not enough data: no target has valid data" in markdown
+
+
+def test_a_run_in_which_every_cell_failed_has_a_report(tmp_path: Path) -> None:
+    def fail(made: MadeCell) -> None:
+        made.record.status, made.record.reason = "failed", "exit code 3: <b>no</b> | space left"
+
+    markdown = markdown_of(tmp_path, made_plan(), fail)
+    assert "**No cell is valid, so this run says nothing about its targets.**" in markdown
+    assert "exit code 3: \\<b>no\\</b> \\| space left" in section(markdown, "Validity")
+    assert "Where the time goes" not in sections(markdown)
+
+
+def test_one_target_without_limits_metrics_or_baseline_has_a_report(tmp_path: Path) -> None:
+    plan = made_plan(
+        targets=[made_target("bare", None)], users=[10], limits=[], metrics=None, baseline=None, roles=[], packages=[]
+    )
+    markdown = markdown_of(tmp_path, plan)
+    left_out = {"Comparison at each number of users", "What the service itself counted", "Objectives", "Pictures"}
+    assert sections(markdown) == [title for title in SECTIONS if title not in left_out]
+    assert "published" not in markdown
+
+
+def test_users_at_a_rate_have_no_think_time_limit(tmp_path: Path) -> None:
+    workload = {**made_plan().workload.model_dump(mode="json"), "wait_s": None, "rate_per_user_rps": 0.5}
+    markdown = markdown_of(tmp_path, made_plan(workload=workload, users=[10]))
+    assert "| rate of a user            | 0.5 requests per second" in markdown
+    assert "think-time" not in markdown
+
+
+def test_repetitions_are_told_apart(tmp_path: Path) -> None:
+    markdown = markdown_of(tmp_path, made_plan(users=[10], repetitions=2))
+    assert "1 replica, 10 users, repetition 2" in markdown
+    assert "10 (2×)" in markdown
+
+
+def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
+    whole = Traffic(
+        requests=100, failures=0, failures_percent=0, rps=5, median_ms=10, avg_ms=11, p95_ms=20, p99_ms=30, max_ms=40
+    )
+    lacks: dict[str, Any] = {"steady_window_s": None, "steady": None, "endpoints": [], "roles": []}
+    cell = CellFigures(
+        target="locust", users=10, repetition=1, valid=True, reasons=[], notes=["*no* machine"], whole_run_s=20,
+        ready_after_s=None, replicas_asked=None, replicas_found=None, seed=None, whole_run=whole, counters=[],
+        metrics_after_s=None, limits=[], **lacks,
+    )  # fmt: skip
+    point = PointFigures(target="locust", users=10, repetitions=1, think_time_limit_rps=None, whole_run=whole, **lacks)
+    markdown = render_markdown(
+        conclude(
+            Figures(
+                title="A CSV", source="Locust CSV", machine=None, dates=[], test={}, endpoints=[], baseline=None,
+                targets=[TargetFacts(name="locust", title="locust", replicas=None, about={})],
+                points=[point], cells=[cell], comparisons=[], takeaways=[], recommendations=[], bottom_line="",
+                all_valid=True, all_limits_met=True,
+            )
+        )
+    )  # fmt: skip
+    assert (
+        "**locust was measured: at 10 users it had 5.0 requests/s, 0 % failures and a median of 10.0 ms.**" in markdown
+    )
+    assert "The data does not say on what machine it was measured." in markdown
+    assert "as Locust computed them" in markdown
+
+
+# Files
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_made_run(tmp_path / "run", made_plan(users=[10, 100]))
+    other = tmp_path / "other"
+    other.mkdir()
+    first = {path.name: path.read_bytes() for path in write_report(summarize(RunFolder(folder)), folder)}
+    again = {path.name: path.read_bytes() for path in write_report(summarize(RunFolder(folder)), other)}
+    assert first == again
+    reread = Figures.model_validate_json(first["report.json"])
+    assert {path.name: path.read_bytes() for path in write_report(reread, other)} == first
+
+
+def test_the_report_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    folder = write_made_run(tmp_path / "run", made_plan(users=[10]))
+    for path in write_report(summarize(RunFolder(folder)), folder):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8")
+
+
+def test_every_file_is_told_and_there(tmp_path: Path, figures: Figures) -> None:
+    written = write_report(figures, tmp_path)
+    assert {"report.json", "report.md", "report.html", "throughput.svg", "latency_lookup.svg"} <= {
+        path.name for path in written
+    }
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(written)
+    linked = set(re.findall(r"\((plots/.*)\)", (tmp_path / "report.md").read_text(encoding="utf-8")))
+    assert linked == {path.relative_to(tmp_path).as_posix() for path in written if path.suffix == ".svg"}
+
+
+def test_pictures_of_an_earlier_report_go_and_those_of_others_stay(tmp_path: Path, figures: Figures) -> None:
+    stale, foreign = tmp_path / "plots" / "latency_gone.svg", tmp_path / "plots" / "holiday.svg"
+    stale.parent.mkdir()
+    stale.touch()
+    foreign.touch()
+    (tmp_path / "report.md").write_text("# Earlier\n\n![Latency](plots/latency_gone.svg)\n")
+    write_report(figures, tmp_path)
+    assert (stale.exists(), foreign.exists()) == (False, True)
+
+
+def test_every_number_in_the_json_has_a_unit(tmp_path: Path) -> None:
+    figures = summarize(RunFolder(write_made_run(tmp_path, made_plan(users=[10, 100], repetitions=2))))
+    known = set(UNITS)
+    numbers = set(number_keys(json.loads(json.dumps(figures.model_dump(mode="json")))))
+    assert {"p95_ms", "rss_max_bytes", "increase", "ram_bytes", "wait_s", "values"} <= numbers
+    assert {key for key in numbers if not any(key.endswith(end) for end in known)} == set()
+
+
+def number_keys(value: object, key: str = "") -> Iterator[str]:
+    """Yield the key of each number; in a mapping with a meaning of its own, and in a list, that of the whole."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from number_keys(part, key if key in MEANING_OF_ITS_OWN else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from number_keys(part, key)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield key
