@@ -1,7 +1,7 @@
-"""`python -m loadtest`: run a plan against a service, and make reports of what it measured.
+"""`python -m loadtest`: run a plan against a service, make reports of what it measured, and audit reports.
 
-Exit codes: 0 every cell is valid and every limit met, 1 some cell is not valid or a limit is missed, 2 the input cannot
-be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+Exit codes: 0 every cell is valid and every limit met, 1 some cell is not valid or a limit is missed, or an audit found
+something, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.auditing.command import add_command as add_audit
 from loadtest.errors import BadInputError
 from loadtest.measuring.runner import Interrupted, run_plan
 from loadtest.plan import load_plan
@@ -104,7 +105,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report")
+    commands = parser.add_subparsers(required=True, metavar="run | report | audit")
     one = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
     one.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
     one.add_argument("--out", type=Path, help="the run folder (default: runs/ and the plan's name)")
@@ -121,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("--title", help="with --csv: the report's title")
     two.add_argument("--out", type=Path, help="where to write (default: beside the data)")
     two.set_defaults(do=report)
+    add_audit(commands)
     return parser
 
 

@@ -50,7 +50,8 @@ def test_every_role_of_the_service_is_told_apart(smoke: RunFolder) -> None:
     for cell, replicas in zip(CELLS, (1, 2), strict=True):
         rows = list(read_rows(smoke.cell_path(cell) / "resources.csv", ResourceRow))
         processes = {row.role: row.processes for row in rows if row.threads}
-        assert {"classifier", "users", "ingress", "ray_system", "load_generator", "kit"} == set(processes)
+        ours = {"classifier", "users", "ingress", "ray_system", "load_generator", "kit"}
+        assert ours == set(processes) - {"database", "redis"}  # those that run on this machine count wherever they are
         assert processes["classifier"] == replicas
         assert processes["users"] == 1
         assert sum(row.cpu_percent for row in rows if row.role == "classifier") > 10

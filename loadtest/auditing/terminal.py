@@ -1,0 +1,44 @@
+"""Prints an audit in the terminal."""
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from loadtest.auditing.finding import Audit, Finding
+
+
+def print_audit(audit: Audit, console: Console) -> None:
+    """Print the findings with their sums, what was checked, and the verdict last."""
+    console.print(Text.assemble(("Audit of ", "dim"), (audit.title, "bold"), (f"  {audit.file}", "dim")))
+    for number, finding in enumerate(audit.findings, start=1):
+        _print_finding(number, finding, console)
+    console.print()
+    console.print(_rules_table(audit))
+    for note in audit.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+    count = len(audit.findings)
+    style = "bold red" if count else "bold green"
+    console.print(Text(f"{count} finding{'s' * (count != 1)}", style=style))
+
+
+def _print_finding(number: int, finding: Finding, console: Console) -> None:
+    console.print()
+    console.print(
+        Text.assemble((f"{number:>2}  ", "bold"), (finding.row, "bold yellow"), (f"  {finding.rule}", "cyan"))
+    )
+    console.print(Padding(Text(finding.says), (0, 0, 0, 4), expand=False))
+    for line in finding.sums:
+        console.print(Padding(Text(line, style="dim"), (0, 0, 0, 6), expand=False))
+    console.print(Padding(Text.assemble(("→ ", "bold green"), finding.instead), (0, 0, 0, 4), expand=False))
+
+
+def _rules_table(audit: Audit) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("rule")
+    table.add_column("checked", justify="right")
+    table.add_column("findings", justify="right")
+    for rule in audit.rules:
+        checked = str(rule.checked) if rule.checked else "—"
+        table.add_row(rule.rule, checked, str(rule.findings), style="red" if rule.findings else "")
+    return table
