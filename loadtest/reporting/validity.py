@@ -178,10 +178,15 @@ def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[str]:
 
 
 def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
-    """Say what held the users back.
+    """Say what held the users back: the generator first, for the latencies that a busy one measures are its own.
 
     A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that.
     """
+    cpu_percent = _generator_cpu_percent(evidence) or 0.0
+    late_percent = _late_percent(evidence)
+    seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
+    if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
+        return f"the load generator limited it ({seen})"
     period_s = 1 / rate_per_user_rps
     latencies_s = evidence.latencies_ms / 1000
     cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
@@ -191,11 +196,6 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
             f"the target limited it: with a mean latency of {show_ms(1000 * latencies_s.mean())} ms, users who are "
             f"to send every {show_ms(1000 * period_s)} ms cannot send more than {show_rps(allowed_rps)} requests/s"
         )
-    cpu_percent = _generator_cpu_percent(evidence) or 0.0
-    late_percent = _late_percent(evidence)
-    seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
-    if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
-        return f"the load generator limited it ({seen})"
     return f"the target answered in time, so the load generator held back ({seen})"
 
 
