@@ -4,12 +4,14 @@ ServiceError                      500  internal_error
 ├── InvalidParameter              422  invalid_parameter      a query or path parameter is outside its allowed values
 ├── NotFound                      404  not_found              no such user, no such path
 ├── MalformedUpload               400  malformed_upload       not multipart, no field `file`, two files, empty body
+├── UploadTooSlow                 408  upload_too_slow        the body was not there within upload_timeout_s
 ├── UploadTooLarge                413  upload_too_large       more bytes than max_upload_bytes
 ├── UnsupportedImage              415  unsupported_image      not one of the accepted formats
 ├── UnreadableImage               400  unreadable_image       truncated or corrupted
 ├── ImageTooLarge                 413  image_too_large        more pixels than max_pixels
 ├── NotReady                      503  not_ready              the replica is not warm
-├── Overloaded                    503  overloaded             more waiting than the queue bound
+├── Overloaded                    503  overloaded             the answer would take too long; Retry-After says when
+├── DeadlineExceeded              504  deadline_exceeded      taken, but not answered within the deadline
 └── DatabaseUnavailable           503  database_unavailable   the database does not answer in time
 
 SetupError                             a deployment or a command cannot start; never reaches a client
@@ -21,17 +23,24 @@ from typing import ClassVar
 class ServiceError(Exception):
     """A fault that is answered with `status` and the error body {code, detail, request_id}.
 
-    `detail` says what is wrong and what would mend it; it goes to the client as it is.
+    `detail` says what is wrong and what would mend it; it goes to the client as it is. `retry_after_s`, whole seconds,
+    is when to come back.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    retry_after_s: ClassVar[int | None] = None
+    usual_retry_after_s: ClassVar[int | None] = None
+    is_logged: ClassVar[bool] = True
+    """Whether each one with a status of 5xx has a line in the log; those that come by the thousand are counted."""
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, retry_after_s: int | None = None) -> None:
         # Passed on so that the exception survives pickling when it crosses Ray.
-        super().__init__(detail)
+        super().__init__(detail, retry_after_s)
         self.detail = detail
+        self.retry_after_s = self.usual_retry_after_s if retry_after_s is None else retry_after_s
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class InvalidParameter(ServiceError):
@@ -53,6 +62,13 @@ class MalformedUpload(ServiceError):
 
     status = 400
     code = "malformed_upload"
+
+
+class UploadTooSlow(ServiceError):
+    """The body was not there in time."""
+
+    status = 408
+    code = "upload_too_slow"
 
 
 class UploadTooLarge(ServiceError):
@@ -88,15 +104,24 @@ class NotReady(ServiceError):
 
     status = 503
     code = "not_ready"
-    retry_after_s = 1
+    usual_retry_after_s = 1
 
 
 class Overloaded(ServiceError):
-    """More requests are waiting than the queue bound allows."""
+    """The request was not taken: too many come before it. Retry-After is when those will be worked off."""
 
     status = 503
     code = "overloaded"
-    retry_after_s = 1
+    usual_retry_after_s = 1
+    is_logged = False
+
+
+class DeadlineExceeded(ServiceError):
+    """The request was taken and not answered within its deadline."""
+
+    status = 504
+    code = "deadline_exceeded"
+    is_logged = False
 
 
 class DatabaseUnavailable(ServiceError):
@@ -104,7 +129,7 @@ class DatabaseUnavailable(ServiceError):
 
     status = 503
     code = "database_unavailable"
-    retry_after_s = 1
+    usual_retry_after_s = 1
 
 
 class SetupError(Exception):

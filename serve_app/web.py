@@ -81,7 +81,7 @@ def _answer_error(
 
 async def _answer_service_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ServiceError)
-    if exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
     headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
     return _answer_error(request, exc.status, exc.code, exc.detail, headers)

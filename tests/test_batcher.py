@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from serve_app.classifier.batcher import MicroBatcher
-from serve_app.errors import NotReady, Overloaded
+from serve_app.classifier.batcher import MicroBatcher, OnBatch
+from serve_app.errors import NotReady
 
 
 class HeldEngine:
@@ -29,9 +29,11 @@ class HeldEngine:
 
 
 @asynccontextmanager
-async def batching(engine: HeldEngine, *, max_batch: int = 4, max_queue: int = 100) -> AsyncIterator[MicroBatcher]:
+async def batching(
+    engine: HeldEngine, *, max_batch: int = 4, on_batch: OnBatch = lambda *_: None
+) -> AsyncIterator[MicroBatcher]:
     with ThreadPoolExecutor(1) as executor:
-        batcher = MicroBatcher(engine.infer, executor, max_batch=max_batch, max_queue=max_queue)
+        batcher = MicroBatcher(engine.infer, executor, max_batch=max_batch, on_batch=on_batch)
         try:
             yield batcher
         finally:
@@ -63,7 +65,6 @@ async def test_what_arrives_while_the_engine_runs_is_the_next_batch_in_order_of_
     engine = HeldEngine()
     async with batching(engine) as batcher:
         tasks = await ask(batcher, 0) + await ask(batcher, *range(1, 7))
-        assert batcher.queue_length == 6
         engine.go.release(10)
         assert await asyncio.gather(*tasks) == list(range(7))
         assert engine.batches == [[0], [1, 2, 3, 4], [5, 6]]
@@ -90,14 +91,14 @@ async def test_a_picture_whose_sender_has_gone_is_not_computed() -> None:
         assert engine.batches == [[1], [3]]
 
 
-async def test_a_full_queue_refuses() -> None:
-    engine = HeldEngine()
-    async with batching(engine, max_queue=2) as batcher:
+async def test_size_and_time_of_each_batch_are_told() -> None:
+    engine, told = HeldEngine(), list[tuple[int, float]]()
+    async with batching(engine, on_batch=lambda pictures, took_s: told.append((pictures, took_s))) as batcher:
         tasks = await ask(batcher, 1) + await ask(batcher, 2, 3)
-        with pytest.raises(Overloaded, match="2 pictures are waiting"):
-            await batcher.infer(picture(4))
         engine.go.release(10)
         assert await asyncio.gather(*tasks) == [1, 2, 3]
+    assert [pictures for pictures, _ in told] == [1, 2]
+    assert all(0 < took_s < 5 for _, took_s in told)
 
 
 async def test_closing_leaves_nobody_waiting() -> None:
@@ -118,7 +119,7 @@ async def test_an_engine_that_loses_a_row_fails_its_batch_and_no_other() -> None
         return pictures[1:].astype(np.float32) if 13 in pictures else pictures.astype(np.float32)
 
     with ThreadPoolExecutor(1) as executor:
-        batcher = MicroBatcher(lose_a_row, executor, max_batch=8, max_queue=8)
+        batcher = MicroBatcher(lose_a_row, executor, max_batch=8, on_batch=lambda *_: None)
         with pytest.raises(RuntimeError, match="0 rows for 1 pictures"):
             await batcher.infer(picture(13))
         assert (await batcher.infer(picture(4))).scores[0] == 4

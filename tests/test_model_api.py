@@ -197,7 +197,7 @@ async def test_the_documentation_needs_no_internet(model_client: httpx.AsyncClie
 async def test_openapi_documents_both_uploads_and_every_error(model_client: httpx.AsyncClient) -> None:
     predict = (await model_client.get("/openapi.json")).json()["paths"]["/predict"]["post"]
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
-    assert set(predict["responses"]) == {"200", "400", "413", "415", "422", "500", "503"}
+    assert set(predict["responses"]) == {"200", "400", "408", "413", "415", "422", "500", "503", "504"}
     for status, response in predict["responses"].items():
         schema = response["content"]["application/json"]["schema"]["$ref"]
         assert schema.endswith("Prediction" if status == "200" else "ErrorBody")

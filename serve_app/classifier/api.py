@@ -1,15 +1,18 @@
 """The HTTP API of the classifier: POST /predict, GET / and GET /ready, below the application's root path."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from serve_app.classifier.admission import Lease
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.images import FORMATS, SHORTER_SIDE_PIXELS, SIDE_PIXELS
 from serve_app.classifier.timing import Stopwatch
-from serve_app.classifier.upload import FIELD, read_upload
+from serve_app.classifier.upload import FIELD, discard_upload, read_upload
 from serve_app.errors import (
+    DeadlineExceeded,
     ImageTooLarge,
     InvalidParameter,
     MalformedUpload,
@@ -19,14 +22,26 @@ from serve_app.errors import (
     UnreadableImage,
     UnsupportedImage,
     UploadTooLarge,
+    UploadTooSlow,
 )
 from serve_app.web import add_ready_route, build_api, documented
 
+DEADLINE_HEADER = "X-Deadline-Ms"
 TopK = Annotated[int, Query(ge=1, le=10, description="How many classes to return, best first.")]
 
+DeadlineMs = Annotated[
+    int | None,
+    Header(
+        alias=DEADLINE_HEADER,
+        ge=1,
+        le=600_000,
+        description="Longest time from upload to answer, milliseconds; only less than `deadline_s` counts.",
+    ),
+]
+
 PREDICT_ERRORS: tuple[type[ServiceError], ...] = (
-    MalformedUpload, UnreadableImage, UploadTooLarge, ImageTooLarge, UnsupportedImage, InvalidParameter,
-    NotReady, Overloaded,
+    MalformedUpload, UnreadableImage, UploadTooSlow, UploadTooLarge, ImageTooLarge, UnsupportedImage,
+    InvalidParameter, NotReady, Overloaded, DeadlineExceeded,
 )  # fmt: skip
 PREDICT_BODY: dict[str, Any] = {
     "requestBody": {
@@ -90,6 +105,8 @@ class ModelInfo(ModelName):
     max_batch: int
     max_upload_bytes: int
     max_pixels: int
+    upload_timeout_s: float
+    deadline_s: float
 
 
 def build_model_api(classifier: Classifier) -> FastAPI:
@@ -110,10 +127,19 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         max_batch=settings.max_batch,
         max_upload_bytes=settings.max_upload_bytes,
         max_pixels=settings.max_pixels,
+        upload_timeout_s=settings.upload_timeout_s,
+        deadline_s=settings.deadline_s,
     )
+    admission = classifier.admission
 
-    async def receive(request: Request, stopwatch: Stopwatch) -> bytes:
-        data = await read_upload(request, settings.max_upload_bytes)
+    async def receive(request: Request, lease: Lease, stopwatch: Stopwatch, within_s: float) -> bytes:
+        try:
+            admission.check(within_s)
+            data = await read_upload(request, lease, settings)
+        except Overloaded:
+            lease.end()
+            await discard_upload(request, settings)
+            raise
         stopwatch.charge("upload")
         return data
 
@@ -127,14 +153,23 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         openapi_extra=PREDICT_BODY,
         responses={200: {"headers": SERVER_TIMING_DOC}, **documented(*PREDICT_ERRORS)},
     )
-    async def predict(request: Request, response: Response, top_k: TopK = 5) -> Prediction:
+    async def predict(
+        request: Request, response: Response, top_k: TopK = 5, deadline_ms: DeadlineMs = None
+    ) -> Prediction:
         """Send the picture as the form field `file`, or as the body itself."""
         stopwatch = Stopwatch()
-        found = await classifier.classify(await receive(request, stopwatch), top_k, stopwatch)
+        deadline_s = min(settings.deadline_s, (deadline_ms or math.inf) / 1000)
+        lease = admission.lease()
+        try:
+            data = receive(request, lease, stopwatch, deadline_s)  # not kept here while the picture waits
+            found = await classifier.classify(await data, lease, top_k, stopwatch, deadline_s)
+        finally:
+            lease.end()
         scores = [
             ClassScore(label=manifest.labels[class_id], class_id=class_id, score=score) for class_id, score in found.top
         ]
         stopwatch.charge("answer")
+        admission.metrics.observe_stages(stopwatch.spent_s)
         response.headers["Server-Timing"] = stopwatch.server_timing()
         return Prediction(
             prediction=scores[0].label,

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.classifier.images import Picture
-from serve_app.errors import NotReady, Overloaded
+from serve_app.errors import NotReady
 
 Scores = NDArray[np.float32]
 Infer = Callable[[NDArray[np.uint8]], Scores]
+OnBatch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,17 @@ class _Waiting:
 
 
 class MicroBatcher:
-    """Runs `infer` in `executor`, one batch at a time, first come first served."""
+    """Runs `infer` in `executor`, one batch at a time, first come first served.
 
-    def __init__(self, infer: Infer, executor: Executor, *, max_batch: int, max_queue: int) -> None:
+    `on_batch` is told of each batch that came back: how many pictures, and how many seconds. The queue has no bound of
+    its own: who comes in is decided before decoding (`admission`).
+    """
+
+    def __init__(self, infer: Infer, executor: Executor, *, max_batch: int, on_batch: OnBatch) -> None:
         self._infer = infer
         self._executor = executor
         self._max_batch = max_batch
-        self._max_queue = max_queue
+        self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
         self._run_began = 0.0
@@ -63,20 +68,13 @@ class MicroBatcher:
         """Seconds since the running batch went to the engine; 0 between batches."""
         return time.monotonic() - self._run_began if self._run_began else 0.0
 
-    @property
-    def queue_length(self) -> int:
-        """Pictures waiting for the engine, without the running batch."""
-        return len(self._waiting)
-
     async def infer(self, picture: Picture) -> Inference:
         """Return the scores of `picture` (uint8, one engine input).
 
-        Raises Overloaded when the queue is full, NotReady once the batch loop has ended, and what the engine raised.
+        Raises NotReady once the batch loop has ended, and what the engine raised.
         """
         if not self.is_running:
             raise NotReady("the batch loop of this replica has ended; try again")
-        if len(self._waiting) >= self._max_queue:
-            raise Overloaded(f"{self._max_queue} pictures are waiting already; try again later")
         waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._arrival.set()
@@ -116,6 +114,9 @@ class MicroBatcher:
         await asyncio.wait([run])
         self._run_began = 0.0
         fault = run.exception()
+        if fault is None:
+            _, started, ended = run.result()
+            self._on_batch(len(batch), ended - started)
         for row, waiting in enumerate(batch):
             if waiting.answer.done():
                 continue

@@ -12,13 +12,15 @@ from typing import Self
 
 import numpy as np
 
+from serve_app.classifier.admission import Admission, Lease
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, load_engine
 from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
+from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
-from serve_app.errors import NotReady, Overloaded
+from serve_app.errors import DeadlineExceeded, NotReady
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +40,23 @@ class Classifier:
     """Classifies pictures from when `load` returns until `close`."""
 
     def __init__(
-        self, settings: ClassifierSettings, prepared: PreparedModel, pools: "_Pools", batcher: MicroBatcher
+        self,
+        settings: ClassifierSettings,
+        prepared: PreparedModel,
+        pools: "_Pools",
+        batcher: MicroBatcher,
+        admission: Admission,
     ) -> None:
         self.settings = settings
         self.prepared = prepared
+        self.admission = admission
         self._pools = pools
         self._batcher = batcher
-        self._in_flight = 0
 
     @classmethod
-    async def load(cls, settings: ClassifierSettings) -> Self:
-        """Return a warm classifier. Raises SetupError if its model cannot be had."""
+    async def load(cls, settings: ClassifierSettings, metrics: Metrics | None = None) -> Self:
+        """Return a warm classifier that counts into `metrics`. Raises SetupError if its model cannot be had."""
+        metrics = metrics or Metrics()
         pools = _Pools(settings)
         run = asyncio.get_running_loop().run_in_executor
         try:
@@ -56,13 +64,14 @@ class Classifier:
             _tell_weights(prepared)
             await run(pools.decode, warm_up_decoder)
             started = perf_counter()
-            engine = await run(pools.engine, _load_and_warm, settings, prepared)
+            engine, picture_s = await run(pools.engine, _load_and_warm, settings, prepared)
         except BaseException:
             pools.shut_down()
             raise
         logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
-        batcher = MicroBatcher(engine.infer, pools.engine, max_batch=settings.max_batch, max_queue=settings.max_queue)
-        return cls(settings, prepared, pools, batcher)
+        admission = Admission(settings, metrics, picture_s=picture_s)
+        batcher = MicroBatcher(engine.infer, pools.engine, max_batch=settings.max_batch, on_batch=admission.learn)
+        return cls(settings, prepared, pools, batcher, admission)
 
     def check_ready(self) -> None:
         """Return if pictures can be classified. Raises NotReady when the batch loop has ended or the engine hangs."""
@@ -71,20 +80,24 @@ class Classifier:
         if not self._batcher.is_running:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 
-    async def classify(self, data: bytes, top_k: int, stopwatch: Stopwatch) -> Classification:
+    async def classify(
+        self, data: bytes, lease: Lease, top_k: int, stopwatch: Stopwatch, deadline_s: float
+    ) -> Classification:
         """Return the `top_k` best classes of the picture in `data`, charging decode, queue and inference.
 
-        Raises the errors of decode_image, NotReady, and Overloaded (before decoding) beyond max_queue pictures.
+        `lease` ends when `data` has been decoded. Raises the errors of decode_image, NotReady, Overloaded (before
+        decoding), and DeadlineExceeded after `deadline_s`; a picture that still waits then never reaches the engine.
         """
-        if self._in_flight >= self.settings.max_queue:
-            raise Overloaded(f"{self._in_flight} pictures are being worked on already; try again later")
-        self._in_flight += 1
         try:
-            picture, image_sha256 = await self._decode(data, stopwatch)
-            del data  # a waiting picture is 150 kB, its upload may be megabytes
-            inference = await self._batcher.infer(picture)
-        finally:
-            self._in_flight -= 1
+            with self.admission.place(deadline_s):
+                async with asyncio.timeout(deadline_s):
+                    picture, image_sha256 = await self._decode(data, stopwatch)
+                    del data  # a waiting picture is 150 kB, its upload may be megabytes
+                    lease.end()
+                    inference = await self._batcher.infer(picture)
+        except TimeoutError as exc:
+            self.admission.metrics.count_missed_deadline()
+            raise DeadlineExceeded(f"no answer within {deadline_s:g} s; try again later") from exc
         stopwatch.charge("queue", until=inference.started)
         stopwatch.charge("inference", until=inference.ended)
         return Classification(best_classes(inference.scores, top_k), image_sha256)
@@ -135,12 +148,14 @@ def best_classes(scores: Scores, top_k: int) -> list[tuple[int, float]]:
     return [(int(index), float(scores[index])) for index in order]
 
 
-def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> Engine:
+def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> tuple[Engine, float]:
+    """Return the engine, and seconds for one picture of a full batch."""
     engine = load_engine(settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
     # The first run builds the kernels and the largest batch the buffers; sizes in between then cost nothing extra.
-    for batch_size in (1, settings.max_batch):
+    for batch_size in (1, settings.max_batch, settings.max_batch):  # the last one is the usual time
+        started = perf_counter()
         engine.infer(np.zeros((batch_size, SIDE_PIXELS, SIDE_PIXELS, 3), np.uint8))
-    return engine
+    return engine, (perf_counter() - started) / settings.max_batch
 
 
 def _lower_priority(niceness: int) -> None:

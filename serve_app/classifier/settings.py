@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
 MAX_PIXELS = 178_956_970
+# Part headers, boundaries and a few stray text fields around the picture.
+MULTIPART_OVERHEAD_BYTES = 16_384
 # Sources that are neither a file nor a URL.
 SOURCE_WORDS = ("auto", "imagenet", "random")
 WEIGHTS_SUFFIXES = (".h5", ".keras")
@@ -30,10 +32,23 @@ class ClassifierSettings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of random weights.")
     max_batch: int = Field(8, ge=1, le=128, description="Most pictures in one run of the engine.")
     max_queue: int = Field(512, ge=1, description="Most pictures in decoding, waiting or in the engine; beyond: 503.")
+    max_wait_s: float = Field(4.0, gt=0, le=600, description="Longest work before a new picture's; beyond: 503.")
+    deadline_s: float = Field(10.0, gt=0, le=600, description="Longest time from upload to answer; beyond: 504.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode pictures.")
     max_upload_bytes: int = Field(10_000_000, ge=1, description="Largest picture file; beyond: 413.")
+    upload_timeout_s: float = Field(30.0, gt=0, le=600, description="Longest time for an upload; beyond: 408.")
+    max_held_bytes: int = Field(268_435_456, ge=1, description="Most bytes of uploads in memory; beyond: 503.")
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS, description="Most pixels of a picture; beyond: 413.")
     niceness: int = Field(10, ge=0, le=19, description="CPU priority of decoding and engine; 19 is lowest.")
+
+    @model_validator(mode="after")
+    def _one_upload_fits_into_memory(self) -> Self:
+        least = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+        if self.max_held_bytes < least:
+            raise ValueError(
+                f"max_held_bytes must be at least {least}: max_upload_bytes and {MULTIPART_OVERHEAD_BYTES}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _urls_need_a_checksum(self) -> Self:

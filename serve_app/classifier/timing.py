@@ -1,6 +1,7 @@
 """Where a request's time went, for the Server-Timing header."""
 
 import time
+from collections.abc import Mapping
 
 STAGES = ("upload", "decode", "queue", "inference", "answer")
 
@@ -17,6 +18,11 @@ class Stopwatch:
         until = time.perf_counter() if until is None else until
         self._spent_s[stage] += until - self._mark
         self._mark = until
+
+    @property
+    def spent_s(self) -> Mapping[str, float]:
+        """Seconds charged so far, by stage."""
+        return self._spent_s
 
     def server_timing(self) -> str:
         """Return the value of a Server-Timing header (W3C Server Timing), durations in milliseconds."""

@@ -1,26 +1,34 @@
 """Reads the picture's bytes from a request: the field `file` of a multipart form, or the body itself."""
 
+import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from serve_app.errors import MalformedUpload, UploadTooLarge
+from serve_app.classifier.admission import Lease
+from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
+from serve_app.errors import MalformedUpload, UploadTooLarge, UploadTooSlow
 
 FIELD = "file"
-# Part headers, boundaries and a few stray text fields around the picture.
-MULTIPART_OVERHEAD_BYTES = 16_384
 
 
-async def read_upload(request: Request, max_bytes: int) -> bytes:
-    """Return the uploaded picture, at most `max_bytes` long; bounded while it streams in.
+async def read_upload(request: Request, lease: Lease, settings: ClassifierSettings) -> bytes:
+    """Return the uploaded picture; bounded while it streams in, and `lease` is told how much there is.
 
-    Raises UploadTooLarge and MalformedUpload.
+    Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, and what
+    `lease` raises.
     """
+    max_bytes, timeout_s = settings.max_upload_bytes, settings.upload_timeout_s
     is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    body = await _read_bounded(request, max_bytes + MULTIPART_OVERHEAD_BYTES * is_form)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _read_bounded(request, lease, max_bytes + MULTIPART_OVERHEAD_BYTES * is_form)
+    except TimeoutError as exc:
+        raise UploadTooSlow(f"the upload was not there after {timeout_s:g} s; send a smaller picture") from exc
     picture = await _file_field(request, body) if is_form else body
     if len(picture) > max_bytes:
         raise _too_large(max_bytes)
@@ -29,7 +37,21 @@ async def read_upload(request: Request, max_bytes: int) -> bytes:
     return picture
 
 
-async def _read_bounded(request: Request, max_bytes: int) -> bytes:
+async def discard_upload(request: Request, settings: ClassifierSettings) -> None:
+    """Read what the client sends, within the same bounds, and keep nothing.
+
+    A client that is still sending when the answer comes would see its connection reset instead.
+    """
+    received = 0
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(settings.upload_timeout_s):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES:
+                    return
+
+
+async def _read_bounded(request: Request, lease: Lease, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     received = 0
     try:
@@ -37,6 +59,7 @@ async def _read_bounded(request: Request, max_bytes: int) -> bytes:
             received += len(chunk)
             if received > max_bytes:
                 raise _too_large(max_bytes)
+            lease.add(len(chunk))
             chunks.append(chunk)
     except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log
         raise MalformedUpload("the upload broke off") from exc

@@ -28,10 +28,11 @@ class ClassifierDeployment:
         # Imported in the replica: the builder runs in a process of its own, which every start waits for.
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
+        from serve_app.deployments.metrics import ServeMetrics
 
         send_logs_to_serve()
         self._warn_of_thread_budget()
-        self._classifier = await Classifier.load(self._settings)
+        self._classifier = await Classifier.load(self._settings, ServeMetrics())
         return build_model_api(self._classifier)
 
     def _warn_of_thread_budget(self) -> None:

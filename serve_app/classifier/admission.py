@@ -1,0 +1,112 @@
+"""Decides which pictures a replica takes: those whose turn comes soon enough, within the memory meant for them.
+
+Whoever is refused is told when the queue of now will be worked off. Used by `api` and `classifier`.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serve_app.classifier.metrics import Metrics
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import Overloaded
+
+logger = logging.getLogger(__name__)
+
+_SILENT_S = 10.0
+"""Between two lines in the log about refusals."""
+
+_NEWEST_SHARE = 0.2
+"""Weight of the newest batch in the moving average of the service time: five batches are most of it."""
+
+
+class Admission:
+    """The pictures that one replica has taken and not yet answered, and how fast it works them off."""
+
+    def __init__(self, settings: ClassifierSettings, metrics: Metrics, *, picture_s: float) -> None:
+        """Begin with `picture_s`, seconds of engine time for one picture of a full batch."""
+        self._settings = settings
+        self.metrics = metrics
+        self._picture_s = picture_s
+        self._taken = 0
+        self._held_bytes = 0
+        self._refused = 0
+        self._silent_until_s = 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until a picture that comes now has been worked off, without its own: pictures × service time."""
+        return self._taken * self._picture_s
+
+    def learn(self, pictures: int, took_s: float) -> None:
+        """Take in that the engine needed `took_s` for a batch; the average moves exponentially."""
+        self._picture_s += _NEWEST_SHARE * (took_s / pictures - self._picture_s)
+        self.metrics.observe_batch(pictures)
+
+    def check(self, within_s: float | None = None) -> None:
+        """Return if a picture that comes now is taken. `within_s` is the client's own time limit.
+
+        Raises Overloaded when its turn would come too late, or max_queue pictures are there already.
+        """
+        most_s = self._settings.max_wait_s if within_s is None else min(self._settings.max_wait_s, within_s)
+        if self._taken >= self._settings.max_queue:
+            self._refuse("queue_full", f"{self._taken} pictures are being worked on already")
+        if self._taken and self.wait_s > most_s:
+            self._refuse(
+                "wait_too_long",
+                f"{self._taken} pictures come first and take about {self.wait_s:.1f} s, longer than {most_s:g} s",
+            )
+
+    @contextmanager
+    def place(self, within_s: float | None = None) -> Iterator[None]:
+        """Hold a place in the queue for one picture. Raises Overloaded."""
+        self.check(within_s)
+        self._taken += 1
+        self.metrics.set_queue_length(self._taken)
+        try:
+            yield
+        finally:
+            self._taken -= 1
+            self.metrics.set_queue_length(self._taken)
+
+    def lease(self) -> "Lease":
+        """Return the account of one upload's bytes, empty."""
+        return Lease(self)
+
+    def hold(self, count: int) -> None:
+        """Take `count` bytes more into memory. Raises Overloaded beyond max_held_bytes."""
+        if self._held_bytes + count > self._settings.max_held_bytes:
+            self._refuse("memory", f"uploads of {self._held_bytes:,} bytes are in memory already")
+        self._held_bytes += count
+
+    def free(self, count: int) -> None:
+        """Tell that `count` bytes have left memory."""
+        self._held_bytes -= count
+
+    def _refuse(self, reason: str, detail: str) -> None:
+        self.metrics.count_refusal(reason)
+        self._refused += 1
+        if time.monotonic() >= self._silent_until_s:
+            logger.warning("%d picture(s) refused since the last such line; now: %s", self._refused, detail)
+            self._silent_until_s, self._refused = time.monotonic() + _SILENT_S, 0
+        raise Overloaded(f"{detail}; try again later", retry_after_s=max(1, math.ceil(self.wait_s)))
+
+
+class Lease:
+    """The bytes in memory of one upload."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+
+    def add(self, count: int) -> None:
+        """Take `count` bytes more into memory. Raises Overloaded when all uploads together are too much."""
+        self._admission.hold(count)
+        self._bytes += count
+
+    def end(self) -> None:
+        """Tell that the upload has left memory; more than once does no harm."""
+        self._admission.free(self._bytes)
+        self._bytes = 0

@@ -1,0 +1,22 @@
+"""What the classifier counts. The deployment hands in a subclass that exports it; this one counts nothing."""
+
+from collections.abc import Mapping
+
+
+class Metrics:
+    """Where figures go: here, nowhere."""
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a picture that was not taken: queue_full, wait_too_long or memory."""
+
+    def count_missed_deadline(self) -> None:
+        """Count a picture that was taken and not answered in time."""
+
+    def observe_batch(self, pictures: int) -> None:
+        """Note how many pictures a run of the engine had."""
+
+    def set_queue_length(self, pictures: int) -> None:
+        """Note how many pictures are taken and not yet answered."""
+
+    def observe_stages(self, spent_s: Mapping[str, float]) -> None:
+        """Note where the time of an answered request went, seconds by stage."""

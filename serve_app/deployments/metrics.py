@@ -1,0 +1,44 @@
+"""Exports the classifier's figures as Serve metrics: Prometheus adds `ray_` in front and `_total` to counters."""
+
+from collections.abc import Mapping
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from serve_app.classifier.metrics import Metrics
+
+_BATCH_PICTURES: list[float] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
+_STAGE_MS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]
+
+
+class ServeMetrics(Metrics):
+    """Metrics of one replica; Serve adds deployment, replica and application as labels."""
+
+    def __init__(self) -> None:
+        self._refusals = Counter(
+            "classifier_refusals", "Pictures not taken: queue_full, wait_too_long or memory.", ("reason",)
+        )
+        self._missed = Counter("classifier_missed_deadlines", "Pictures taken and not answered in time.")
+        self._batch = Histogram("classifier_batch_pictures", "Pictures in a run of the engine.", _BATCH_PICTURES)
+        self._queue = Gauge("classifier_queue_pictures", "Pictures taken and not yet answered.")
+        self._stages = Histogram("classifier_stage_ms", "Time of answered requests by stage.", _STAGE_MS, ("stage",))
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a picture that was not taken."""
+        self._refusals.inc(tags={"reason": reason})
+
+    def count_missed_deadline(self) -> None:
+        """Count a picture that was taken and not answered in time."""
+        self._missed.inc()
+
+    def observe_batch(self, pictures: int) -> None:
+        """Note how many pictures a run of the engine had."""
+        self._batch.observe(pictures)
+
+    def set_queue_length(self, pictures: int) -> None:
+        """Note how many pictures are taken and not yet answered."""
+        self._queue.set(pictures)
+
+    def observe_stages(self, spent_s: Mapping[str, float]) -> None:
+        """Note where the time of an answered request went."""
+        for stage, seconds in spent_s.items():
+            self._stages.observe(1000 * seconds, tags={"stage": stage})

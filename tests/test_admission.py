@@ -1,0 +1,208 @@
+"""Admission: who is taken, who is refused and until when, and that a refusal or a missed deadline costs nothing."""
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from itertools import pairwise
+
+import httpx
+import pytest
+
+from serve_app.classifier.admission import Admission
+from serve_app.classifier.metrics import Metrics
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import Overloaded
+from tests.conftest import Fitted
+from tests.test_model_api import assert_error
+
+PICTURE_S = 0.1
+
+
+class Counted(Metrics):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.refusals = Counter[str]()
+        self.missed_deadlines = 0
+        self.batches: list[int] = []
+        self.queue_lengths = [0]
+        self.stages: list[Mapping[str, float]] = []
+
+    def count_refusal(self, reason: str) -> None:
+        self.refusals[reason] += 1
+
+    def count_missed_deadline(self) -> None:
+        self.missed_deadlines += 1
+
+    def observe_batch(self, pictures: int) -> None:
+        self.batches.append(pictures)
+
+    def set_queue_length(self, pictures: int) -> None:
+        self.queue_lengths.append(pictures)
+
+    def observe_stages(self, spent_s: Mapping[str, float]) -> None:
+        self.stages.append(dict(spent_s))
+
+
+def admission(**args: object) -> Admission:
+    return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S)
+
+
+def fill(gate: Admission, stack: ExitStack, within_s: float | None = None) -> Overloaded:
+    """Take places until one is refused; return the refusal."""
+    while True:
+        try:
+            stack.enter_context(gate.place(within_s))
+        except Overloaded as exc:
+            return exc
+
+
+def test_pictures_are_taken_as_long_as_their_turn_comes_in_time() -> None:
+    gate = admission(max_wait_s=1.05)
+    with ExitStack() as taken:
+        refusal = fill(gate, taken)
+        assert gate.wait_s == pytest.approx(1.1)  # eleven: the tenth had 0.9 s before it, the eleventh 1.0 s
+        assert refusal.retry_after_s == math.ceil(gate.wait_s)
+        assert "11 pictures" in refusal.detail
+        assert "1.1 s" in refusal.detail
+    assert gate.wait_s == 0
+    gate.check()
+
+
+def test_an_idle_replica_takes_a_picture_however_slow_it_is() -> None:
+    gate = admission(max_wait_s=0.001)
+    with gate.place():
+        pass
+
+
+def test_a_client_in_a_hurry_is_refused_earlier_and_a_patient_one_no_later() -> None:
+    gate = admission(max_wait_s=1.05)
+    with ExitStack() as taken:
+        fill(gate, taken, within_s=0.35)
+        assert gate.wait_s == pytest.approx(0.4)
+        fill(gate, taken, within_s=60)
+        assert gate.wait_s == pytest.approx(1.1)
+
+
+def test_the_number_of_pictures_is_bounded_too() -> None:
+    gate = admission(max_wait_s=600, max_queue=3)
+    with ExitStack() as taken:
+        assert "3 pictures" in fill(gate, taken).detail
+    assert isinstance(gate.metrics, Counted)
+    assert gate.metrics.refusals == {"queue_full": 1}
+    assert gate.metrics.queue_lengths == [0, 1, 2, 3, 2, 1, 0]
+
+
+def test_the_service_time_follows_what_the_engine_shows() -> None:
+    gate = admission()
+    with gate.place():
+        for _ in range(30):
+            gate.learn(8, 8 * 0.02)
+        assert gate.wait_s == pytest.approx(0.02, rel=0.01)
+
+
+def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
+    gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
+    first, second = gate.lease(), gate.lease()
+    first.add(15_000)
+    second.add(5_000)
+    with pytest.raises(Overloaded, match="20,000 bytes"):
+        second.add(1)
+    first.end()
+    first.end()
+    second.add(15_000)
+    second.end()
+    gate.lease().add(20_000)
+
+
+@asynccontextmanager
+async def served(fitted: Fitted, metrics: Metrics, **args: object) -> AsyncIterator[httpx.AsyncClient]:
+    from serve_app.classifier.api import build_model_api
+    from serve_app.classifier.classifier import Classifier
+
+    settings = ClassifierSettings.model_validate({**fitted.args, "max_upload_bytes": 2_000_000, **args})
+    classifier = await Classifier.load(settings, metrics)
+    transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/model", timeout=60) as client:
+        yield client
+    await classifier.close()
+
+
+async def slowly(data: bytes, pause_s: float) -> AsyncIterator[bytes]:
+    yield data
+    await asyncio.sleep(pause_s)
+    yield data
+
+
+async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right(fitted: Fitted) -> None:
+    metrics = Counted()
+    async with served(fitted, metrics, max_wait_s=0.4) as client:
+        label, data = next(iter(fitted.pictures.items()))
+        answers = await asyncio.gather(*(client.post("/predict", content=data) for _ in range(60)))
+        right = [answer for answer in answers if answer.status_code == 200]
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert len(right) + len(refused) == 60
+        assert len(right) >= 2
+        assert {answer.json()["prediction"] for answer in right} == {label}
+        for answer in refused:
+            assert_error(answer, 503, "overloaded", "pictures", "try again later")
+            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        assert metrics.refusals == {"wait_too_long": len(refused)}
+        assert sum(metrics.batches) == len(metrics.stages) == len(right)
+        assert metrics.queue_lengths[-1] == 0
+        assert {abs(later - earlier) for earlier, later in pairwise(metrics.queue_lengths)} == {1}
+        assert (await client.post("/predict", content=data)).status_code == 200
+
+
+async def test_a_missed_deadline_is_a_504_and_never_reaches_the_engine(fitted: Fitted) -> None:
+    metrics = Counted()
+    async with served(fitted, metrics, max_wait_s=60, deadline_s=60) as client:
+        data = next(iter(fitted.pictures.values()))
+        others = [asyncio.create_task(client.post("/predict", content=data)) for _ in range(24)]
+        async with asyncio.timeout(60):
+            while not metrics.batches:  # noqa: ASYNC110 an event would need a second Metrics
+                await asyncio.sleep(0.01)
+        late = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "1"})
+        assert late.status_code in (503, 504)
+        assert {(await other).status_code for other in others} == {200}
+        assert sum(metrics.batches) == 24
+        alone = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "1"})
+        assert_error(alone, 504, "deadline_exceeded", "0.001 s")
+        assert metrics.missed_deadlines >= 1
+
+
+@pytest.mark.parametrize("deadline", ["0", "-5", "soon", "1.5", "", "600001"])
+async def test_a_deadline_that_is_none_is_refused_by_name(
+    model_client: httpx.AsyncClient, fitted: Fitted, deadline: str
+) -> None:
+    response = await model_client.post(
+        "/predict", content=fitted.pictures["thing 7"], headers={"X-Deadline-Ms": deadline}
+    )
+    assert_error(response, 422, "invalid_parameter", "X-Deadline-Ms")
+
+
+async def test_no_client_can_make_the_deadline_longer(fitted: Fitted) -> None:
+    async with served(fitted, Counted(), deadline_s=0.001) as client:
+        data = next(iter(fitted.pictures.values()))
+        response = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "600000"})
+        assert_error(response, 504, "deadline_exceeded", "0.001 s")
+
+
+async def test_uploads_are_bounded_in_time_and_together_in_memory(fitted: Fitted) -> None:
+    metrics = Counted()
+    limits = {"upload_timeout_s": 0.3, "max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000}
+    async with served(fitted, metrics, **limits) as client, AsyncExitStack():
+        dawdler = asyncio.create_task(client.post("/predict", content=slowly(b"x" * 1_500_000, 5)))
+        await asyncio.sleep(0.05)
+        assert_error(await client.post("/predict", content=b"y" * 1_900_000), 503, "overloaded", "bytes are in memory")
+        assert metrics.refusals == {"memory": 1}
+        assert_error(await dawdler, 408, "upload_too_slow", "0.3 s")
+        data = next(iter(fitted.pictures.values()))
+        assert (await client.post("/predict", content=data)).status_code == 200
+
+
+def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="max_held_bytes must be at least 1016384"):
+        ClassifierSettings(max_upload_bytes=1_000_000, max_held_bytes=1_000_000)
