@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loadtest.measuring.target_metrics import discover
 from tests.conftest import Fitted
 from tests.service import (
     Service,
@@ -29,6 +30,7 @@ from tests.service import (
 from tests.test_model_api import assert_error, stages_ms
 
 UPDATE_S = 120
+DISCOVERY = Path("/tmp/ray/prom_metrics_service_discovery.json")
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +118,53 @@ async def test_server_timing_comes_through_the_ingress(running: Service, fitted:
     async with client(running) as http:
         response = await http.post("/model/predict", content=fitted.pictures["thing 7"])
     assert stages_ms(response)["inference"] > 1
+
+
+async def test_no_client_can_change_serves_own_limits(running: Service, fitted: Fitted) -> None:
+    data = fitted.pictures["thing 7"]
+    async with client(running) as http:
+        hurried = await http.post("/model/predict", content=data, headers={"X-Request-Timeout-Seconds": "0.001"})
+        assert hurried.status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Request-Disconnect-Disabled": "?1"}])
+async def test_who_has_gone_costs_no_inference(running: Service, fitted: Fitted, headers: dict[str, str]) -> None:
+    data = fitted.pictures["thing 7"]
+    async with client(running) as http:
+        await http.post("/model/predict", content=data)
+        leaving = [asyncio.create_task(http.post("/model/predict", content=data, headers=headers)) for _ in range(64)]
+        await asyncio.sleep(0.3)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        after = await http.post("/model/predict", content=data)
+        # 64 pictures are some four seconds of work; what was in the engine when they left is eight of them.
+        assert stages_ms(after)["queue"] < 64 * stages_ms(after)["inference"] / 4
+
+
+async def test_an_answer_that_comes_too_late_is_a_504_in_the_error_shape(running: Service, fitted: Fitted) -> None:
+    async with client(running) as http:
+        response = await http.post("/model/predict", content=fitted.pictures["thing 7"], headers={"X-Deadline-Ms": "1"})
+    assert_error(response, 504, "deadline_exceeded")
+
+
+@pytest.mark.usefixtures("running")
+async def test_refusals_deadlines_batches_and_stages_are_exported_to_prometheus() -> None:
+    wanted = {
+        "ray_classifier_missed_deadlines_total",
+        "ray_classifier_queue_pictures",
+        "ray_classifier_batch_pictures_count",
+        "ray_classifier_stage_ms_sum",
+    }
+    deadline = time.monotonic() + 40
+    async with httpx.AsyncClient(timeout=10) as http:
+        while True:
+            text = "".join([(await http.get(url)).text for url in discover(DISCOVERY)])
+            missing = {name for name in wanted if f"\n{name}{{" not in text}
+            if not missing:
+                break
+            assert time.monotonic() < deadline, missing
+            await asyncio.sleep(1)
 
 
 @pytest.mark.parametrize("application", ["model", "user"])

@@ -1,0 +1,118 @@
+"""Stands in front of Serve in every process that takes HTTP: replicas behind HAProxy, and Serve's own proxy.
+
+Named in configs/serve.env as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Clients cannot change Serve's own limits, and
+what Serve itself answers has the service's error shape.
+"""
+
+import asyncio
+from contextlib import suppress
+from http import HTTPStatus
+from uuid import uuid4
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import NotFound, Overloaded, ServiceError
+from serve_app.web import REQUEST_ID_HEADER, ErrorBody
+
+IGNORED_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
+"""Serve lets a client switch its time limit and its watch for disconnects off with these."""
+
+_OWN_PATHS = "/-/"
+_DRAIN_S = 30.0
+_DRAIN_BYTES = 10_016_384
+
+
+def middlewares() -> list[Middleware]:
+    """Return what Serve is to put in front of itself."""
+    return [Middleware(ServeAnswersInOneShape), Middleware(ServeHeadersIgnored)]
+
+
+class ServeHeadersIgnored:
+    """Takes the headers away by which a client could change Serve's own limits."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        if scope["type"] == "http":
+            headers = [header for header in scope["headers"] if header[0].lower() not in IGNORED_HEADERS]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+class ServeAnswersInOneShape:
+    """Turns Serve's own refusals, which are plain text, into the error body; the applications have no such answers.
+
+    The upload is read first: a client that is still sending would see its connection reset instead of the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        if scope["type"] == "http" and not scope["path"].startswith(_OWN_PATHS):
+            exchange = _Exchange(receive, send)
+            await self._app(scope, exchange.receive, exchange.send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._is_read = False
+        self._start: Message | None = None
+        self._text = b""
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_read = self._is_read or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and _is_plain_refusal(message):
+            self._start = message
+        elif self._start is None:
+            await self._send(message)
+        else:
+            self._text += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._drain()
+                await self._answer(self._start)
+
+    async def _drain(self) -> None:
+        received = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while not self._is_read and received < _DRAIN_BYTES:
+                    received += len((await self.receive()).get("body", b""))
+
+    async def _answer(self, start: Message) -> None:
+        given = Headers(raw=start["headers"])
+        status = start["status"]
+        error = _error_of(status)
+        text = " ".join(self._text.decode(errors="replace").split()) or HTTPStatus(status).phrase
+        request_id = given.get(REQUEST_ID_HEADER) or str(uuid4())
+        body = ErrorBody(code=error.code, detail=text, request_id=request_id).model_dump_json().encode()
+        replaced = (b"content-type", b"content-length")
+        headers = [header for header in start["headers"] if header[0].lower() not in replaced]
+        headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self._send({**start, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_plain_refusal(start: Message) -> bool:
+    kind = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] >= HTTPStatus.BAD_REQUEST and kind.startswith("text/plain")
+
+
+def _error_of(status: int) -> type[ServiceError]:
+    known: dict[int, type[ServiceError]] = {error.status: error for error in (NotFound, Overloaded)}
+    return known.get(status, ServiceError)

@@ -1,0 +1,93 @@
+"""What stands in front of Serve: headers taken away, Serve's plain answers in the error shape."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from serve_app.deployments.ingress import middlewares
+from tests.test_model_api import assert_error
+
+
+async def show_headers(request: Request) -> Response:
+    return JSONResponse(dict(request.headers))
+
+
+async def refuse(_: Request) -> Response:
+    return PlainTextResponse("Request dropped\ndue to backpressure", 503, {"Retry-After": "7", "X-Request-ID": "abc"})
+
+
+async def fail(_: Request) -> Response:
+    return PlainTextResponse("", 500)
+
+
+async def speak(_: Request) -> Response:
+    return PlainTextResponse("fine")
+
+
+async def own_health(_: Request) -> Response:
+    return PlainTextResponse("DRAINING", 503)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    routes = [
+        Route("/headers", show_headers),
+        Route("/busy", refuse, methods=["GET", "POST"]),
+        Route("/fails", fail),
+        Route("/fine", speak),
+        Route("/-/healthz", own_health),
+    ]
+    stack = [*reversed(middlewares())]  # Serve puts the last one outermost, Starlette the first
+    transport = httpx.ASGITransport(Starlette(routes=routes, middleware=stack), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def test_headers_that_change_serves_limits_do_not_reach_it(http: httpx.AsyncClient) -> None:
+    sent = {"X-Request-Timeout-Seconds": "-1", "x-request-disconnect-disabled": "?1", "X-Request-ID": "mine"}
+    seen = (await http.get("/headers", headers=sent)).json()
+    assert seen["x-request-id"] == "mine"
+    assert not {"x-request-timeout-seconds", "x-request-disconnect-disabled"} & set(seen)
+
+
+async def test_a_plain_refusal_gets_the_error_shape_and_keeps_its_headers(http: httpx.AsyncClient) -> None:
+    response = await http.get("/busy")
+    assert_error(response, 503, "overloaded", "Request dropped due to backpressure")
+    assert response.headers["Retry-After"] == "7"
+    assert response.json()["request_id"] == response.headers["X-Request-ID"] == "abc"
+    assert response.headers["Content-Type"] == "application/json"
+
+
+async def test_the_upload_is_read_before_the_refusal(http: httpx.AsyncClient) -> None:
+    sent: list[int] = []
+
+    async def upload() -> AsyncIterator[bytes]:
+        for number in range(5):
+            yield b"x" * 1000
+            sent.append(number)
+
+    assert_error(await http.post("/busy", content=upload()), 503, "overloaded")
+    assert sent == [0, 1, 2, 3, 4]
+
+
+async def test_an_upload_without_end_is_not_read_for_ever(http: httpx.AsyncClient) -> None:
+    async def upload() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 1_000_000
+
+    assert_error(await http.post("/busy", content=upload()), 503, "overloaded")
+
+
+async def test_an_empty_failure_says_what_its_status_means(http: httpx.AsyncClient) -> None:
+    assert_error(await http.get("/fails"), 500, "internal_error", "Internal Server Error")
+
+
+async def test_other_answers_and_serves_own_paths_stay_as_they_are(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/fine")).text == "fine"
+    health = await http.get("/-/healthz")
+    assert (health.status_code, health.text) == (503, "DRAINING")
