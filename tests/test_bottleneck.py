@@ -200,7 +200,13 @@ def test_an_ingress_at_one_core_in_front_of_a_worker_that_has_time(tmp_path: Pat
 def test_threads_that_take_turns_at_a_lock_use_one_core_together(tmp_path: Path) -> None:
     found = bottleneck_of(tmp_path, Made(400, roles={"classifier": Use(103.0, 1, 0, 9.0)}))
     assert (found.limit, found.where) == ("role_cpu", "classifier")
-    assert "threads that take turns, as at Python's interpreter lock" in found.sentence
+    assert "several that take turns do, at Python's interpreter lock" in found.sentence
+
+
+def test_threads_that_happen_to_use_one_core_together_are_no_lock_when_nobody_waits(tmp_path: Path) -> None:
+    engine = Use(100.0, 1, 2, 51.0)
+    found = bottleneck_of(tmp_path, Made(20, "work;dur=19", {"classifier": engine}), workload={"wait_s": [1, 1]})
+    assert found.limit == "think_time"
 
 
 def test_a_role_that_is_busy_but_not_full_is_called_nearest_to_its_limit(tmp_path: Path) -> None:
@@ -235,7 +241,10 @@ def test_users_who_think_more_than_they_wait_set_the_pace(tmp_path: Path) -> Non
     level = Made(2, "work;dur=1.5", {"classifier": Use(20.0)})
     found = bottleneck_of(tmp_path, level, workload={"wait_s": [1, 1]})
     assert (found.limit, found.where) == ("think_time", None)
-    assert "nothing of the target is busy; more users are needed to find the target's limit" in found.sentence
+    assert found.sentence == (
+        "The users' think time: nothing of the target is busy (role classifier uses 20 % of a core by one thread); "
+        "more users are needed to find the target's limit."
+    )
     assert "(N ÷ (Z + R0)); their latency lets them send 100 % of that" in found.evidence[0]
 
 

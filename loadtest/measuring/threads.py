@@ -14,6 +14,9 @@ BUSY_PERCENT = 25.0
 """Of the time: a thread that ran or waited for a core at least so long counts as busy. Below are event loops and timers
 that wake up often and do little."""
 
+LEAST_RAN_PERCENT = 5.0
+"""Of the time: a busy thread ran at least so long. On a full machine a thread with little work waits long for it."""
+
 _PROC = Path("/proc")
 
 
@@ -22,7 +25,7 @@ class ThreadUse:
     """What threads did since the reading before."""
 
     busy_threads: int = 0
-    """That ran or waited for a core for at least BUSY_PERCENT of the time."""
+    """That ran or waited for a core for at least BUSY_PERCENT of the time, and ran for LEAST_RAN_PERCENT."""
     busiest_thread_percent: float = 0.0
     """CPU of the one that ran most; 100 is one core."""
     runqueue_wait_percent: float = 0.0
@@ -60,7 +63,10 @@ class ThreadReader:
             earlier = before.get(thread, begun)
             ran_percent.append(100 * max(0.0, times.ran_s - earlier.ran_s) / elapsed_s)
             waited_percent.append(100 * max(0.0, times.waited_s - earlier.waited_s) / elapsed_s)
-        busy = (ran + waited >= BUSY_PERCENT for ran, waited in zip(ran_percent, waited_percent, strict=True))
+        busy = (
+            ran >= LEAST_RAN_PERCENT and ran + waited >= BUSY_PERCENT
+            for ran, waited in zip(ran_percent, waited_percent, strict=True)
+        )
         return ThreadUse(sum(busy), max(ran_percent, default=0.0), sum(waited_percent))
 
     def forget_all_but(self, living: Iterable[psutil.Process]) -> None:

@@ -182,28 +182,33 @@ def _role_cpu(view: _View) -> _Verdict | None:
     if level.is_machine_full and level.target_roles:
         role = max(level.target_roles, key=lambda role: role.cpu_percent)
         use = replace(level.cpu_use(role), of="cores")
-    elif (busiest := level.busiest) and busiest.percent >= FULL_PERCENT:
+    elif (busiest := level.busiest) and busiest.percent >= FULL_PERCENT and _is_full(view, busiest):
         use = busiest
     else:
         return None
     return _Verdict("role_cpu", use.role.role, f"The CPU of role {use.role.role}: {_how_full(level, use)}", _CPU_FIRST)
 
 
+def _is_full(view: _View, use: CpuUse) -> bool:
+    """Return whether a role has no CPU left: threads that take turns do only if requests wait for them."""
+    return use.of != "lock" or not view.is_lightly_loaded
+
+
 def _how_full(level: Level, use: CpuUse) -> str:
     role = use.role
     if use.of == "cores":
         return (
-            f"all {_cores(level.cores)} are in use, {show_percent(role.cpu_percent)} of "
+            f"all {_cores(level.cores)} are in use, {show_percent(_whole(role.cpu_percent))} of "
             f"{show_percent(100 * level.cores)} % by it. More needs less work for a request, or more cores."
         )
     more = "More processes of it can use the other cores." if level.cores > 1 else "More needs less work for a request."
     if use.of == "lock":
         each = "" if role.processes == 1 else " each"
         return (
-            f"{role.processes} process(es) use one core{each} ({show_percent(role.cpu_percent)} %), with threads that "
-            f"take turns, as at Python's interpreter lock. {more}"
+            f"{role.processes} process(es) use one core{each} ({show_percent(_whole(role.cpu_percent))} %), as one "
+            f"thread or several that take turns do, at Python's interpreter lock for example. {more}"
         )
-    thread_percent = role.cpu_percent if role.busiest_thread_percent is None else role.busiest_thread_percent
+    thread_percent = _whole(role.busiest_thread_percent or 0.0)
     return f"its busiest thread uses a whole core ({show_percent(thread_percent)} %) while others are free. {more}"
 
 
@@ -211,9 +216,10 @@ def _think_time(view: _View) -> _Verdict | None:
     level = view.level
     if not view.is_lightly_loaded or level.think_percent() < 50:  # noqa: PLR2004 # users think more than they wait
         return None
-    busy = f"{_most_used(level)}; " if level.busiest and level.busiest.percent >= NEAR_FULL_PERCENT else ""
-    idle = "" if busy else "nothing of the target is busy; " if level.target_roles else ""
-    sentence = f"The users' think time: {busy}{idle}more users are needed to find the target's limit."
+    used = f"{_most_used(level)}; " if level.busiest else ""
+    if level.busiest and level.busiest.percent < NEAR_FULL_PERCENT:
+        used = f"nothing of the target is busy ({_most_used(level)}); "
+    sentence = f"The users' think time: {used}more users are needed to find the target's limit."
     return _Verdict("think_time", None, sentence, [_tell_light_load])
 
 
@@ -291,7 +297,7 @@ _CHECKS: tuple[Callable[[_View], _Verdict | None], ...] = (
 def _tell_flow(view: _View) -> Iterator[str]:
     level = view.level
     yield (
-        f"{level.users} users got {show_rps(level.rps)} answers/s with a mean latency of "
+        f"{level.users} users sent {show_rps(level.rps)} requests/s with a mean latency of "
         f"{show_ms(1000 * level.latency_s)} ms, so {level.under_way:.1f} requests were under way on average "
         "(Little's law, X R)."
     )

@@ -17,7 +17,7 @@ FULL_PERCENT = 90.0
 """Of a core, or of all of them: from here on it counts as used up. A thread that is always busy shows 95 to 100 % of a
 core, less what the rest of the machine takes from it."""
 
-LOCK_SHARED_PERCENT = 115.0
+LOCK_SHARED_PERCENT = 105.0
 """Of a core: the most that threads use together which take turns at a lock such as Python's interpreter lock. What they
 do outside of it, such as system calls, comes on top."""
 
@@ -150,15 +150,13 @@ class Level:
     def cpu_use(self, role: RoleFigures) -> CpuUse:
         """Return how near a role is to the most CPU that it can use: the nearest of the three limits that it has."""
         per_process_percent = role.cpu_percent / max(1, role.processes)
-        thread_percent = role.busiest_thread_percent
-        if thread_percent is None:  # no system but Linux tells it
-            thread_percent = min(per_process_percent, 100.0)
+        thread_percent = 100 * (role.busiest_thread_percent or 0.0) / self.core_percent
+        lock_percent = 100 * per_process_percent / self.core_percent
         uses = [
             CpuUse(role, 100 * role.cpu_percent / (self.core_percent * self.cores), "cores"),
-            CpuUse(role, 100 * thread_percent / self.core_percent, "thread"),
+            CpuUse(role, thread_percent, "thread"),
         ]
-        lock_percent = 100 * per_process_percent / self.core_percent
-        if uses[-1].percent < FULL_PERCENT <= lock_percent <= LOCK_SHARED_PERCENT:
+        if thread_percent < FULL_PERCENT <= lock_percent <= LOCK_SHARED_PERCENT:
             uses.append(CpuUse(role, min(lock_percent, 100.0), "lock"))
         return max(uses, key=lambda use: use.percent)
 

@@ -48,6 +48,7 @@ def make_plan(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the shipped quick plan with the two configs as its targets."""
     plan: dict[str, Any] = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
     shared = next(target for target in plan["targets"] if target["name"] == SHARED)
+    shared["environment"] = {"SERVE_APP_DATA_DIR": str(folder)}
     config = write_config(folder, oversubscribe(CONFIG))
     changed = {
         "name": OVERSUBSCRIBED,
