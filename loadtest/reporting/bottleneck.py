@@ -46,6 +46,9 @@ LONG_QUEUE_PERCENT = 30.0
 FLAT_GROWTH_SHARE = 0.1
 """Of the growth of the users: throughput that grows less has come to its limit."""
 
+LEAST_TOLD_PERCENT = 1.0
+"""Less is not worth a word."""
+
 LEAST_MORE_USERS_FACTOR = 1.25
 """Between two levels, to judge whether throughput grows."""
 
@@ -305,7 +308,7 @@ def _tell_flow(view: _View) -> Iterator[str]:
 
 def _tell_light_load(view: _View) -> Iterator[str]:
     level, most_rps, percent = view.level, view.level.light_load_rps(view.idle_s), view.light_load_percent
-    if most_rps is None or percent is None:
+    if most_rps is None or percent is None or percent < LEAST_TOLD_PERCENT:
         return
     pace = f"{level.workload.mean_wait_s:g} s of think time" if level.workload.mean_wait_s is not None else "their pace"
     answer = f"{show_ms(1000 * view.idle_s)} ms for an answer that waits for no other" if view.idle_s else "no waiting"
@@ -340,7 +343,7 @@ def _tell_role(level: Level, role: RoleFigures) -> str:
 
 def _tell_run_queue(view: _View) -> Iterator[str]:
     for role in _by_cpu(view.level):
-        if role.runqueue_wait_percent is not None and role.busy_threads is not None:
+        if role.runqueue_wait_percent is not None and role.busy_threads:
             yield (
                 f"Threads of role {role.role} waited for a core for {show_percent(_whole(_wait_percent(role)))} % of "
                 f"the time in which they could have run; {role.busy_threads:.1f} of them were busy, the machine has "
@@ -366,9 +369,10 @@ def _tell_stages(view: _View) -> Iterator[str]:
         yield "The answers carry no Server-Timing, so where their time goes is not known."
         return
     shares = sorted(stages.items(), key=lambda stage: -stage[1])
-    told = ", ".join(f"{name} {show_percent(_whole(percent))} %" for name, percent in shares if percent >= 1)
+    told = [f"{name} {show_percent(_whole(part))} %" for name, part in shares if part >= LEAST_TOLD_PERCENT]
     unexplained_percent = _whole(level.unexplained_percent or 0.0)
-    yield f"Of the mean latency: {told}; {show_percent(unexplained_percent)} % in no stage of the target."
+    rest = f"{show_percent(unexplained_percent)} % in no stage of the target"
+    yield f"Of the mean latency: {'; '.join([', '.join(told), rest] if told else [rest])}."
 
 
 def _tell_growth(view: _View) -> Iterator[str]:
