@@ -4,9 +4,10 @@ Written while a cell is measured, read by the report. The column names are the f
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from types import UnionType
 from typing import IO, Any, TypeVar
 
 
@@ -57,6 +58,12 @@ class ResourceRow:
     rss_bytes: int
     """Sum over the processes; pages that they share count several times. Of `machine`: memory in use."""
     threads: int
+    busy_threads: int | None = None
+    """Threads that ran or waited for a core for a good part of this second; None where the system does not tell."""
+    busiest_thread_percent: float | None = None
+    """CPU of the thread that ran most; 100 is one core."""
+    runqueue_wait_percent: float | None = None
+    """Time in which its threads could have run and had no core, summed over them; 100 is one thread all the time."""
 
 
 Row = TypeVar("Row", RequestRow, GeneratorRow, ResourceRow)
@@ -86,10 +93,19 @@ class RowWriter:
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Return the rows of a file that RowWriter wrote; an unfinished last line is left out."""
-    types: list[type[Any]] = [field.type for field in fields(kind)]  # type: ignore[misc] # no `from __future__` here
+    converters = [_converter(field.type) for field in fields(kind)]  # no `from __future__` here, so these are types
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if line.endswith("\n"))
         next(lines, None)
         for line in lines:
-            if len(line) == len(types):
-                yield kind(*[convert(text) for convert, text in zip(types, line, strict=True)])
+            if len(line) == len(converters):
+                yield kind(*[convert(text) for convert, text in zip(converters, line, strict=True)])
+
+
+def _converter(kind: Any) -> Callable[[str], Any]:
+    """Return what makes a value of a column's text; an empty one is None where the column may have that."""
+    if isinstance(kind, UnionType):
+        known: Callable[[str], Any] = kind.__args__[0]
+        return lambda text: known(text) if text else None
+    convert: Callable[[str], Any] = kind
+    return convert

@@ -24,6 +24,7 @@ SECTIONS = [
     "What was tested",
     "Results",
     "Comparison at each number of users",
+    "What limits each level",
     "Where the time goes",
     "CPU, memory and threads",
     "What the service itself counted",

@@ -1,15 +1,17 @@
-"""CPU, memory and threads of each process role, read once a second with psutil while a cell is loaded."""
+"""CPU, memory and threads of each process role, read once a second while a cell is loaded."""
 
 import os
 import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from loadtest.measuring.processes import descendants, family
+from loadtest.measuring.threads import ThreadReader, ThreadUse, add_up, knows_threads
 from loadtest.plan import Role
 from loadtest.rows import ResourceRow, RowWriter
 
@@ -26,12 +28,15 @@ class ResourceSampler:
         self._roles = [(role, re.compile(role.command)) for role in roles]
         self._generator_pid = generator_pid
         self._cpu_s: dict[psutil.Process, float] = {}
+        self._threads = ThreadReader() if knows_threads() else None
         self._anywhere: list[tuple[psutil.Process, str]] = []
         self._anywhere_found_s = -_FIND_ANYWHERE_EVERY_S
         self._machine_cpu_s, self._stolen_cpu_s = _machine_cpu_s()
         self._read_s = time.monotonic()
         for process, _ in self._processes():
             self._cpu_s[process] = _cpu_s(process)
+            if self._threads:
+                self._threads.begin(process)
 
     def sample(self) -> list[ResourceRow]:
         """Return one row for each role that has a process, one of the machine, and one of what its host took away."""
@@ -42,9 +47,17 @@ class ResourceSampler:
         usage: dict[str, _Usage] = defaultdict(_Usage)
         seen: dict[psutil.Process, float] = {}
         for process, role in self._processes():
-            usage[role].add(process, self._cpu_s.get(process, 0.0), seen)
+            used_cpu_s = usage[role].add(process, self._cpu_s.get(process, 0.0), seen)
+            # Of the rest there is nothing to tell, and a service of many threads would make the kit itself a load.
+            if self._threads and used_cpu_s:
+                usage[role].thread_uses.append(self._threads.read(process, elapsed_s))
+        if self._threads:
+            self._threads.forget_all_but(seen)
         self._cpu_s = seen
-        rows = [used.row(unix_s, role, elapsed_s) for role, used in sorted(usage.items())]
+        rows = [
+            used.row(unix_s, role, elapsed_s, knows_threads=self._threads is not None)
+            for role, used in sorted(usage.items())
+        ]
         return [*rows, *self._machine(unix_s, elapsed_s)]
 
     def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
@@ -87,24 +100,37 @@ class _Usage:
         self.cpu_s = 0.0
         self.rss_bytes = 0
         self.threads = 0
+        self.thread_uses: list[ThreadUse] = []
 
-    def add(self, process: psutil.Process, before_cpu_s: float, seen: dict[psutil.Process, float]) -> None:
+    def add(self, process: psutil.Process, before_cpu_s: float, seen: dict[psutil.Process, float]) -> float:
+        """Add what a process used, and return its CPU time since the last reading, seconds."""
         try:
             with process.oneshot():
                 cpu_s = _cpu_s(process)
                 threads = process.num_threads()
                 rss_bytes = process.memory_info().rss
         except psutil.Error:
-            return  # it ended just now
+            return 0.0  # it ended just now
+        used_cpu_s = max(0.0, cpu_s - before_cpu_s)
         seen[process] = cpu_s
         self.processes += 1
-        self.cpu_s += max(0.0, cpu_s - before_cpu_s)
+        self.cpu_s += used_cpu_s
         self.threads += threads
         self.rss_bytes += rss_bytes
+        return used_cpu_s
 
-    def row(self, unix_s: float, role: str, elapsed_s: float) -> ResourceRow:
+    def row(self, unix_s: float, role: str, elapsed_s: float, *, knows_threads: bool) -> ResourceRow:
         cpu_percent = round(100 * self.cpu_s / elapsed_s, 1)
-        return ResourceRow(unix_s, role, self.processes, cpu_percent, self.rss_bytes, self.threads)
+        row = ResourceRow(unix_s, role, self.processes, cpu_percent, self.rss_bytes, self.threads)
+        if not knows_threads:
+            return row
+        use = add_up(self.thread_uses)
+        return replace(
+            row,
+            busy_threads=use.busy_threads,
+            busiest_thread_percent=round(use.busiest_thread_percent, 1),
+            runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
+        )
 
 
 def role_of(process: psutil.Process, roles: Iterable[tuple[Role, re.Pattern[str]]]) -> str:

@@ -38,6 +38,20 @@ UNITS = {
 }
 """The unit of each number by the end of its name; the longest end that fits counts."""
 
+LimitingFactor = Literal[
+    "load_generator",
+    "other_load",
+    "thread_oversubscription",
+    "role_cpu",
+    "think_time",
+    "stage",
+    "serial_section",
+    "unknown",
+]
+"""What can limit a level: the generator's own core; programs that are not part of the test; more busy threads than
+cores; the CPU of a role; the users' pace; a stage in which the service waits for something that is not seen here, such
+as a database; requests that wait for each other, at a lock for example. `unknown` when the data does not tell."""
+
 NO_FIGURE = "—"
 _THOUSAND_MIB_BYTES = 1000 * 2**20
 
@@ -96,6 +110,27 @@ class RoleFigures(_Figures):
     rss_max_bytes: int
     threads: int
     """Most at a time."""
+    busy_threads: float | None = None
+    """Mean number of threads that ran or waited for a core most of the time; None where the system does not tell."""
+    busiest_thread_percent: float | None = None
+    """Mean CPU of the thread that ran most in each second; 100 is one core."""
+    runqueue_wait_percent: float | None = None
+    """Mean time that threads could have run and had no core, summed over them; 100 is one thread all the time."""
+
+
+class Bottleneck(_Figures):
+    """What limits a target at a number of users, and how that was found."""
+
+    limit: LimitingFactor
+    where: str | None
+    """The role or the stage that the limit is in, where it is in one."""
+    sentence: str
+    evidence: list[str]
+    """Sentences with the numbers; those that decided come first."""
+    queue_percent: float | None
+    """Share of the mean latency that passes in stages whose names say that requests wait; None without stages."""
+    unexplained_percent: float | None
+    """Share of the mean latency that no stage of the target explains; None without stages."""
 
 
 class CounterFigures(_Figures):
@@ -138,6 +173,10 @@ class CellFigures(_Figures):
     counters: list[CounterFigures]
     metrics_after_s: float | None
     limits: list[LimitResult]
+    generator_late_percent: float | None = None
+    """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
+    bottleneck: Bottleneck | None = None
+    """None when no request was answered right."""
 
 
 class PointFigures(_Figures):
@@ -156,6 +195,10 @@ class PointFigures(_Figures):
     endpoints: list[EndpointFigures]
     roles: list[RoleFigures]
     """Means and maxima over the repetitions."""
+    generator_late_percent: float | None = None
+    """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
+    bottleneck: Bottleneck | None = None
+    """None without a valid repetition."""
 
 
 class Difference(_Figures):

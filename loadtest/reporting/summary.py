@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path, PurePath
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.errors import BadInputError
 from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target
 from loadtest.reporting.baseline import read_baseline
+from loadtest.reporting.bottleneck import add_bottlenecks
 from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import (
     CellFigures,
@@ -42,7 +43,13 @@ from loadtest.reporting.traffic import (
     count_under_way,
     pool_requests,
 )
-from loadtest.reporting.validity import Evidence, find_load_reasons, find_notes, find_steady_reasons
+from loadtest.reporting.validity import (
+    Evidence,
+    compute_late_percent,
+    find_load_reasons,
+    find_notes,
+    find_steady_reasons,
+)
 from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
 from loadtest.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
 
@@ -89,6 +96,7 @@ def summarize(folder: RunFolder) -> Figures:
     cells = [_cell_figures(plan, one) for one in measured]
     valid = [one for one, cell in zip(measured, cells, strict=True) if cell.valid]
     points = [_point(plan, target, users, valid) for target in plan.targets for users in plan.users]
+    points, cells = add_bottlenecks(plan.workload, _cores(record), points, cells)
     targets = [_facts(target, measured) for target in plan.targets]
     known = bool(plan.baseline) and folder.baseline_path.is_file()
     figures = Figures(
@@ -259,6 +267,7 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         whole_run=whole_run,
         endpoints=endpoints,
         roles=_roles(plan, measured.steady_resources()),
+        generator_late_percent=_late_percent([measured]),
         counters=measured.counters,
         metrics_after_s=record and record.metrics_after_s,
         limits=[_limit(limit, steady, endpoints) for limit in plan.limits] if _finished(measured) else [],
@@ -320,10 +329,13 @@ def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
         RoleFigures(
             role=role,
             processes=max(row.processes for row in rows),
-            cpu_percent=_mean_cpu_percent(rows, spans_s),
+            cpu_percent=_mean(rows, spans_s, "cpu_percent") or 0.0,
             cpu_max_percent=_most_cpu_percent(rows, spans_s),
             rss_max_bytes=max(row.rss_bytes for row in rows),
             threads=max(row.threads for row in rows),
+            busy_threads=_mean(rows, spans_s, "busy_threads"),
+            busiest_thread_percent=_mean(rows, spans_s, "busiest_thread_percent"),
+            runqueue_wait_percent=_mean(rows, spans_s, "runqueue_wait_percent"),
         )
         for role in dict.fromkeys(order)
         if (rows := by_role.get(role)) and (role == STOLEN or any(row.processes for row in rows))
@@ -339,10 +351,11 @@ def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
     return dict(zip(ordered, [usual_s, *within_s], strict=False))
 
 
-def _mean_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:
-    """Return the mean over time: a kit that was held up reads several seconds at once."""
-    covered_s = sum(spans_s[row.unix_s] for row in rows)
-    return round(sum(row.cpu_percent * spans_s[row.unix_s] for row in rows) / covered_s, 2)
+def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
+    """Return the mean over time: a kit that was held up reads several seconds at once. None if nobody knows it."""
+    known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
+    covered_s = sum(span_s for _, span_s in known)
+    return round(sum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
 
 
 def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:
@@ -382,7 +395,23 @@ def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> Po
         whole_run=_traffic(pooled, "whole_run"),
         endpoints=_endpoints(plan, pooled),
         roles=_roles(plan, [row for one in pooled for row in one.steady_resources()]),
+        generator_late_percent=_late_percent(pooled),
     )
+
+
+def _late_percent(measured: list[_Measured]) -> float | None:
+    """Return for how much of the time the generator was late, the mean of several cells."""
+    known = [
+        compute_late_percent([row for row in one.generator if one.steady.holds(row.unix_s)], one.steady.length_s)
+        for one in measured
+        if one.steady
+    ]
+    return round(mean(known), 4) if known else None
+
+
+def _cores(record: RunRecord) -> int:
+    """Return the cores of the machine of the first start."""
+    return record.sessions[0].environment.cores if record.sessions else 1
 
 
 def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:

@@ -14,6 +14,7 @@ from loadtest.reporting.comparison import LEAST_DIFFERENCE_PERCENT, LEAST_FAILUR
 from loadtest.reporting.figures import (
     NO_FIGURE,
     BaselinePoint,
+    Bottleneck,
     CellFigures,
     EndpointFigures,
     Figures,
@@ -58,6 +59,14 @@ class _Result:
 
 
 @dataclass(frozen=True)
+class _Evidence:
+    """What a verdict rests on, and the level or cell that it is of."""
+
+    heading: str
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
 class _Picture:
     """A picture's file name without its ending, and what it shows."""
 
@@ -94,6 +103,8 @@ def _content(figures: Figures, plots: Sequence[str]) -> dict[str, Any]:
         "least_percent": f"{LEAST_DIFFERENCE_PERCENT:g}",
         "least_points": f"{LEAST_FAILURES_POINTS:g}",
         "pictures_drawn": [_Picture(name, _picture_title(name)) for name in plots],
+        "bottlenecks": _bottlenecks(figures),
+        "bottleneck_evidence": list(_bottleneck_evidence(figures)),
         "stages": _stages(figures),
         "roles": list(_roles(figures)),
         "counters": list(_counters(figures)),
@@ -338,6 +349,33 @@ def _picture_title(name: str) -> str:
         "stages": "Where the time of a right answer goes",
     }
     return titles.get(name, f"Latency of {name.removeprefix('latency_')}, by number of users")
+
+
+def _limited(figures: Figures) -> Iterator[tuple[str, Bottleneck]]:
+    """Yield what limits each point and each INVALID cell, with its name."""
+    for point in figures.points:
+        if point.bottleneck:
+            yield f"{_title(figures, point.target)}, {point.users} users", point.bottleneck
+    for cell in figures.cells:
+        if cell.bottleneck and not cell.valid:
+            yield f"{_cell(figures, cell)} (INVALID)", cell.bottleneck
+
+
+def _bottlenecks(figures: Figures) -> str:
+    rows = [
+        [name, found.sentence, *(_share(percent) for percent in (found.queue_percent, found.unexplained_percent))]
+        for name, found in _limited(figures)
+    ]
+    return _table(["level", "what limits it", "in queues", "in no stage"], rows)
+
+
+def _share(percent: float | None) -> str:
+    return NO_FIGURE if percent is None else f"{show_percent(round(percent, 1))} %"
+
+
+def _bottleneck_evidence(figures: Figures) -> Iterator[_Evidence]:
+    for name, found in _limited(figures):
+        yield _Evidence(name, found.evidence)
 
 
 def _stages(figures: Figures) -> str:

@@ -141,13 +141,17 @@ def _generator_faults(_: Plan, evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _late_percent(evidence: Evidence) -> float:
+def compute_late_percent(generator: Sequence[GeneratorRow], window_s: float) -> float:
     """Return for how much of the time the event loop was late, at least: each second states its longest lateness.
 
     The worst second is left out: a short window may hold one stall of the machine.
     """
-    lags_ms = sorted(row.lag_ms for row in evidence.generator)
-    return sum(lags_ms[:-1]) / 10 / evidence.window_s
+    lags_ms = sorted(row.lag_ms for row in generator)
+    return sum(lags_ms[:-1]) / 10 / window_s
+
+
+def _late_percent(evidence: Evidence) -> float:
+    return compute_late_percent(evidence.generator, evidence.window_s)
 
 
 def _generator_cpu_percent(evidence: Evidence) -> float | None:

@@ -1,5 +1,5 @@
 """Benchmark commands, `python -m tests.benchmarks.NAME`; pytest collects none of them.
 
 Each wants a machine with nothing else on it, compares side by side and interleaved, and ends in a table (and, with
---json FILE, every number with its unit). NAME: footprint, lookups, predictions, batching, users100.
+--json FILE, every number with its unit). NAME: footprint, lookups, predictions, batching, users100, oversubscribed.
 """
