@@ -49,6 +49,8 @@ class RecorderSettings(BaseModel):
     """By tag."""
     wait_s: tuple[float, float] | None
     rate_per_user_rps: float | None
+    duration_s: float
+    """From the first user on; then the recorder ends the load. Locust's --run-time would begin to count before."""
     seed: int
 
 
@@ -68,7 +70,6 @@ class Recorder:
     def listen(self) -> None:
         """Have Locust call this recorder."""
         events.init.add_listener(self._give_pace_and_weights)
-        events.test_start.add_listener(self._begin)
         events.request.add_listener(self._write_request)
         events.spawning_complete.add_listener(self._all_have_come)
         events.test_stopping.add_listener(self._stopping)
@@ -81,19 +82,32 @@ class Recorder:
             if self._settings.rate_per_user_rps is not None:
                 user_class.wait_time = constant_throughput(self._settings.rate_per_user_rps)
             _set_weights(user_class, self._settings.weights)
+        # After the locustfile's own listeners: the load begins when its preparations are done.
+        events.test_start.add_listener(self._begin)
 
     def _begin(self, environment: Environment, **_: object) -> None:
         random.seed(self._settings.seed)
         self._moments["started_unix_s"] = time.time()
         self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._tick, environment)]
+        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._settings.duration_s)
+
+    def _end_the_load(self, environment: Environment, due_s: float) -> None:
+        while (left_s := due_s - time.monotonic()) > 0:
+            gevent.sleep(left_s)
+        # A locustfile may have called it off already; Locust would then begin to stop once more.
+        if environment.runner and "stopping_unix_s" not in self._moments:
+            self._stopping()
+            environment.runner.quit()
 
     def _all_have_come(self, **_: object) -> None:
         self._moments.setdefault("spawned_unix_s", time.time())
 
     def _stopping(self, **_: object) -> None:
-        self._moments["stopping_unix_s"] = time.time()
+        self._moments.setdefault("stopping_unix_s", time.time())
 
     def _end(self, environment: Environment, **_: object) -> None:
+        if "stopped_unix_s" in self._moments:
+            return  # whoever stops a test that is stopping already makes Locust tell of its end twice
         gevent.killall(self._greenlets)
         self._moments["stopped_unix_s"] = time.time()
         try:

@@ -19,7 +19,7 @@ import psutil
 import yaml
 
 from loadtest.reporting.figures import CellFigures, Figures, PointFigures
-from loadtest.rows import RequestRow, read_rows
+from loadtest.rows import GeneratorRow, RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord, RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,9 @@ class Ended:
 
     def rows(self, cell: Cell) -> list[RequestRow]:
         return list(read_rows(self.folder.cell_path(cell) / "requests.csv", RequestRow))
+
+    def seconds(self, cell: Cell) -> list[GeneratorRow]:
+        return list(read_rows(self.folder.cell_path(cell) / "generator.csv", GeneratorRow))
 
 
 class Kit:

@@ -133,8 +133,13 @@ def test_every_request_that_reached_the_target_has_one_row(usual: Ended, failing
 def test_the_load_lasts_as_long_as_the_plan_says(usual: Ended, failing: Ended, serial: Ended) -> None:
     for run in (usual, failing, serial):
         duration_s = run.folder.read_plan().duration_s
-        lasted_s = [cell.whole_run_s for cell in run.figures().cells if cell.valid]
-        assert lasted_s == [pytest.approx(duration_s, abs=0.2)] * len(lasted_s)
+        for cell in run.folder.read_record().order:
+            record = run.folder.read_cell(cell)
+            if record and record.moments:
+                lasted_s = record.moments.stopping_unix_s - record.moments.started_unix_s
+                # The load cannot end while a stall of the machine holds the generator; that one is on record.
+                stalled_s = max(row.lag_ms for row in run.seconds(cell)) / 1000
+                assert duration_s - 0.05 <= lasted_s <= duration_s + 0.05 + stalled_s
 
 
 def test_pooled_repetitions_are_all_their_requests(usual: Ended) -> None:

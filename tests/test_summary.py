@@ -318,16 +318,6 @@ def test_a_load_that_ended_early(tmp_path: Path) -> None:
     assert only_reason(cell_with(tmp_path, end_early)) == "the load ended early: after 58.5 s of 60 s"
 
 
-def test_a_short_load_may_end_a_little_early(tmp_path: Path) -> None:
-    def end_early(made: MadeCell) -> None:
-        assert made.record.moments
-        made.record.moments.stopping_unix_s -= 0.6
-        made.requests = [row for row in made.requests if row.start_unix_s < STARTED + 7.4]
-
-    cell = cell_with(tmp_path, end_early, users=[40], duration_s=8, settle_s=1, spawn_rate_per_s=50)
-    assert cell.valid, cell.reasons
-
-
 def test_a_load_that_ended_before_its_steady_window(tmp_path: Path) -> None:
     def end_at_once(made: MadeCell) -> None:
         assert made.record.moments

@@ -110,6 +110,7 @@ def _settings(plan: Plan, load: Load) -> str:
             "weights": {name: endpoint.weight for name, endpoint in endpoints.items()},
             "wait_s": plan.workload.wait_s,
             "rate_per_user_rps": plan.workload.rate_per_user_rps,
+            "duration_s": load.duration_s,
             "seed": load.seed,
         }
     )
@@ -118,8 +119,15 @@ def _settings(plan: Plan, load: Load) -> str:
 def _options(plan: Plan, target: Target, load: Load) -> list[str]:
     options = ["-f", str(plan.workload.locustfile), "--headless", "--host", target.url]
     options += ["--users", str(load.users), "--spawn-rate", f"{load.spawn_rate_per_s:g}"]
-    options += ["--run-time", f"{load.duration_s}s", "--stop-timeout", f"{plan.drain_s:g}"]
-    options += ["--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0"]
+    options += [
+        "--stop-timeout",
+        f"{plan.drain_s:g}",
+        "--only-summary",
+        "--loglevel",
+        "WARNING",
+        "--exit-code-on-error",
+        "0",
+    ]
     for key, value in plan.workload.options.items():
         options += [f"--{key}", str(value)]
     return options

@@ -19,9 +19,6 @@ from loadtest.run_folder import CellRecord
 LEAST_DURATION_SHARE = 0.98
 """Of the duration asked for: what a load that was not cut short lasts."""
 
-MOST_EARLY_S = 1.0
-"""Allowed in any case: Locust's clock starts before its users do, by 0.4 to 0.6 s."""
-
 MOST_GENERATOR_CPU_PERCENT = 90.0
 """Locust runs on one core; above this its event loop is late so often that it measures itself."""
 
@@ -84,7 +81,7 @@ def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[Genera
     elif moments.spawned_unix_s + plan.settle_s >= moments.stopping_unix_s:
         reasons.append("the load ended before all users had come and settled, so there is no steady window")
     lasted_s = moments.stopping_unix_s - moments.started_unix_s
-    if lasted_s < min(LEAST_DURATION_SHARE * plan.duration_s, plan.duration_s - MOST_EARLY_S):
+    if lasted_s < LEAST_DURATION_SHARE * plan.duration_s:
         reasons.append(f"the load ended early: after {lasted_s:.1f} s of {plan.duration_s:g} s")
     drained_s = moments.stopped_unix_s - moments.stopping_unix_s
     if drained_s > plan.drain_s - _DRAIN_SLACK_S:
