@@ -4,7 +4,7 @@ Written while a cell is measured, read by the report. The column names are the f
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -27,6 +27,8 @@ class RequestRow:
     """Empty when the answer was right."""
     server_timing: str
     """The answer's Server-Timing header as it came, such as `decode;dur=2.1, inference;dur=40`."""
+    scheduled_unix_s: float | None = None
+    """In an open loop, when it should have been sent; empty in a closed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,23 @@ class RowWriter:
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
-    """Return the rows of a file that RowWriter wrote; an unfinished last line is left out."""
-    types: list[type[Any]] = [field.type for field in fields(kind)]  # type: ignore[misc] # no `from __future__` here
+    """Return the rows of a file that RowWriter wrote; an unfinished last line is left out.
+
+    Raises OSError, and ValueError when the file has other columns or values.
+    """
+    types: list[Callable[[str], Any]] = [
+        _optional_float if field.type == float | None else field.type  # type: ignore[misc] # no `from __future__` here
+        for field in fields(kind)
+    ]
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if line.endswith("\n"))
-        next(lines, None)
+        header, known = next(lines, None), [field.name for field in fields(kind)]
+        if header is not None and header != known:
+            raise ValueError(f"its columns are {', '.join(header)} instead of {', '.join(known)}")
         for line in lines:
             if len(line) == len(types):
                 yield kind(*[convert(text) for convert, text in zip(types, line, strict=True)])
+
+
+def _optional_float(text: str) -> float | None:
+    return float(text) if text else None
