@@ -343,7 +343,8 @@ def _with_rate(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     if "rate_rps" not in rate or not isinstance(workload, dict):
         return raw
     workload = {key: value for key, value in workload.items() if key not in {"wait_s", "rate_per_user_rps"}} | rate
-    return {**raw, "workload": workload, "users": [in_flight], "spawn_rate_per_s": max(in_flight, 1)}
+    # They only wait for arrivals, so they may come at once.
+    return {**raw, "workload": workload, "users": [in_flight], "spawn_rate_per_s": 10 * in_flight}
 
 
 def _faults(path: Path, exc: ValidationError) -> list[str]:

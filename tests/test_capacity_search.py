@@ -34,7 +34,7 @@ def step(level: float, outcome: Outcome, *, near: bool = False, purpose: str = "
             "level": level,
             "purpose": purpose,
             "outcome": outcome,
-            "near": near,
+            "unsure": near,
             "because": f"{level:g} {outcome}",
             "window_s": 20,
             "requests": 1000,
@@ -103,7 +103,7 @@ def test_steps_near_the_limit_are_repeated_and_outvote_one_that_is_wrong() -> No
         # Levels outside the noise are right; inside it, two of three decide. The result is to the resolution.
         assert 90 / 1.05 - 1 <= result.capacity <= 110
         assert len(steps) < 60
-    near = [one for one in steps if one.near]
+    near = [one for one in steps if one.unsure]
     assert len(near) > len({one.level for one in near})
 
 
@@ -206,6 +206,7 @@ def test_a_figure_within_ten_percent_of_its_limit_is_near(cell: CellFigures) -> 
 
 def test_what_decided_is_told(cell: CellFigures) -> None:
     assert judged(cell, 56)[2] == "lookup.p95_ms <= 50: 56.0 ms"
+    assert judged(cell, 48)[2] == "within 10 % of lookup.p95_ms <= 50"
 
 
 def test_a_short_generator_is_told_from_a_slow_target(cell: CellFigures) -> None:

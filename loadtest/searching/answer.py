@@ -45,10 +45,10 @@ def _row(capacity: Capacity, number: int, step: Step) -> list[str]:
     shown = [show_value(limit.split()[0].split(".")[-1], values.get(limit)) for limit in capacity.objective]
     level, purpose = f"{step.level:g}", "confirmation" if step.purpose == "confirm" else "search"
     outcome = step.outcome.upper() if step.outcome == "invalid" else step.outcome
-    near = " (near)" if step.near else ""
+    unsure = " (unsure)" if step.unsure else ""
     window = f"{step.window_s:.1f}" if step.window_s else NO_FIGURE
     return [str(number), level, purpose, window, show_count(step.requests), show_rps(step.rps), *shown,
-            outcome + near, step.because]  # fmt: skip
+            outcome + unsure, step.because]  # fmt: skip
 
 
 def _amount(capacity: Capacity, level: float | None) -> str:

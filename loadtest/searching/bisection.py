@@ -19,7 +19,7 @@ MOST_INVALID = 3
 """Steps at one level; then the search ends there, for the next would hardly be better."""
 
 AGREEING = 2
-"""Of at most three steps at a level whose first came near the limit."""
+"""Of at most three steps at a level whose first was unsure."""
 
 
 class _Checked(BaseModel):
@@ -44,8 +44,8 @@ class Step(_Checked):
     level: PositiveFloat
     purpose: Purpose
     outcome: Outcome
-    near: bool
-    """So near to a limit, or with so few samples, that chance may have decided."""
+    unsure: bool
+    """Whether chance may have decided: a figure near its limit, or too few samples."""
     because: str
     window_s: NonNegativeFloat
     """The length of its steady window."""
@@ -105,9 +105,9 @@ def _again(steps: Sequence[Step], last: Step) -> Todo | Result:
 
 
 def _verdict(steps: Sequence[Step], level: float, purpose: Purpose) -> bool | None:
-    """Return whether a level held; None while that is open: near the limit, two of three steps decide."""
+    """Return whether a level held; None while that is open: if it is unsure, two of three steps decide."""
     votes = [step for step in _at(steps, level, purpose) if step.outcome != "invalid"]
-    if votes and not votes[0].near:
+    if votes and not votes[0].unsure:
         return votes[0].outcome == "held"
     for outcome in ("held", "failed"):
         if sum(step.outcome == outcome for step in votes) >= AGREEING:

@@ -28,6 +28,8 @@ from loadtest.searching.judgement import expected_rps, judge, needed_requests, w
 
 RECORD = "capacity.json"
 _SPAWN_PER_S = 100.0
+# Locust's own time to have them all, which would be missing in the steady window.
+_SPAWN_S = 0.1
 
 
 class Question(BaseModel):
@@ -71,6 +73,11 @@ class _KeptTarget:
         self._starts = 0
         self._running: RunningTarget | None = None
         self._stack = ExitStack()
+
+    @property
+    def runs(self) -> bool:
+        """Return whether it was started already."""
+        return self._running is not None
 
     def keep(self) -> tuple[RunningTarget, bool]:
         """Return the running target, and whether it was started just now. Raises CellFailedError."""
@@ -125,7 +132,8 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
     length_s = _window_s(plan, question, todo, steps)
     place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number)
     try:
-        place.progress.doing(f"starting {plan.targets[0].title}")
+        if not place.kept.runs:
+            place.progress.doing(f"starting {plan.targets[0].title}")
         running, fresh = place.kept.keep()
         stepped = _step_plan(plan, question, todo.level, length_s, fresh=fresh)
         cell = Cell(target=plan.targets[0].name, users=stepped.users[0], repetition=number)
@@ -151,12 +159,12 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
 
 
 def _step(todo: Todo, folder: RunFolder, judged: tuple[Outcome, bool, str]) -> Step:
-    outcome, near, because = judged
+    outcome, unsure, because = judged
     return Step(
         level=todo.level,
         purpose=todo.purpose,
         outcome=outcome,
-        near=near,
+        unsure=unsure,
         because=because,
         window_s=0,
         requests=0,
@@ -179,12 +187,11 @@ def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *,
         raw["workload"]["rate_rps"] = level
     else:
         raw["users"] = [int(level)]
-    # Users of an open loop only wait for arrivals, so they may come at once.
-    spawn_per_s = max(plan.users) if question.by == "rate_rps" else max(plan.spawn_rate_per_s, _SPAWN_PER_S)
+    spawn_per_s = plan.spawn_rate_per_s if question.by == "rate_rps" else max(plan.spawn_rate_per_s, _SPAWN_PER_S)
     ramp_s = raw["users"][0] / spawn_per_s + plan.settle_s
     raw |= {
         "spawn_rate_per_s": spawn_per_s,
-        "duration_s": math.floor(ramp_s + length_s) + 1,
+        "duration_s": math.ceil(ramp_s + length_s + _SPAWN_S),
         "repetitions": 1,
         "baseline": None,
     }
@@ -249,5 +256,5 @@ def _name(question: Question, level: float) -> str:
 
 
 def _outcome(step: Step) -> str:
-    near = ", near the limit" if step.near else ""
-    return f"{step.outcome}{near}; {step.requests} requests" + (f"; {step.because}" if step.because else "")
+    unsure = ", but unsure" if step.unsure else ""
+    return f"{step.outcome}{unsure}; {step.requests} requests" + (f"; {step.because}" if step.because else "")
