@@ -61,6 +61,8 @@ class RecorderSettings(BaseModel):
     rate_per_user_rps: float | None
     rate_rps: float | None
     arrivals: Arrivals
+    drain_s: float
+    """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
     duration_s: float
     """From the first user on; then the recorder ends the load. Locust's --run-time would begin to count before."""
     seed: int
@@ -78,6 +80,7 @@ class OpenLoop:
     def __init__(self, times_s: Sequence[float]) -> None:
         self._times_s = times_s
         self._next = 0
+        self._sent = 0
         self._queued = 0
         self._began = Event()
         self._began_s = 0.0
@@ -94,24 +97,27 @@ class OpenLoop:
             user.wait()
 
         user_class.on_start = on_start  # type: ignore[assignment, method-assign]
-        user_class.wait_time = lambda _: self._take_next_s()
+        user_class.wait_time = lambda _: self._await_next()
 
     def begin(self) -> None:
-        """Let the schedule begin, or the users end who still wait for that."""
+        """Let the schedule begin."""
         if not self._began.is_set():
             self._began_s, self._began_unix_s = time.monotonic() + _LEAD_S, time.time() + _LEAD_S
             self._began.set()
 
-    def _take_next_s(self) -> float:
-        """Return for how long the user who asks must wait for the arrival that is now its own, seconds."""
-        if self._next == len(self._times_s):
-            return _FOREVER_S
-        due_s = float(self._times_s[self._next])
-        self._next += 1
-        self._mine.scheduled_unix_s = round(self._began_unix_s + due_s, 6)
-        left_s = self._began_s + due_s - time.monotonic()
-        self._queued += left_s < 0
-        return max(0.0, left_s)
+    def _await_next(self) -> float:
+        """Take the next arrival and return when it is due; what is left to sleep is nothing, or all time."""
+        number, self._next = self._next, self._next + 1
+        if number < len(self._times_s):
+            due_s = self._times_s[number]
+            left_s = self._began_s + due_s - time.monotonic()
+            gevent.sleep(max(0.0, left_s))
+            if number < len(self._times_s):  # still, for the load may have ended
+                self._sent += 1
+                self._queued += left_s < 0
+                self._mine.scheduled_unix_s = round(self._began_unix_s + due_s, 6)
+                return 0.0
+        return _FOREVER_S
 
     def pop_scheduled_unix_s(self) -> float | None:
         """Return when the user who asks should have sent; None from the second request of its task on."""
@@ -119,10 +125,26 @@ class OpenLoop:
         self._mine.scheduled_unix_s = None
         return scheduled_unix_s
 
-    def count(self, until_unix_s: float) -> ArrivalCounts:
-        """Return what became of the arrivals up to a moment."""
-        due = bisect_left(self._times_s, until_unix_s - self._began_unix_s) if self._began.is_set() else 0
-        return ArrivalCounts(due=due, queued=self._queued, unsent=max(0, due - self._next))
+    def end(self, unix_s: float) -> None:
+        """Let no arrival become due from a moment on, and the users end who still wait for the beginning."""
+        due = bisect_left(self._times_s, unix_s - self._began_unix_s) if self._began.is_set() else 0
+        self._times_s = self._times_s[:due]
+        self._began.set()
+
+    def send_the_rest(self, within_s: float) -> None:
+        """Return when every arrival that was due has been sent, or after `within_s`.
+
+        Those that still wait for a free user have the longest latencies; without them, all figures would be too low.
+        """
+        until_s = time.monotonic() + within_s
+        while self._sent < len(self._times_s) and time.monotonic() < until_s:
+            gevent.sleep(_LAG_STEP_S)
+        gevent.sleep(_LAG_STEP_S)  # Locust kills a user whom it has not let go on yet
+
+    def count(self) -> ArrivalCounts:
+        """Return what became of the arrivals that were due, after the end."""
+        due = len(self._times_s)
+        return ArrivalCounts(due=due, queued=self._queued, unsent=due - self._sent)
 
 
 class Recorder:
@@ -171,6 +193,9 @@ class Recorder:
         # A locustfile may have called it off already; Locust would then begin to stop once more.
         if environment.runner and "stopping_unix_s" not in self._moments:
             self._stopping()
+            if self._open_loop is not None:
+                self._open_loop.send_the_rest(self._settings.drain_s)
+                self._moments["arrivals"] = self._open_loop.count()
             environment.runner.quit()
 
     def _all_have_come(self, **_: object) -> None:
@@ -181,8 +206,8 @@ class Recorder:
     def _stopping(self, **_: object) -> None:
         self._moments.setdefault("stopping_unix_s", time.time())
         if self._open_loop is not None and "arrivals" not in self._moments:
-            self._moments["arrivals"] = self._open_loop.count(self._moments["stopping_unix_s"])
-            self._open_loop.begin()
+            self._open_loop.end(self._moments["stopping_unix_s"])
+            self._moments["arrivals"] = self._open_loop.count()
 
     def _end(self, environment: Environment, **_: object) -> None:
         if "stopped_unix_s" in self._moments:

@@ -58,7 +58,7 @@ class ArrivalCounts(_Record):
     queued: int
     """Of these, sent late because all users were busy."""
     unsent: int
-    """Of these, never sent: all users were busy until the end. Their requests have no row."""
+    """Of these, never sent, however long after the load: their requests have no row."""
 
 
 class Moments(_Record):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ SERIAL_RPS = 50
 OBJECTIVE = "serial.median_ms<=70"
 CAPACITY_USERS = 3
 OPEN_RPS = 100
-IN_FLIGHT = 5
+IN_FLIGHT = {"steady": 50, "stalling": 5}
 
 
 @pytest.fixture(scope="module")
-def open_loop(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """80 % of what a target can serve, which in one case stops for 0.4 s."""
+def open_loop(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """Runs at 80 % of what a target can serve; one target stops for 0.4 s."""
     folder = tmp_path_factory.mktemp("open_loop")
     able = f"--serial-rate {OPEN_RPS / 0.8:g}"
     plan = write_plan(
@@ -48,49 +49,55 @@ def open_loop(tmp_path_factory: pytest.TempPathFactory) -> Ended:
         warmup={"duration_s": 0},
         workload=workload("serial", wait_s=[0, 0]),
     )
-    options = ("--rate", str(OPEN_RPS), "--arrivals", "constant", "--in-flight", str(IN_FLIGHT))
-    return undisturbed(lambda name: run_kit(plan, folder / name, *options))
+    options = ("--rate", str(OPEN_RPS), "--arrivals", "constant", "--in-flight")
+
+    def run(target: str) -> Ended:
+        asked = (*options, str(IN_FLIGHT[target]), "--targets", target)
+        return undisturbed(lambda name: run_kit(plan, folder / f"{target}_{name}", *asked))
+
+    return {target: run(target) for target in IN_FLIGHT}
 
 
-def test_an_open_loop_keeps_to_its_rate_whatever_the_target_does(open_loop: Ended) -> None:
-    assert open_loop.exit_code == 0, open_loop.output
-    for target in ("steady", "stalling"):
-        cell = open_loop.cell(target)
-        assert cell.arrivals_due is not None
-        assert cell.arrivals_due == pytest.approx(3 * OPEN_RPS, rel=0.1)
-        assert cell.arrivals_unsent is not None
-        assert cell.scheduled
-        assert cell.scheduled.rps == pytest.approx(OPEN_RPS, rel=0.02 + cell.arrivals_unsent / 100)
-        rows = open_loop.rows(open_loop.record(target).cell)
-        assert len(rows) == cell.arrivals_due - cell.arrivals_unsent
-        scheduled_s = [row.scheduled_unix_s for row in rows if row.scheduled_unix_s is not None]
-        assert len(set(scheduled_s)) == len(rows)
-        assert all(row.start_unix_s >= scheduled_s[0] - 0.01 for row in rows)
+@pytest.mark.parametrize("target", IN_FLIGHT)
+def test_an_open_loop_sends_every_arrival_whatever_the_target_does(open_loop: dict[str, Ended], target: str) -> None:
+    run = open_loop[target]
+    assert run.exit_code == 0, run.output
+    cell = run.cell(target)
+    rows = run.rows(run.record(target).cell)
+    assert cell.arrivals_due == len(rows) == pytest.approx(3 * OPEN_RPS, rel=0.1)
+    assert cell.arrivals_unsent == 0
+    assert cell.scheduled
+    assert cell.scheduled.rps == pytest.approx(OPEN_RPS, rel=0.01)
+    scheduled_s = sorted(row.scheduled_unix_s for row in rows if row.scheduled_unix_s is not None)
+    gaps_s = [later - earlier for earlier, later in pairwise(scheduled_s)]
+    assert gaps_s == [pytest.approx(1 / OPEN_RPS, abs=1e-5)] * (len(rows) - 1)
+    assert all(row.start_unix_s - (row.scheduled_unix_s or 0) > -0.01 for row in rows)
 
 
-def test_without_a_stall_both_latencies_are_the_same(open_loop: Ended) -> None:
-    cell = open_loop.cell("steady")
+def test_without_a_stall_both_latencies_are_the_same(open_loop: dict[str, Ended]) -> None:
+    cell = open_loop["steady"].cell("steady")
     assert cell.scheduled
     assert cell.steady
     assert cell.scheduled.median_ms is not None
-    assert cell.scheduled.median_ms == pytest.approx(cell.steady.median_ms, abs=3)
-    assert cell.scheduled.median_ms < 20
+    # What is between them is how late the generator wakes up.
+    assert cell.scheduled.median_ms == pytest.approx(cell.steady.median_ms, abs=5)
 
 
-def test_a_stall_is_in_the_latency_from_the_scheduled_time_alone(open_loop: Ended) -> None:
-    (endpoint,) = open_loop.point("stalling").endpoints
+def test_a_stall_is_in_the_latency_from_the_scheduled_time_alone(open_loop: dict[str, Ended]) -> None:
+    run = open_loop["stalling"]
+    (endpoint,) = run.point("stalling").endpoints
     assert endpoint.scheduled
     scheduled_ms, sent_ms = endpoint.scheduled.p95_ms, endpoint.steady.p95_ms
     assert scheduled_ms
     assert sent_ms
-    # Only five requests at a time are under way in the stall; forty more arrive in it, and wait to be sent.
+    # Only five requests are under way in the stall; forty more are due in it, and wait to be sent.
     assert scheduled_ms > 3 * sent_ms
     assert scheduled_ms > 200
-    cell = open_loop.cell("stalling")
+    cell = run.cell("stalling")
     assert cell.arrivals_queued
     assert cell.arrivals_queued > 20
     assert any(f"{cell.arrivals_queued} were sent late" in note for note in cell.notes)
-    report = (open_loop.folder.path / "report.md").read_text()
+    report = (run.folder.path / "report.md").read_text()
     assert "p95 ms, scheduled" in report
     assert "open loop: 100 requests per second, evenly" in report
 

@@ -112,6 +112,8 @@ def _settings(plan: Plan, load: Load) -> str:
             "rate_per_user_rps": plan.workload.rate_per_user_rps,
             "rate_rps": plan.workload.rate_rps,
             "arrivals": plan.workload.arrivals,
+            # Half of the time, so that there is some left for the last answers.
+            "drain_s": plan.drain_s / 2,
             "duration_s": load.duration_s,
             "seed": load.seed,
         }
