@@ -30,10 +30,16 @@ LATENCY_METRICS = ("median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
 METRICS = ("failures_percent", "rps", *LATENCY_METRICS)
 Comparison = Literal["<=", "<", ">=", ">"]
 
+Arrivals = Literal["poisson", "constant"]
+"""How requests of an open loop come: at random, as those of independent people do, or one every 1 ÷ rate seconds."""
+
 STOLEN = "stolen"
 KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
 """Roles that the kit names itself: Locust, the kit, the target's processes that no pattern matches, everything that
 runs on this machine, and the CPU time that its host gave to other machines instead."""
+
+MOST_IN_FLIGHT = 200
+"""Requests under way in an open loop, unless told otherwise: by Little's law enough for 200 a second that take 1 s."""
 
 _LIMIT = re.compile(r"(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[\d.]+)")
 _NAME = r"^[A-Za-z0-9][\w-]*$"
@@ -186,13 +192,17 @@ class Workload(_Checked):
     """Think time between two requests of a user: uniform between these."""
     rate_per_user_rps: PositiveFloat | None = None
     """Instead of a think time: each user keeps to this pace as long as the target answers in time."""
+    rate_rps: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    """Instead of either, an open loop: so many requests start per second in all, whatever became of earlier ones. The
+    plan's `users` are then the most that can be under way at a time."""
+    arrivals: Arrivals = "poisson"
     options: dict[str, str | int | float] = {}
     """Further options of the locustfile, given to Locust as --key value."""
 
     @model_validator(mode="after")
     def _has_one_pace(self) -> Self:
-        if (self.wait_s is None) == (self.rate_per_user_rps is None):
-            raise ValueError("give either wait_s (two numbers) or rate_per_user_rps")
+        if sum(pace is not None for pace in (self.wait_s, self.rate_per_user_rps, self.rate_rps)) != 1:
+            raise ValueError("give either wait_s (two numbers) or rate_per_user_rps or rate_rps")
         return self
 
     @field_validator("wait_s")
@@ -288,7 +298,8 @@ class Plan(_Checked):
 def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     """Return the plan in the file at `path`, with `overrides` for its keys.
 
-    `overrides["targets"]` is a list of names to keep. Raises BadInputError with all faults.
+    `overrides["targets"]` is a list of names to keep; with `rate_rps`, `arrivals` and `in_flight` (the most requests
+    under way) the load becomes an open loop. Raises BadInputError with all faults.
     """
     raw = _read_yaml(path)
     if overrides:
@@ -312,6 +323,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    raw = _with_rate(raw, overrides)
     wanted = overrides.pop("targets", None)
     targets = raw.get("targets")
     if wanted is not None and isinstance(targets, list):
@@ -321,6 +333,18 @@ def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> d
             raise BadInputError(f"--targets: {path} has no {', '.join(unknown)}; it has {', '.join(map(str, names))}")
         raw = {**raw, "targets": [targets[names.index(name)] for name in wanted]}
     return {**raw, **overrides}
+
+
+def _with_rate(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `raw` with an open loop in place of the plan's pace; takes its keys out of `overrides`."""
+    rate = {key: overrides.pop(key) for key in ("rate_rps", "arrivals") if key in overrides}
+    in_flight = overrides.pop("in_flight", MOST_IN_FLIGHT)
+    workload = raw.get("workload")
+    if "rate_rps" not in rate or not isinstance(workload, dict):
+        return raw
+    workload = {key: value for key, value in workload.items() if key not in {"wait_s", "rate_per_user_rps"}} | rate
+    # They only wait for arrivals, so they may come at once.
+    return {**raw, "workload": workload, "users": [in_flight], "spawn_rate_per_s": 10 * in_flight}
 
 
 def _faults(path: Path, exc: ValidationError) -> list[str]:

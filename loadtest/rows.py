@@ -28,6 +28,8 @@ class RequestRow:
     """Empty when the answer was right."""
     server_timing: str
     """The answer's Server-Timing header as it came, such as `decode;dur=2.1, inference;dur=40`."""
+    scheduled_unix_s: float | None = None
+    """In an open loop, when it should have been sent; empty in a closed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,16 @@ class RowWriter:
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
-    """Return the rows of a file that RowWriter wrote; an unfinished last line is left out."""
+    """Return the rows of a file that RowWriter wrote; an unfinished last line is left out.
+
+    Raises OSError, and ValueError when the file has other columns or values.
+    """
     converters = [_converter(field.type) for field in fields(kind)]  # no `from __future__` here, so these are types
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if line.endswith("\n"))
-        next(lines, None)
+        header, known = next(lines, None), [field.name for field in fields(kind)]
+        if header is not None and header != known:
+            raise ValueError(f"its columns are {', '.join(header)} instead of {', '.join(known)}")
         for line in lines:
             if len(line) == len(converters):
                 yield kind(*[convert(text) for convert, text in zip(converters, line, strict=True)])

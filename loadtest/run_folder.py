@@ -50,6 +50,17 @@ class Cell(_Record):
         return f"{self.target}, {self.users} users, repetition {self.repetition}"
 
 
+class ArrivalCounts(_Record):
+    """What became of the arrivals of an open loop."""
+
+    due: int
+    """Scheduled before the load ended."""
+    queued: int
+    """Of these, sent late because all users were busy."""
+    unsent: int
+    """Of these, never sent, however long after the load: their requests have no row."""
+
+
 class Moments(_Record):
     """When the load began, was complete, and ended: Locust's own events. Seconds since the epoch."""
 
@@ -59,6 +70,8 @@ class Moments(_Record):
     stopping_unix_s: float
     """When the users were told to stop; requests under way may still end after it."""
     stopped_unix_s: float
+    arrivals: ArrivalCounts | None = None
+    """None in a closed loop."""
 
 
 class CellRecord(_Record):

@@ -37,6 +37,8 @@ class Behaviour:
     exit_after_s: float | None
     ignore_sigterm: bool
     spawn_orphan: bool
+    stall_at: int
+    stall_s: float
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,9 @@ class KnownTarget:
         return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
 
     def _serial(self, now_s: float) -> Answer:
+        stall_s = self._behaviour.stall_s if self._measured == self._behaviour.stall_at else 0
         # From the end before, not from when its timer woke us: being late must not add up.
-        begin_s = max(self._free_s, now_s)
+        begin_s = max(self._free_s, now_s) + stall_s
         service_s = 1 / self._behaviour.serial_rate
         self._free_s = begin_s + service_s
         timing = f"queue;dur={(begin_s - now_s) * 1000:.3f}, work;dur={service_s * 1000:g}"
@@ -197,6 +200,8 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--exit-after-s", type=float, metavar="S", help="fail by itself")
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--spawn-orphan", action="store_true", help="leave a process that outlives this one")
+    parser.add_argument("--stall-at", type=int, default=0, metavar="N", help="the N-th request, if GET /serial, stalls")
+    parser.add_argument("--stall-s", type=float, default=0, metavar="S", help="for so long, as collecting garbage does")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())

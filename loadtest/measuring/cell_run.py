@@ -51,21 +51,32 @@ class CellRun:
         self.progress.doing(f"starting {self.target.title}")
         with running_target(self.target, self.folder / "target.log") as running:
             try:
-                running.wait_until_ready()
-                self.record.ready_after_s = running.ready_after_s
-                self._check_replicas(running)
-                self.record.about = running.read_about()
-                self._warm_up(running)
-                self._settle_metrics(running)
-                self._save_metrics("metrics_before.prom")
-                self._load(running)
-                self._save_metrics_after(running)
+                self._check_and_load(running)
                 self.progress.doing(f"stopping {self.target.title}")
             finally:
                 self.record.notes += running.notes
                 running.notes = self.record.notes
         self.record.stopped_after_s = running.stopped_after_s
         self.record.status = "finished"
+
+    def measure_on(self, running: RunningTarget) -> None:
+        """Do it all on a target that goes on running. Raises CellFailedError and OSError."""
+        _prepare(self.folder, self.target.files)
+        self._check_and_load(running)
+        self.record.notes += running.notes
+        running.notes = []
+        self.record.status = "finished"
+
+    def _check_and_load(self, running: RunningTarget) -> None:
+        running.wait_until_ready()
+        self.record.ready_after_s = running.ready_after_s
+        self._check_replicas(running)
+        self.record.about = running.read_about()
+        self._warm_up(running)
+        self._settle_metrics(running)
+        self._save_metrics("metrics_before.prom")
+        self._load(running)
+        self._save_metrics_after(running)
 
     def _check_replicas(self, running: RunningTarget) -> None:
         asked, found = self.target.replicas, running.count_replicas(self.plan.roles)

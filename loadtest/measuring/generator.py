@@ -110,6 +110,10 @@ def _settings(plan: Plan, load: Load) -> str:
             "weights": {name: endpoint.weight for name, endpoint in endpoints.items()},
             "wait_s": plan.workload.wait_s,
             "rate_per_user_rps": plan.workload.rate_per_user_rps,
+            "rate_rps": plan.workload.rate_rps,
+            "arrivals": plan.workload.arrivals,
+            # Half of the time, so that there is some left for the last answers.
+            "drain_s": plan.drain_s / 2,
             "duration_s": load.duration_s,
             "seed": load.seed,
         }

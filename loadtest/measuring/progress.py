@@ -24,9 +24,10 @@ _RATE_SECONDS = 5
 class _Now:
     """What is shown: the cell, what happens in it, and the load."""
 
-    cell: Cell
+    cell: Cell | str
     number: int
-    cells: int
+    cells: int | None
+    """None when nobody knows how many there will be."""
     doing: str
     since_s: float
     remaining_s: float
@@ -56,6 +57,14 @@ class Progress:
         self._seconds = []
         if not self._console.is_terminal:
             self.say(f"[{number}/{cells}] {cell} (about {_clock(remaining_s)} to go)")
+
+    def begin_step(self, title: str, number: int) -> None:
+        """Show that another step of a search begins."""
+        now_s = time.monotonic()
+        self._now = _Now(title, number, None, "begins", now_s, 0, now_s)
+        self._seconds = []
+        if not self._console.is_terminal:
+            self.say(f"[{number}] {title}")
 
     def doing(self, what: str) -> None:
         """Show that something else happens in the cell."""
@@ -112,9 +121,9 @@ def _head(now: _Now) -> Table:
     remaining_s = max(0.0, now.remaining_s - (time.monotonic() - now.began_s))
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(f"cell {now.number} of {now.cells}", style="bold"),
+        Text(f"cell {now.number} of {now.cells}" if now.cells else f"step {now.number}", style="bold"),
         Text(str(now.cell), style="bold cyan"),
-        Text(f"about {_clock(remaining_s)} to go", style="dim"),
+        Text(f"about {_clock(remaining_s)} to go" if now.cells else "", style="dim"),
     )
     return head
 

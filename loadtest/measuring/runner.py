@@ -19,6 +19,7 @@ from loadtest.measuring.cell_run import CellRun
 from loadtest.measuring.environment import read_environment
 from loadtest.measuring.processes import INTERRUPTS, adopt_orphans, undisturbed
 from loadtest.measuring.progress import Progress, shown_progress
+from loadtest.measuring.target import RunningTarget
 from loadtest.plan import Plan
 from loadtest.rows import RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord, RunFolder, RunRecord, Session
@@ -58,7 +59,7 @@ def run_plan(plan: Plan, plan_path: Path, folder: RunFolder) -> None:
     Raises BadInputError when the folder cannot be used, and Interrupted after SIGINT or SIGTERM, when everything that
     was started has been taken down.
     """
-    with _locked(folder), shown_progress() as progress, _raising_on_signals():
+    with locked(folder), shown_progress() as progress, raising_on_signals():
         order = _open(plan, plan_path, folder)
         todo = [cell for cell in order if not _is_finished(folder, cell)]
         if len(todo) < len(order):
@@ -75,17 +76,25 @@ def _run_cells(plan: Plan, folder: RunFolder, todo: list[Cell], progress: Progre
         each_s = sum(took_s) / len(took_s) if took_s else _FIRST_OVERHEAD_S + plan.duration_s + plan.warmup.duration_s
         progress.begin_cell(cell, index + 1, len(todo), each_s * (len(todo) - index))
         began_s = time.monotonic()
-        record = _run_cell(plan, cell, folder, progress)
+        record = measure_cell(plan, cell, folder, progress)
         with undisturbed():
-            _keep(folder, record, progress)
             progress.end_cell(record, _summary(folder, record))
         took_s.append(time.monotonic() - began_s)
 
 
-def _run_cell(plan: Plan, cell: Cell, folder: RunFolder, progress: Progress) -> CellRecord:
+def measure_cell(
+    plan: Plan, cell: Cell, folder: RunFolder, progress: Progress, running: RunningTarget | None = None
+) -> CellRecord:
+    """Measure one cell, on a target started for it or on one that goes on `running`, and return its record.
+
+    Whatever goes wrong stands in the record, which is in the folder afterwards.
+    """
     run = CellRun(plan, cell, folder.cell_path(cell), progress)
     try:
-        run.measure()
+        if running is None:
+            run.measure()
+        else:
+            run.measure_on(running)
     except CellFailedError as exc:
         run.record.reason = str(exc)
     except OSError as exc:
@@ -93,7 +102,10 @@ def _run_cell(plan: Plan, cell: Cell, folder: RunFolder, progress: Progress) -> 
     except Exception as exc:  # noqa: BLE001 a fault of one cell, even of ours, must not end the others
         run.record.reason = f"{type(exc).__name__}: {exc}\n{traceback.format_exc(limit=-3)}"
     run.record.ended_unix_s = round(time.time(), 3)
-    return _without_places(run.record, folder)
+    record = _without_places(run.record, folder)
+    with undisturbed():
+        _keep(folder, record, progress)
+    return record
 
 
 def _without_places(record: CellRecord, folder: RunFolder) -> CellRecord:
@@ -182,7 +194,7 @@ def _lock_path(folder: RunFolder) -> Path:
 
 
 @contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
+def locked(folder: RunFolder) -> Iterator[None]:
     """Keep a second run out of the folder. Raises BadInputError."""
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -197,7 +209,7 @@ def _locked(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _raising_on_signals() -> Iterator[None]:
+def raising_on_signals() -> Iterator[None]:
     """Raise Interrupted on the first SIGINT or SIGTERM; further ones change nothing while things are taken down."""
 
     def stop(number: int, _: object) -> None:

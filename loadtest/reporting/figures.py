@@ -30,6 +30,9 @@ UNITS = {
     "processes": "processes",
     "threads": "threads",
     "cores": "CPU cores",
+    "arrivals_due": "arrivals",
+    "arrivals_queued": "arrivals",
+    "arrivals_unsent": "arrivals",
     "increase": "as the metric's name says",
     "value": "as the limit's metric says",
     "values": "as the metric's name says",
@@ -92,6 +95,8 @@ class EndpointFigures(_Figures):
     endpoint: str
     steady: Traffic
     whole_run: Traffic
+    scheduled: Traffic | None = None
+    """In an open loop: the steady window again, each latency from the scheduled time; limits look at this."""
     stages: list[Stage]
     """In the order of the header; empty when the answers carry none."""
     unexplained_ms: float | None
@@ -168,6 +173,14 @@ class CellFigures(_Figures):
     steady: Traffic | None
     """All endpoints together."""
     whole_run: Traffic | None
+    scheduled: Traffic | None = None
+    """In an open loop: the steady window again, each latency from the scheduled time."""
+    arrivals_due: int | None = None
+    """In an open loop: what was scheduled before the load ended."""
+    arrivals_queued: int | None = None
+    """Of these, sent late because all users were busy."""
+    arrivals_unsent: int | None = None
+    """Of these, never sent: they are in no other figure."""
     endpoints: list[EndpointFigures]
     roles: list[RoleFigures]
     counters: list[CounterFigures]
@@ -192,6 +205,8 @@ class PointFigures(_Figures):
     """Users ÷ mean think time: more cannot be asked for, whatever the target does (Little's law with no latency)."""
     steady: Traffic | None
     whole_run: Traffic | None
+    scheduled: Traffic | None = None
+    """In an open loop: the steady window again, each latency from the scheduled time."""
     endpoints: list[EndpointFigures]
     roles: list[RoleFigures]
     """Means and maxima over the repetitions."""

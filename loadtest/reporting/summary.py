@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 from statistics import mean, median
 from typing import Any
 
+import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import BadInputError
@@ -250,6 +251,8 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
     record = measured.record
     steady, whole_run = (_traffic([measured], span) for span in ("steady", "whole_run"))
     endpoints = _endpoints(plan, [measured])
+    scheduled = _scheduled([measured])
+    arrivals = record.moments.arrivals if record and record.moments else None
     return CellFigures(
         target=measured.cell.target,
         users=measured.cell.users,
@@ -265,12 +268,16 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         seed=record and record.seed,
         steady=steady,
         whole_run=whole_run,
+        scheduled=scheduled,
+        arrivals_due=arrivals and arrivals.due,
+        arrivals_queued=arrivals and arrivals.queued,
+        arrivals_unsent=arrivals and arrivals.unsent,
         endpoints=endpoints,
         roles=_roles(plan, measured.steady_resources()),
         generator_late_percent=_late_percent([measured]),
         counters=measured.counters,
         metrics_after_s=record and record.metrics_after_s,
-        limits=[_limit(limit, steady, endpoints) for limit in plan.limits] if _finished(measured) else [],
+        limits=[_limit(limit, scheduled or steady, endpoints) for limit in plan.limits] if _finished(measured) else [],
     )
 
 
@@ -288,6 +295,16 @@ def _pooled(measured: list[_Measured], span: str) -> Requests | None:
         if one.requests is not None and (window := getattr(one, span)) is not None
     ]
     return pool_requests(parts) if parts else None
+
+
+def _scheduled(measured: list[_Measured], endpoint: str | None = None) -> Traffic | None:
+    """Return the figures of the requests due in the steady window, by the times scheduled; None in a closed loop."""
+    parts = [one.requests.from_schedule().sent_in(one.steady) for one in measured if one.requests and one.steady]
+    length_s = _length_s(measured, "steady")
+    if not parts or length_s is None or all(np.isnan(part.scheduled_unix_s).all() for part in parts):
+        return None
+    requests = pool_requests(parts)
+    return compute_traffic(requests if endpoint is None else requests.of(endpoint), length_s)
 
 
 def _length_s(measured: list[_Measured], span: str) -> float | None:
@@ -311,6 +328,7 @@ def _endpoints(plan: Plan, measured: list[_Measured]) -> list[EndpointFigures]:
                 endpoint=name,
                 steady=traffic,
                 whole_run=compute_traffic(whole_run.of(name), whole_run_s),
+                scheduled=_scheduled(measured, name),
                 stages=stages,
                 unexplained_ms=unexplained_ms,
             )
@@ -367,7 +385,7 @@ def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> f
 def _limit(limit: Limit, steady: Traffic | None, endpoints: list[EndpointFigures]) -> LimitResult:
     traffic = steady
     if limit.endpoint is not None:
-        traffic = next((part.steady for part in endpoints if part.endpoint == limit.endpoint), None)
+        traffic = next((part.scheduled or part.steady for part in endpoints if part.endpoint == limit.endpoint), None)
     value: float | None = getattr(traffic, limit.metric, None)
     return LimitResult(limit=str(limit), value=value, met=value is not None and limit.holds_for(value))
 
@@ -393,6 +411,7 @@ def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> Po
         think_time_limit_rps=round(users / mean_wait_s, 4) if mean_wait_s else None,
         steady=_traffic(pooled, "steady"),
         whole_run=_traffic(pooled, "whole_run"),
+        scheduled=_scheduled(pooled),
         endpoints=_endpoints(plan, pooled),
         roles=_roles(plan, [row for one in pooled for row in one.steady_resources()]),
         generator_late_percent=_late_percent(pooled),

@@ -38,6 +38,10 @@ PICTURES = {
 }
 """What the workload's option `pictures` means to a reader."""
 
+_OPEN_LOOP = (
+    "Latency from the scheduled time, as whoever arrived then waits, and from the moment of sending, as a closed loop "
+    "counts it; what the second lacks is coordinated omission:"
+)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _NUMBER = re.compile(r"[−+±-]?[\d.,]+(?: (?:%|ms|s|[KMGT]iB))?")
 
@@ -165,6 +169,7 @@ def _test_rows(figures: Figures) -> Iterator[tuple[str, str]]:
     yield "steady window begins", _with_unit(test.get("settle_s"), "s after the last user has come")
     yield "wait for answers due", _with_unit(test.get("drain_s"), "s at most, after the load")
     yield "think time", _think_time(workload)
+    yield "arrivals", _arrivals(workload)
     yield "rate of a user", _with_unit(workload.get("rate_per_user_rps"), "requests per second")
     yield "warm-up", _warm_up(test.get("warmup") or {})
     yield "repetitions", str(test.get("repetitions", ""))
@@ -180,6 +185,13 @@ def _with_unit(value: float | None, unit: str) -> str:
 def _think_time(workload: Mapping[str, Any]) -> str:
     wait_s = workload.get("wait_s")
     return f"{wait_s[0]:g} to {wait_s[1]:g} s between two requests of a user, uniform" if wait_s else ""
+
+
+def _arrivals(workload: Mapping[str, Any]) -> str:
+    if workload.get("rate_rps") is None:
+        return ""
+    how = "at random (Poisson)" if workload.get("arrivals") == "poisson" else "evenly"
+    return f"open loop: {workload['rate_rps']:g} requests per second, {how}; at most as many under way as users"
 
 
 def _warm_up(warmup: Mapping[str, Any]) -> str:
@@ -243,6 +255,8 @@ def _result(figures: Figures, target: str, title: str) -> _Result:
             _Part(f"{endpoint}, steady window:", _endpoint(points, published, endpoint))
             for endpoint in figures.endpoints
         ]
+    if any(point.scheduled for point in points):
+        parts.append(_Part(_OPEN_LOOP, _open_loop(figures, points)))
     parts.append(_Part("Whole runs, ramp included:", _whole_runs(figures, points, published)))
     return _Result(title, parts)
 
@@ -271,6 +285,20 @@ def _endpoint(points: list[PointFigures], published: Mapping[int, BaselinePoint]
         row = [str(point.users), *_traffic(part.steady if part else None, metrics)]
         beside = published[point.users].endpoints.get(endpoint, {}) if point.users in published else {}
         rows.append(row + [_as_given(beside.get(name)) for name in ("median_ms", "avg_ms")] if published else row)
+    return _table(header, rows)
+
+
+def _open_loop(figures: Figures, points: list[PointFigures]) -> str:
+    """Return the latencies from the scheduled time beside those from the moment of sending."""
+    metrics = "median_ms p95_ms p99_ms max_ms"
+    header = ["users", "endpoint", *(f"{name} ms, scheduled" for name in ("median", "p95", "p99", "max"))]
+    header += [f"{name} ms, sent" for name in ("median", "p95", "p99", "max")]
+    rows = []
+    for point in points:
+        rows.append([str(point.users), "all", *_traffic(point.scheduled, metrics), *_traffic(point.steady, metrics)])
+        for part in point.endpoints if len(figures.endpoints) > 1 else []:
+            beside = [*_traffic(part.scheduled, metrics), *_traffic(part.steady, metrics)]
+            rows.append([str(point.users), part.endpoint, *beside])
     return _table(header, rows)
 
 

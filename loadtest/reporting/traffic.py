@@ -6,7 +6,7 @@ Called by `summary` with the rows of a cell, or of several that it pools. Knows 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,8 @@ class Requests:
     failed: NDArray[np.bool_]
     stages_ms: NDArray[np.object_]
     """For each request a dict: duration by stage."""
+    scheduled_unix_s: NDArray[np.float64]
+    """When it should have been sent, in an open loop; nan in a closed one."""
 
     @property
     def answered_unix_s(self) -> NDArray[np.float64]:
@@ -65,11 +67,22 @@ class Requests:
             latency_ms=self.latency_ms[which],
             failed=self.failed[which],
             stages_ms=self.stages_ms[which],
+            scheduled_unix_s=self.scheduled_unix_s[which],
         )
 
     def sent_in(self, window: Window) -> "Requests":
         """Return those sent within `window`."""
         return self.select((self.sent_unix_s >= window.begin_unix_s) & (self.sent_unix_s <= window.end_unix_s))
+
+    def from_schedule(self) -> "Requests":
+        """Return them as if sent when scheduled: the time until the real sending is in their latencies.
+
+        So a stall of the target delays every request that was due in it, as it would for the people who wait
+        (Tene 2013, "How NOT to measure latency"). What has no scheduled time stays as it is.
+        """
+        scheduled_unix_s = np.where(np.isnan(self.scheduled_unix_s), self.sent_unix_s, self.scheduled_unix_s)
+        latency_ms = self.latency_ms + (self.sent_unix_s - scheduled_unix_s) * 1000
+        return replace(self, sent_unix_s=scheduled_unix_s, latency_ms=latency_ms)
 
     def of(self, endpoint: str) -> "Requests":
         """Return those of one endpoint."""
@@ -85,6 +98,7 @@ def collect_requests(rows: Iterable[RequestRow]) -> Requests:
         latency_ms=np.array([row.latency_ms for row in rows], dtype=np.float64),
         failed=np.array([row.error != "" for row in rows], dtype=np.bool_),
         stages_ms=np.array([read_stages_ms(row.server_timing) for row in rows], dtype=np.object_),
+        scheduled_unix_s=np.array([row.scheduled_unix_s for row in rows], dtype=np.float64),
     )
 
 
@@ -96,6 +110,7 @@ def pool_requests(parts: Sequence[Requests]) -> Requests:
         latency_ms=np.concatenate([part.latency_ms for part in parts]),
         failed=np.concatenate([part.failed for part in parts]),
         stages_ms=np.concatenate([part.stages_ms for part in parts]),
+        scheduled_unix_s=np.concatenate([part.scheduled_unix_s for part in parts]),
     )
 
 

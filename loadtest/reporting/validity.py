@@ -38,6 +38,9 @@ MOST_USERS_ASTRAY_PERCENT = 5.0
 SIGMAS = 3.0
 """Chance alone goes beyond this in 3 of 1,000 cells."""
 
+MOST_UNSENT_PERCENT = 1.0
+"""Of the arrivals of an open loop: those never sent would have had the longest latencies, so p99 is not known."""
+
 LEAST_REQUESTS = 10
 """Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
 
@@ -105,11 +108,20 @@ def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[str]:
 
 def find_notes(evidence: Evidence) -> list[str]:
     """Return what a reader of the figures should know of a cell that is valid all the same."""
+    notes = []
     late_percent = _late_percent(evidence)
-    if not NOTED_LATE_PERCENT < late_percent <= MOST_LATE_PERCENT:
-        return []
-    share = f"{show_percent(late_percent)} % of the time"
-    return [f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"]
+    if NOTED_LATE_PERCENT < late_percent <= MOST_LATE_PERCENT:
+        share = f"{show_percent(late_percent)} % of the time"
+        notes.append(
+            f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"
+        )
+    arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
+    if arrivals and arrivals.queued + arrivals.unsent:
+        notes.append(
+            f"of {arrivals.due} arrivals, {arrivals.queued} were sent late and {arrivals.unsent} never, because all "
+            f"{evidence.record.cell.users} users were busy: latencies from the scheduled time hold the wait of the late"
+        )
+    return notes
 
 
 def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[str]:
@@ -164,6 +176,33 @@ def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
         yield from _rate_faults(plan.workload.rate_per_user_rps, evidence)
     elif plan.workload.wait_s is not None:
         yield from _think_time_faults(plan.workload.wait_s, evidence)
+    elif plan.workload.rate_rps is not None:
+        yield from _open_loop_faults(plan.workload.rate_rps, evidence)
+
+
+def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[str]:
+    """Compare what was sent with the rate asked for, less what chance takes from a Poisson process."""
+    asked = rate_rps * evidence.window_s
+    too_few = evidence.steady.requests < LEAST_RATE_SHARE * asked - SIGMAS * math.sqrt(asked)
+    arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
+    busy = f"all {evidence.record.cell.users} users were busy with earlier requests"
+    if arrivals is None:
+        yield "cell.json does not say what became of the arrivals"
+    elif 100 * arrivals.unsent > MOST_UNSENT_PERCENT * arrivals.due:
+        yield (
+            f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because {busy} "
+            "until the end"
+        )
+    elif too_few and arrivals.queued:
+        yield (
+            f"the target did not keep up: {arrivals.queued} of {arrivals.due} arrivals were sent late, because {busy}; "
+            "lower rate_rps, or raise users"
+        )
+    elif too_few:
+        yield (
+            f"the load generator held back: {show_rps(evidence.steady.requests / evidence.window_s)} of "
+            f"{show_rps(rate_rps)} requests/s"
+        )
 
 
 def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[str]:

@@ -1,0 +1,57 @@
+"""The answer of a search in words and as a table. Called by the command line."""
+
+from loadtest.reporting.figures import NO_FIGURE, show_count, show_rps, show_value
+from loadtest.reporting.terminal import Column, print_table
+from loadtest.searching.bisection import Step
+from loadtest.searching.capacity import RECORD, Capacity
+
+_STYLES = {"held": "green", "failed": "red", "invalid": "yellow"}
+
+
+def tell_capacity(capacity: Capacity) -> str:
+    """Return the result in one sentence, with its interval. Raises ValueError while the search goes on."""
+    result = capacity.result
+    if result is None:
+        raise ValueError("the search is not over")
+    objective = ", ".join(capacity.objective)
+    if result.status == "none_holds":
+        return f"{capacity.target}: no load holds {objective}, not even {_amount(capacity, result.smallest_failed)}"
+    held = _amount(capacity, result.capacity)
+    if result.capacity is None:
+        told = f"{capacity.target}: not known which load holds {objective}"
+    elif result.smallest_failed is None:
+        told = f"{capacity.target}: {held} hold {objective}"
+    else:
+        failed = _amount(capacity, result.smallest_failed)
+        told = f"{capacity.target}: {held} hold {objective}; {failed} do not"
+    state = "confirmed by a longer run" if result.status == "confirmed" else "NOT CONFIRMED"
+    return "; ".join(part for part in (told, state, result.because) if part)
+
+
+def print_capacity(capacity: Capacity) -> None:
+    """Print all steps as a table, and the result."""
+    unit = "users" if capacity.question.by == "users" else "requests/s asked"
+    columns = [Column("step"), Column(unit), Column("for", is_number=False), Column("s"), Column("requests")]
+    columns += [Column("RPS"), *(Column(limit) for limit in capacity.objective)]
+    columns += [Column("outcome", is_number=False), Column("because", is_number=False)]
+    rows = [_row(capacity, number, step) for number, step in enumerate(capacity.steps, 1)]
+    print_table(capacity.title, columns, rows, [_STYLES[step.outcome] for step in capacity.steps])
+    print(tell_capacity(capacity))
+    print(f"each step is a run folder, named by its number; all figures: {RECORD}")
+
+
+def _row(capacity: Capacity, number: int, step: Step) -> list[str]:
+    values = {limit.limit: limit.value for limit in step.limits}
+    shown = [show_value(limit.split()[0].split(".")[-1], values.get(limit)) for limit in capacity.objective]
+    level, purpose = f"{step.level:g}", "confirmation" if step.purpose == "confirm" else "search"
+    outcome = step.outcome.upper() if step.outcome == "invalid" else step.outcome
+    unsure = " (unsure)" if step.unsure else ""
+    window = f"{step.window_s:.1f}" if step.window_s else NO_FIGURE
+    return [str(number), level, purpose, window, show_count(step.requests), show_rps(step.rps), *shown,
+            outcome + unsure, step.because]  # fmt: skip
+
+
+def _amount(capacity: Capacity, level: float | None) -> str:
+    if level is None:
+        return NO_FIGURE
+    return f"{level:g} users" if capacity.question.by == "users" else f"{level:g} requests/s"
