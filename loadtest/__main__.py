@@ -1,7 +1,7 @@
-"""`python -m loadtest`: run a plan against a service, and make reports of what it measured.
+"""`python -m loadtest`: run a plan against a service, make reports of what it measured, tune the service.
 
 Exit codes: 0 every cell is valid and every limit met, 1 some cell is not valid or a limit is missed, 2 the input cannot
-be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume). Of `tune`: 0 a winner was found, 1 none.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from loadtest.errors import BadInputError
 from loadtest.measuring.runner import Interrupted, run_plan
 from loadtest.plan import load_plan
 from loadtest.run_folder import RunFolder
+from loadtest.tuning.options import add_options
 
 if TYPE_CHECKING:
     from loadtest.reporting.figures import Figures
@@ -63,6 +64,17 @@ def report(arguments: argparse.Namespace) -> int:
     return _report(figures, arguments.out or arguments.csv.parent)
 
 
+def tune(arguments: argparse.Namespace) -> int:
+    """Search for the settings that serve best."""
+    from loadtest.tuning.command import tune as search
+
+    try:
+        return search(arguments)
+    except Interrupted as exc:
+        print("stopped; run the same command again to go on with what is measured", file=sys.stderr)
+        return 128 + exc.number
+
+
 def _summarize(folder: RunFolder) -> "Figures":
     # Not at the top: nothing of the report shares the machine with a measurement.
     from loadtest.reporting.summary import summarize
@@ -104,7 +116,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report")
+    commands = parser.add_subparsers(required=True, metavar="run | report | tune")
     one = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
     one.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
     one.add_argument("--out", type=Path, help="the run folder (default: runs/ and the plan's name)")
@@ -121,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("--title", help="with --csv: the report's title")
     two.add_argument("--out", type=Path, help="where to write (default: beside the data)")
     two.set_defaults(do=report)
+    three = commands.add_parser("tune", help="search for the settings that serve best; run again to resume")
+    add_options(three)
+    three.set_defaults(do=tune)
     return parser
 
 

@@ -58,7 +58,7 @@ def run_plan(plan: Plan, plan_path: Path, folder: RunFolder) -> None:
     Raises BadInputError when the folder cannot be used, and Interrupted after SIGINT or SIGTERM, when everything that
     was started has been taken down.
     """
-    with _locked(folder), shown_progress() as progress, _raising_on_signals():
+    with _locked(folder), shown_progress() as progress, raising_on_signals():
         order = _open(plan, plan_path, folder)
         todo = [cell for cell in order if not _is_finished(folder, cell)]
         if len(todo) < len(order):
@@ -197,7 +197,7 @@ def _locked(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _raising_on_signals() -> Iterator[None]:
+def raising_on_signals() -> Iterator[None]:
     """Raise Interrupted on the first SIGINT or SIGTERM; further ones change nothing while things are taken down."""
 
     def stop(number: int, _: object) -> None:
