@@ -12,7 +12,7 @@ from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
 from loadtest.tuning.candidates import choose_spread, make_grid, make_target, render_config
-from loadtest.tuning.config_path import read_value, replace_values
+from loadtest.tuning.config_path import Scalar, read_value, replace_values
 from loadtest.tuning.halving import CellCost, Round, count_affordable, halve, plan_rounds, promote
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.recommendation import recommend
@@ -299,8 +299,8 @@ def test_the_shipped_file_makes_configs_that_the_service_accepts(tmp_path: Path)
     base = yaml.safe_load(tuning.base_text)
     combinations = [(1, 2, 8, "tensorflow"), (2, 1, 1, "openvino")]
     for replicas, threads, max_batch, engine in combinations:
-        knobs = {"replicas": replicas, "threads": threads, "max_batch": max_batch, "engine": engine}
-        (tmp_path / "candidate.yaml").write_text(render_config(tuning, dict(knobs)))
+        knobs: dict[str, Scalar] = {"replicas": replicas, "threads": threads, "max_batch": max_batch, "engine": engine}
+        (tmp_path / "candidate.yaml").write_text(render_config(tuning, knobs))
         config = load_config(tmp_path / "candidate.yaml")
         model = config["applications"][1]
         assert model["deployments"][0].pop("num_replicas") == replicas
@@ -346,7 +346,7 @@ def measured_run(folder: Path, slower: dict[str, float] | None = None, **changes
 
 def test_equal_candidates_are_called_equal_and_the_first_value_is_recommended(tmp_path: Path) -> None:
     measured, tuning = measured_run(tmp_path)
-    advice = recommend(measured, tuning)
+    advice = recommend(measured, [one.candidate for one in measured], tuning)
     assert advice.winner
     assert advice.winner.candidate.knobs["workers"] == 1
     assert "The choice of workers makes no difference here" in advice.words
@@ -357,7 +357,7 @@ def test_equal_candidates_are_called_equal_and_the_first_value_is_recommended(tm
 def test_a_clear_winner_is_recommended_with_its_figures(tmp_path: Path) -> None:
     measured, tuning = measured_run(tmp_path, {"c01": 2, "c02": 2, "c03": 2})
     assert rank(measured, tuning.file)[0].candidate.name == "c04"
-    advice = recommend(measured, tuning)
+    advice = recommend(measured, [one.candidate for one in measured], tuning)
     assert advice.winner
     assert advice.winner.candidate.name == "c04"
     assert re.search(
@@ -370,7 +370,7 @@ def test_what_misses_a_limit_is_never_chosen_however_good_it_is(tmp_path: Path) 
     measured, tuning = measured_run(
         tmp_path, slower, objective="minimise lookup.p95_ms", limits=["predict.max_ms >= 300"]
     )
-    advice = recommend(measured, tuning)
+    advice = recommend(measured, [one.candidate for one in measured], tuning)
     assert {one.candidate.name: one.meets_limits for one in measured} == {
         "c01": True, "c02": True, "c03": False, "c04": False,
     }  # fmt: skip
@@ -382,12 +382,12 @@ def test_what_misses_a_limit_is_never_chosen_however_good_it_is(tmp_path: Path) 
 def test_when_none_meets_the_limits_the_nearest_is_named(tmp_path: Path) -> None:
     slower = {"c01": 3.0, "c02": 3.0, "c03": 3.0}
     measured, tuning = measured_run(tmp_path, slower, limits=["predict.p95_ms <= 1"])
-    advice = recommend(measured, tuning)
+    advice = recommend(measured, [one.candidate for one in measured], tuning)
     assert advice.winner is None
     assert advice.words.startswith("No candidate meets the limits with 25 users. The nearest is workers=2 engine=new")
 
 
 def test_throughput_that_think_time_limits_is_said_to_tell_nothing(tmp_path: Path) -> None:
     measured, tuning = measured_run(tmp_path, objective="maximise rps")
-    (note,) = recommend(measured, tuning).notes
+    (note,) = recommend(measured, [one.candidate for one in measured], tuning).notes
     assert "cannot ask for more than 8.3 requests/s" in note

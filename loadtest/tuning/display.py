@@ -12,6 +12,7 @@ from loadtest.tuning.candidates import show_knobs
 from loadtest.tuning.result import CandidateResult, TuneResult
 
 _PLAIN_WIDTH = 150
+_REASON_LENGTH = 400
 _STYLES = {"winner": "bold green", "invalid": "red", "not tried": "dim", "dropped": "dim"}
 
 
@@ -33,20 +34,21 @@ def _table(result: TuneResult) -> Table:
     knobs = list(result.candidates[0].knobs)
     endpoints = list(dict.fromkeys(name for one in result.candidates for name in one.endpoint_p95_ms))
     table.add_column("candidate")
-    for name in [*knobs, "requests/s", "failures %", *(f"{name} p95 ms" for name in endpoints)]:
+    for name in [*knobs, result.figure, "requests/s", "failures %", *(f"{name} p95 ms" for name in endpoints)]:
         table.add_column(name, justify="right")
     table.add_column("limits")
     table.add_column("rounds", justify="right")
     table.add_column("valid cells", justify="right")
     table.add_column("state")
     for one in result.candidates:
-        table.add_row(*_cells(one, knobs, endpoints), style=_STYLES.get(one.state, ""))
+        table.add_row(*_cells(one, result.figure, endpoints), style=_STYLES.get(one.state, ""))
     return table
 
 
-def _cells(one: CandidateResult, knobs: list[str], endpoints: list[str]) -> Iterator[str]:
+def _cells(one: CandidateResult, figure: str, endpoints: list[str]) -> Iterator[str]:
     yield one.name
-    yield from (str(one.knobs[name]) for name in knobs)
+    yield from map(str, one.knobs.values())
+    yield show_ms(one.figure_value) if figure.endswith("_ms") else show_rps(one.figure_value)
     yield show_rps(one.rps)
     yield show_percent(one.failures_percent)
     yield from (show_ms(one.endpoint_p95_ms.get(name)) for name in endpoints)
@@ -62,8 +64,8 @@ def _left_out(result: TuneResult) -> Iterator[str]:
     for one in result.candidates:
         if one.reasons:
             state = "INVALID" if one.state == "invalid" else "some cells INVALID"
-            first_lines = dict.fromkeys(reason.splitlines()[0] for reason in one.reasons)
-            yield f"{state} {one.name} ({show_knobs(one.knobs)}): {'; '.join(first_lines)}"
+            reasons = [" ".join(reason.split())[:_REASON_LENGTH] for reason in one.reasons]
+            yield f"{state} {one.name} ({show_knobs(one.knobs)}): {'; '.join(reasons)}"
     for value in result.skipped:
         yield f"skipped {value.knob}={value.value}: {value.reason}"
     by_constraint: dict[str, list[str]] = {}

@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
-from loadtest.tuning.candidates import show_knobs
-from loadtest.tuning.config_path import Scalar
+from loadtest.tuning.candidates import Candidate, show_knobs
 from loadtest.tuning.halving import FINAL_REPETITIONS
 from loadtest.tuning.ranking import Measured, rank
 from loadtest.tuning.tune_file import Tuning
@@ -57,8 +56,8 @@ def judge(one: Measured, other: Measured, metric: str) -> Verdict:
     return Verdict(metric=metric, values=values, outcome="winner", winner=difference.winner, because=f"{percent} apart")
 
 
-def recommend(measured: Sequence[Measured], tuning: Tuning) -> Recommendation:
-    """Return what to run by the figures of the deciding round."""
+def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: Tuning) -> Recommendation:
+    """Return what to run of all that was `tried`, by what the deciding round `measured`."""
     ranked = rank(measured, tuning.file)
     meeting = [one for one in ranked if one.meets_limits]
     if not ranked:
@@ -69,28 +68,28 @@ def recommend(measured: Sequence[Measured], tuning: Tuning) -> Recommendation:
             f"No candidate meets the limits with {tuning.file.users} users. "
             f"The nearest is {ranked[0].candidate.title}: {missed}."
         )
-    chosen = _choose(ranked, meeting, tuning)
-    chosen.notes = list(_notes(meeting[0], tuning))
-    return chosen
+    advice = _choose(meeting, tuning)
+    advice.words = " ".join([advice.words, *_left_out(ranked, tried, tuning.file.replicas_knob)])
+    advice.notes = list(_notes(meeting[0], tuning))
+    return advice
 
 
-def _choose(ranked: list[Measured], meeting: list[Measured], tuning: Tuning) -> Recommendation:
+def _choose(meeting: list[Measured], tuning: Tuning) -> Recommendation:
     """Return the best of the candidates that meet the limits; of equals, the one with the knob's first value."""
     knob, metric, best = tuning.file.replicas_knob, tuning.file.objective.figure, meeting[0]
     if knob is None:
         verdicts = [judge(best, other, metric) for other in meeting[1:2]]
         words = f"Run {best.candidate.title}: {_show(best, metric)}."
         return Recommendation(" ".join([words, *_against_second(verdicts, meeting)]), best, verdicts)
-    groups: dict[Scalar, Measured] = {}
-    for one in meeting:
-        groups.setdefault(one.candidate.knobs[knob], one)
-    others = [one for one in groups.values() if one is not best]
+    values = list(dict.fromkeys(one.candidate.knobs[knob] for one in meeting))
+    firsts = [next(one for one in meeting if one.candidate.knobs[knob] == value) for value in values]
+    others = [one for one in firsts if one is not best]
     verdicts = [judge(best, other, metric) for other in others]
     equal = [other for other, verdict in zip(others, verdicts, strict=True) if verdict.winner != best.candidate.name]
     order = tuning.knob(knob).values_on(tuning.cores)
     winner = min([best, *equal], key=lambda one: order.index(one.candidate.knobs[knob]))
     told = _tell_equal(winner, [best, *equal], verdicts, tuning) if equal else _tell_clear(best, others, tuning)
-    return Recommendation(" ".join([told, *_left_out(ranked, groups, order, knob)]), winner, verdicts)
+    return Recommendation(told, winner, verdicts)
 
 
 def _tell_clear(best: Measured, others: list[Measured], tuning: Tuning) -> str:
@@ -129,16 +128,14 @@ def _rss_bytes(one: Measured, role: str | None) -> int | None:
     return next((found.rss_max_bytes for found in one.point.roles if found.role == role), None)
 
 
-def _left_out(ranked: list[Measured], groups: dict[Scalar, Measured], order: list[Scalar], knob: str) -> Iterator[str]:
-    """Yield why values of the knob were not among those compared."""
-    for value in order:
-        if value in groups:
-            continue
-        nearest = next((one for one in ranked if one.candidate.knobs[knob] == value), None)
-        if nearest:
-            yield f"With {knob}={value} a limit is missed: {', '.join(_show_missed(nearest.limits))}."
-        else:
+def _left_out(ranked: list[Measured], tried: Sequence[Candidate], knob: str | None) -> Iterator[str]:
+    """Yield why values of the knob that were tried are not among those compared."""
+    for value in dict.fromkeys(one.knobs[knob] for one in tried) if knob else ():
+        of_value = [one for one in ranked if one.candidate.knobs[knob or ""] == value]
+        if not of_value:
             yield f"Of {knob}={value} there is no valid measurement in the deciding round."
+        elif not any(one.meets_limits for one in of_value):
+            yield f"With {knob}={value} a limit is missed: {', '.join(_show_missed(of_value[0].limits))}."
 
 
 def _against_second(verdicts: list[Verdict], meeting: list[Measured]) -> Iterator[str]:
@@ -154,8 +151,8 @@ def _notes(best: Measured, tuning: Tuning) -> Iterator[str]:
     """Yield what limits the worth of the result."""
     if best.point.repetitions < FINAL_REPETITIONS:
         yield (
-            f"The decision rests on {best.point.repetitions} repetition(s): the {tuning.file.minutes:g} minutes did "
-            f"not allow {FINAL_REPETITIONS} valid ones; give more with --minutes."
+            f"The decision rests on {best.point.repetitions} valid repetition(s), {FINAL_REPETITIONS} were wanted: "
+            "chance may have decided; give more time with --minutes."
         )
     limit_rps = best.point.think_time_limit_rps
     is_paced = limit_rps and best.value and best.value >= LEAST_THINK_TIME_SHARE * limit_rps

@@ -19,6 +19,9 @@ TUNE_UNITS = {
     "minutes": "minutes",
     "cores": "CPU cores",
     "repetitions": "cells",
+    "rounds": "rounds",
+    "number": "number, from 1",
+    "figure_value": "as the end of `figure` says",
     "knobs": "as the service means them",
     "value": "as the limit's metric says",
     "values": "as the verdict's metric says",
@@ -41,6 +44,8 @@ class CandidateResult(_Result):
     """How many rounds measured it."""
     repetitions: int
     """Valid cells of its last round."""
+    figure_value: float | None = None
+    """Of the figure to optimise."""
     rps: float | None = None
     failures_percent: float | None = None
     endpoint_p95_ms: dict[str, float | None] = {}
@@ -86,6 +91,8 @@ class TuneResult(_Result):
     base: str
     users: int
     objective: str
+    figure: str
+    """The one to optimise, such as `predict.p95_ms`."""
     limits: list[str]
     minutes: float
     winner: str | None
@@ -103,7 +110,9 @@ class TuneResult(_Result):
 def make_result(search: Search, *, over: bool) -> TuneResult:
     """Return what is known of a search; while it is not `over` there is no winner."""
     file, last = search.tuning.file, search.rounds[-1]
-    advice = recommend(search.deciding(), search.tuning) if over else Recommendation("The search is not over.")
+    advice = (
+        recommend(search.deciding(), search.tried, search.tuning) if over else Recommendation("The search is not over.")
+    )
     status: Literal["winner found", "no winner"] = "winner found" if advice.winner else "no winner"
     return TuneResult(
         status=status if over else "searching",
@@ -113,6 +122,7 @@ def make_result(search: Search, *, over: bool) -> TuneResult:
         base=file.base.name,
         users=file.users,
         objective=str(file.objective),
+        figure=file.objective.figure,
         limits=[str(limit) for limit in file.limits],
         minutes=file.minutes,
         winner=advice.winner.candidate.name if advice.winner else None,
@@ -163,6 +173,7 @@ def _candidate(measured: Measured, advice: Recommendation, *, over: bool, search
         state=state,
         rounds=sum(measured.candidate.name in one.measured for one in search.rounds),
         repetitions=point.repetitions,
+        figure_value=measured.value,
         rps=point.steady.rps if point.steady else None,
         failures_percent=point.steady.failures_percent if point.steady else None,
         endpoint_p95_ms={part.endpoint: part.steady.p95_ms for part in point.endpoints},

@@ -157,7 +157,7 @@ class Search:
         self.say(
             f"{len(self.tried)} of {len(self.grid.candidates)} candidates, about {each_s:.0f} s per cell at first; "
             f"rounds (candidates × repetitions of load): {shown}; "
-            f"about {self._cost.of(rounds) / 60:.0f} of {self.tuning.file.minutes:g} minutes"
+            f"about {round(self._cost.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes"
         )
 
     def _next_plan(self, ranked: Sequence[Candidate], sizes: Sequence[int]) -> Plan | None:
