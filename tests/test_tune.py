@@ -13,7 +13,7 @@ from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
 from loadtest.tuning.candidates import choose_spread, make_grid, make_target, render_config
 from loadtest.tuning.config_path import Scalar, read_value, replace_values
-from loadtest.tuning.halving import CellCost, Round, count_affordable, halve, plan_rounds, promote
+from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.recommendation import recommend
 from loadtest.tuning.search import Search
@@ -33,7 +33,7 @@ service:
   text: |
     several
 """
-COST = CellCost(overhead_s=30, shortest_s=20)
+COSTS = Costs(overhead_s=30, shortest_s=20)
 
 
 def write_tune_file(folder: Path, **changes: Any) -> Path:
@@ -212,32 +212,32 @@ def test_halving_ends_with_the_finalists() -> None:
 def test_rounds_grow_with_the_time_there_is_and_never_exceed_it() -> None:
     sizes = halve(8, 2)
     for minutes in range(1, 200, 3):
-        rounds = plan_rounds(sizes, COST, minutes * 60)
-        assert COST.of(rounds) <= minutes * 60
+        rounds = plan_rounds(sizes, COSTS, minutes * 60)
+        assert COSTS.of(rounds) <= minutes * 60
     # 8 + 4 + 6 cells of 50 s are 15 minutes.
-    assert plan_rounds(sizes, COST, 15 * 60) == [Round(8, 1, 20), Round(4, 1, 20), Round(2, 3, 20)]
+    assert plan_rounds(sizes, COSTS, 15 * 60) == [Round(8, 1, 20), Round(4, 1, 20), Round(2, 3, 20)]
     # With loads of 20, 40 and 80 s, they are 22 minutes.
-    assert plan_rounds(sizes, COST, 22 * 60 + 40) == [Round(8, 1, 20), Round(4, 1, 40), Round(2, 3, 80)]
+    assert plan_rounds(sizes, COSTS, 22 * 60 + 40) == [Round(8, 1, 20), Round(4, 1, 40), Round(2, 3, 80)]
 
 
 def test_time_left_over_goes_into_repetitions_of_the_final() -> None:
-    assert plan_rounds([2], COST, 3600) == [Round(2, 6, 20)]
-    assert plan_rounds([2], COST, 2 * 4 * 50) == [Round(2, 4, 20)]
+    assert plan_rounds([2], COSTS, 3600) == [Round(2, 6, 20)]
+    assert plan_rounds([2], COSTS, 2 * 4 * 50) == [Round(2, 4, 20)]
 
 
 def test_without_time_the_final_is_shortened_and_then_left_out() -> None:
-    assert plan_rounds([4, 2], COST, 300) == [Round(2, 3, 20)]
-    assert plan_rounds([4, 2], COST, 299) == [Round(2, 2, 20)]
-    assert plan_rounds([4, 2], COST, 100) == [Round(2, 1, 20)]
-    assert plan_rounds([4, 2], COST, 99) == []
-    assert plan_rounds([], COST, 1000) == []
+    assert plan_rounds([4, 2], COSTS, 300) == [Round(2, 3, 20)]
+    assert plan_rounds([4, 2], COSTS, 299) == [Round(2, 2, 20)]
+    assert plan_rounds([4, 2], COSTS, 100) == [Round(2, 1, 20)]
+    assert plan_rounds([4, 2], COSTS, 99) == []
+    assert plan_rounds([], COSTS, 1000) == []
 
 
 def test_so_many_candidates_are_tried_as_the_time_allows() -> None:
-    assert count_affordable(8, 2, COST, 15 * 60) == 8
-    assert count_affordable(8, 2, COST, 15 * 60 - 1) == 7
-    assert count_affordable(8, 2, COST, 1) == 2
-    assert count_affordable(1, 2, COST, 1) == 1
+    assert count_affordable(8, 2, COSTS, 15 * 60) == 8
+    assert count_affordable(8, 2, COSTS, 15 * 60 - 1) == 7
+    assert count_affordable(8, 2, COSTS, 1) == 2
+    assert count_affordable(1, 2, COSTS, 1) == 1
 
 
 def test_the_best_of_each_group_is_promoted_even_when_it_is_last() -> None:

@@ -9,8 +9,9 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-FINAL_REPETITIONS = 3
-MOST_REPETITIONS = 6
+MOST_TIMES_MORE = 2
+"""So many times the wanted repetitions of the final are made at most, if there is time."""
+
 _GROWTHS = (2.0, 1.5, 1.25, 1.0)
 
 _Item = TypeVar("_Item", bound=Hashable)
@@ -32,13 +33,15 @@ class Round:
 
 
 @dataclass(frozen=True)
-class CellCost:
-    """What a cell takes."""
+class Costs:
+    """What cells take, and what is wanted at least."""
 
     overhead_s: float
-    """Besides its load: start, warm-up, stop."""
+    """Of a cell besides its load: start, warm-up, stop."""
     shortest_s: int
     """The shortest load that means something."""
+    repetitions: int = 3
+    """Of the final."""
 
     def of(self, rounds: Sequence[Round]) -> float:
         """Return what rounds take, seconds."""
@@ -53,15 +56,15 @@ def halve(candidates: int, finalists: int) -> list[int]:
     return sizes
 
 
-def count_affordable(candidates: int, finalists: int, cost: CellCost, left_s: float) -> int:
+def count_affordable(candidates: int, finalists: int, costs: Costs, left_s: float) -> int:
     """Return how many of the candidates can be searched; never fewer than the final takes."""
     for count in range(candidates, finalists, -1):
-        if cost.of(_rounds(halve(count, finalists), 1.0, FINAL_REPETITIONS, cost)) <= left_s:
+        if costs.of(_rounds(halve(count, finalists), 1.0, costs.repetitions, costs)) <= left_s:
             return count
     return min(candidates, finalists)
 
 
-def plan_rounds(sizes: Sequence[int], cost: CellCost, left_s: float) -> list[Round]:
+def plan_rounds(sizes: Sequence[int], costs: Costs, left_s: float) -> list[Round]:
     """Return rounds of these sizes that take at most `left_s`; none if nothing fits.
 
     Loads grow from round to round if there is time; time left over goes into repetitions of the final. If even the
@@ -69,10 +72,10 @@ def plan_rounds(sizes: Sequence[int], cost: CellCost, left_s: float) -> list[Rou
     """
     if not sizes:
         return []
-    for rounds in _options(sizes, cost):
-        spare_s = left_s - cost.of(rounds)
+    for rounds in _options(sizes, costs):
+        spare_s = left_s - costs.of(rounds)
         if spare_s >= 0:
-            return [*rounds[:-1], _repeated(rounds[-1], cost, spare_s)]
+            return [*rounds[:-1], _repeated(rounds[-1], costs, spare_s)]
     return []
 
 
@@ -87,23 +90,23 @@ def promote(ranked: Sequence[_Item], groups: Sequence[Hashable], count: int) -> 
     return [ranked[index] for index in sorted(kept)]
 
 
-def _options(sizes: Sequence[int], cost: CellCost) -> Iterator[list[Round]]:
+def _options(sizes: Sequence[int], costs: Costs) -> Iterator[list[Round]]:
     for growth in _GROWTHS:
-        yield _rounds(sizes, growth, FINAL_REPETITIONS, cost)
-    for repetitions in range(FINAL_REPETITIONS, 0, -1):
-        yield _rounds(sizes[-1:], 1.0, repetitions, cost)
+        yield _rounds(sizes, growth, costs.repetitions, costs)
+    for repetitions in range(costs.repetitions, 0, -1):
+        yield _rounds(sizes[-1:], 1.0, repetitions, costs)
 
 
-def _rounds(sizes: Sequence[int], growth: float, repetitions: int, cost: CellCost) -> list[Round]:
+def _rounds(sizes: Sequence[int], growth: float, repetitions: int, costs: Costs) -> list[Round]:
     last = len(sizes) - 1
     return [
-        Round(size, repetitions if number == last else 1, round(cost.shortest_s * growth**number))
+        Round(size, repetitions if number == last else 1, round(costs.shortest_s * growth**number))
         for number, size in enumerate(sizes)
     ]
 
 
-def _repeated(final: Round, cost: CellCost, spare_s: float) -> Round:
-    if final.repetitions < FINAL_REPETITIONS:
+def _repeated(final: Round, costs: Costs, spare_s: float) -> Round:
+    if final.repetitions < costs.repetitions:
         return final
-    more = int(spare_s // (final.candidates * (cost.overhead_s + final.duration_s)))
-    return Round(final.candidates, min(MOST_REPETITIONS, final.repetitions + more), final.duration_s)
+    more = int(spare_s // (final.candidates * (costs.overhead_s + final.duration_s)))
+    return Round(final.candidates, min(MOST_TIMES_MORE * costs.repetitions, final.repetitions + more), final.duration_s)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
 from loadtest.tuning.candidates import Candidate, show_knobs
-from loadtest.tuning.halving import FINAL_REPETITIONS
 from loadtest.tuning.ranking import Measured, rank
 from loadtest.tuning.tune_file import Tuning
 
@@ -149,10 +148,10 @@ def _against_second(verdicts: list[Verdict], meeting: list[Measured]) -> Iterato
 
 def _notes(best: Measured, tuning: Tuning) -> Iterator[str]:
     """Yield what limits the worth of the result."""
-    if best.point.repetitions < FINAL_REPETITIONS:
+    if best.point.repetitions < tuning.file.repetitions:
         yield (
-            f"The decision rests on {best.point.repetitions} valid repetition(s), {FINAL_REPETITIONS} were wanted: "
-            "chance may have decided; give more time with --minutes."
+            f"The decision rests on {best.point.repetitions} valid repetition(s), {tuning.file.repetitions} were "
+            "wanted: chance may have decided; give more time with --minutes."
         )
     limit_rps = best.point.think_time_limit_rps
     is_paced = limit_rps and best.value and best.value >= LEAST_THINK_TIME_SHARE * limit_rps

@@ -9,7 +9,7 @@ tune.json            all that was found so far; winner.yaml when there is a winn
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from loadtest.tuning.candidates import (
     make_target,
     render_config,
 )
-from loadtest.tuning.halving import CellCost, Round, count_affordable, halve, plan_rounds, promote
+from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.tune_file import Tuning
 
@@ -63,19 +63,19 @@ class Search:
 
     def __post_init__(self) -> None:
         """Choose what to try. Raises BadInputError when that is nothing, or takes too long."""
-        self.grid = make_grid(self.tuning)
+        file, self.grid = self.tuning.file, make_grid(self.tuning)
         if not self.grid.candidates:
             raise BadInputError(f"{self.tuning.path}: no combination of values meets the constraints; see vary")
         self._finalists = max(FEWEST_FINALISTS, len({self._group(one) for one in self.grid.candidates}))
-        self._cost = CellCost(self.tuning.file.overhead_s, self.tuning.plan.duration_s)
-        self._budget_s = self.tuning.file.minutes * 60
-        count = count_affordable(len(self.grid.candidates), self._finalists, self._cost, self._budget_s)
+        self._costs = Costs(file.overhead_s, self.tuning.plan.duration_s, file.repetitions)
+        self._budget_s = file.minutes * 60
+        count = count_affordable(len(self.grid.candidates), self._finalists, self._costs, self._budget_s)
         self.tried = choose_spread(self.grid.candidates, count, base_values(self.tuning))
-        self._planned = plan_rounds(halve(count, self._finalists), self._cost, self._budget_s)
+        self._planned = plan_rounds(halve(count, self._finalists), self._costs, self._budget_s)
         if not self._planned:
-            least_s = self._cost.of([Round(count, 1, self._cost.shortest_s)])
+            least_s = self._costs.of([Round(count, 1, self._costs.shortest_s)])
             raise BadInputError(
-                f"{self.tuning.path}: minutes: {self.tuning.file.minutes:g} are not enough to measure {count} "
+                f"{self.tuning.path}: minutes: {file.minutes:g} are not enough to measure {count} "
                 f"candidates once, which takes about {least_s / 60:.1f}; give more with --minutes, or fewer values "
                 "with --vary"
             )
@@ -152,12 +152,12 @@ class Search:
 
     def _tell_estimate(self) -> None:
         first, rounds = self._planned[0], self._planned
-        each_s = self._cost.overhead_s + first.duration_s
+        each_s = self._costs.overhead_s + first.duration_s
         shown = ", ".join(f"{one.candidates} × {one.repetitions} of {one.duration_s} s" for one in rounds)
         self.say(
             f"{len(self.tried)} of {len(self.grid.candidates)} candidates, about {each_s:.0f} s per cell at first; "
             f"rounds (candidates × repetitions of load): {shown}; "
-            f"about {round(self._cost.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes"
+            f"about {round(self._costs.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes"
         )
 
     def _next_plan(self, ranked: Sequence[Candidate], sizes: Sequence[int]) -> Plan | None:
@@ -166,7 +166,7 @@ class Search:
         folder = self._round_folder(number)
         if folder.plan_path.is_file():
             return folder.read_plan()
-        rounds = plan_rounds(sizes, self._measured_cost(), self._left_s())
+        rounds = plan_rounds(sizes, self._measured_costs(), self._left_s())
         if not rounds:
             self.say("the time is up; the result rests on the rounds so far")
             return None
@@ -200,7 +200,7 @@ class Search:
             second = plan.model_copy(update={"targets": [one for one in plan.targets if one.name in again]})
             size = Round(len(again), plan.repetitions, plan.duration_s)
             second_folder = RunFolder(self.folder / f"round-{number}-again")
-            if second_folder.plan_path.is_file() or self._measured_cost().of([size]) <= self._left_s():
+            if second_folder.plan_path.is_file() or self._measured_costs().of([size]) <= self._left_s():
                 self.say(f"round {number}, once more what was not valid: {_show_size(second)}")
                 _, others = self._run(second, second_folder, number)
                 measured |= {name: one for name, one in others.items() if one.valid}
@@ -234,15 +234,15 @@ class Search:
     def _left_s(self) -> float:
         return self._budget_s - sum(record.ended_unix_s - record.began_unix_s for record, _ in self._records())
 
-    def _measured_cost(self) -> CellCost:
+    def _measured_costs(self) -> Costs:
         overheads_s = [
             record.ended_unix_s - record.began_unix_s - duration_s
             for record, duration_s in self._records()
             if record.status == "finished"
         ]
         if not overheads_s:
-            return self._cost
-        return CellCost(max(0.0, sum(overheads_s) / len(overheads_s)), self._cost.shortest_s)
+            return self._costs
+        return replace(self._costs, overhead_s=max(0.0, sum(overheads_s) / len(overheads_s)))
 
 
 def _check_same(path: Path, inputs: dict[str, Any]) -> None:

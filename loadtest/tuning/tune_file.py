@@ -150,6 +150,8 @@ class TuneFile(_Checked):
     """Which must hold; a candidate that misses one is never chosen."""
     minutes: PositiveFloat
     """What the search may take."""
+    repetitions: PositiveInt = 3
+    """How often the final measures each finalist at least, if there is time."""
     overhead_s: PositiveFloat = 40
     """What a cell takes besides its load (start, warm-up, stop), until the first round has shown it."""
 
