@@ -1,6 +1,8 @@
 """Tuning without a load: what is tried, for how long, what is promoted, and what is recommended by given figures."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from loadtest.errors import BadInputError
 from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
-from loadtest.tuning.candidates import choose_spread, make_grid, make_target, render_config
-from loadtest.tuning.config_path import Scalar, read_value, replace_values
+from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
+from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.recommendation import recommend
+from loadtest.tuning.result import TUNE_UNITS, make_result
 from loadtest.tuning.search import Search
 from loadtest.tuning.tune_file import Tuning, holds, load_tuning, read_objective
 from serve_app.deployments.config_file import load_config
@@ -43,9 +46,9 @@ def write_tune_file(folder: Path, **changes: Any) -> Path:
         "name": "service",
         "start": f"serve {folder / 'base.yaml'}",
         "url": "http://127.0.0.1:1",
-        "replicas": {"role": "worker", "count": 1},
+        "replicas": {"role": "classifier", "count": 1},
     }
-    plan = made_plan(targets=[target], roles=[{"name": "worker", "command": "x"}], baseline=None, metrics=None)
+    plan = made_plan(targets=[target], roles=[{"name": "classifier", "command": "x"}], baseline=None, metrics=None)
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
     tune = {
         "plan": str(folder / "plan.yaml"),
@@ -137,7 +140,7 @@ def test_auto_values_are_powers_of_two_up_to_the_cores_and_constraints_thin_the_
          "requires": {"json": "json", "x": "no_such_module.part"}},
     ]  # fmt: skip
     tuning = load_tuning(write_tune_file(tmp_path, vary=knobs, constraints=["2 * workers <= cores"]))
-    tuning = Tuning(tuning.path, tuning.file, tuning.plan, tuning.target, tuning.base_text, cores=6)
+    tuning = replace(tuning, cores=6)
     assert tuning.knob("workers").values_on(6) == [1, 2, 4, 6]
     grid = make_grid(tuning)
     assert [tuple(one.knobs.values()) for one in grid.candidates] == [(1, "old"), (1, "json"), (2, "old"), (2, "json")]
@@ -294,34 +297,71 @@ def test_a_candidates_target_serves_its_own_file_and_asks_for_its_replicas(tmp_p
 
 def test_the_shipped_file_makes_configs_that_the_service_accepts(tmp_path: Path) -> None:
     tuning = load_tuning(SHIPPED)
-    plan = load_plan(CONFIGS / "stress" / "quick.yaml")
-    assert (tuning.plan, tuning.file.base.name) == (plan, "one_replica.yaml")
-    base = yaml.safe_load(tuning.base_text)
-    combinations = [(1, 2, 8, "tensorflow"), (2, 1, 1, "openvino")]
-    for replicas, threads, max_batch, engine in combinations:
-        knobs: dict[str, Scalar] = {"replicas": replicas, "threads": threads, "max_batch": max_batch, "engine": engine}
-        (tmp_path / "candidate.yaml").write_text(render_config(tuning, knobs))
-        config = load_config(tmp_path / "candidate.yaml")
-        model = config["applications"][1]
-        assert model["deployments"][0].pop("num_replicas") == replicas
-        assert [model["args"].pop(name) for name in ("threads", "max_batch", "engine")] == [threads, max_batch, engine]
-        expected = yaml.safe_load(tuning.base_text)["applications"][1]
-        expected["deployments"][0].pop("num_replicas")
-        for name in ("threads", "max_batch", "engine"):
-            expected["args"].pop(name)
-        assert model == expected
-        assert {**config, "applications": config["applications"][:1]} == {
-            **base,
-            "applications": base["applications"][:1],
-        }
+    tuning = replace(tuning, cores=2)
+    grid = make_grid(tuning)
+    assert (tuning.plan, tuning.file.base) == (
+        load_plan(CONFIGS / "stress" / "quick.yaml"),
+        Path("configs/one_replica.yaml"),
+    )
+    assert {(one.knobs["replicas"], one.knobs["threads"]) for one in grid.candidates} == {(1, 1), (1, 2), (2, 1)}
+    for candidate in grid.candidates:
+        text = render_config(tuning, candidate.knobs)
+        (tmp_path / "candidate.yaml").write_text(text)
+        model = load_config(tmp_path / "candidate.yaml")["applications"][1]
+        assert model["deployments"][0]["num_replicas"] == candidate.knobs["replicas"]
+        assert {
+            name: model["args"][name] for name in ("threads", "max_batch", "engine")
+        }.items() <= candidate.knobs.items()
+        assert render_config(replace(tuning, base_text=text), base_values(tuning)) == tuning.base_text
 
 
-def test_the_shipped_search_fits_the_reference_machine() -> None:
-    tuning = load_tuning(SHIPPED)
-    tuning = Tuning(tuning.path, tuning.file, tuning.plan, tuning.target, tuning.base_text, cores=2)
-    search = Search(tuning, Path("nowhere"), print)
-    assert len(search.tried) == len(search.grid.candidates)
-    assert {(one.knobs["replicas"], one.knobs["threads"]) for one in search.tried} == {(1, 1), (1, 2), (2, 1)}
+def test_the_shipped_search_tries_everything_on_the_reference_machine() -> None:
+    search = Search(replace(load_tuning(SHIPPED), cores=2), Path("nowhere"), print)
+    assert search.tried == search.grid.candidates
+
+
+def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -> None:
+    """All rounds are there already, so nothing is measured; what they took leaves no time for a final."""
+    told: list[str] = []
+    search = Search(load_tuning(write_tune_file(tmp_path, minutes=14, overhead_s=20)), tmp_path / "out", told.append)
+    search._open()
+    plan = search._make_plan(1, search.tried, Round(4, 1, 60))
+
+    def change(made: MadeCell, invalid: str = "") -> None:
+        replicas = made.record.replicas_asked
+        assert replicas
+        made.record.ended_unix_s = made.record.began_unix_s + 150
+        made.record.replicas_found = replicas
+        processes = 0 if made.record.cell.target == invalid else replicas
+        made.resources = [
+            replace(row, processes=processes) if row.role == "classifier" else row for row in made.resources
+        ]
+
+    write_made_run(tmp_path / "out" / "round-1", plan, lambda made: change(made, "c03"))
+    again = plan.model_copy(update={"targets": [target for target in plan.targets if target.name == "c03"]})
+    write_made_run(tmp_path / "out" / "round-1-again", again, change)
+    search.run(after_round=lambda: None)
+    result = make_result(search, over=True)
+    (c03,) = [one for one in result.candidates if one.name == "c03"]
+    assert (c03.state, c03.repetitions, c03.reasons) in [("winner", 1, []), ("finalist", 1, [])]
+    assert result.rounds[0].took_s == 5 * 150
+    assert "the time is up; the result rests on the rounds so far" in told
+    assert result.winner
+    assert any("1 valid repetition(s), 3 were wanted" in note for note in result.notes)
+    numbers = set(number_keys(result.model_dump(mode="json", exclude={"machine"})))
+    assert {key for key in numbers if not key.endswith(tuple(TUNE_UNITS))} == set()
+
+
+def number_keys(part: object, key: str = "") -> Iterator[str]:
+    """Yield the key of each number; in a mapping with a unit of its own, and in a list, that of the whole."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from number_keys(value, key if key in ("knobs", "values", "endpoint_p95_ms") else name)
+    elif isinstance(part, list):
+        for value in part:
+            yield from number_keys(value, key)
+    elif isinstance(part, int | float) and not isinstance(part, bool):
+        yield key
 
 
 def measured_run(folder: Path, slower: dict[str, float] | None = None, **changes: Any) -> tuple[list[Measured], Tuning]:
@@ -333,12 +373,7 @@ def measured_run(folder: Path, slower: dict[str, float] | None = None, **changes
 
     def change(made: MadeCell) -> None:
         factor = (slower or {}).get(made.record.cell.target, 1)
-        made.requests = [
-            row.__class__(
-                **{**{name: getattr(row, name) for name in row.__slots__}, "latency_ms": factor * row.latency_ms}
-            )
-            for row in made.requests
-        ]
+        made.requests = [replace(row, latency_ms=factor * row.latency_ms) for row in made.requests]
 
     run = RunFolder(write_made_run(folder / "run", plan, change))
     return list(collect(summarize(run), tuning.file, candidates, 1, run).values()), tuning

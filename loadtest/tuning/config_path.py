@@ -37,7 +37,10 @@ def replace_values(text: str, values: Mapping[str, Scalar]) -> str:
 
 
 def _compose(text: str) -> yaml.Node | None:
-    return yaml.compose(text, Loader=yaml.SafeLoader)
+    try:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as exc:
+        raise ValueError(f"is not YAML: {exc}") from exc
 
 
 def _steps(path: str) -> list[re.Match[str]]:

@@ -9,9 +9,11 @@ from rich.text import Text
 
 from loadtest.reporting.figures import show_ms, show_percent, show_rps
 from loadtest.tuning.candidates import show_knobs
+from loadtest.tuning.recommendation import show_missed
 from loadtest.tuning.result import CandidateResult, TuneResult
 
-_PLAIN_WIDTH = 150
+_PLAIN_WIDTH = 170
+_PANEL_WIDTH = 120
 _REASON_LENGTH = 400
 _STYLES = {"winner": "bold green", "invalid": "red", "not tried": "dim", "dropped": "dim"}
 
@@ -25,7 +27,9 @@ def show_result(result: TuneResult, console: Console | None = None) -> None:
     for line in _left_out(result):
         console.print(Text(line), soft_wrap=True)
     words = "\n".join([result.recommendation, *result.notes])
-    console.print(Panel(Text(words), title="Recommendation", style="green" if result.winner else "yellow"))
+    style = "green" if result.winner else "yellow"
+    width = min(console.width, _PANEL_WIDTH)
+    console.print(Panel(Text(words), title="Recommendation", border_style=style, width=width))
 
 
 def _table(result: TuneResult) -> Table:
@@ -33,35 +37,45 @@ def _table(result: TuneResult) -> Table:
     table = Table(title=f"{result.users} users, {result.objective}{limits}", title_justify="left")
     knobs = list(result.candidates[0].knobs)
     endpoints = list(dict.fromkeys(name for one in result.candidates for name in one.endpoint_p95_ms))
-    table.add_column("candidate")
-    for name in [*knobs, result.figure, "requests/s", "failures %", *(f"{name} p95 ms" for name in endpoints)]:
-        table.add_column(name, justify="right")
-    table.add_column("limits")
+    figure = None if result.figure in ("rps", *(f"{name}.p95_ms" for name in endpoints)) else result.figure
+    headers = [
+        *knobs,
+        *([figure] if figure else []),
+        "requests/s",
+        "failures %",
+        *(f"{name} p95 ms" for name in endpoints),
+    ]
+    table.add_column("candidate", overflow="fold")
+    for name in headers:
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("limits", overflow="fold")
     table.add_column("rounds", justify="right")
     table.add_column("valid cells", justify="right")
-    table.add_column("state")
+    table.add_column("state", overflow="fold")
     for one in result.candidates:
-        table.add_row(*_cells(one, result.figure, endpoints), style=_STYLES.get(one.state, ""))
+        table.add_row(*_cells(one, figure, endpoints), style=_STYLES.get(one.state, ""))
     return table
 
 
-def _cells(one: CandidateResult, figure: str, endpoints: list[str]) -> Iterator[str]:
+def _cells(one: CandidateResult, figure: str | None, endpoints: list[str]) -> Iterator[str]:
     yield one.name
     yield from map(str, one.knobs.values())
-    yield show_ms(one.figure_value) if figure.endswith("_ms") else show_rps(one.figure_value)
+    if figure:
+        yield show_ms(one.figure_value)
     yield show_rps(one.rps)
     yield show_percent(one.failures_percent)
     yield from (show_ms(one.endpoint_p95_ms.get(name)) for name in endpoints)
-    missed = [limit.limit for limit in one.limits if not limit.met]
-    yield "" if one.rps is None else "met" if one.limits_met else f"missed: {', '.join(missed)}"
+    yield "" if one.rps is None else "met" if one.limits_met else "missed"
     yield str(one.rounds)
     yield str(one.repetitions)
     yield one.state
 
 
 def _left_out(result: TuneResult) -> Iterator[str]:
-    """Yield what has no figures, and why."""
+    """Yield what missed a limit or has no figures, and why."""
     for one in result.candidates:
+        if one.rps is not None and not one.limits_met:
+            yield f"MISSED {one.name} ({show_knobs(one.knobs)}): {', '.join(show_missed(one.limits))}"
         if one.reasons:
             state = "INVALID" if one.state == "invalid" else "some cells INVALID"
             reasons = [" ".join(reason.split())[:_REASON_LENGTH] for reason in one.reasons]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loadtest.plan import Limit
 from loadtest.reporting.figures import CellFigures, Figures, LimitResult, PointFigures, TargetFacts
-from loadtest.reporting.summary import check_limit, find_value
+from loadtest.reporting.summary import NOT_MEASURED, check_limit, find_value
 from loadtest.run_folder import RunFolder
 from loadtest.tuning.candidates import Candidate
 from loadtest.tuning.tune_file import TuneFile
@@ -40,8 +40,9 @@ class Measured:
 
     @property
     def reasons(self) -> list[str]:
-        """Return why cells of it are not valid, each reason once."""
-        return list(dict.fromkeys(reason for cell in self.cells for reason in cell.reasons))
+        """Return why cells of it are not valid, each reason once; one that there was no time for is not told."""
+        reasons = dict.fromkeys(reason for cell in self.cells for reason in cell.reasons)
+        return [reason for reason in reasons if reason != NOT_MEASURED]
 
 
 def collect(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from loadtest.plan import read_limit
 from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
 from loadtest.tuning.candidates import Candidate, show_knobs
@@ -62,7 +63,7 @@ def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: 
     if not ranked:
         return Recommendation("No candidate gave a valid measurement; the reasons stand above.")
     if not meeting:
-        missed = ", ".join(_show_missed(ranked[0].limits))
+        missed = ", ".join(show_missed(ranked[0].limits))
         return Recommendation(
             f"No candidate meets the limits with {tuning.file.users} users. "
             f"The nearest is {ranked[0].candidate.title}: {missed}."
@@ -71,6 +72,12 @@ def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: 
     advice.words = " ".join([advice.words, *_left_out(ranked, tried, tuning.file.replicas_knob)])
     advice.notes = list(_notes(meeting[0], tuning))
     return advice
+
+
+def show_missed(limits: list[LimitResult]) -> list[str]:
+    """Return the limits that are missed, each with what was measured."""
+    missed = [(limit.limit, read_limit(limit.limit).metric, limit.value) for limit in limits if not limit.met]
+    return [f"{limit} (measured: {show_value(metric, value)})" for limit, metric, value in missed]
 
 
 def _choose(meeting: list[Measured], tuning: Tuning) -> Recommendation:
@@ -134,7 +141,7 @@ def _left_out(ranked: list[Measured], tried: Sequence[Candidate], knob: str | No
         if not of_value:
             yield f"Of {knob}={value} there is no valid measurement in the deciding round."
         elif not any(one.meets_limits for one in of_value):
-            yield f"With {knob}={value} a limit is missed: {', '.join(_show_missed(of_value[0].limits))}."
+            yield f"With {knob}={value} a limit is missed: {', '.join(show_missed(of_value[0].limits))}."
 
 
 def _against_second(verdicts: list[Verdict], meeting: list[Measured]) -> Iterator[str]:
@@ -168,11 +175,3 @@ def _show(one: Measured, metric: str) -> str:
 
 def _show_group(one: Measured, knob: str | None) -> str:
     return show_knobs({knob: one.candidate.knobs[knob]}) if knob else one.candidate.title
-
-
-def _show_missed(limits: list[LimitResult]) -> list[str]:
-    return [
-        f"{limit.limit} is missed with {'no data' if limit.value is None else f'{limit.value:g}'}"
-        for limit in limits
-        if not limit.met
-    ]

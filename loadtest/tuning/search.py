@@ -18,7 +18,7 @@ from loadtest.measuring.runner import raising_on_signals, run_plan
 from loadtest.plan import Plan, check_keys
 from loadtest.reporting.figures import Figures
 from loadtest.reporting.summary import summarize
-from loadtest.run_folder import CellRecord, RunFolder, write_whole
+from loadtest.run_folder import Cell, CellRecord, RunFolder, write_whole
 from loadtest.tuning.candidates import (
     Candidate,
     Grid,
@@ -212,10 +212,14 @@ class Search:
 
     def _run(self, plan: Plan, folder: RunFolder, number: int) -> tuple[Figures, dict[str, Measured]]:
         if not _is_complete(folder):
-            run_plan(plan, self.tuning.path, folder)
+            run_plan(plan, self.tuning.path, folder, lambda cell: self._may_begin(cell, plan.duration_s))
         figures = summarize(folder)
         candidates = [self.candidate(target.name) for target in plan.targets]
         return figures, collect(figures, self.tuning.file, candidates, number, folder)
+
+    def _may_begin(self, cell: Cell, duration_s: int) -> bool:
+        """Return whether there is time for a cell; each candidate of a round is measured once in any case."""
+        return cell.repetition == 1 or self._measured_costs().of([Round(1, 1, duration_s)]) <= self._left_s()
 
     def _round_folder(self, number: int) -> RunFolder:
         return RunFolder(self.folder / f"round-{number}")

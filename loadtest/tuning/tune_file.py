@@ -220,8 +220,10 @@ def load_tuning(path: Path, overrides: dict[str, Any] | None = None) -> Tuning:
     target = next((target for target in plan.targets if file.target in (None, target.name)), None)
     try:
         base_text = file.base.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BadInputError(f"{path}: base: {file.base} cannot be read: {exc}") from exc
+    except OSError as exc:
+        raise BadInputError(f"{path}: base: {file.base} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise BadInputError(f"{path}: base: {file.base} is not YAML: {exc}") from exc
     faults = [*_target_faults(file, plan, target), *_path_faults(file, base_text), *_figure_faults(file, plan)]
     if faults:
         raise BadInputError("\n".join(f"{path}: {fault}" for fault in faults))
