@@ -1,5 +1,6 @@
 """Tuning without a load: what is tried, for how long, what is promoted, and what is recommended by given figures."""
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from loadtest.errors import BadInputError
 from loadtest.plan import Target, load_plan
@@ -15,6 +17,7 @@ from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
 from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
 from loadtest.tuning.config_path import read_value, replace_values
+from loadtest.tuning.display import show_result
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.recommendation import recommend
@@ -348,6 +351,11 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     assert "the time is up; the result rests on the rounds so far" in told
     assert result.winner
     assert any("1 valid repetition(s), 3 were wanted" in note for note in result.notes)
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    show_result(result, console)
+    assert isinstance(console.file, io.StringIO)
+    words = ["c03", "old", *result.recommendation.split()]
+    assert [word for word in words if word not in console.file.getvalue()] == []
     numbers = set(number_keys(result.model_dump(mode="json", exclude={"machine"})))
     assert {key for key in numbers if not key.endswith(tuple(TUNE_UNITS))} == set()
 

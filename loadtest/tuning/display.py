@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -33,33 +34,32 @@ def show_result(result: TuneResult, console: Console | None = None) -> None:
 
 
 def _table(result: TuneResult) -> Table:
-    limits = f"; limits: {', '.join(result.limits)}" if result.limits else ""
-    table = Table(title=f"{result.users} users, {result.objective}{limits}", title_justify="left")
-    knobs = list(result.candidates[0].knobs)
+    knobs = {name: {one.knobs[name] for one in result.candidates} for name in result.candidates[0].knobs}
+    varied = [name for name, values in knobs.items() if len(values) > 1]
     endpoints = list(dict.fromkeys(name for one in result.candidates for name in one.endpoint_p95_ms))
-    figure = None if result.figure in ("rps", *(f"{name}.p95_ms" for name in endpoints)) else result.figure
-    headers = [
-        *knobs,
-        *([figure] if figure else []),
-        "requests/s",
-        "failures %",
-        *(f"{name} p95 ms" for name in endpoints),
-    ]
-    table.add_column("candidate", overflow="fold")
-    for name in headers:
+    is_shown = result.figure in ("rps", *(f"{name}.p95_ms" for name in endpoints))
+    figure = None if is_shown else result.figure
+    table = Table(title=_title(result, varied), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("name", overflow="fold")
+    measures = [*([figure] if figure else []), "rps", "failures %", *(f"{name} p95 ms" for name in endpoints)]
+    for name in [*varied, *measures]:
         table.add_column(name, justify="right", overflow="fold")
-    table.add_column("limits", overflow="fold")
-    table.add_column("rounds", justify="right")
-    table.add_column("valid cells", justify="right")
-    table.add_column("state", overflow="fold")
+    for name in ("limits", "rounds", "cells", "state"):
+        table.add_column(name, overflow="fold")
     for one in result.candidates:
-        table.add_row(*_cells(one, figure, endpoints), style=_STYLES.get(one.state, ""))
+        table.add_row(*_cells(one, varied, figure, endpoints), style=_STYLES.get(one.state, ""))
     return table
 
 
-def _cells(one: CandidateResult, figure: str | None, endpoints: list[str]) -> Iterator[str]:
+def _title(result: TuneResult, varied: list[str]) -> str:
+    same = {name: value for name, value in result.candidates[0].knobs.items() if name not in varied}
+    limits = f"; limits: {', '.join(result.limits)}" if result.limits else ""
+    return f"{result.users} users, {result.objective}{limits}" + (f"; all with {show_knobs(same)}" if same else "")
+
+
+def _cells(one: CandidateResult, varied: list[str], figure: str | None, endpoints: list[str]) -> Iterator[str]:
     yield one.name
-    yield from map(str, one.knobs.values())
+    yield from (str(one.knobs[name]) for name in varied)
     if figure:
         yield show_ms(one.figure_value)
     yield show_rps(one.rps)
