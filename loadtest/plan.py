@@ -5,7 +5,7 @@ Every key is checked, and all faults are told at once. The keys are explained in
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -43,6 +43,7 @@ MOST_IN_FLIGHT = 200
 
 _LIMIT = re.compile(r"(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[\d.]+)")
 _NAME = r"^[A-Za-z0-9][\w-]*$"
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Checked(BaseModel):
@@ -301,16 +302,22 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     `overrides["targets"]` is a list of names to keep; with `rate_rps`, `arrivals` and `in_flight` (the most requests
     under way) the load becomes an open loop. Raises BadInputError with all faults.
     """
-    raw = _read_yaml(path)
+    raw = read_yaml(path, Plan)
     if overrides:
         raw = _overridden(path, raw, dict(overrides))
+    return check_keys(path, raw, Plan)
+
+
+def check_keys(path: Path, raw: dict[str, Any], model: type[_Model]) -> _Model:
+    """Return `raw`, which stands in the file at `path`, as a `model`. Raises BadInputError with all faults."""
     try:
-        return Plan.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as exc:
-        raise BadInputError("\n".join(_faults(path, exc))) from exc
+        raise BadInputError("\n".join(_faults(path, exc, model))) from exc
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the mapping in a YAML file that is to hold the keys of `model`. Raises BadInputError."""
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as exc:
@@ -318,7 +325,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as exc:
         raise BadInputError(f"{path}: is not YAML: {exc}") from exc
     if not isinstance(raw, dict):
-        raise BadInputError(f"{path}: must be a mapping with the keys {', '.join(Plan.model_fields)}")
+        raise BadInputError(f"{path}: must be a mapping with the keys {', '.join(model.model_fields)}")
     return raw
 
 
@@ -347,22 +354,22 @@ def _with_rate(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
     return {**raw, "workload": workload, "users": [in_flight], "spawn_rate_per_s": 10 * in_flight}
 
 
-def _faults(path: Path, exc: ValidationError) -> list[str]:
+def _faults(path: Path, exc: ValidationError, model: type[BaseModel]) -> list[str]:
     lines = []
     for error in exc.errors(include_url=False):
         where = "".join(f"{part}." for part in error["loc"]).rstrip(".")
         message = error["msg"].removeprefix("Value error, ")
         if error["type"] == "extra_forbidden":
-            message = f"is not a key here; allowed: {', '.join(_keys_at(error['loc'][:-1]))}"
+            message = f"is not a key here; allowed: {', '.join(_keys_at(error['loc'][:-1], model))}"
         elif error["type"] not in ("missing", "value_error") and not isinstance(error["input"], dict):
             message = f"{message}, not {error['input']!r}"
         lines.append(f"{path}: {where}: {message}" if where else f"{path}: {message}")
     return lines
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that the model at `location` knows."""
-    schema: Any = Plan.model_json_schema()
+def _keys_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
+    """Return the keys that the part of `model` at `location` knows."""
+    schema: Any = model.model_json_schema()
     here = schema
     for part in location:
         here = _resolved(schema, here)

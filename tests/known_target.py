@@ -2,7 +2,8 @@
 
 GET /fixed answers after `--delay-ms`; GET /serial passes one server that serves exactly `--serial-rate` a second.
 Both state their true times as Server-Timing. GET / and /ready say whether it is ready, /about what it is, and
-/metrics how many requests arrived. The other options make it misbehave, as real targets do.
+/metrics how many requests arrived. The other options make it misbehave, as real targets do. With `--config` it is a
+service that is set up by a YAML file: so many `workers`, each of which serves `rate_per_worker` a second.
 """
 
 import argparse
@@ -18,6 +19,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
+from pathlib import Path
+
+import yaml
 
 STOP_S = 5
 
@@ -195,6 +199,7 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--serial-rate", type=float, default=100, metavar="RPS")
     parser.add_argument("--padding-bytes", type=int, default=0, help="longer Server-Timing, to fill the client's disk")
     parser.add_argument("--workers", type=int, default=0, metavar="W", help="start W processes named --replica")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML with service: {workers, rate_per_worker}")
     parser.add_argument("--never-ready", action="store_true")
     parser.add_argument("--ready-after-s", type=float, default=0, metavar="S")
     parser.add_argument("--exit-after-s", type=float, metavar="S", help="fail by itself")
@@ -205,8 +210,19 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())
+    options |= read_config(options.pop("config"))
     sleeps = [options.pop("replica"), options.pop("orphan")]
     return None if any(sleeps) else Behaviour(**options)
+
+
+def read_config(path: Path | None) -> dict[str, float]:
+    """Return the options that a config stands for; ends the process when it is not a sound one."""
+    if path is None:
+        return {}
+    service = yaml.safe_load(path.read_text())["service"]
+    if service["rate_per_worker"] <= 0:
+        sys.exit("known target: rate_per_worker must be above 0")
+    return {"workers": service["workers"], "serial_rate": service["workers"] * service["rate_per_worker"]}
 
 
 def main() -> int:

@@ -17,12 +17,10 @@ from loadtest.auditing.terminal import print_audit
 from loadtest.errors import BadInputError
 
 if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-    _Commands = _SubParsersAction[argparse.ArgumentParser]
+    from loadtest.options import Commands
 
 
-def add_command(commands: "_Commands") -> None:
+def add_command(commands: "Commands") -> None:
     """Add `audit` to the subcommands."""
     parser = commands.add_parser(
         "audit",

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,8 +53,10 @@ def cell_order(plan: Plan) -> list[Cell]:
     return cells
 
 
-def run_plan(plan: Plan, plan_path: Path, folder: RunFolder) -> None:
-    """Measure all cells that the folder does not hold yet.
+def run_plan(
+    plan: Plan, plan_path: Path, folder: RunFolder, may_begin: Callable[[Cell], bool] = lambda _: True
+) -> None:
+    """Measure all cells that the folder does not hold yet, up to the first that `may_begin` refuses.
 
     Raises BadInputError when the folder cannot be used, and Interrupted after SIGINT or SIGTERM, when everything that
     was started has been taken down.
@@ -67,12 +69,16 @@ def run_plan(plan: Plan, plan_path: Path, folder: RunFolder) -> None:
                 f"{len(order) - len(todo)} of {len(order)} cells of {folder.path} are finished; the rest follows"
             )
         adopt_orphans()
-        _run_cells(plan, folder, todo, progress)
+        _run_cells(plan, folder, todo, may_begin, progress)
 
 
-def _run_cells(plan: Plan, folder: RunFolder, todo: list[Cell], progress: Progress) -> None:
+def _run_cells(
+    plan: Plan, folder: RunFolder, todo: list[Cell], may_begin: Callable[[Cell], bool], progress: Progress
+) -> None:
     took_s: list[float] = []
     for index, cell in enumerate(todo):
+        if not may_begin(cell):
+            return
         each_s = sum(took_s) / len(took_s) if took_s else _FIRST_OVERHEAD_S + plan.duration_s + plan.warmup.duration_s
         progress.begin_cell(cell, index + 1, len(todo), each_s * (len(todo) - index))
         began_s = time.monotonic()

@@ -277,7 +277,9 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         generator_late_percent=_late_percent([measured]),
         counters=measured.counters,
         metrics_after_s=record and record.metrics_after_s,
-        limits=[_limit(limit, scheduled or steady, endpoints) for limit in plan.limits] if _finished(measured) else [],
+        limits=[check_limit(limit, scheduled or steady, endpoints) for limit in plan.limits]
+        if _finished(measured)
+        else [],
     )
 
 
@@ -382,12 +384,21 @@ def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> f
     return max(long or [row.cpu_percent for row in rows])
 
 
-def _limit(limit: Limit, steady: Traffic | None, endpoints: list[EndpointFigures]) -> LimitResult:
-    traffic = steady
-    if limit.endpoint is not None:
-        traffic = next((part.scheduled or part.steady for part in endpoints if part.endpoint == limit.endpoint), None)
-    value: float | None = getattr(traffic, limit.metric, None)
+def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> LimitResult:
+    """Return whether the figures of a steady window meet an objective; one without a figure is missed."""
+    value = find_value(limit.endpoint, limit.metric, steady, endpoints)
     return LimitResult(limit=str(limit), value=value, met=value is not None and limit.holds_for(value))
+
+
+def find_value(
+    endpoint: str | None, metric: str, steady: Traffic | None, endpoints: Sequence[EndpointFigures]
+) -> float | None:
+    """Return a metric's figure, of all endpoints together or of one of them; None if there is none."""
+    traffic = steady
+    if endpoint is not None:
+        traffic = next((part.scheduled or part.steady for part in endpoints if part.endpoint == endpoint), None)
+    value: float | None = getattr(traffic, metric, None)
+    return value
 
 
 def _finished(measured: _Measured) -> bool:

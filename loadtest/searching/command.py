@@ -1,0 +1,81 @@
+"""The subcommand `capacity` of `python -m loadtest`.
+
+Exit codes: 0 a load is confirmed, 1 none is, 2 the input cannot be used.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadtest.errors import BadInputError
+from loadtest.options import add_open_loop, limits, positive, positive_int
+from loadtest.plan import load_plan
+
+if TYPE_CHECKING:
+    from loadtest.options import Commands
+
+DEFAULT_PLAN = Path("configs/stress/quick.yaml")
+_SLO = "such as predict.p95_ms<=1000,lookup.p95_ms<=50,failures_percent<=0"
+
+
+def add_command(commands: "Commands") -> None:
+    """Add `capacity` to the subcommands."""
+    parser = commands.add_parser("capacity", help="find the largest load that holds an objective; run again to resume")
+    parser.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
+    parser.add_argument("--target", metavar="NAME", help="the plan's target to search; needed if it has several")
+    parser.add_argument("--slo", type=limits, required=True, metavar="LIMITS", help=_SLO)
+    parser.add_argument(
+        "--start", type=positive_int, metavar="N", help="users to begin with (default: the plan's least)"
+    )
+    add_open_loop(parser, "search the largest arrival rate instead of the number of users, beginning with R")
+    parser.add_argument("--most", type=positive, default=10_000, metavar="N", help="look no higher (%(default)g)")
+    parser.add_argument("--resolution", type=positive, default=5, metavar="%%", help="of the result (%(default)g %%)")
+    parser.add_argument(
+        "--window", type=positive, default=20, metavar="S", help="a step measures so long (%(default)g)"
+    )
+    parser.add_argument(
+        "--confirm", type=positive, metavar="S", help="the last one so long (default: 3 times --window)"
+    )
+    parser.add_argument("--longest", type=positive, default=300, metavar="S", help="none longer for more samples (300)")
+    parser.add_argument("--out", type=Path, help="the folder of the search (default: in runs/)")
+    parser.add_argument("--json", action="store_true", help="print capacity.json instead of a table")
+    parser.set_defaults(do=capacity)
+
+
+def capacity(arguments: argparse.Namespace) -> int:
+    """Search the largest load that holds an objective, and print it. Raises BadInputError, and Interrupted."""
+    from loadtest.searching.answer import print_capacity
+    from loadtest.searching.bisection import Bounds
+    from loadtest.searching.capacity import Question, find_capacity
+
+    by_rate = arguments.rate is not None
+    open_loop = {"rate_rps": arguments.rate, "arrivals": arguments.arrivals, "in_flight": arguments.in_flight}
+    given = {"limits": [str(limit) for limit in arguments.slo], **(open_loop if by_rate else {})}
+    given |= {"targets": [arguments.target]} if arguments.target else {}
+    plan = load_plan(arguments.plan, {key: value for key, value in given.items() if value is not None})
+    if len(plan.targets) > 1:
+        names = ", ".join(target.name for target in plan.targets)
+        raise BadInputError(f"--target: {arguments.plan} has several; say which: {names}")
+    start = arguments.rate if by_rate else arguments.start or min(plan.users)
+    bounds = Bounds(
+        start=start,
+        least=min(start, 0.1 if by_rate else 1),
+        most=max(start, arguments.most),
+        resolution_percent=arguments.resolution,
+        whole=not by_rate,
+    )
+    question = Question(
+        by="rate_rps" if by_rate else "users",
+        bounds=bounds,
+        window_s=arguments.window,
+        confirm_s=arguments.confirm or 3 * arguments.window,
+        longest_s=arguments.longest,
+    )
+    name = f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{'-rate' if by_rate else ''}"
+    folder = arguments.out or Path("runs") / name
+    found = find_capacity(plan, question, folder)
+    if arguments.json:
+        print(found.model_dump_json(indent=1))
+    else:
+        print_capacity(found)
+    return 0 if found.result and found.result.status == "confirmed" else 1

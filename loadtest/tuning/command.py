@@ -1,0 +1,113 @@
+"""The subcommand `tune` of `python -m loadtest`: search, show, and write the winner.
+
+Exit codes: 0 a winner was found, 1 none, 2 the input cannot be used.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from loadtest.errors import BadInputError
+from loadtest.run_folder import write_whole
+from loadtest.tuning.config_path import Scalar
+
+if TYPE_CHECKING:
+    from loadtest.options import Commands
+    from loadtest.tuning.result import TuneResult
+
+DEFAULT_TUNE_FILE = Path("configs/stress/tune.yaml")
+
+
+def add_command(commands: "Commands") -> None:
+    """Add `tune` to the subcommands."""
+    parser = commands.add_parser("tune", help="search for the settings that serve best; run again to resume")
+    parser.add_argument("file", nargs="?", type=Path, default=DEFAULT_TUNE_FILE, help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="the search's folder (default: runs/ and the tune file's name)")
+    parser.add_argument("--minutes", type=float, metavar="M", help="what the search may take")
+    parser.add_argument("--users", type=int, metavar="N", help="under how many users")
+    parser.add_argument("--objective", metavar="TEXT", help="such as 'minimise predict.p95_ms' or 'maximise rps'")
+    parser.add_argument("--slo", metavar="LIMITS", help="limits that must hold, such as 'lookup.p95_ms<=50,rps>=20'")
+    parser.add_argument(
+        "--vary", type=_knob, action="append", metavar="KNOB=A,B", help="values of a knob of the file (repeatable)"
+    )
+    parser.add_argument("--write", type=Path, metavar="PATH", help="write the winner's YAML here too")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
+    parser.set_defaults(do=tune)
+
+
+def tune(arguments: argparse.Namespace) -> int:
+    """Search as the options say and return 0 if a winner was found, else 1.
+
+    Raises BadInputError, and Interrupted after Ctrl-C or SIGTERM, when everything that was started has been taken down.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from loadtest.tuning.display import show_result
+    from loadtest.tuning.result import make_result
+    from loadtest.tuning.search import Search
+    from loadtest.tuning.tune_file import load_tuning
+    from loadtest.tuning.winner import render_winner
+
+    tuning = load_tuning(arguments.file, _overrides(arguments))
+    folder: Path = arguments.out or Path("runs") / arguments.file.stem
+    if arguments.write is not None and not arguments.write.absolute().parent.is_dir():
+        raise BadInputError(f"--write: {arguments.write.parent} is not a folder")
+    console = Console(stderr=True, highlight=False)
+    search = Search(tuning, folder, lambda line: console.print(Text(line), soft_wrap=True))
+    search.run(after_round=lambda: _write(folder / "tune.json", _as_json(make_result(search, over=False))))
+    result = make_result(search, over=True)
+    texts = {folder / "tune.json": _as_json(result)}
+    if result.winner is not None:
+        winner = render_winner(tuning, search.candidate(result.winner), result)
+        texts |= dict.fromkeys([folder / "winner.yaml", *([arguments.write] if arguments.write else [])], winner)
+    for path, text in texts.items():
+        _write(path, text)
+    if arguments.json:
+        print(_as_json(result), end="")
+    else:
+        show_result(result)
+        print(*texts, sep="\n")
+    return 0 if result.winner is not None else 1
+
+
+def _as_json(result: "TuneResult") -> str:
+    return json.dumps(result.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_whole(path, text)
+    except OSError as exc:
+        raise BadInputError(f"{exc.filename or path}: {exc.strerror}; choose another place") from exc
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of the tune file that options replace."""
+    given = {
+        "minutes": arguments.minutes,
+        "users": arguments.users,
+        "objective": arguments.objective,
+        "limits": arguments.slo.split(",") if arguments.slo else None,
+        "vary": dict(arguments.vary) if arguments.vary else None,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _knob(text: str) -> tuple[str, list[Scalar] | str]:
+    """Return a knob's name and its values, as YAML reads them."""
+    name, is_there, values = text.partition("=")
+    if not is_there or not name.strip() or not values.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form knob=value,value")
+    return name.strip(), "auto" if values.strip() == "auto" else [_value(value.strip()) for value in values.split(",")]
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text
