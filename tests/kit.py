@@ -25,7 +25,7 @@ from loadtest.run_folder import Cell, CellRecord, RunFolder
 ROOT = Path(__file__).parents[1]
 MARK = "LOADTEST_TEST_RUN"
 RUN_S = 120
-START_S = 30
+START_S = 90
 STOP_S = 10
 DISTURBED = tuple(f"the load generator {what}" for what in ("held back", "was late", "was short of CPU"))
 
