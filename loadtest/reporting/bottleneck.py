@@ -174,7 +174,7 @@ def _oversubscription(view: _View) -> _Verdict | None:
         return None
     sentence = (
         f"Thread oversubscription: role {role.role} has {role.busy_threads:.1f} busy threads on {_cores(level.cores)}, "
-        "so they take turns and all get slower. Give its processes fewer threads, or run fewer of them."
+        "which take turns: more threads than cores do no more work. Try fewer in each process, or fewer processes."
     )
     return _Verdict("thread_oversubscription", role.role, sentence, [_tell_run_queue])
 
