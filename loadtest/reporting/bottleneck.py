@@ -145,9 +145,8 @@ def find_bottleneck(level: Level, lower: Sequence[Level] = ()) -> Bottleneck | N
 def _load_generator(view: _View) -> _Verdict | None:
     level = view.level
     used_percent = 100 * level.cpu_percent("load_generator") / level.core_percent
-    is_late = (
-        level.figures.generator_late_percent or 0.0
-    ) > MOST_LATE_PERCENT and used_percent >= LATE_GENERATOR_CPU_PERCENT
+    late_percent = level.figures.generator_late_percent or 0.0
+    is_late = late_percent > MOST_LATE_PERCENT and used_percent >= LATE_GENERATOR_CPU_PERCENT
     if used_percent < MOST_GENERATOR_CPU_PERCENT and not is_late:
         return None
     sentence = "The load generator: it has no time to send more. The target's own limit lies higher."
@@ -175,7 +174,7 @@ def _oversubscription(view: _View) -> _Verdict | None:
         return None
     sentence = (
         f"Thread oversubscription: role {role.role} has {role.busy_threads:.1f} busy threads on {_cores(level.cores)}, "
-        "so they take turns and all get slower. Give its processes fewer threads, or run fewer of them."
+        "which take turns: more threads than cores do no more work. Try fewer in each process, or fewer processes."
     )
     return _Verdict("thread_oversubscription", role.role, sentence, [_tell_run_queue])
 
