@@ -104,7 +104,7 @@ def capacity(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(found.model_dump_json(indent=1))
     else:
-        print_capacity(found)
+        print_capacity(found, folder)
     return 0 if found.result and found.result.status == "confirmed" else 1
 
 
