@@ -76,6 +76,8 @@ def capacity(arguments: argparse.Namespace) -> int:
     given = {"limits": [str(limit) for limit in arguments.slo], **(open_loop if by_rate else {})}
     given |= {"targets": [arguments.target]} if arguments.target else {}
     plan = load_plan(arguments.plan, {key: value for key, value in given.items() if value is not None})
+    if not by_rate and plan.workload.rate_rps is not None:
+        raise BadInputError(f"--rate: {arguments.plan} is an open loop; say with which rate the search begins")
     if len(plan.targets) > 1:
         names = ", ".join(target.name for target in plan.targets)
         raise BadInputError(f"--target: {arguments.plan} has several; say which: {names}")
@@ -160,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell")
     one.add_argument("--targets", type=_names, metavar="A,B", help="only these targets")
     one.add_argument("--repetitions", type=int, metavar="N", help="how often each cell is measured")
-    _add_open_loop(one, "instead of users: so many requests start per second, whatever became of earlier ones")
+    _add_open_loop(one, "open loop: so many requests start per second, whatever became of earlier ones")
     one.set_defaults(do=run)
     two = commands.add_parser("report", help="make report.md, report.html and report.json from raw data")
     two.add_argument("folder", nargs="?", type=Path, help="the folder of a run")
@@ -183,7 +185,7 @@ def _add_capacity(three: argparse.ArgumentParser) -> None:
     )
     _add_open_loop(three, "search the largest arrival rate instead of the number of users, beginning with R")
     three.add_argument("--most", type=_positive, default=10_000, metavar="N", help="look no higher (%(default)g)")
-    three.add_argument("--resolution", type=_positive, default=5, metavar="%%", help="of the result (%(default)g %%)")
+    three.add_argument("--resolution", type=_positive, default=5, metavar="PERCENT", help="of the result (%(default)g)")
     three.add_argument(
         "--window", type=_positive, default=20, metavar="S", help="a step measures so long (%(default)g)"
     )
@@ -197,7 +199,7 @@ def _add_capacity(three: argparse.ArgumentParser) -> None:
 
 
 def _add_open_loop(parser: argparse.ArgumentParser, meaning: str) -> None:
-    parser.add_argument("--rate", type=_positive, metavar="R", help=f"open loop: {meaning}")
+    parser.add_argument("--rate", type=_positive, metavar="R", help=f"{meaning}")
     parser.add_argument("--arrivals", choices=("poisson", "constant"), help="with --rate (default: poisson)")
     parser.add_argument(
         "--in-flight", type=_positive_int, metavar="N", help=f"with --rate: at most under way ({MOST_IN_FLIGHT})"
