@@ -73,7 +73,7 @@ def capacity(arguments: argparse.Namespace) -> int:
 
     by_rate = arguments.rate is not None
     open_loop = {"rate_rps": arguments.rate, "arrivals": arguments.arrivals, "in_flight": arguments.in_flight}
-    given = {"limits": [str(limit) for limit in arguments.slo], **(open_loop if by_rate else {})}
+    given = {"limits": [str(limit) for limit in arguments.slo], **open_loop}
     given |= {"targets": [arguments.target]} if arguments.target else {}
     plan = load_plan(arguments.plan, {key: value for key, value in given.items() if value is not None})
     if not by_rate and plan.workload.rate_rps is not None:
