@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell")
     one.add_argument("--targets", type=names, metavar="A,B", help="only these targets")
     one.add_argument("--repetitions", type=int, metavar="N", help="how often each cell is measured")
-    add_open_loop(one, "instead of users: so many requests start per second, whatever became of earlier ones")
+    add_open_loop(one, "open loop: so many requests start per second, whatever became of earlier ones")
     one.set_defaults(do=run)
     two = commands.add_parser("report", help="make report.md, report.html and report.json from raw data")
     two.add_argument("folder", nargs="?", type=Path, help="the folder of a run")

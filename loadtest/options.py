@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_open_loop(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Add the options of an open loop; `meaning` is that of its rate."""
-    parser.add_argument("--rate", type=positive, metavar="R", help=f"open loop: {meaning}")
+    parser.add_argument("--rate", type=positive, metavar="R", help=meaning)
     parser.add_argument("--arrivals", choices=("poisson", "constant"), help="with --rate (default: poisson)")
     parser.add_argument(
         "--in-flight", type=positive_int, metavar="N", help=f"with --rate: at most under way ({MOST_IN_FLIGHT})"

@@ -344,6 +344,11 @@ def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> d
 
 def _with_rate(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return `raw` with an open loop in place of the plan's pace; takes its keys out of `overrides`."""
+    if "rate_rps" in overrides and "users" in overrides:
+        raise BadInputError("--users: not together with --rate; the most requests under way are --in-flight")
+    if "rate_rps" not in overrides and (alone := {"arrivals", "in_flight"} & overrides.keys()):
+        options = ", ".join(f"--{key.replace('_', '-')}" for key in sorted(alone))
+        raise BadInputError(f"{options}: only together with --rate")
     rate = {key: overrides.pop(key) for key in ("rate_rps", "arrivals") if key in overrides}
     in_flight = overrides.pop("in_flight", MOST_IN_FLIGHT)
     workload = raw.get("workload")

@@ -183,6 +183,7 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(
         (["--target", "serial", "--slo", "p90_ms<=3"], ["p95_ms"]),
         (["--target", "serial", "--slo", "fixed.p95_ms<=3"], ["'fixed' is not one of serial"]),
         (["--target", "serial", "--rate", "0"], ["--rate", "above 0"]),
+        (["--target", "serial", "--arrivals", "poisson"], ["--arrivals", "only together with --rate"]),
     ],
 )
 def test_bad_options_of_a_search_end_with_2(
@@ -197,6 +198,15 @@ def test_bad_options_of_a_search_end_with_2(
     assert ask(monkeypatch, *arguments) == 2
     printed = capsys.readouterr().err
     assert [text for text in told if text not in printed] == []
+    assert not out.exists()
+
+
+def test_users_and_a_rate_are_not_given_together(
+    serial_plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = serial_plan.parent / "run"
+    assert ask(monkeypatch, "run", str(serial_plan), "--rate", "5", "--users", "3", "--out", str(out)) == 2
+    assert "--in-flight" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -39,7 +39,7 @@ from loadtest.reporting.traffic import (
     read_stages_ms,
 )
 from loadtest.rows import RequestRow, ResourceRow
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import ArrivalCounts, RunFolder
 from tests.made_run import BASELINE, BEGAN_UNIX_S, MadeCell, made_plan, made_target, write_made_run
 
 STARTED = BEGAN_UNIX_S + 15
@@ -424,7 +424,7 @@ def test_a_rate_that_the_target_could_not_keep(tmp_path: Path) -> None:
 
 def test_a_rate_that_the_generator_did_not_keep(tmp_path: Path) -> None:
     cell = cell_with(tmp_path, paced(latency_ms=30, pace_s=0.7), workload=workload(**AT_A_RATE))
-    assert "the target answered in time, so the load generator held back" in only_reason(cell)
+    assert "the target's latencies do not explain it, so the load generator held back" in only_reason(cell)
 
 
 def be_late(made: MadeCell) -> None:
@@ -449,6 +449,74 @@ def test_a_rate_that_a_busy_generator_did_not_keep_is_no_fault_of_the_target(
     assert "the load generator limited it" in reason
     assert "the target" not in reason
     assert len(cell.reasons) == 2
+
+
+OPEN_LOOP = {"wait_s": None, "rate_rps": 20, "arrivals": "constant"}
+
+
+def arriving(late_s: float = 0.0, every_s: float = 0.05, **counts: int) -> Callable[[MadeCell], None]:
+    """Return a change to a load of an open loop in which one request in ten is sent `late_s` after its time."""
+
+    def fill(made: MadeCell) -> None:
+        assert made.record.moments
+        rows = []
+        for number in range(round(60 / every_s)):
+            scheduled_s = round(number * every_s, 6)
+            sent_s = scheduled_s + (late_s if number % 10 == 5 else 0)
+            row = request(30, sent_s, endpoint="predict" if number % 3 else "lookup")
+            rows.append(replace(row, scheduled_unix_s=STARTED + scheduled_s))
+        made.requests = rows
+        made.record.moments.arrivals = ArrivalCounts(**{"due": len(rows), "queued": 0, "unsent": 0, **counts})
+
+    return fill
+
+
+def test_in_an_open_loop_latencies_are_given_from_the_scheduled_time_too(tmp_path: Path) -> None:
+    limits = ["p95_ms <= 500", "median_ms <= 500"]
+    cell = cell_with(tmp_path, arriving(2, queued=120), workload=workload(**OPEN_LOOP), limits=limits)
+    assert cell.valid, cell.reasons
+    assert cell.steady
+    assert cell.scheduled
+    assert (cell.steady.median_ms, cell.steady.p95_ms) == (30, 30)
+    assert cell.scheduled.median_ms == pytest.approx(30)
+    assert cell.scheduled.p95_ms == pytest.approx(2030)
+    assert cell.scheduled.rps == pytest.approx(20, rel=0.01)
+    for endpoint in cell.endpoints:
+        assert endpoint.scheduled
+        assert endpoint.scheduled.max_ms == pytest.approx(2030)
+    assert [limit.met for limit in cell.limits] == [False, True]
+    assert (cell.arrivals_due, cell.arrivals_queued, cell.arrivals_unsent) == (1200, 120, 0)
+    assert "of 1200 arrivals, 120 were sent late and 0 never" in cell.notes[-1]
+
+
+def test_a_closed_loop_has_no_scheduled_times(tmp_path: Path) -> None:
+    cell = cell_with(tmp_path, lambda _: None)
+    assert (cell.scheduled, cell.arrivals_due) == (None, None)
+    assert all(endpoint.scheduled is None for endpoint in cell.endpoints)
+
+
+def test_arrivals_that_were_never_sent_make_a_cell_invalid(tmp_path: Path) -> None:
+    cell = cell_with(tmp_path, arriving(unsent=13, queued=40), workload=workload(**OPEN_LOOP))
+    assert only_reason(cell) == (
+        "the target did not keep up: 13 of 1200 arrivals were never sent, because all 10 users were busy with earlier "
+        "requests until the end"
+    )
+
+
+def test_an_open_loop_slower_than_asked_is_blamed_on_whoever_was_slow(tmp_path: Path) -> None:
+    asked = workload(**OPEN_LOOP)
+    target = cell_with(tmp_path / "target", arriving(every_s=0.07, queued=200), workload=asked)
+    assert "the target did not keep up: 200 of 857 arrivals were sent late" in only_reason(target)
+    generator = cell_with(tmp_path / "generator", arriving(every_s=0.07), workload=asked)
+    assert only_reason(generator) == "the load generator held back: 14.3 of 20.0 requests/s"
+
+
+def test_rows_of_another_version_are_told_by_their_columns(tmp_path: Path) -> None:
+    folder = RunFolder(write_made_run(tmp_path, one_cell_plan()))
+    path = folder.cell_path(folder.read_record().order[0]) / "requests.csv"
+    path.write_text(path.read_text().replace(",scheduled_unix_s", "", 1))
+    (cell,) = summarize(folder).cells
+    assert "requests.csv is not what the kit writes: its columns are start_unix_s" in only_reason(cell)
 
 
 def test_another_number_of_replicas_than_asked_for(tmp_path: Path) -> None:

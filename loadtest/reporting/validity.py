@@ -220,7 +220,8 @@ def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[str]:
 def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     """Say what held the users back: the generator first, for the latencies that a busy one measures are its own.
 
-    A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that.
+    A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that. A generator that
+    stays below even this is the limit itself, and its lateness is in those latencies.
     """
     cpu_percent = _generator_cpu_percent(evidence) or 0.0
     late_percent = _late_percent(evidence)
@@ -230,13 +231,14 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     period_s = 1 / rate_per_user_rps
     latencies_s = evidence.latencies_ms / 1000
     cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
-    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE:
-        allowed_rps = evidence.record.cell.users / cycle_s
+    allowed_rps = evidence.record.cell.users / cycle_s
+    is_explained = evidence.steady.requests / evidence.window_s >= LEAST_RATE_SHARE * allowed_rps
+    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE and is_explained:
         return (
             f"the target limited it: with a mean latency of {show_ms(1000 * latencies_s.mean())} ms, users who are "
             f"to send every {show_ms(1000 * period_s)} ms cannot send more than {show_rps(allowed_rps)} requests/s"
         )
-    return f"the target answered in time, so the load generator held back ({seen})"
+    return f"the target's latencies do not explain it, so the load generator held back ({seen})"
 
 
 def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[str]:

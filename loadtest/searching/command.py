@@ -29,7 +29,7 @@ def add_command(commands: "Commands") -> None:
     )
     add_open_loop(parser, "search the largest arrival rate instead of the number of users, beginning with R")
     parser.add_argument("--most", type=positive, default=10_000, metavar="N", help="look no higher (%(default)g)")
-    parser.add_argument("--resolution", type=positive, default=5, metavar="%%", help="of the result (%(default)g %%)")
+    parser.add_argument("--resolution", type=positive, default=5, metavar="PERCENT", help="of the result (%(default)g)")
     parser.add_argument(
         "--window", type=positive, default=20, metavar="S", help="a step measures so long (%(default)g)"
     )
@@ -50,9 +50,11 @@ def capacity(arguments: argparse.Namespace) -> int:
 
     by_rate = arguments.rate is not None
     open_loop = {"rate_rps": arguments.rate, "arrivals": arguments.arrivals, "in_flight": arguments.in_flight}
-    given = {"limits": [str(limit) for limit in arguments.slo], **(open_loop if by_rate else {})}
+    given = {"limits": [str(limit) for limit in arguments.slo], **open_loop}
     given |= {"targets": [arguments.target]} if arguments.target else {}
     plan = load_plan(arguments.plan, {key: value for key, value in given.items() if value is not None})
+    if not by_rate and plan.workload.rate_rps is not None:
+        raise BadInputError(f"--rate: {arguments.plan} is an open loop; say with which rate the search begins")
     if len(plan.targets) > 1:
         names = ", ".join(target.name for target in plan.targets)
         raise BadInputError(f"--target: {arguments.plan} has several; say which: {names}")
@@ -77,5 +79,5 @@ def capacity(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(found.model_dump_json(indent=1))
     else:
-        print_capacity(found)
+        print_capacity(found, folder)
     return 0 if found.result and found.result.status == "confirmed" else 1
