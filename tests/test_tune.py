@@ -1,5 +1,6 @@
 """Tuning without a load: what is tried, for how long, what is promoted, and what is recommended by given figures."""
 
+import argparse
 import io
 import re
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ from rich.console import Console
 from loadtest.errors import BadInputError
 from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import Cell, RunFolder
 from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
 from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.display import show_result
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
+from loadtest.tuning.options import add_options, read_overrides
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.recommendation import recommend
 from loadtest.tuning.result import TUNE_UNITS, make_result
@@ -203,6 +205,20 @@ def test_options_replace_keys_and_values_of_knobs(tmp_path: Path) -> None:
     assert faults_of(path, {"vary": {"nix": [1]}}) == f"--vary: {path} has no nix; it has workers, engine"
 
 
+def test_options_are_read_as_yaml_reads_values() -> None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    given = ["--vary", "replicas=1,2", "--vary", "engine=openvino,x: y", "--vary", "threads=auto"]
+    arguments = parser.parse_args([*given, "--slo", "lookup.p95_ms<=50,failures_percent<=0", "--minutes", "2.5"])
+    assert read_overrides(arguments) == {
+        "vary": {"replicas": [1, 2], "engine": ["openvino", "x: y"], "threads": "auto"},
+        "limits": ["lookup.p95_ms<=50", "failures_percent<=0"],
+        "minutes": 2.5,
+    }
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--vary", "replicas"])
+
+
 @pytest.mark.parametrize("text", ["minimise rps", "maximise predict.p95_ms", "minimise p95_ms", "predict.p95_ms", 3])
 def test_an_objective_that_cannot_be_judged_is_refused(text: object) -> None:
     with pytest.raises(ValueError, match=r"maximise"):
@@ -344,6 +360,10 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     again = plan.model_copy(update={"targets": [target for target in plan.targets if target.name == "c03"]})
     write_made_run(tmp_path / "out" / "round-1-again", again, change)
     search.run(after_round=lambda: None)
+    assert [search._may_begin(Cell(target="c01", users=25, repetition=number), 60) for number in (1, 2)] == [
+        True,
+        False,
+    ]
     result = make_result(search, over=True)
     (c03,) = [one for one in result.candidates if one.name == "c03"]
     assert (c03.state, c03.repetitions, c03.reasons) in [("winner", 1, []), ("finalist", 1, [])]

@@ -171,8 +171,8 @@ def test_the_settings_that_serve_twice_as_much_win(tuned: Tuned) -> None:
     assert tuned.result()["status"] == "winner found"
     assert tuned.result()["winner"] == "c03"
     assert tuned.candidate("c03")["knobs"] == {"workers": 2, "rate": RATE}
-    assert tuned.candidate("c03")["rps"] == pytest.approx(2 * RATE, rel=0.15)
-    assert tuned.candidate("c01")["rps"] == pytest.approx(RATE, rel=0.15)
+    assert tuned.candidate("c03")["rps"] == pytest.approx(2 * RATE, rel=0.25)
+    assert tuned.candidate("c01")["rps"] == pytest.approx(RATE, rel=0.25)
     assert "Run workers=2 rate=50: throughput" in tuned.result()["recommendation"]
     assert [verdict["outcome"] for verdict in tuned.result()["verdicts"]] == ["winner"]
 
