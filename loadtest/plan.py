@@ -247,6 +247,11 @@ class Plan(_Checked):
     drain_s: NonNegativeFloat = 65
     """After the load, the longest wait for answers; above the clients' own time limit, so that none is lost."""
     warmup: Warmup = Warmup()
+    most_other_cpu_percent: NonNegativeFloat = 50
+    """Of one core, on average over the steady window: what other work on the machine may use until a cell is INVALID.
+    Processes of the target that neither the kit started nor a role `anywhere` names count as other work."""
+    most_stolen_cpu_percent: NonNegativeFloat = 100
+    """Of one core: what the host of a virtual machine may give to others instead until a cell is INVALID."""
     repetitions: PositiveInt = 1
     seed: int = 1
     workload: Workload

@@ -6,6 +6,8 @@ Each run is shared by the claims that can be read from it.
 import itertools
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -283,6 +285,19 @@ def test_a_rate_beyond_the_generator_makes_the_cell_invalid(tmp_path: Path) -> N
     numbers = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", re.sub(r"[ ,](?=\d{3})", "", reason))]
     assert any(number == pytest.approx(cell.steady.rps, rel=0.02) for number in numbers), reason
     assert "INVALID" in ended.output
+
+
+def test_other_work_on_the_machine_makes_the_cell_invalid(tmp_path: Path) -> None:
+    target = known_target("beside", free_port())
+    plan = write_plan(tmp_path / "plan.yaml", [target], most_other_cpu_percent=20)
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            ended = run_kit(plan, tmp_path / "run")
+        finally:
+            other.kill()
+    assert ended.exit_code == 1
+    reasons = ended.cell("beside").reasons
+    assert any(re.match(r"other work on this machine used \d+ % of one core, 20 % are allowed", one) for one in reasons)
 
 
 def test_all_faults_of_a_plan_are_told_at_once(tmp_path: Path) -> None:

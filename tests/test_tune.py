@@ -17,10 +17,10 @@ from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import Cell, RunFolder
 from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
+from loadtest.tuning.command import add_command, read_overrides
 from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.display import show_result
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
-from loadtest.tuning.options import add_options, read_overrides
 from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.recommendation import recommend
 from loadtest.tuning.result import TUNE_UNITS, make_result
@@ -207,8 +207,8 @@ def test_options_replace_keys_and_values_of_knobs(tmp_path: Path) -> None:
 
 def test_options_are_read_as_yaml_reads_values() -> None:
     parser = argparse.ArgumentParser()
-    add_options(parser)
-    given = ["--vary", "replicas=1,2", "--vary", "engine=openvino,x: y", "--vary", "threads=auto"]
+    add_command(parser.add_subparsers())
+    given = ["tune", "--vary", "replicas=1,2", "--vary", "engine=openvino,x: y", "--vary", "threads=auto"]
     arguments = parser.parse_args([*given, "--slo", "lookup.p95_ms<=50,failures_percent<=0", "--minutes", "2.5"])
     assert read_overrides(arguments) == {
         "vary": {"replicas": [1, 2], "engine": ["openvino", "x: y"], "threads": "auto"},
@@ -216,7 +216,7 @@ def test_options_are_read_as_yaml_reads_values() -> None:
         "minutes": 2.5,
     }
     with pytest.raises(SystemExit, match="2"):
-        parser.parse_args(["--vary", "replicas"])
+        parser.parse_args(["tune", "--vary", "replicas"])
 
 
 @pytest.mark.parametrize("text", ["minimise rps", "maximise predict.p95_ms", "minimise p95_ms", "predict.p95_ms", 3])
@@ -408,7 +408,7 @@ def measured_run(folder: Path, slower: dict[str, float] | None = None, **changes
 
 
 def test_equal_candidates_are_called_equal_and_the_first_value_is_recommended(tmp_path: Path) -> None:
-    measured, tuning = measured_run(tmp_path)
+    measured, tuning = measured_run(tmp_path, objective="minimise predict.median_ms")
     advice = recommend(measured, [one.candidate for one in measured], tuning)
     assert advice.winner
     assert advice.winner.candidate.knobs["workers"] == 1

@@ -4,7 +4,7 @@ It checks the file, not the code that wrote it: each figure that follows from ot
 others as printed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
@@ -17,6 +17,7 @@ from loadtest.auditing.rates import CLOCK_S
 from loadtest.auditing.table import Printed, Row, Table, Window
 from loadtest.errors import BadInputError
 from loadtest.plan import read_limit
+from loadtest.reporting.differences import PERCENTILES
 from loadtest.reporting.figures import (
     CellFigures,
     Difference,
@@ -287,14 +288,14 @@ def _stage_faults(name: str, part: EndpointFigures) -> Iterator[_Fault]:
 def _limit_faults(name: str, cell: CellFigures) -> Iterator[_Fault]:
     for result in cell.limits:
         limit = read_limit(result.limit)
-        traffic = cell.steady
-        if limit.endpoint is not None:
-            traffic = next((part.steady for part in cell.endpoints if part.endpoint == limit.endpoint), None)
+        traffic = _traffic(cell, limit.endpoint)
         value: float | None = getattr(traffic, limit.metric, None)
         if value != result.value:
             says = f"`{limit}` is judged by {_told(result.value)}, but the cell has {_told(value)}"
             yield name, says, "An objective is judged by the figure of its cell."
-        met = result.value is not None and limit.holds_for(result.value)
+        # A percentile with too few samples is judged by the largest of them.
+        judged = traffic.max_ms if value is None and traffic and limit.metric in PERCENTILES else result.value
+        met = judged is not None and limit.holds_for(judged)
         if met != result.met:
             says = f"`{limit}` with {_told(result.value)} is printed as {'met' if result.met else 'missed'}"
             yield name, says, f"It is {'met' if met else 'missed'}."
@@ -351,40 +352,64 @@ def _difference_faults(figures: Figures, level: LevelComparison, difference: Dif
         if known != value:
             says = f"{target} is compared by {show_exact(value)}, but its point has {_told(known)}"
             yield name, says, f"The figure of {target} is {_told(known)}."
-    ranked = sorted(difference.values.values(), reverse=difference.metric.endswith("rps"))
-    if len(ranked) < 2:  # noqa: PLR2004 # it takes two
-        yield name, f"{len(ranked)} figure(s) are compared", "It takes two figures to compare."
+    if (difference.winner is not None) != (difference.verdict == "winner"):
+        says = f"the verdict is {difference.verdict}, and the winner {difference.winner or 'nobody'}"
+        yield name, says, "There is a winner if that is the verdict, and only then."
+    if len(difference.values) < 2:  # noqa: PLR2004 # it takes two
+        if difference.verdict != "not enough data":
+            says = f"the verdict on {len(difference.values)} figure(s) is {difference.verdict}"
+            yield name, says, "It takes two figures to compare."
         return
-    if difference.winner is not None and difference.values.get(difference.winner) != ranked[0]:
+    best = (max if difference.metric == "rps" else min)(difference.values.values())
+    if difference.winner is not None and difference.values.get(difference.winner) != best:
         says = f"{difference.winner} wins with {_told(difference.values.get(difference.winner))}; the best is "
-        yield name, says + show_exact(ranked[0]), "The better figure wins."
-    yield from _percent_faults(name, ranked, difference)
+        yield name, says + show_exact(best), "The better figure wins."
+    yield from _percent_faults(name, difference)
 
 
-def _percent_faults(name: str, ranked: Sequence[float], difference: Difference) -> Iterator[_Fault]:
-    smaller, larger = sorted(ranked[:2])
-    if difference.difference_percent is None or smaller <= 0:
+def _percent_faults(name: str, difference: Difference) -> Iterator[_Fault]:
+    first, second = difference.values.values()
+    if difference.difference_percent is None:
         return
-    percent = 100 * (larger - smaller) / smaller
-    if abs(percent - difference.difference_percent) > DECIMALS_MARGIN:
-        yield (
-            name,
-            (
-                f"({show_exact(larger)} − {show_exact(smaller)}) ÷ {show_exact(smaller)} = {show_exact(percent)} %, "
-                f"printed: {show_exact(difference.difference_percent)} %"
-            ),
-            f"The difference is {show_exact(percent)} %.",
-        )
+    if difference.metric == "failures_percent":
+        percent, told = second - first, f"{show_exact(second)} − {show_exact(first)}"
+    elif first > 0:
+        percent, told = 100 * (second / first - 1), f"{show_exact(second)} ÷ {show_exact(first)} − 1"
+    else:
+        return
+    # The printed figures are rounded; so is the difference, which was made of unrounded ones.
+    margin = DECIMALS_MARGIN * (1 + 200 * max(1.0, second / first) / first if first > 0 else 3)
+    if abs(percent - difference.difference_percent) > margin:
+        says = f"{told} = {show_exact(percent)} %, printed: {show_exact(difference.difference_percent)} %"
+        yield name, says, f"The difference is {show_exact(percent)} %."
+    yield from _interval_faults(name, difference)
+
+
+def _interval_faults(name: str, difference: Difference) -> Iterator[_Fault]:
+    if difference.interval_percent is None or difference.difference_percent is None:
+        return
+    low, high = difference.interval_percent
+    told = f"the interval is {show_exact(low)} to {show_exact(high)} %"
+    if difference.winner is not None and low <= 0 <= high:
+        yield name, f"{difference.winner} wins, and {told}", "Where the interval holds 0, nobody wins."
+    if not low - DECIMALS_MARGIN <= difference.difference_percent <= high + DECIMALS_MARGIN:
+        says = f"the difference is {show_exact(difference.difference_percent)} %, and {told}"
+        yield name, says, "A difference lies in its interval."
 
 
 def _metric(figures: Figures, target: str, users: int, metric: str) -> float | None:
     point = next((one for one in figures.points if (one.target, one.users) == (target, users)), None)
     *endpoint, name = metric.split(".")
-    traffic = point.steady if point else None
-    if endpoint and point:
-        traffic = next((part.steady for part in point.endpoints if part.endpoint == endpoint[0]), None)
+    traffic = _traffic(point, endpoint[0] if endpoint else None) if point else None
     value: float | None = getattr(traffic, name, None)
     return value
+
+
+def _traffic(source: CellFigures | PointFigures, endpoint: str | None) -> Traffic | None:
+    """Return what objectives and comparisons look at: in an open loop, latencies from the scheduled time."""
+    if endpoint is None:
+        return source.scheduled or source.steady
+    return next((part.scheduled or part.steady for part in source.endpoints if part.endpoint == endpoint), None)
 
 
 def _flag_faults(figures: Figures) -> Iterator[_Fault]:

@@ -1,122 +1,142 @@
-"""Compares targets at the same number of users: which is better by what, or a tie.
+"""Compares targets at the same number of users: which is better, or a tie, or not enough data to say so.
 
-Called by `summary`. A difference counts from a fixed size on, which is a rule of thumb: it has no confidence
-interval yet, so chance may make a winner; intervals over repetitions are work to come.
+Called by `summary` with the valid repetitions; those that are INVALID never get here. `differences` judges the single
+figures; here they become the verdict of a level.
+
+Many figures are compared at one number of users. The confidence of each interval is that of Bonferroni, so that of
+targets that do not differ some figure has a winner at no more than about 5 % of the levels. The levels are judged each
+for itself: where ten levels of equal targets are compared, every other report may have one wrong winner at worst.
+`python -m tests.benchmarks.verdicts` shows what verdicts are worth on simulated queues.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import log
 
-from loadtest.reporting.figures import (
-    Difference,
-    LevelComparison,
-    PointFigures,
-    TargetFacts,
-    name_metric,
-    show_percent,
-    show_value,
-)
-
-LEAST_DIFFERENCE_PERCENT = 10.0
-"""Of the smaller value. Two runs of the same target differ by several percent on a shared machine."""
-
-LEAST_FAILURES_POINTS = 1.0
-"""Between two shares of failures, in percentage points."""
-
-LATENCIES: tuple[Literal["median_ms", "p95_ms", "p99_ms"], ...] = ("median_ms", "p95_ms", "p99_ms")
+from loadtest.reporting.block_bootstrap import DRAWS, Repetition, Resampled
+from loadtest.reporting.differences import FAILURES, PERCENTILES, THROUGHPUT, Side, find_difference
+from loadtest.reporting.figures import Difference, LevelComparison, TargetFacts, Verdict, name_metric, show_value
+from loadtest.reporting.intervals import CONFIDENCE
 
 
-def compare_levels(points: Sequence[PointFigures], targets: Sequence[TargetFacts]) -> list[LevelComparison]:
-    """Return the comparison at each number of users, in the order of `points`; none with a single target."""
+@dataclass(frozen=True)
+class _Duel:
+    """Two targets beside each other."""
+
+    verdict: Verdict
+    winner: str | None
+    because: str
+
+
+def compare_levels(
+    users: Sequence[int],
+    targets: Sequence[TargetFacts],
+    endpoints: Sequence[str],
+    repetitions: Mapping[tuple[str, int], Sequence[Repetition]],
+    draws: int = DRAWS,
+) -> list[LevelComparison]:
+    """Return the comparison at each number of users, in their order; none with a single target.
+
+    `repetitions` are the valid ones, by target and users; a target without requests is left out at that level.
+    """
     if len(targets) < 2:  # noqa: PLR2004 # it takes two
         return []
     titles = {target.name: target.title for target in targets}
-    levels = dict.fromkeys(point.users for point in points)
-    return [_compare(users, [point for point in points if point.users == users], titles) for users in levels]
+    levels = []
+    for level in users:
+        sides = [
+            Side(name, Resampled(found, (level, number), draws))
+            for number, name in enumerate(titles)
+            if (found := [one for one in repetitions.get((name, level), ()) if one.requests.failed.size])
+        ]
+        levels.append(_compare(level, sides, endpoints, titles))
+    return levels
 
 
-def _compare(users: int, points: list[PointFigures], titles: dict[str, str]) -> LevelComparison:
-    known = [point for point in points if point.steady is not None and point.steady.requests]
-    if len(known) < 2:  # noqa: PLR2004 # it takes two
-        only = f"only {titles[known[0].target]} has valid data" if known else "no target has valid data"
-        return LevelComparison(users=users, winner=None, because=f"not enough data: {only}", differences=[])
-    winner, because = _judge(known, titles)
-    missing = [titles[point.target] for point in points if point not in known]
-    if missing:
-        because += f" (no valid data of {', '.join(missing)})"
-    return LevelComparison(users=users, winner=winner, because=because, differences=_differences(known))
-
-
-def _judge(points: list[PointFigures], titles: dict[str, str]) -> tuple[str | None, str]:
-    """Return the winner and why: failures decide first, then the number of metrics won among those left."""
-    shares = {point.target: point.steady.failures_percent or 0.0 for point in points if point.steady}
-    fewest = min(shares.values())
-    left = [point for point in points if round(shares[point.target] - fewest, 4) < LEAST_FAILURES_POINTS]
-    if len(left) == 1:
-        others = " and ".join(
-            f"{show_percent(share)} % ({titles[name]})" for name, share in shares.items() if name != left[0].target
-        )
-        return left[0].target, f"fewer failures: {show_percent(fewest)} % against {others}"
-    differences = [difference for difference in _differences(left) if difference.metric != "failures_percent"]
-    return _judge_by_wins(differences, titles)
-
-
-def _judge_by_wins(differences: list[Difference], titles: dict[str, str]) -> tuple[str | None, str]:
-    won = [difference.winner for difference in differences if difference.winner is not None]
-    total = len(differences)
-    if not won:
-        return None, f"tie: none of {total} figures differs by {LEAST_DIFFERENCE_PERCENT:g} % or more"
-    counts = {name: won.count(name) for name in titles if name in won}
-    most = max(counts.values())
-    best = [name for name, count in counts.items() if count == most]
-    if len(best) > 1:
-        return None, f"tie: {' and '.join(titles[name] for name in best)} are each better in {most} of {total} figures"
-    winner = best[0]
-    others = "".join(f", {titles[name]} in {count}" for name, count in counts.items() if name != winner)
-    clearest = max(
-        (difference for difference in differences if difference.winner == winner),
-        key=lambda difference: difference.difference_percent or 0.0,
+def _compare(users: int, sides: list[Side], endpoints: Sequence[str], titles: dict[str, str]) -> LevelComparison:
+    if len(sides) < 2:  # noqa: PLR2004 # it takes two
+        only = f"only {titles[sides[0].name]} has valid data" if sides else "no target has valid data"
+        duel, differences = _Duel("not enough data", None, only), []
+    else:
+        pairs = list(combinations(sides, 2))
+        metrics = [FAILURES, THROUGHPUT, *(f"{endpoint}.{name}" for endpoint in endpoints for name in PERCENTILES)]
+        confidence = 1 - (1 - CONFIDENCE) / (len(pairs) * len(metrics))
+        differences = [[find_difference(metric, pair, confidence) for metric in metrics] for pair in pairs]
+        duels = [_judge(found, titles) for found in differences]
+        duel = duels[0] if len(duels) == 1 else _judge_all([side.name for side in sides], duels, titles)
+        missing = [title for name, title in titles.items() if name not in {side.name for side in sides}]
+        if missing:
+            duel = _Duel(duel.verdict, duel.winner, f"{duel.because} (no valid data of {', '.join(missing)})")
+    return LevelComparison(
+        users=users,
+        verdict=duel.verdict,
+        winner=duel.winner,
+        because=duel.because,
+        differences=[difference for found in differences for difference in found],
     )
-    return winner, f"better in {most} of {total} figures{others}, most clearly {_show(clearest, titles)}"
+
+
+def _judge(differences: list[Difference], titles: dict[str, str]) -> _Duel:
+    """Return which of two targets is better and why: failures decide first, then the number of figures won."""
+    failures, *others = differences
+    if failures.winner is not None:
+        return _Duel("winner", failures.winner, f"fewer failures: {_show(failures, titles)}")
+    won = [difference.winner for difference in others if difference.winner is not None]
+    if not won:
+        return _judge_without_winner(differences)
+    counts = {name: won.count(name) for name in titles if name in won}
+    best = [name for name, count in counts.items() if count == max(counts.values())]
+    if len(best) > 1:
+        told = f"{' and '.join(titles[name] for name in best)} are each better in {counts[best[0]]}"
+        return _Duel("tie", None, f"{told} of {len(others)} figures")
+    clearest = max((difference for difference in others if difference.winner == best[0]), key=_certain_log_difference)
+    also = "".join(f", {titles[name]} in {count}" for name, count in counts.items() if name != best[0])
+    told = f"better in {counts[best[0]]} of {len(others)} figures{also}"
+    return _Duel(
+        "winner", best[0], f"{told}, most clearly {name_metric(clearest.metric)} with {_show(clearest, titles)}"
+    )
+
+
+def _judge_without_winner(differences: list[Difference]) -> _Duel:
+    total, ties = len(differences), sum(difference.verdict == "tie" for difference in differences)
+    if 2 * ties < total:
+        return _Duel("not enough data", None, f"{total - ties} of {total} figures have not enough data")
+    unknown = f"; {total - ties} have not enough data" if ties < total else ""
+    return _Duel("tie", None, f"no difference is shown in {ties} of {total} figures{unknown}")
+
+
+def _judge_all(names: list[str], duels: list[_Duel], titles: dict[str, str]) -> _Duel:
+    """Return the target that is better than each of the others."""
+    by_pair = dict(zip(combinations(names, 2), duels, strict=True))
+    for name in names:
+        own = {pair: duel for pair, duel in by_pair.items() if name in pair}
+        if all(duel.winner == name for duel in own.values()):
+            told = [f"{duel.because}, beside {titles[_other(pair, name)]}" for pair, duel in own.items()]
+            return _Duel("winner", name, "; ".join(told))
+    told = [f"{' and '.join(titles[name] for name in pair)}: {_told(duel, titles)}" for pair, duel in by_pair.items()]
+    unknown = all(duel.verdict == "not enough data" for duel in duels)
+    return _Duel("not enough data" if unknown else "tie", None, f"none is better than every other: {'; '.join(told)}")
+
+
+def _told(duel: _Duel, titles: dict[str, str]) -> str:
+    return f"{duel.verdict}, {duel.because}" if duel.winner is None else f"{titles[duel.winner]} is {duel.because}"
+
+
+def _other(pair: tuple[str, str], name: str) -> str:
+    return pair[1] if pair[0] == name else pair[0]
+
+
+def _certain_log_difference(difference: Difference) -> float:
+    return min(abs(log(1 + end / 100)) for end in difference.interval_percent or (0.0,))
 
 
 def _show(difference: Difference, titles: dict[str, str]) -> str:
-    values = sorted(difference.values.items(), key=lambda item: item[0] != difference.winner)
-    shown = " against ".join(show_value(difference.metric, value) for _, value in values[:1])
-    others = " and ".join(f"{show_value(difference.metric, value)} ({titles[name]})" for name, value in values[1:])
-    return f"{name_metric(difference.metric)} with {shown} against {others}"
-
-
-def _differences(points: list[PointFigures]) -> list[Difference]:
-    found = []
-    for metric, values in _metrics(points):
-        if len(values) > 1:
-            winner, difference_percent = _winner(metric, values)
-            found.append(Difference(metric=metric, values=values, winner=winner, difference_percent=difference_percent))
-    return found
-
-
-def _metrics(points: list[PointFigures]) -> Iterator[tuple[str, dict[str, float]]]:
-    """Yield each metric with the values of the targets that have one."""
-    for metric in ("failures_percent", "rps"):
-        yield metric, _known({point.target: getattr(point.steady, metric) for point in points})
-    for endpoint in dict.fromkeys(part.endpoint for point in points for part in point.endpoints):
-        parts = {point.target: part.steady for point in points for part in point.endpoints if part.endpoint == endpoint}
-        for metric in LATENCIES:
-            yield f"{endpoint}.{metric}", _known({name: getattr(part, metric) for name, part in parts.items()})
-
-
-def _known(values: dict[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _winner(metric: str, values: dict[str, float]) -> tuple[str | None, float | None]:
-    """Return the best target if it is clearly better than the second best, and by how many percent they differ."""
-    ranked = sorted(values, key=values.__getitem__, reverse=metric == "rps")
-    smaller, larger = sorted((values[ranked[0]], values[ranked[1]]))
-    percent = round(100 * (larger - smaller) / smaller, 4) if smaller > 0 else None
-    if metric == "failures_percent":
-        clear = round(larger - smaller, 4) >= LEAST_FAILURES_POINTS
-    else:
-        clear = larger > 0 if percent is None else percent >= LEAST_DIFFERENCE_PERCENT
-    return (ranked[0] if clear else None), percent
+    """Return both values of a difference that has a winner, the winner's first, and by how much it is certain."""
+    assert difference.winner is not None
+    assert difference.interval_percent is not None
+    other = next(name for name in difference.values if name != difference.winner)
+    better, worse = (show_value(difference.metric, difference.values[name]) for name in (difference.winner, other))
+    certain = min(abs(end) for end in difference.interval_percent)
+    unit = "points" if difference.metric == FAILURES else "%"
+    return f"{better} against {worse} ({titles[other]}), by at least {certain:.2g} {unit}"

@@ -36,6 +36,7 @@ UNITS = {
     "increase": "as the metric's name says",
     "value": "as the limit's metric says",
     "values": "as the metric's name says",
+    "samples": "requests",
     "about": "as the target means it",
     "options": "as the locustfile means it",
 }
@@ -59,6 +60,9 @@ NO_FIGURE = "—"
 _THOUSAND_MIB_BYTES = 1000 * 2**20
 
 
+Verdict = Literal["winner", "tie", "not enough data"]
+
+
 class _Figures(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -67,12 +71,15 @@ class Traffic(_Figures):
     """Requests of one kind in one window of time.
 
     A request belongs to the window in which it was sent. Latencies are those of right answers, as order statistics
-    (the smallest value with at least that share of all values at or below it); failures are counted apart.
+    (the smallest value with at least that share of all values at or below it); failures are counted apart. A
+    percentile with fewer samples than `intervals.LEAST_SAMPLES` asks for is None.
     """
 
     requests: int
     failures: int
     failures_percent: float | None
+    failures_interval_percent: tuple[float, float] | None = None
+    """With 95 % confidence (score interval), as if failures were independent of each other."""
     rps: float | None
     """Requests (failed ones too) ÷ the window's length."""
     median_ms: float | None
@@ -217,24 +224,30 @@ class PointFigures(_Figures):
 
 
 class Difference(_Figures):
-    """One metric of two targets at one number of users."""
+    """One figure of two targets at one number of users."""
 
     metric: str
     """Such as `predict.p95_ms`."""
-    values: dict[str, float]
-    """By target."""
+    verdict: Verdict
     winner: str | None
-    """None is a tie."""
+    because: str
+    """What the data lacks; empty otherwise."""
+    values: dict[str, float]
+    """By target, the earlier in the plan first; without those that have too few samples."""
+    samples: dict[str, int]
+    """By target: requests, or right answers of the endpoint."""
     difference_percent: float | None
-    """(larger − smaller) ÷ smaller; of more than two targets, the best two."""
+    """Of the second target's value from the first's; of shares of failures, percentage points."""
+    interval_percent: tuple[float, float] | None
+    """Of that difference; all intervals of a level hold together with 95 % confidence."""
 
 
 class LevelComparison(_Figures):
     """The targets beside each other at one number of users."""
 
     users: int
+    verdict: Verdict
     winner: str | None
-    """None is a tie, or not enough data; `because` says which."""
     because: str
     differences: list[Difference]
 
@@ -337,6 +350,20 @@ def show_value(metric: str, value: float | None) -> str:
     if metric.endswith("_ms"):
         return f"{show_ms(value)} ms"
     return f"{show_percent(value)} %" if metric.endswith("_percent") else f"{show_rps(value)} requests/s"
+
+
+def show_difference(difference: Difference) -> str:
+    """Return a difference for a reader, with its interval: `+12 % (+7.1 to +18)`, in points between shares."""
+    if difference.difference_percent is None or difference.interval_percent is None:
+        return NO_FIGURE
+    unit = "points" if difference.metric.endswith("_percent") else "%"
+    low, high = (_show_change(end) for end in difference.interval_percent)
+    return f"{_show_change(difference.difference_percent)} {unit} ({low} to {high})"
+
+
+def _show_change(percent: float) -> str:
+    digits = 0 if abs(percent) >= 9.95 else 1 if abs(percent) >= 0.995 else 2  # noqa: PLR2004 # two digits
+    return f"{percent:+,.{digits}f}".replace("-", "−")
 
 
 def name_metric(metric: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loadtest.plan import KIT_ROLES
+from loadtest.reporting.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 from loadtest.reporting.figures import (
     BaselinePoint,
     CellFigures,
@@ -32,8 +33,9 @@ SLOWER_FACTOR = 1.5
 LEAST_MEMORY_SAVED_SHARE = 0.1
 """Of the larger memory; less is not a reason to choose."""
 
-LEAST_REPETITIONS = 3
-"""With fewer there is no telling a difference from chance."""
+
+ENOUGH_REPETITIONS = 5
+"""Of two minutes each, they find a difference of 15 % more than nine times in ten (tests/test_comparison.py)."""
 
 
 def conclude(figures: Figures) -> Figures:
@@ -162,9 +164,10 @@ def _levels_won(data: _Data) -> Iterator[str]:
         if won:
             told = " ".join(f"At {level.users} users: {level.because}." for level in won)
             yield f"{data.title(target)}: the better one at {len(won)} of {len(levels)} user levels. {told}"
-    ties = [str(level.users) for level in levels if level.winner is None and level.differences]
-    if ties:
-        yield f"A tie at {_listed(ties)} users."
+    for verdict, told in (("tie", "A tie"), ("not enough data", "Not enough data for a verdict")):
+        users = [str(level.users) for level in levels if level.verdict == verdict and level.differences]
+        if users:
+            yield f"{told} at {_listed(users)} users."
 
 
 def _pace(data: _Data) -> Iterator[str]:
@@ -193,11 +196,14 @@ def _latencies(data: _Data) -> Iterator[str]:
                 continue
             (few, first), (most, last) = parts[0], parts[-1]
             if few == most:
-                told = f"median {show_ms(first.median_ms)} ms and p95 {show_ms(first.p95_ms)} ms at {few} users"
+                p95 = f" and p95 {show_ms(first.p95_ms)} ms" if first.p95_ms is not None else ""
+                told = f"median {show_ms(first.median_ms)} ms{p95} at {few} users"
             else:
+                known = first.p95_ms is not None and last.p95_ms is not None
+                p95 = f" and p95 from {show_ms(first.p95_ms)} to {show_ms(last.p95_ms)} ms" if known else ""
                 told = (
                     f"from {few} to {most} users the median goes from {show_ms(first.median_ms)} to "
-                    f"{show_ms(last.median_ms)} ms and p95 from {show_ms(first.p95_ms)} to {show_ms(last.p95_ms)} ms"
+                    f"{show_ms(last.median_ms)} ms{p95}"
                 )
             yield f"{endpoint} on {data.title(target)}: {told}."
 
@@ -262,7 +268,7 @@ def _objectives(data: _Data) -> Iterator[str]:
         return
     told = [
         f"{result.limit} on {data.title(cell.target)} at {cell.users} users "
-        f"({show_value(_metric(result.limit), result.value)})"
+        f"({'too few samples' if result.value is None else show_value(_metric(result.limit), result.value)})"
         for cell, result in missed
     ]
     yield f"{len(missed)} of {len(checks)} checks of objectives in valid cells are missed: {'; '.join(told)}."
@@ -373,10 +379,11 @@ def _repeat_invalid(data: _Data) -> Iterator[str]:
 
 def _repeat_more(data: _Data) -> Iterator[str]:
     repetitions = max((point.repetitions for point in data.figures.points), default=0)
-    if any(level.winner for level in data.figures.comparisons) and repetitions < LEAST_REPETITIONS:
+    if any(level.differences for level in data.figures.comparisons) and repetitions < ENOUGH_REPETITIONS:
+        found = f"differences above {LARGE_DIFFERENCE_PERCENT:g} %" if repetitions < LEAST_REPETITIONS else "large ones"
         yield (
-            f"Before relying on a winner, measure each cell at least {LEAST_REPETITIONS} times (`repetitions` in the "
-            f"plan): {repetitions} cannot tell a difference from chance."
+            f"To see smaller differences, measure each cell {ENOUGH_REPETITIONS} times (`repetitions` in the plan): "
+            f"with {repetitions} only {found} can be told from chance."
         )
 
 
@@ -389,7 +396,10 @@ def _bottom_line(data: _Data, choice: _Choice | None) -> str:
         return f"Run {data.title(choice.target)}: {choice.because}; at {point.users} users it had {_in_short(point)}."
     if len(targets) == 1:
         return _only(data, targets[0])
-    return f"A tie: nothing measured here speaks for one of {_listed([data.title(target) for target in targets])}."
+    titles = _listed([data.title(target) for target in targets])
+    if not any(level.verdict == "tie" for level in data.figures.comparisons):
+        return f"Not enough data: nothing measured here can tell {titles} apart."
+    return f"A tie: nothing measured here speaks for one of {titles}."
 
 
 def _only(data: _Data, target: str) -> str:

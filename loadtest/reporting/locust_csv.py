@@ -23,6 +23,7 @@ from loadtest.reporting.figures import (
     show_count,
 )
 from loadtest.reporting.findings import conclude
+from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
 
 STATS, HISTORY, FAILURES, EXCEPTIONS = "_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"
 """What Locust appends to the prefix."""
@@ -406,12 +407,18 @@ def _counted(window: _Window, endpoint: str | None) -> Traffic:
 
 
 def _traffic(requests: int, failures: int, **known: float | None) -> Traffic:
-    """Return figures of which those that nobody knows, and those of no requests, are None."""
-    rounded = {metric: round(value, 4) for metric, value in known.items() if value is not None and requests}
+    """Return figures of which those that nobody knows, and those of too few requests, are None."""
+    least = dict(zip(("median_ms", "p95_ms", "p99_ms"), LEAST_SAMPLES.values(), strict=True))
+    rounded = {
+        metric: round(value, 4)
+        for metric, value in known.items()
+        if value is not None and requests >= least.get(metric, 1)
+    }
     metrics = ("rps", "median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
     return Traffic(
         requests=requests,
         failures=failures,
         failures_percent=round(100 * failures / requests, 4) if requests else None,
+        failures_interval_percent=failures_interval_percent(failures, requests),
         **{metric: rounded.get(metric) for metric in metrics},
     )

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.errors import BadInputError
 from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target
 from loadtest.reporting.baseline import read_baseline
+from loadtest.reporting.block_bootstrap import Repetition
 from loadtest.reporting.bottleneck import add_bottlenecks
 from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import (
@@ -56,6 +57,7 @@ from loadtest.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
 
 NOT_MEASURED = "not measured yet"
 
+_PERCENTILES = ("median_ms", "p95_ms", "p99_ms")
 _LEAST_SPAN_S = 0.5
 # Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
 _BETWEEN_CELLS = 10
@@ -111,7 +113,7 @@ def summarize(folder: RunFolder) -> Figures:
         baseline=read_baseline(folder.baseline_path, plan.targets) if known else None,
         points=points,
         cells=cells,
-        comparisons=compare_levels(points, targets),
+        comparisons=compare_levels(plan.users, targets, list(plan.workload.endpoints), _repetitions(valid)),
         takeaways=[],
         recommendations=[],
         bottom_line="",
@@ -153,7 +155,7 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
         if steady:
             evidence = _evidence(plan, record, steady, measured, requests)
             measured.reasons.extend(find_steady_reasons(plan, evidence))
-            measured.notes.extend(find_notes(evidence))
+            measured.notes.extend(find_notes(plan, evidence))
 
 
 def _steady_window(plan: Plan, moments: Moments) -> Window | None:
@@ -386,19 +388,30 @@ def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> f
 
 def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> LimitResult:
     """Return whether the figures of a steady window meet an objective; one without a figure is missed."""
-    value = find_value(limit.endpoint, limit.metric, steady, endpoints)
-    return LimitResult(limit=str(limit), value=value, met=value is not None and limit.holds_for(value))
+    traffic = _traffic_of(limit.endpoint, steady, endpoints)
+    value: float | None = getattr(traffic, limit.metric, None)
+    return LimitResult(limit=str(limit), value=value, met=_is_met(limit, value, traffic))
+
+
+def _is_met(limit: Limit, value: float | None, traffic: Traffic | None) -> bool:
+    """Judge a percentile that has too few samples by the largest of them: below that, it cannot be missed."""
+    if value is None and traffic is not None and limit.metric in _PERCENTILES and limit.comparison in ("<=", "<"):
+        value = traffic.max_ms
+    return value is not None and limit.holds_for(value)
 
 
 def find_value(
     endpoint: str | None, metric: str, steady: Traffic | None, endpoints: Sequence[EndpointFigures]
 ) -> float | None:
     """Return a metric's figure, of all endpoints together or of one of them; None if there is none."""
-    traffic = steady
-    if endpoint is not None:
-        traffic = next((part.scheduled or part.steady for part in endpoints if part.endpoint == endpoint), None)
-    value: float | None = getattr(traffic, metric, None)
+    value: float | None = getattr(_traffic_of(endpoint, steady, endpoints), metric, None)
     return value
+
+
+def _traffic_of(endpoint: str | None, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> Traffic | None:
+    if endpoint is None:
+        return steady
+    return next((part.scheduled or part.steady for part in endpoints if part.endpoint == endpoint), None)
 
 
 def _finished(measured: _Measured) -> bool:
@@ -444,6 +457,16 @@ def _cores(record: RunRecord) -> int:
     return record.sessions[0].environment.cores if record.sessions else 1
 
 
+def _repetitions(valid: list[_Measured]) -> dict[tuple[str, int], list[Repetition]]:
+    """Return what the valid cells measured in their steady windows, by target and users."""
+    repetitions: dict[tuple[str, int], list[Repetition]] = {}
+    for one in valid:
+        if one.requests is not None and one.steady is not None:
+            sent = Repetition(one.steady, one.requests.from_schedule().sent_in(one.steady))
+            repetitions.setdefault((one.cell.target, one.cell.users), []).append(sent)
+    return repetitions
+
+
 def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:
     records = [one.record for one in measured if one.record and one.cell.target == target.name]
     return TargetFacts(
@@ -473,7 +496,18 @@ def _package(name: str) -> str:
 def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
     raw = plan.model_dump(mode="json")
     workload = {**raw["workload"], "locustfile": PurePath(plan.workload.locustfile).name}
-    kept = ("users", "spawn_rate_per_s", "duration_s", "settle_s", "drain_s", "warmup", "repetitions", "limits")
+    kept = (
+        "users",
+        "spawn_rate_per_s",
+        "duration_s",
+        "settle_s",
+        "drain_s",
+        "warmup",
+        "repetitions",
+        "limits",
+        "most_other_cpu_percent",
+        "most_stolen_cpu_percent",
+    )
     return {
         **{key: raw[key] for key in kept},
         "seed": record.seed,

@@ -10,12 +10,20 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from loadtest.reporting.comparison import LEAST_DIFFERENCE_PERCENT, LEAST_FAILURES_POINTS
+from loadtest.reporting.differences import (
+    FEW_FAILURES_POINTS,
+    LARGE_DIFFERENCE_PERCENT,
+    LARGE_FAILURES_POINTS,
+    LEAST_DIFFERENCE_PERCENT,
+    LEAST_FAILURES_POINTS,
+    LEAST_REPETITIONS,
+)
 from loadtest.reporting.figures import (
     NO_FIGURE,
     BaselinePoint,
     Bottleneck,
     CellFigures,
+    Difference,
     EndpointFigures,
     Figures,
     LevelComparison,
@@ -26,11 +34,13 @@ from loadtest.reporting.figures import (
     name_metric,
     show_bytes,
     show_count,
+    show_difference,
     show_ms,
     show_percent,
     show_rps,
     show_value,
 )
+from loadtest.reporting.intervals import LEAST_SAMPLES
 
 PICTURES = {
     "distinct": "Every picture is a different file, so no cache of answers can help.",
@@ -104,8 +114,16 @@ def _content(figures: Figures, plots: Sequence[str]) -> dict[str, Any]:
         "results": [_result(figures, facts.name, facts.title) for facts in figures.targets],
         "comparison": _comparison(figures),
         "differences": _differences(figures),
-        "least_percent": f"{LEAST_DIFFERENCE_PERCENT:g}",
-        "least_points": f"{LEAST_FAILURES_POINTS:g}",
+        "thresholds": {
+            "least_percent": f"{LEAST_DIFFERENCE_PERCENT:g}",
+            "large_percent": f"{LARGE_DIFFERENCE_PERCENT:g}",
+            "least_points": f"{LEAST_FAILURES_POINTS:g}",
+            "few_points": f"{FEW_FAILURES_POINTS:g}",
+            "large_points": f"{LARGE_FAILURES_POINTS:g}",
+            "repetitions": LEAST_REPETITIONS,
+        },
+        "least_samples": [str(least) for least in LEAST_SAMPLES.values()],
+        "unknown_limits": any(result.value is None for cell in figures.cells for result in cell.limits),
         "pictures_drawn": [_Picture(name, _picture_title(name)) for name in plots],
         "bottlenecks": _bottlenecks(figures),
         "bottleneck_evidence": list(_bottleneck_evidence(figures)),
@@ -168,6 +186,11 @@ def _test_rows(figures: Figures) -> Iterator[tuple[str, str]]:
     yield "duration of a cell", _with_unit(test.get("duration_s"), "s, ramp included")
     yield "steady window begins", _with_unit(test.get("settle_s"), "s after the last user has come")
     yield "wait for answers due", _with_unit(test.get("drain_s"), "s at most, after the load")
+    yield "other work allowed", _with_unit(test.get("most_other_cpu_percent"), "% of one core at most")
+    yield (
+        "stolen CPU allowed",
+        _with_unit(test.get("most_stolen_cpu_percent"), "% of one core at most"),
+    )
     yield "think time", _think_time(workload)
     yield "arrivals", _arrivals(workload)
     yield "rate of a user", _with_unit(workload.get("rate_per_user_rps"), "requests per second")
@@ -262,12 +285,13 @@ def _result(figures: Figures, target: str, title: str) -> _Result:
 
 
 def _steady(points: list[PointFigures], published: Mapping[int, BaselinePoint]) -> str:
-    header = ["users", "requests", "failures %", "median ms", "p95 ms", "p99 ms", "RPS"]
+    header = ["users", "requests", "failures %", "interval", "median ms", "p95 ms", "p99 ms", "RPS"]
     header += ["think-time limit RPS"] if points[0].think_time_limit_rps else []
     header += ["published failures %", "published median ms", "published RPS"] if published else []
     rows = []
     for point in points:
         row = [_users(point), *_traffic(point.steady, "requests failures_percent median_ms p95_ms p99_ms rps")]
+        row.insert(3, _interval(point.steady))
         row += [show_rps(point.think_time_limit_rps)] if points[0].think_time_limit_rps else []
         beside = published.get(point.users)
         given = [getattr(beside, name, None) for name in ("failures_percent", "median_ms", "rps")]
@@ -341,32 +365,45 @@ def _show(metric: str, value: float | None) -> str:
     return show_rps(value) if metric == "rps" else show_count(value)
 
 
+def _interval(traffic: Traffic | None) -> str:
+    """Return the interval of a share of failures, in percent."""
+    if traffic is None or traffic.failures_interval_percent is None:
+        return NO_FIGURE
+    return " to ".join(f"{end:.2g}" if end < 99.5 else "100" for end in traffic.failures_interval_percent)  # noqa: PLR2004
+
+
 def _part_of(point: PointFigures, endpoint: str) -> EndpointFigures | None:
     return next((part for part in point.endpoints if part.endpoint == endpoint), None)
 
 
 def _comparison(figures: Figures) -> str:
-    rows = [[str(level.users), _winner(figures, level), level.because] for level in figures.comparisons]
-    return _table(["users", "winner", "why"], rows)
+    rows = [[str(level.users), _verdict_on(figures, level), level.because] for level in figures.comparisons]
+    return _table(["users", "verdict", "why"], rows)
 
 
-def _winner(figures: Figures, level: LevelComparison) -> str:
-    if level.winner is None:
-        return "tie" if level.differences else NO_FIGURE
-    return f"**{_title(figures, level.winner)}**"
+def _verdict_on(figures: Figures, judged: LevelComparison | Difference) -> str:
+    return judged.verdict if judged.winner is None else f"**{_title(figures, judged.winner)}**"
 
 
-def _differences(figures: Figures) -> str:
-    targets = [(facts.name, facts.title) for facts in figures.targets]
-    rows = []
+def _differences(figures: Figures) -> list[_Part]:
+    """Return a table for each pair of targets: the second beside the first."""
+    rows: dict[tuple[str, ...], list[list[str]]] = {}
     for level in figures.comparisons:
         for difference in level.differences:
-            shown = [show_value(difference.metric, difference.values.get(name)) for name, _ in targets]
-            percent = difference.difference_percent
-            more = NO_FIGURE if percent is None else f"{show_percent(percent)} %"
-            better = NO_FIGURE if difference.winner is None else _title(figures, difference.winner)
-            rows.append([str(level.users), name_metric(difference.metric), *shown, more, better])
-    return _table(["users", "figure", *(title for _, title in targets), "difference", "better"], rows)
+            names = tuple(difference.samples)
+            values = [show_value(difference.metric, difference.values.get(name)) for name in names]
+            samples = " / ".join(show_count(difference.samples[name]) for name in names)
+            verdict = _verdict_on(figures, difference) + (f": {difference.because}" if difference.because else "")
+            row = [str(level.users), name_metric(difference.metric), *values, show_difference(difference)]
+            rows.setdefault(names, []).append([*row, samples, verdict])
+    return [
+        _Part(
+            f"{titles[1]} beside {titles[0]}:",
+            _table(["users", "figure", *titles, "difference (interval)", "samples", "verdict"], found),
+        )
+        for names, found in rows.items()
+        if (titles := [_title(figures, name) for name in names])
+    ]
 
 
 def _picture_title(name: str) -> str:
@@ -520,14 +557,16 @@ def _cells(figures: Figures) -> str:
         [
             _cell(figures, cell),
             _with_unit(cell.steady_window_s and round(cell.steady_window_s, 1), "s") or NO_FIGURE,
-            *_traffic(cell.steady, metrics),
+            *_traffic(cell.steady, metrics)[:2],
+            _interval(cell.steady),
+            *_traffic(cell.steady, metrics)[2:],
             _replicas(cell),
             _with_unit(cell.ready_after_s and round(cell.ready_after_s, 1), "s") or NO_FIGURE,
             NO_FIGURE if cell.seed is None else str(cell.seed),
         ]
         for cell in figures.cells
     ]
-    header = ["cell", "window", "requests", "failures %", "median ms", "p95 ms", "p99 ms", "RPS"]
+    header = ["cell", "window", "requests", "failures %", "interval", "median ms", "p95 ms", "p99 ms", "RPS"]
     return _table([*header, "replicas", "ready after", "seed"], rows)
 
 

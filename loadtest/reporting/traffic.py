@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.reporting.figures import Stage, Traffic
+from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
 from loadtest.rows import RequestRow
 
 # Finer than any clock behind the figures, and short enough to read in report.json.
@@ -118,18 +119,19 @@ def compute_traffic(requests: Requests, window_s: float) -> Traffic:
     """Return the figures of requests that were sent within `window_s` seconds.
 
     Percentiles are order statistics over the right answers: the smallest latency with at least that share of
-    all at or below it (Hyndman and Fan 1996, definition 1).
+    all at or below it (Hyndman and Fan 1996, definition 1); None with fewer samples than LEAST_SAMPLES.
     """
     count, failures = len(requests.failed), int(requests.failed.sum())
     right_ms = requests.latency_ms[~requests.failed]
-    median_ms = p95_ms = p99_ms = None
-    if right_ms.size:
-        percentiles = np.percentile(right_ms, [50, 95, 99], method="inverted_cdf")
-        median_ms, p95_ms, p99_ms = (_rounded(value) for value in percentiles)
+    median_ms, p95_ms, p99_ms = (
+        _rounded(np.percentile(right_ms, 100 * share, method="inverted_cdf")) if right_ms.size >= least else None
+        for share, least in LEAST_SAMPLES.items()
+    )
     return Traffic(
         requests=count,
         failures=failures,
         failures_percent=_rounded(100 * failures / count) if count else None,
+        failures_interval_percent=failures_interval_percent(failures, count),
         rps=_rounded(count / window_s) if window_s > 0 else None,
         median_ms=median_ms,
         avg_ms=_rounded(right_ms.mean()) if right_ms.size else None,

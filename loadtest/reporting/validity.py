@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.plan import Plan
+from loadtest.plan import STOLEN, Plan
 from loadtest.reporting.figures import Traffic, show_count, show_ms, show_percent, show_rps
 from loadtest.rows import GeneratorRow, ResourceRow
 from loadtest.run_folder import CellRecord
@@ -40,6 +40,12 @@ SIGMAS = 3.0
 
 MOST_UNSENT_PERCENT = 1.0
 """Of the arrivals of an open loop: those never sent would have had the longest latencies, so p99 is not known."""
+
+NOTED_STOLEN_PERCENT = 10.0
+"""Of one core: less is usual on a virtual machine."""
+
+NOTED_OTHER_SHARE = 0.5
+"""Of the other work that the plan allows: from here on a reader should know of it."""
 
 LEAST_REQUESTS = 10
 """Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
@@ -96,17 +102,18 @@ def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[Genera
 
 
 def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[str]:
-    """Return why the steady window is no measurement: generator, pace, replicas, or number of samples."""
+    """Return why the steady window is no measurement: generator, pace, replicas, other load, number of samples."""
     checks: list[Callable[[Plan, Evidence], Iterator[str]]] = [
         _generator_faults,
         _pace_faults,
         _replica_faults,
+        _machine_faults,
         _sample_faults,
     ]
     return [reason for check in checks for reason in check(plan, evidence)]
 
 
-def find_notes(evidence: Evidence) -> list[str]:
+def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
     """Return what a reader of the figures should know of a cell that is valid all the same."""
     notes = []
     late_percent = _late_percent(evidence)
@@ -121,6 +128,13 @@ def find_notes(evidence: Evidence) -> list[str]:
             f"of {arrivals.due} arrivals, {arrivals.queued} were sent late and {arrivals.unsent} never, because all "
             f"{evidence.record.cell.users} users were busy: latencies from the scheduled time hold the wait of the late"
         )
+    other_percent = _other_cpu_percent(plan, evidence)
+    if other_percent is not None and other_percent > NOTED_OTHER_SHARE * plan.most_other_cpu_percent:
+        notes.append(f"other work on this machine used {show_percent(round(other_percent))} % of one core")
+    stolen_percent = _mean_cpu_percent(evidence, STOLEN)
+    if stolen_percent is not None and stolen_percent > NOTED_STOLEN_PERCENT:
+        told = f"{show_percent(round(stolen_percent))} % of one core that this machine had work for"
+        notes.append(f"the host of this virtual machine gave {told} to others, so latencies are longer than its own")
     return notes
 
 
@@ -167,8 +181,45 @@ def _late_percent(evidence: Evidence) -> float:
 
 
 def _generator_cpu_percent(evidence: Evidence) -> float | None:
-    used = [row.cpu_percent for row in evidence.resources if row.role == "load_generator"]
+    return _mean_cpu_percent(evidence, "load_generator")
+
+
+def _mean_cpu_percent(evidence: Evidence, role: str) -> float | None:
+    used = [row.cpu_percent for row in evidence.resources if row.role == role]
     return float(np.mean(used)) if used else None
+
+
+def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+    other_percent = _other_cpu_percent(plan, evidence)
+    if other_percent is not None and other_percent > plan.most_other_cpu_percent:
+        yield (
+            f"other work on this machine used {show_percent(round(other_percent))} % of one core, "
+            f"{show_percent(plan.most_other_cpu_percent)} % are allowed (most_other_cpu_percent); "
+            "where that is the target's own, name it by a role with `anywhere: true`"
+        )
+    stolen_percent = _mean_cpu_percent(evidence, STOLEN)
+    if stolen_percent is not None and stolen_percent > plan.most_stolen_cpu_percent:
+        yield (
+            f"the host of this virtual machine gave {show_percent(round(stolen_percent))} % of one core to others, "
+            f"{show_percent(plan.most_stolen_cpu_percent)} % are allowed (most_stolen_cpu_percent)"
+        )
+
+
+def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
+    """Return what was used beside all known roles, on average; None where the target is not among them.
+
+    A target that the kit did not start may be one of the others, unless it runs elsewhere: nobody knows.
+    """
+    started = next((target.start for target in plan.targets if target.name == evidence.record.cell.target), None)
+    by_sample: dict[float, dict[str, float]] = {}
+    for row in evidence.resources:
+        by_sample.setdefault(row.unix_s, {})[row.role] = row.cpu_percent
+    known = [
+        sample["machine"] - sum(percent for role, percent in sample.items() if role not in ("machine", STOLEN))
+        for sample in by_sample.values()
+        if "machine" in sample
+    ]
+    return max(0.0, float(np.mean(known))) if known and started is not None else None
 
 
 def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
@@ -231,14 +282,18 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     period_s = 1 / rate_per_user_rps
     latencies_s = evidence.latencies_ms / 1000
     cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
-    allowed_rps = evidence.record.cell.users / cycle_s
-    is_explained = evidence.steady.requests / evidence.window_s >= LEAST_RATE_SHARE * allowed_rps
-    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE and is_explained:
+    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE:
+        allowed_rps = evidence.record.cell.users / cycle_s
+        if evidence.steady.requests < LEAST_RATE_SHARE * allowed_rps * evidence.window_s - evidence.record.cell.users:
+            return (
+                f"the load generator limited it: with the latencies that it measured, {show_rps(allowed_rps)} "
+                f"requests/s were possible ({seen})"
+            )
         return (
             f"the target limited it: with a mean latency of {show_ms(1000 * latencies_s.mean())} ms, users who are "
             f"to send every {show_ms(1000 * period_s)} ms cannot send more than {show_rps(allowed_rps)} requests/s"
         )
-    return f"the target's latencies do not explain it, so the load generator held back ({seen})"
+    return f"the target answered in time, so the load generator held back ({seen})"
 
 
 def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[str]:

@@ -52,7 +52,7 @@ def tune(arguments: argparse.Namespace) -> int:
     from loadtest.tuning.tune_file import load_tuning
     from loadtest.tuning.winner import render_winner
 
-    tuning = load_tuning(arguments.file, _overrides(arguments))
+    tuning = load_tuning(arguments.file, read_overrides(arguments))
     folder: Path = arguments.out or Path("runs") / arguments.file.stem
     if arguments.write is not None and not arguments.write.absolute().parent.is_dir():
         raise BadInputError(f"--write: {arguments.write.parent} is not a folder")
@@ -85,7 +85,7 @@ def _write(path: Path, text: str) -> None:
         raise BadInputError(f"{exc.filename or path}: {exc.strerror}; choose another place") from exc
 
 
-def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of the tune file that options replace."""
     given = {
         "minutes": arguments.minutes,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loadtest.plan import Limit
-from loadtest.reporting.figures import CellFigures, Figures, LimitResult, PointFigures, TargetFacts
+from loadtest.reporting.figures import CellFigures, Difference, Figures, LimitResult, PointFigures
 from loadtest.reporting.summary import NOT_MEASURED, check_limit, find_value
 from loadtest.run_folder import RunFolder
 from loadtest.tuning.candidates import Candidate
@@ -20,7 +20,8 @@ class Measured:
     round_number: int
     folder: RunFolder
     """Where its raw rows are."""
-    facts: TargetFacts
+    differences: list[Difference]
+    """Between all candidates of the round."""
     point: PointFigures
     """Its valid cells, their requests pooled."""
     cells: list[CellFigures]
@@ -67,12 +68,11 @@ def rank(measured: Iterable[Measured], file: TuneFile) -> list[Measured]:
 
 def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: int, folder: RunFolder) -> Measured:
     (point,) = [point for point in figures.points if point.target == candidate.name]
-    (facts,) = [target for target in figures.targets if target.name == candidate.name]
     return Measured(
         candidate=candidate,
         round_number=number,
         folder=folder,
-        facts=facts,
+        differences=[difference for level in figures.comparisons for difference in level.differences],
         point=point,
         cells=[cell for cell in figures.cells if cell.target == candidate.name],
         value=find_value(file.objective.endpoint, file.objective.metric, point.steady, point.endpoints),

@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from loadtest.plan import read_limit
-from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
 from loadtest.tuning.candidates import Candidate, show_knobs
 from loadtest.tuning.ranking import Measured, rank
@@ -43,17 +42,20 @@ class Recommendation:
 def judge(one: Measured, other: Measured, metric: str) -> Verdict:
     """Return which of two candidates is better in `metric`; the only place where candidates are told apart."""
     values = {each.candidate.name: each.value for each in (one, other)}
-    (level,) = compare_levels([one.point, other.point], [one.facts, other.facts])
-    difference = next((found for found in level.differences if found.metric == metric), None)
-    if difference is None:
+    differences = [
+        found for found in one.differences if found.metric == metric and found.samples.keys() == values.keys()
+    ]
+    if not differences:
         because = f"{name_metric(metric)} is not known of both"
         return Verdict(metric=metric, values=values, outcome="not enough data", winner=None, because=because)
-    percent = f"{show_percent(difference.difference_percent)} %"
-    if difference.winner is None:
-        return Verdict(
-            metric=metric, values=values, outcome="tie", winner=None, because=f"{percent} apart, which may be chance"
-        )
-    return Verdict(metric=metric, values=values, outcome="winner", winner=difference.winner, because=f"{percent} apart")
+    difference = differences[0]
+    told = [difference.because] if difference.because else []
+    if difference.difference_percent is not None and difference.interval_percent is not None:
+        low, high = (show_percent(end) for end in difference.interval_percent)
+        told = [f"{show_percent(abs(difference.difference_percent))} % apart, interval {low} to {high} %", *told]
+    return Verdict(
+        metric=metric, values=values, outcome=difference.verdict, winner=difference.winner, because="; ".join(told)
+    )
 
 
 def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: Tuning) -> Recommendation:

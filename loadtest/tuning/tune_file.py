@@ -30,7 +30,7 @@ from pydantic import (
 
 from loadtest.errors import BadInputError
 from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit, read_yaml
-from loadtest.reporting.comparison import LATENCIES
+from loadtest.reporting.differences import PERCENTILES
 from loadtest.tuning.config_path import Scalar, check_path, read_value
 
 CORES = "cores"
@@ -69,11 +69,11 @@ def read_objective(text: object) -> Objective:
         return text
     found = _OBJECTIVE.fullmatch(str(text).strip())
     of_all = found and not found["endpoint"] and found["metric"] == "rps"
-    of_one = found and found["endpoint"] and found["metric"] in LATENCIES
+    of_one = found and found["endpoint"] and found["metric"] in PERCENTILES
     if not found or not (of_all or of_one):
         raise ValueError(
             f"{text!r} is not of the form `maximise rps` or `minimise endpoint.metric`; "
-            f"metrics of an endpoint: {', '.join(LATENCIES)}"
+            f"metrics of an endpoint: {', '.join(PERCENTILES)}"
         )
     if (found["direction"] == "maxi") != (found["metric"] == "rps"):
         raise ValueError(f"{text!r}: rps is to be maximised, latencies are to be minimised")
