@@ -1,10 +1,8 @@
 """Runs the stress kit as a user would, as a process of its own, and tells what came of it."""
 
-import itertools
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,9 +26,6 @@ RUN_S = 120
 START_S = 90
 STOP_S = 10
 DISTURBED = tuple(f"the load generator {what}" for what in ("held back", "was late", "was short of CPU"))
-
-# The kernel gives ports to clients from 32768 on; a server's must not be among them.
-_ports = itertools.count(20000 + os.getpid() % 10000)
 
 
 @dataclass(frozen=True)
@@ -223,15 +218,6 @@ def arrived(cell: CellFigures) -> Counter[int]:
         if counter.labels["path"] in {"/fixed", "/serial"}:
             counts[int(counter.labels["status"])] += int(counter.increase)
     return counts
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on, another one each time."""
-    while True:
-        port = next(_ports)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
 
 
 def processes_of(mark: str) -> list[psutil.Process]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,19 +17,13 @@ import yaml
 
 from serve_app.data_plane import data_plane_environment
 from serve_app.deployments.rest import ServeRest
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 MARK = "SERVE_APP_TEST_RUN"
 START_S = 120
 STOP_S = 15
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def read_config(name: str) -> dict[str, Any]:

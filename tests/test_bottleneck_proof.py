@@ -11,7 +11,8 @@ import pytest
 
 from loadtest.plan import STOLEN
 from loadtest.reporting.figures import Bottleneck, CellFigures
-from tests.kit import Ended, free_port, run_kit, workload, write_plan
+from tests.kit import Ended, run_kit, workload, write_plan
+from tests.ports import free_port
 
 EXPECTED = {
     "cpu": ("role_cpu", "worker"),

@@ -17,7 +17,6 @@ from tests.kit import (
     Ended,
     Kit,
     assert_nothing_left,
-    free_port,
     known_target,
     processes_of,
     run_kit,
@@ -25,6 +24,7 @@ from tests.kit import (
     workload,
     write_plan,
 )
+from tests.ports import free_port
 
 SERIAL_RPS = 50
 # Users who do not think wait for one another: n of them for n ÷ 50 s. So 3 wait for 60 ms, and 4 for 80 ms.

@@ -23,7 +23,6 @@ from tests.kit import (
     ROOT,
     Ended,
     assert_nothing_left,
-    free_port,
     known_target,
     make_report,
     processes_of,
@@ -33,6 +32,7 @@ from tests.kit import (
     workload,
     write_plan,
 )
+from tests.ports import free_port
 
 BROKEN = ["unready", "missing", "quitter", "occupied", "killed", "unloaded"]
 FILE_SIZE_BYTES = 2_000_000

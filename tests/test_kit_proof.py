@@ -16,7 +16,6 @@ from loadtest.run_folder import Cell, RunFolder
 from tests.kit import (
     Ended,
     arrived,
-    free_port,
     known_target,
     make_report,
     run_kit,
@@ -25,6 +24,7 @@ from tests.kit import (
     workload,
     write_plan,
 )
+from tests.ports import free_port
 
 DELAYS_MS = {"quick": 20.0, "slow": 100.0}
 SERIAL_RPS = 50

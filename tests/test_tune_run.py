@@ -14,12 +14,12 @@ from tests.kit import (
     Ended,
     Kit,
     assert_nothing_left,
-    free_port,
     known_target,
     processes_of,
     workload,
     write_plan,
 )
+from tests.ports import free_port
 
 USERS = 40
 RATE = 50

@@ -21,12 +21,12 @@ from tests.benchmarks.service import (
     SHIPPED,
     application_of,
     cpu_by_role,
-    free_port,
     running_child,
     running_service,
     scratch_folder,
     service_environment,
 )
+from tests.ports import free_port
 
 PLAIN, SERVE, SERVE_PYTHON_PROXY = "plain uvicorn", "Ray Serve", "Ray Serve with its Python proxy"
 QUERY = "?limit=20"
