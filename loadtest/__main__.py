@@ -72,6 +72,7 @@ def _summarize(folder: RunFolder) -> "Figures":
 
 
 def _report(figures: "Figures", folder: Path) -> int:
+    from loadtest.reporting.overview import print_overview
     from loadtest.reporting.report import write_report
 
     try:
@@ -87,6 +88,7 @@ def _report(figures: "Figures", folder: Path) -> int:
                 print(
                     f"MISSED {limit.limit}: {value} ({cell.target}, {cell.users} users, repetition {cell.repetition})"
                 )
+    print_overview(figures)
     print(figures.bottom_line)
     for path in paths:
         print(path)

@@ -207,6 +207,7 @@ def test_threads_that_happen_to_use_one_core_together_are_no_lock_when_nobody_wa
     engine = Use(100.0, 1, 2, 51.0)
     found = bottleneck_of(tmp_path, Made(20, "work;dur=19", {"classifier": engine}), workload={"wait_s": [1, 1]})
     assert found.limit == "think_time"
+    assert "nothing of the target is busy (role classifier uses 51 % of a core by one thread)" in found.sentence
 
 
 def test_a_role_that_is_busy_but_not_full_is_called_nearest_to_its_limit(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from loadtest.plan import Plan
 from loadtest.reporting.figures import UNITS, CellFigures, Figures, PointFigures, TargetFacts, Traffic
 from loadtest.reporting.findings import conclude
+from loadtest.reporting.overview import print_overview
 from loadtest.reporting.report import write_report
 from loadtest.reporting.summary import summarize
 from loadtest.reporting.text import render_markdown
@@ -252,3 +253,31 @@ def number_keys(value: object, key: str = "") -> Iterator[str]:
             yield from number_keys(part, key)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield key
+
+
+def test_the_terminal_has_a_row_for_each_target_at_each_number_of_users(
+    figures: Figures, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_overview(figures)
+    printed = capsys.readouterr().out
+    assert figures.title in printed
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in printed.splitlines() if "│" in line]
+    assert [(row[0], int(row[1])) for row in rows] == [
+        (facts.title, users) for users in sorted({point.users for point in figures.points}) for facts in figures.targets
+    ]
+    for level in figures.comparisons:
+        told = {row[0]: row[-2] for row in rows if int(row[1]) == level.users}
+        names = {facts.name: facts.title for facts in figures.targets}
+        expected = dict.fromkeys(told, level.verdict if level.winner is None else "")
+        if level.winner is not None:
+            expected[names[level.winner]] = "winner"
+        assert told == expected
+    assert {row[-1] for row in rows} <= {"think time", "CPU of classifier", "unknown"}
+
+
+def test_the_terminal_shows_that_nothing_was_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def lose_the_replicas(made: MadeCell) -> None:
+        made.record.replicas_found = 7
+
+    print_overview(summarize(RunFolder(write_made_run(tmp_path, change=lose_the_replicas))))
+    assert "0 of 1" in capsys.readouterr().out

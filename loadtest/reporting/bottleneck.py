@@ -218,9 +218,10 @@ def _think_time(view: _View) -> _Verdict | None:
     level = view.level
     if not view.is_lightly_loaded or level.think_percent() < 50:  # noqa: PLR2004 # users think more than they wait
         return None
-    used = f"{_most_used(level)}; " if level.busiest else ""
-    if level.busiest and level.busiest.percent < NEAR_FULL_PERCENT:
-        used = f"nothing of the target is busy ({_most_used(level)}); "
+    busiest = level.busiest_without_lock
+    used = f"{_tell_use(busiest)}; " if busiest else ""
+    if busiest and busiest.percent < NEAR_FULL_PERCENT:
+        used = f"nothing of the target is busy ({_tell_use(busiest)}); "
     sentence = f"The users' think time: {used}more users are needed to find the target's limit."
     return _Verdict("think_time", None, sentence, [_tell_light_load])
 
@@ -418,10 +419,13 @@ def _not_busy(level: Level) -> str:
 
 
 def _most_used(level: Level) -> str:
-    busiest = level.busiest
-    assert busiest is not None, "called only when a role was seen"
-    of = {"cores": "all cores", "thread": "a core by one thread", "lock": "a core for each process"}[busiest.of]
-    return f"role {busiest.role.role} uses {show_percent(_whole(busiest.percent))} % of {of}"
+    assert level.busiest is not None, "called only when a role was seen"
+    return _tell_use(level.busiest)
+
+
+def _tell_use(use: CpuUse) -> str:
+    of = {"cores": "all cores", "thread": "a core by one thread", "lock": "a core for each process"}[use.of]
+    return f"role {use.role.role} uses {show_percent(_whole(use.percent))} % of {of}"
 
 
 def _wait_percent(role: RoleFigures) -> float:

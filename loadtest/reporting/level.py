@@ -147,8 +147,11 @@ class Level:
         used_percent = self.cpu_percent("machine") + self.cpu_percent(STOLEN)
         return used_percent >= FULL_PERCENT * self.cores
 
-    def cpu_use(self, role: RoleFigures) -> CpuUse:
-        """Return how near a role is to the most CPU that it can use: the nearest of the three limits that it has."""
+    def cpu_use(self, role: RoleFigures, *, with_lock: bool = True) -> CpuUse:
+        """Return how near a role is to the most CPU that it can use: the nearest of the three limits that it has.
+
+        Without the lock where requests hardly wait: two threads with half a core each need not take turns then.
+        """
         per_process_percent = role.cpu_percent / max(1, role.processes)
         thread_percent = 100 * (role.busiest_thread_percent or 0.0) / self.core_percent
         lock_percent = 100 * per_process_percent / self.core_percent
@@ -156,7 +159,7 @@ class Level:
             CpuUse(role, 100 * role.cpu_percent / (self.core_percent * self.cores), "cores"),
             CpuUse(role, thread_percent, "thread"),
         ]
-        if thread_percent < FULL_PERCENT <= lock_percent <= LOCK_SHARED_PERCENT:
+        if with_lock and thread_percent < FULL_PERCENT <= lock_percent <= LOCK_SHARED_PERCENT:
             uses.append(CpuUse(role, min(lock_percent, 100.0), "lock"))
         return max(uses, key=lambda use: use.percent)
 
@@ -164,6 +167,12 @@ class Level:
     def busiest(self) -> CpuUse | None:
         """Return the role of the target that is nearest to the most CPU that it can use; None when none was seen."""
         return max(map(self.cpu_use, self.target_roles), key=lambda use: use.percent, default=None)
+
+    @property
+    def busiest_without_lock(self) -> CpuUse | None:
+        """Return the same, where requests hardly wait for each other."""
+        uses = [self.cpu_use(role, with_lock=False) for role in self.target_roles]
+        return max(uses, key=lambda use: use.percent, default=None)
 
     def think_percent(self) -> float:
         """Return for how much of its time a user thinks, by the plan: Z ÷ (R + Z)."""
