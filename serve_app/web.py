@@ -68,6 +68,17 @@ def request_id_of(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def error_response(error: ServiceError, request_id: str) -> JSONResponse:
+    """Return the answer to a request that never reached an application."""
+    body = ErrorBody(code=error.code, detail=error.detail, request_id=request_id)
+    headers = {REQUEST_ID_HEADER: request_id, **_retry_after(error)}
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+
+
+def _retry_after(error: ServiceError) -> dict[str, str]:
+    return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+
+
 def _answer_error(
     request: Request,
     status: int,
@@ -83,8 +94,7 @@ async def _answer_service_error(request: Request, exc: Exception) -> JSONRespons
     assert isinstance(exc, ServiceError)
     if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
-    headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
-    return _answer_error(request, exc.status, exc.code, exc.detail, headers)
+    return _answer_error(request, exc.status, exc.code, exc.detail, _retry_after(exc))
 
 
 async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONResponse:
