@@ -16,7 +16,7 @@ from loadtest.plan import Plan, load_plan
 if TYPE_CHECKING:
     from loadtest.options import Commands
 
-DEFAULT_PLAN = Path("configs/stress/quick.yaml")
+DEFAULT_PLAN = Path("configs/stress/overload.yaml")
 
 
 def add_command(commands: "Commands") -> None:

@@ -317,7 +317,8 @@ def _published_ms(endpoint: str, metric: str, point: BaselinePoint) -> float | N
 
 def _steady_ms(endpoint: str, metric: str, point: PointFigures) -> float | None:
     found = _endpoint(point, endpoint)
-    value: float | None = getattr(found.steady, metric) if found and found.steady else None
+    steady = (found.scheduled or found.steady) if found else None
+    value: float | None = getattr(steady, metric) if steady else None
     return value
 
 
