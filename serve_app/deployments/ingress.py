@@ -4,8 +4,6 @@ Named in configs/serve.env as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Clients
 what Serve itself answers has the service's error shape.
 """
 
-import asyncio
-from contextlib import suppress
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -14,14 +12,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.errors import NotFound, Overloaded, ServiceError
-from serve_app.web import REQUEST_ID_HEADER, ErrorBody
+from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body
 
 IGNORED_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 """Serve lets a client switch its time limit and its watch for disconnects off with these."""
 
 _OWN_PATHS = "/-/"
-_DRAIN_S = 30.0
-_DRAIN_BYTES = 10_016_384
 
 
 def middlewares() -> list[Middleware]:
@@ -30,7 +26,7 @@ def middlewares() -> list[Middleware]:
 
 
 class ServeHeadersIgnored:
-    """Takes the headers away by which a client could change Serve's own limits."""
+    """Takes the headers away by which a client could change Serve's own limits, or write what it likes into the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,7 +34,7 @@ class ServeHeadersIgnored:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
         if scope["type"] == "http":
-            headers = [header for header in scope["headers"] if header[0].lower() not in IGNORED_HEADERS]
+            headers = [header for header in scope["headers"] if _is_harmless(*header)]
             scope = {**scope, "headers": headers}
         await self._app(scope, receive, send)
 
@@ -84,15 +80,9 @@ class _Exchange:
         else:
             self._text += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._drain()
+                if not self._is_read:
+                    await discard_body(self.receive)
                 await self._answer(self._start)
-
-    async def _drain(self) -> None:
-        received = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
-                while not self._is_read and received < _DRAIN_BYTES:
-                    received += len((await self.receive()).get("body", b""))
 
     async def _answer(self, start: Message) -> None:
         given = Headers(raw=start["headers"])
@@ -106,6 +96,13 @@ class _Exchange:
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send({**start, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_harmless(name: bytes, value: bytes) -> bool:
+    name = name.lower()
+    if name == REQUEST_ID_HEADER.encode():  # Serve makes an id where there is none
+        return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
+    return name not in IGNORED_HEADERS
 
 
 def _is_plain_refusal(start: Message) -> bool:

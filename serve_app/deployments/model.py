@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 
@@ -31,9 +32,10 @@ class ClassifierDeployment:
         from serve_app.deployments.metrics import ServeMetrics
 
         send_logs_to_serve()
+        guard = await Guard.of(self._settings.auth)
         self._warn_of_thread_budget()
         self._classifier = await Classifier.load(self._settings, ServeMetrics())
-        return build_model_api(self._classifier)
+        return guard.protect(build_model_api(self._classifier))
 
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size
