@@ -71,7 +71,7 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
     missed = []
     config = rendered
     for purpose, count, pattern, replacement in _edits(header_timeout_s):
-        config, found = re.subn(pattern, lambda match, text=replacement: match.expand(text), config, flags=re.MULTILINE)
+        config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
     if "timeout http-request" in rendered:
