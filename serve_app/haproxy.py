@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 
 from serve_app.errors import (
@@ -33,13 +34,18 @@ MAX_URL_BYTES = 8_192
 
 _MARK = f"# Hardened by {PROGRAM}."
 _REQUEST_ID = "%[unique-id]"
-_ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
-    (MalformedRequest, "this is not an HTTP request"),
+_NO_REQUEST_ID = "none"
+_UNPARSED: tuple[tuple[type[ServiceError], str], ...] = (
+    (MalformedRequest, "this is not an HTTP request that can be read"),
     (RequestTooSlow, "the request was not there in time; send it faster"),
+)
+"""Answers to what is no request yet: HAProxy takes them from files alone, in which nothing can be filled in."""
+
+_ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
     (ServiceError, "the ingress failed on this request"),
     (ReplicaLost, "the replica that worked on this was lost before it answered; send the request again"),
     (NotReady, "no replica of this application is there now; come back later"),
-    (DeadlineExceeded, "the replica did not answer within the ingress's time limit"),
+    (DeadlineExceeded, "the replica did not answer within the time limit of the ingress"),
 )
 _NOT_FOUND = "nothing is served at this path; /-/routes lists what is"
 
@@ -62,15 +68,20 @@ def harden_file(path: Path, environment: Mapping[str, str]) -> None:
     if rendered.startswith(_MARK):
         return
     hardened = path.with_name(f"{path.name}.hardened")
-    hardened.write_text(harden(rendered, _header_timeout_s(environment)), encoding="utf-8")
+    hardened.write_text(harden(rendered, path.parent, _header_timeout_s(environment)), encoding="utf-8")
+    for error, detail in _UNPARSED:
+        _answer_file(path.parent, error).write_bytes(_whole_answer(error, detail))
     hardened.replace(path)
 
 
-def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
-    """Return the config with every edit made. Raises SetupError that names the edits whose place is not there."""
+def harden(rendered: str, folder: Path, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
+    """Return the config with every edit made; `folder` holds the answers to what is no request.
+
+    Raises SetupError that names the edits whose place is not there.
+    """
     missed = []
     config = rendered
-    for purpose, count, pattern, replacement in _edits(header_timeout_s):
+    for purpose, count, pattern, replacement in _edits(folder, header_timeout_s):
         config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
@@ -85,7 +96,7 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
     return f"{_MARK}\n{config}"
 
 
-def _edits(header_timeout_s: int) -> Iterator[tuple[str, int, str, str]]:
+def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str, str]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
@@ -94,6 +105,7 @@ def _edits(header_timeout_s: int) -> Iterator[tuple[str, int, str, str]]:
     defaults = [
         f"timeout http-request {header_timeout_s}s",
         "unique-id-format %[uuid()]",
+        *(f"errorfile {error.status} {_answer_file(folder, error)}" for error, _ in _UNPARSED),
         *(f"http-error status {error.status} {_answer(error, detail)}" for error, detail in _ANSWERS),
     ]
     yield "time limit of headers, own errors", 1, r"^defaults\n    mode http$", _literal("defaults", "mode http", *defaults)
@@ -120,10 +132,32 @@ def _refusal(error: type[ServiceError], detail: str, condition: str = "") -> str
 
 
 def _answer(error: type[ServiceError], detail: str) -> str:
-    body = json.dumps({"code": error.code, "detail": detail, "request_id": _REQUEST_ID}, separators=(",", ":"))
-    quoted = body.replace("'", r"'\''")
+    quoted = _body(error, detail, _REQUEST_ID).replace("'", r"'\''")
     retry = "" if error.usual_retry_after_s is None else f" hdr Retry-After {error.usual_retry_after_s}"
     return f"content-type application/json lf-string '{quoted}' hdr X-Request-ID {_REQUEST_ID}{retry}"
+
+
+def _answer_file(folder: Path, error: type[ServiceError]) -> Path:
+    return folder / f"{error.status}.json.http"
+
+
+def _whole_answer(error: type[ServiceError], detail: str) -> bytes:
+    body = _body(error, detail, _NO_REQUEST_ID)
+    lines = [
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+        f"Content-Length: {len(body)}",
+        "Content-Type: application/json",
+        f"X-Request-ID: {_NO_REQUEST_ID}",
+        "Cache-Control: no-cache",
+        "Connection: close",
+        "",
+        body,
+    ]
+    return "\r\n".join(lines).encode("ascii")
+
+
+def _body(error: type[ServiceError], detail: str, request_id: str) -> str:
+    return json.dumps({"code": error.code, "detail": detail, "request_id": request_id}, separators=(",", ":"))
 
 
 def _literal(*lines: str, first: str = "") -> str:

@@ -83,7 +83,7 @@ async def test_a_replica_on_an_open_address_does_not_start_without_an_answer(mon
         return "0.0.0.0"
 
     monkeypatch.setattr(guard, "_http_host", everywhere)
-    with pytest.raises(SetupError, match=r"http_options.host is 0\.0\.0\.0.*auth: none"):
+    with pytest.raises(SetupError, match=r"http_options.host: 0\.0\.0\.0.*auth: none"):
         await guard.Guard.of(None)
     assert await guard.Guard.of("none")
     with pytest.raises(SetupError, match="holds no API key"):

@@ -9,6 +9,8 @@ import pytest
 from serve_app.errors import SetupError
 from serve_app.haproxy import harden, harden_file
 
+FOLDER = Path("/folder")
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
 
@@ -42,7 +44,7 @@ def lines_below(section: str, config: str) -> list[str]:
 
 
 def test_statistics_and_metrics_are_for_this_machine_only(rendered: str) -> None:
-    hardened = harden(rendered)
+    hardened = harden(rendered, FOLDER)
     assert "bind 127.0.0.1:8404" in lines_below("listen stats", hardened)
     assert "bind 127.0.0.1:9101" in lines_below("frontend prometheus", hardened)
     bound = [line.split()[1] for line in hardened.splitlines() if line.strip().startswith("bind ")]
@@ -50,14 +52,14 @@ def test_statistics_and_metrics_are_for_this_machine_only(rendered: str) -> None
 
 
 def test_the_admin_socket_is_for_this_user_only(rendered: str) -> None:
-    hardened = harden(rendered)
+    hardened = harden(rendered, FOLDER)
     assert " mode 600 level admin" in hardened
     assert "mode 666" in rendered
     assert "mode 666" not in hardened
 
 
 def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
-    hardened = harden(rendered, header_timeout_s=7)
+    hardened = harden(rendered, FOLDER, header_timeout_s=7)
     assert "timeout http-request 7s" in lines_below("defaults", hardened)
     first = lines_below("frontend http_frontend", hardened)[:3]
     assert first[0].startswith("bind ")
@@ -65,9 +67,12 @@ def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
 
 
 def test_every_answer_of_its_own_is_json(rendered: str) -> None:
-    hardened = harden(rendered)
-    assert "errorfile" not in hardened
-    for status in (400, 408, 500, 502, 503, 504):
+    hardened = harden(rendered, FOLDER)
+    files = [line for line in hardened.splitlines() if "errorfile" in line]
+    assert [line.split() for line in files] == [
+        ["errorfile", "400", "/folder/400.json.http"], ["errorfile", "408", "/folder/408.json.http"],
+    ]  # fmt: skip
+    for status in (500, 502, 503, 504):
         [line] = [line for line in lines_below("defaults", hardened) if line.startswith(f"http-error status {status} ")]
         assert "content-type application/json lf-string '{" in line
     [answer] = [line for line in lines_below("backend default_backend", hardened) if line]

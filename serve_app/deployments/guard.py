@@ -22,7 +22,7 @@ class Guard:
     async def of(cls, auth: Auth) -> "Guard":
         """Return the guard for `auth`. Raises SetupError when nothing was said on an address that others reach."""
         if auth is None and not is_loopback(host := await _http_host()):
-            raise SetupError(f"http_options.host is {host}, which other machines can reach, but `args` has no `auth`: {REMEDY}")
+            raise SetupError(f"other machines can reach http_options.host: {host}, but `args` has no `auth`; {REMEDY}")
         return cls(None if auth in (None, "none") else ApiKeys(auth))
 
     def protect(self, api: FastAPI) -> FastAPI:
