@@ -1,4 +1,4 @@
-"""A live service with API keys against the network's worst: slow clients, bytes that are no HTTP, people without a key."""
+"""A live service with API keys: slow clients, bytes that are no HTTP, people without a key, lost processes."""
 
 import asyncio
 import json
@@ -222,7 +222,7 @@ ODD = {
     "invalid request id": (head(b"GET /user/x HTTP/1.1", b"X-Request-ID: " + b"a" * 200), 422),
     "absolute form elsewhere": (head(b"GET http://x/nothing HTTP/1.1"), 404),
 }
-# What HAProxy's HTTP parser refuses before there is a request: its answer is compiled in, with the right status but as HTML.
+# What HAProxy refuses before there is a request.
 NO_HTTP = {
     "no line": (b"\x00\x01\x02\x03\r\n\r\n", 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 50 + b"\r\n\r\n", 400),
@@ -255,6 +255,7 @@ async def test_what_is_no_http_gets_a_4xx_and_no_hang(guarded: Service, name: st
     request, status = NO_HTTP[name]
     answer = await send(guarded, request)
     assert answer.status == status, answer
+    assert answer.assert_in_shape() == "malformed_request"
 
 
 async def test_successes_carry_the_id_that_the_client_gave_or_a_new_one(guarded: Service) -> None:
