@@ -59,7 +59,7 @@ def main() -> int:
     except (OSError, SetupError) as exc:
         print(f"{PROGRAM}: {exc}", file=sys.stderr)
         return 1
-    os.execv(binary, [binary, *arguments])  # noqa: S606 no shell is wanted
+    return os.execv(binary, [binary, *arguments])  # noqa: S606 no shell is wanted
 
 
 def harden_file(path: Path, environment: Mapping[str, str]) -> None:
@@ -91,7 +91,7 @@ def harden(rendered: str, folder: Path, header_timeout_s: int = HEADER_TIMEOUT_S
         raise SetupError(
             "Ray's HAProxy template is not the one that this version knows; not hardened: "
             + "; ".join(missed)
-            + f". Use the Ray of requirements.lock, or set {BINARY_VARIABLE} to a HAProxy and protect its ports yourself"
+            + f". Use the Ray of requirements.lock, or set {BINARY_VARIABLE} to a HAProxy whose ports you protect"
         )
     return f"{_MARK}\n{config}"
 
@@ -108,7 +108,12 @@ def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str,
         *(f"errorfile {error.status} {_answer_file(folder, error)}" for error, _ in _UNPARSED),
         *(f"http-error status {error.status} {_answer(error, detail)}" for error, detail in _ANSWERS),
     ]
-    yield "time limit of headers, own errors", 1, r"^defaults\n    mode http$", _literal("defaults", "mode http", *defaults)
+    yield (
+        "time limit of headers, own errors",
+        1,
+        r"^defaults\n    mode http$",
+        _literal("defaults", "mode http", *defaults),
+    )
     limits = [
         _refusal(PathTooLong, f"the path is longer than {MAX_URL_BYTES:,} bytes", f"{{ url_len gt {MAX_URL_BYTES} }}"),
         _refusal(
@@ -117,7 +122,12 @@ def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str,
             f"{{ req.hdrs,length gt {MAX_HEADER_BYTES} }}",
         ),
     ]
-    yield "length of headers", 1, r"^(frontend http_frontend\n    bind \S+:\d+)$", r"\1\n" + _literal(*limits, first="    ")
+    yield (
+        "length of headers",
+        1,
+        r"^(frontend http_frontend\n    bind \S+:\d+)$",
+        r"\1\n" + _literal(*limits, first="    "),
+    )
     yield (
         "answer to unknown paths",
         1,

@@ -65,7 +65,14 @@ def test_loopback_needs_nothing(tmp_path: Path, host: str) -> None:
 
 @pytest.mark.parametrize(
     "auth",
-    [FIRST, {"keys": FIRST}, {"keys_env": FIRST}, {"keys_file": f"./{FIRST}"}, {}, {"keys_env": "A", "keys_file": "/b"}],
+    [
+        FIRST,
+        {"keys": FIRST},
+        {"keys_env": FIRST},
+        {"keys_file": f"./{FIRST}"},
+        {},
+        {"keys_env": "A", "keys_file": "/b"},
+    ],
 )
 def test_a_key_that_stands_in_the_config_is_refused_and_not_shown(tmp_path: Path, auth: object) -> None:
     with pytest.raises(SetupError, match="auth") as caught:

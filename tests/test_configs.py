@@ -212,7 +212,9 @@ def test_haproxy_is_left_out_where_there_is_none(monkeypatch: pytest.MonkeyPatch
     assert not {"RAY_SERVE_ENABLE_HA_PROXY", BINARY_VARIABLE} & set(environment)
 
 
-def test_ray_starts_haproxy_through_the_program_that_hardens_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_ray_starts_haproxy_through_the_program_that_hardens_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     program = tmp_path / "serve-app-haproxy"
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))

@@ -95,5 +95,5 @@ async def test_other_answers_and_serves_own_paths_stay_as_they_are(http: httpx.A
 
 @pytest.mark.parametrize("given", ["a" * 129, "one two", 'x"} {"level": "ERROR', "é", ""])
 async def test_an_id_that_could_forge_the_log_does_not_reach_serve(http: httpx.AsyncClient, given: str) -> None:
-    seen = (await http.get("/headers", headers={"X-Request-ID": given.encode()})).json()
+    seen = (await http.get("/headers", headers={b"X-Request-ID": given.encode()})).json()
     assert "x-request-id" not in seen

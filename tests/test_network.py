@@ -118,7 +118,9 @@ async def ask(service: Service, path: str, **headers: str) -> httpx.Response:
         return await http.get(path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-@pytest.mark.parametrize("path", ["/user/", "/user/1", "/user/nothing/here", "/model/", "/model/predict", "/model/ready/"])
+@pytest.mark.parametrize(
+    "path", ["/user/", "/user/1", "/user/nothing/here", "/model/", "/model/predict", "/model/ready/"]
+)
 async def test_without_a_key_nothing_is_told(guarded: Service, path: str) -> None:
     answer = await ask(guarded, path)
     assert_error(answer, 401, "unauthorized", "Authorization: Bearer KEY")
@@ -218,7 +220,10 @@ ODD = {
     "TRACE": (head(b"TRACE /user/ HTTP/1.1"), 405),
     "long path": (head(b"GET /user/" + b"a" * 9_000 + b" HTTP/1.1"), 414),
     "long header": (head(b"GET /user/ HTTP/1.1", b"X-Long: " + b"a" * 20_000), 431),
-    "many headers": (head(b"GET /user/ HTTP/1.1", *[b"X-%d: a" % n for n in range(90)], b"X-Long: " + b"a" * 17_000), 431),
+    "many headers": (
+        head(b"GET /user/ HTTP/1.1", *[b"X-%d: a" % n for n in range(90)], b"X-Long: " + b"a" * 17_000),
+        431,
+    ),
     "invalid request id": (head(b"GET /user/x HTTP/1.1", b"X-Request-ID: " + b"a" * 200), 422),
     "absolute form elsewhere": (head(b"GET http://x/nothing HTTP/1.1"), 404),
 }
@@ -335,7 +340,10 @@ def role_of(process: psutil.Process) -> str:
 
 def test_the_ports_are_those_that_the_security_page_lists(guarded: Service) -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    listed = {tuple(cell.strip() for cell in row[:3]) for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \| (loopback|any) \|", page, re.M)}
+    listed = {
+        tuple(cell.strip() for cell in row[:3])
+        for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \| (loopback|any) \|", page, re.MULTILINE)
+    }
     roles = {role for role, _, _ in listed}
     assert {row for row in listening(guarded) if row[0] in roles and row[1] != "random"} == listed
 
@@ -365,11 +373,13 @@ async def test_haproxy_comes_back_hardened_after_a_kill(guarded: Service) -> Non
 
 async def test_without_a_replica_the_answer_is_a_503_that_says_when_to_come_back(guarded: Service) -> None:
     """Serve's fallback proxy stands in for lost replicas; without both HAProxy itself answers."""
-    lost = [process for process in processes_of(guarded.environment) if role_of(process) in {"replica", "Serve's proxy"}]
+    lost = [
+        process for process in processes_of(guarded.environment) if role_of(process) in {"replica", "Serve's proxy"}
+    ]
     assert len(lost) >= 2
     for process in lost:
         process.kill()
-    seen = []
+    seen: list[httpx.Response] = []
     deadline = time.monotonic() + 20
     while not any(answer.status_code == 503 for answer in seen):
         assert time.monotonic() < deadline, [(answer.status_code, answer.text) for answer in seen]

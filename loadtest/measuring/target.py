@@ -107,9 +107,7 @@ class RunningTarget:
         return about
 
     def _client(self) -> httpx.Client:
-        return httpx.Client(
-            base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers()
-        )
+        return httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers())
 
 
 @contextmanager

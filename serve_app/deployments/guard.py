@@ -7,7 +7,7 @@ import ray
 from fastapi import FastAPI
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from serve_app.access import REMEDY, ApiKeys, Auth, is_loopback
+from serve_app.access import REMEDY, ApiKeys, Auth, KeySource, is_loopback
 from serve_app.errors import SetupError
 from serve_app.web import require_key
 
@@ -23,7 +23,7 @@ class Guard:
         """Return the guard for `auth`. Raises SetupError when nothing was said on an address that others reach."""
         if auth is None and not is_loopback(host := await _http_host()):
             raise SetupError(f"other machines can reach http_options.host: {host}, but `args` has no `auth`; {REMEDY}")
-        return cls(None if auth in (None, "none") else ApiKeys(auth))
+        return cls(ApiKeys(auth) if isinstance(auth, KeySource) else None)
 
     def protect(self, api: FastAPI) -> FastAPI:
         """Return `api`, behind the keys if there are any."""
