@@ -3,7 +3,8 @@
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000
 
 with the web page or --headless, in one process or --processes N; `--tags lookup` or `--tags predict` runs one
-kind alone. An answer counts as a failure unless its status is 200 and its JSON has what was asked for.
+kind alone. LOADTEST_API_KEY in the environment is sent as `Authorization: Bearer …`. An answer counts as a failure
+unless its status is 200 and its JSON has what was asked for.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from loadtest.pictures import PicturePool
+from loadtest.target_key import key_headers
 
 ERROR_KEYS = ("code", "detail", "request_id")
 SERVICE_UNAVAILABLE = 503
@@ -37,6 +39,10 @@ class Visitor(FastHttpUser):
     concurrency = 1
     pictures: ClassVar[PicturePool]
     checks_errors: ClassVar[bool] = False
+
+    def __init__(self, environment: Environment) -> None:
+        self.default_headers = key_headers()
+        super().__init__(environment)
 
     @tag("lookup")
     @task(2)

@@ -3,14 +3,16 @@
 import os
 import platform
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from serve_app.errors import SetupError
+from serve_app.haproxy import BINARY_VARIABLE, PROGRAM
 
 FILE_NAME = "serve.env"
 SHIPPED = Path(__file__).parents[1] / "configs" / FILE_NAME
-LINUX_ONLY = frozenset({"RAY_SERVE_ENABLE_HA_PROXY"})
+HAPROXY_SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
 def read_env_file(path: Path) -> dict[str, str]:
@@ -25,15 +27,29 @@ def read_env_file(path: Path) -> dict[str, str]:
 def data_plane_environment(config: Path, given: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of the serve.env beside `config`, or else the shipped one, that are not `given` already.
 
-    HAProxy's binary exists for Linux only; elsewhere Serve's own proxy takes its place with the same YAML.
+    HAProxy's binary exists for Linux only; elsewhere Serve's own proxy takes its place with the same YAML. Ray gets it
+    through the program that hardens its config. Raises SetupError.
     """
     beside = config.parent / FILE_NAME
     path = beside if beside.is_file() else SHIPPED
     wanted = read_env_file(path) if path.is_file() else {}
-    left_out = given.keys() | (LINUX_ONLY if platform.system() != "Linux" else set())
-    return {name: value for name, value in wanted.items() if name not in left_out}
+    if platform.system() != "Linux":
+        wanted.pop(HAPROXY_SWITCH, None)
+    elif HAPROXY_SWITCH in wanted and BINARY_VARIABLE not in given:
+        wanted[BINARY_VARIABLE] = str(_hardening_program())
+    return {name: value for name, value in wanted.items() if name not in given}
 
 
 def apply_data_plane_environment(config: Path) -> None:
     """Set those variables in this process, whose children inherit them."""
     os.environ.update(data_plane_environment(config, os.environ))
+
+
+def _hardening_program() -> Path:
+    program = Path(sys.executable).with_name(PROGRAM)
+    if not program.is_file():
+        raise SetupError(
+            f"{program} is not there; install the project again (`make serve` does), or set {BINARY_VARIABLE} to a "
+            "HAProxy whose statistics and metrics ports you protect yourself"
+        )
+    return program

@@ -3,6 +3,12 @@
 ServiceError                      500  internal_error
 ├── InvalidParameter              422  invalid_parameter      a query or path parameter is outside its allowed values
 ├── NotFound                      404  not_found              no such user, no such path
+├── Unauthorized                  401  unauthorized           no API key, or a wrong one, where the config names keys
+├── MalformedRequest              400  malformed_request      not HTTP (answered by the ingress)
+├── RequestTooSlow                408  request_too_slow       line or headers were not there in time (ingress)
+├── PathTooLong                   414  path_too_long          (ingress)
+├── HeadersTooLong                431  headers_too_long       (ingress)
+├── ReplicaLost                   502  replica_lost           the replica ended before it answered (ingress)
 ├── MalformedUpload               400  malformed_upload       not multipart, no field `file`, two files, empty body
 ├── UploadTooSlow                 408  upload_too_slow        the body was not there within upload_timeout_s
 ├── UploadTooLarge                413  upload_too_large       more bytes than max_upload_bytes
@@ -17,6 +23,8 @@ ServiceError                      500  internal_error
 SetupError                             a deployment or a command cannot start; never reaches a client
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
@@ -30,6 +38,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
     usual_retry_after_s: ClassVar[int | None] = None
+    headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
     is_logged: ClassVar[bool] = True
     """Whether each one with a status of 5xx has a line in the log; those that come by the thousand are counted."""
 
@@ -55,6 +64,49 @@ class NotFound(ServiceError):
 
     status = 404
     code = "not_found"
+
+
+class Unauthorized(ServiceError):
+    """The request has no API key, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="serve-app"'})
+
+
+class MalformedRequest(ServiceError):
+    """The ingress does not take this for an HTTP request."""
+
+    status = 400
+    code = "malformed_request"
+
+
+class RequestTooSlow(ServiceError):
+    """The request's line or headers were not there in time."""
+
+    status = 408
+    code = "request_too_slow"
+
+
+class PathTooLong(ServiceError):
+    """The path is longer than the ingress takes."""
+
+    status = 414
+    code = "path_too_long"
+
+
+class HeadersTooLong(ServiceError):
+    """The headers are longer than the ingress takes."""
+
+    status = 431
+    code = "headers_too_long"
+
+
+class ReplicaLost(ServiceError):
+    """The replica ended before it answered."""
+
+    status = 502
+    code = "replica_lost"
 
 
 class MalformedUpload(ServiceError):

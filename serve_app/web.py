@@ -1,11 +1,14 @@
-"""What both HTTP APIs share: the FastAPI factory, the one error shape, request ids, documentation without internet.
+"""What both HTTP APIs share: the FastAPI factory, the one error shape, request ids, API keys, pages without internet.
 
 Knows nothing of users, pictures or Ray. Called by `users.api` and `classifier.api`.
 """
 
+import asyncio
 import logging
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -14,13 +17,25 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.errors import InvalidParameter, ServiceError
+from serve_app.access import ApiKeys
+from serve_app.errors import InvalidParameter, ServiceError, Unauthorized
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""What a client may give as the id of its request; anything else could forge or flood the log."""
+
+KEY_HEADER = "x-api-key"
+OPEN_PATHS = ("/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/")
+"""Below an application, what nobody needs a key for; a path that ends with a slash stands for all below it."""
+
+_DRAIN_S = 30.0
+_DRAIN_BYTES = 10_016_384
 
 
 class ErrorBody(BaseModel):
@@ -58,10 +73,41 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
+def require_key(api: FastAPI, keys: ApiKeys) -> None:
+    """Answer 401 to every request without one of `keys`, but for readiness and the pages; OpenAPI says so too."""
+    api.add_middleware(_KeyRequired, keys=keys)
+    describe = api.openapi
+
+    def describe_with_keys() -> dict[str, Any]:
+        if api.openapi_schema is None:
+            document = describe()
+            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+            schemes["key"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+            closed = (item for path, item in document["paths"].items() if not _is_open(path))
+            for operation in (operation for item in closed for operation in item.values()):
+                operation["security"] = [{"bearer": []}, {"key": []}]
+                operation["responses"]["401"] = _described_401()
+        return describe()
+
+    api.openapi = describe_with_keys  # type: ignore[method-assign]
+
+
+async def discard_body(receive: Receive, max_bytes: int = _DRAIN_BYTES, timeout_s: float = _DRAIN_S) -> None:
+    """Read what the client still sends and keep nothing: it would see a reset instead of an answer that comes early."""
+    received, more = 0, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            while more and received < max_bytes:
+                message = await receive()
+                received += len(message.get("body", b""))
+                more = message.get("more_body", False)
+
+
 def request_id_of(request: Request) -> str:
     """Return the id of this request: Serve's or the client's X-Request-ID, or a new one outside Serve."""
     given = request.headers.get(REQUEST_ID_HEADER)
-    if given:
+    if given and REQUEST_ID.fullmatch(given):
         return given
     if not hasattr(request.state, "request_id"):
         request.state.request_id = str(uuid.uuid4())
@@ -77,6 +123,44 @@ def error_response(error: ServiceError, request_id: str) -> JSONResponse:
 
 def _retry_after(error: ServiceError) -> dict[str, str]:
     return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+
+
+class _KeyRequired:
+    """Lets a request through that has one of the keys, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_open(_path_in_application(scope)) or self._has_key(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+            return
+        await discard_body(receive)
+        detail = "this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
+        answer = await _answer_service_error(Request(scope), Unauthorized(detail))
+        await answer(scope, receive, send)
+
+    def _has_key(self, headers: Headers) -> bool:
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        given = [credentials.strip()] if scheme.lower() == "bearer" else []
+        given += [headers[KEY_HEADER]] if KEY_HEADER in headers else []
+        return any(self._keys.admit(key) for key in given)
+
+
+def _path_in_application(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _is_open(path: str) -> bool:
+    return any(path.startswith(known) if known.endswith("/") else path == known for known in OPEN_PATHS)
+
+
+def _described_401() -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}
+    description = f"`{Unauthorized.code}`: {(Unauthorized.__doc__ or '').strip()}"
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 def _answer_error(
@@ -95,6 +179,9 @@ async def _answer_service_error(request: Request, exc: Exception) -> JSONRespons
     if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
     return _answer_error(request, exc.status, exc.code, exc.detail, _retry_after(exc))
+
+    headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
+    return _answer_error(request, exc.status, exc.code, exc.detail, {**exc.headers, **headers})
 
 
 async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONResponse:

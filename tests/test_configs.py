@@ -14,6 +14,7 @@ from serve_app.deployments.config_file import classifier_threads_and_replicas, f
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault
 from serve_app.errors import SetupError
+from serve_app.haproxy import BINARY_VARIABLE
 from tests.service import CONFIGS, read_config
 
 REFERENCE_CORES = 2
@@ -208,7 +209,22 @@ def test_what_the_user_set_wins_over_serve_env() -> None:
 
 def test_haproxy_is_left_out_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert "RAY_SERVE_ENABLE_HA_PROXY" not in data_plane_environment(CONFIGS / "one_replica.yaml", {})
+    environment = data_plane_environment(CONFIGS / "one_replica.yaml", {})
+    assert not {"RAY_SERVE_ENABLE_HA_PROXY", BINARY_VARIABLE} & set(environment)
+
+
+def test_ray_starts_haproxy_through_the_program_that_hardens_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    program = tmp_path / "serve-app-haproxy"
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(SetupError, match="install the project again"):
+        data_plane_environment(CONFIGS / "one_replica.yaml", {})
+    program.touch()
+    assert data_plane_environment(CONFIGS / "one_replica.yaml", {})[BINARY_VARIABLE] == str(program)
+    own = {BINARY_VARIABLE: "/opt/haproxy"}
+    assert BINARY_VARIABLE not in data_plane_environment(CONFIGS / "one_replica.yaml", own)
 
 
 @pytest.mark.parametrize(("threads", "replicas", "cores"), [(2, 1, 2), (1, 2, 2), (4, 2, 8), (3, 2, 7)])

@@ -119,3 +119,9 @@ async def test_what_the_gate_refuses_is_answered_at_once_when_its_upload_is_read
     assert len(sent) == 3
     assert (await http.get("/fine")).text == "fine"
     assert asked == ["/busy", "/fine"]
+
+
+@pytest.mark.parametrize("given", ["a" * 129, "one two", 'x"} {"level": "ERROR', "é", ""])
+async def test_an_id_that_could_forge_the_log_does_not_reach_serve(http: httpx.AsyncClient, given: str) -> None:
+    seen = (await http.get("/headers", headers={b"X-Request-ID": given.encode()})).json()
+    assert "x-request-id" not in seen

@@ -124,7 +124,8 @@ def test_every_address_is_an_example(cluster: dict[str, Any]) -> None:
 def test_ray_starts_with_every_setting_of_serve_env_on_head_and_worker(
     node: Node, cluster: dict[str, Any], shell: str
 ) -> None:
-    expected = serve_env() | {"RAY_AUTH_MODE": "token"}
+    program = str(node.project / ".venv/bin/serve-app-haproxy")
+    expected = serve_env() | {"RAY_AUTH_MODE": "token", "RAY_SERVE_HAPROXY_BINARY_PATH": program}
     for commands in (head_start(cluster), worker_start(cluster)):
         assert set(node.run(shell, commands)) == {0}
         started = node.environment("ray", "start")

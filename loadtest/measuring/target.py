@@ -29,6 +29,7 @@ from loadtest.measuring.processes import (
 )
 from loadtest.measuring.resources import count_role
 from loadtest.plan import Role, Target
+from loadtest.target_key import key_headers
 
 _POLL_S = 0.1
 _ASK_TIMEOUT_S = 5.0
@@ -64,7 +65,7 @@ class RunningTarget:
         began = time.monotonic()
         waiting = list(self.target.ready)
         fault = ""
-        with httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False) as client:
+        with self._client() as client:
             while waiting:
                 self.check_lives()
                 if time.monotonic() - began > self.target.ready_timeout_s:
@@ -95,7 +96,7 @@ class RunningTarget:
     def read_about(self) -> dict[str, Any]:
         """Return what the target says of itself, by path; a path that gives no JSON becomes a note."""
         about = {}
-        with httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False) as client:
+        with self._client() as client:
             for path in self.target.about:
                 try:
                     answer = client.get(path).raise_for_status()
@@ -104,6 +105,9 @@ class RunningTarget:
                 except (httpx.HTTPError, ValueError) as exc:
                     self.notes.append(f"about: {path}: {exc}")
         return about
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers())
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from serve_app.access import Auth
+
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
 MAX_PIXELS = 178_956_970
@@ -18,8 +20,9 @@ Source = Annotated[str, StringConstraints(min_length=1)]
 class ClassifierSettings(BaseModel):
     """What to serve and within which bounds. A misspelled key is an error, not a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    auth: Auth = Field(None, description="API keys ({keys_env: NAME} or {keys_file: PATH}) | none | not given.")
     engine: Literal["tensorflow", "openvino"] = Field("tensorflow", description="What computes the network.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of the engine; bfloat16 only with engine: openvino."

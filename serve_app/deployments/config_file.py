@@ -1,6 +1,7 @@
 """Reads a Serve config and finds the faults that Serve itself passes over: it drops misspelled keys in silence."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,13 +9,14 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
-from ray.serve.schema import ServeDeploySchema
+from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
+from serve_app.access import REMEDY, KeySource, is_loopback
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.users.settings import UsersSettings
 
-BUILDER_ARGS: dict[str, type[BaseModel]] = {
+BUILDER_ARGS: dict[str, type[UsersSettings | ClassifierSettings]] = {
     "serve_app.deployments.users:build": UsersSettings,
     "serve_app.deployments.model:build": ClassifierSettings,
 }
@@ -46,7 +48,7 @@ def load_config(path: Path) -> dict[str, Any]:
         raise SetupError(f"{path} is not YAML: {exc}") from exc
     if not isinstance(config, dict):
         raise SetupError(f"{path} is not a Serve config: expected keys and values at the top level")
-    faults = [*find_unknown_keys(config), *_find_invalid_values(config)]
+    faults = [*find_unknown_keys(config), *_find_invalid_values(config), *_find_open_applications(config)]
     if faults:
         raise SetupError(f"{path}:\n" + "\n".join(f"  {fault}" for fault in faults))
     return config
@@ -65,6 +67,17 @@ def classifier_threads_and_replicas(config: dict[str, Any]) -> Iterator[tuple[in
             for deployment in _dicts(application.get("deployments")):
                 if isinstance(deployment.get("num_replicas"), int):
                     yield settings.threads, deployment["num_replicas"]
+
+
+def key_sources(config: dict[str, Any]) -> dict[str, KeySource]:
+    """Return where the API keys stand, by the name of each application of ours that asks for any."""
+    return {name: settings.auth for name, settings in _our_settings(config) if isinstance(settings.auth, KeySource)}
+
+
+def http_host(config: dict[str, Any]) -> str:
+    """Return the address that the service listens on; Serve's own default is every interface."""
+    options = config.get("http_options")
+    return str((options.get("host") if isinstance(options, dict) else None) or HTTPOptionsSchema().host)
 
 
 def _compare(where: str, given: object, schema: type[BaseModel]) -> Iterator[str]:
@@ -110,9 +123,30 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
             yield from _lines(f"applications[{application.get('name')}].args.", exc)
 
 
+def _find_open_applications(config: dict[str, Any]) -> Iterator[str]:
+    host = http_host(config)
+    if not is_loopback(host):
+        for name, settings in _our_settings(config):
+            if settings.auth is None:
+                yield (
+                    f"applications[{name}].args.auth: missing, while other machines can reach "
+                    f"http_options.host: {host}; {REMEDY}"
+                )
+
+
+def _our_settings(config: dict[str, Any]) -> Iterator[tuple[str, UsersSettings | ClassifierSettings]]:
+    """Yield name and settings of each application of ours whose settings are valid."""
+    for application in _dicts(config.get("applications")):
+        schema = BUILDER_ARGS.get(application.get("import_path", ""))
+        if schema is not None:
+            with suppress(ValidationError):
+                yield str(application.get("name")), schema.model_validate(application.get("args") or {})
+
+
 def _lines(where: str, exc: ValidationError) -> Iterator[str]:
     for fault in exc.errors():
-        yield f"{where}{'.'.join(map(str, fault['loc']))}: {fault['msg']} (given: {fault['input']!r})"
+        given = "" if "auth" in fault["loc"] else f" (given: {fault['input']!r})"  # somebody may have put a key there
+        yield f"{where}{'.'.join(map(str, fault['loc']))}: {fault['msg']}{given}"
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

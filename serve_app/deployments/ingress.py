@@ -4,8 +4,6 @@ Named in configs/serve.env as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Clients
 what Serve itself answers has the service's error shape.
 """
 
-import asyncio
-from contextlib import suppress
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -15,14 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.deployments.gate import GATE
 from serve_app.errors import NotFound, Overloaded, ServiceError
-from serve_app.web import REQUEST_ID_HEADER, ErrorBody, error_response
+from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_response
 
 IGNORED_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 """Serve lets a client switch its time limit and its watch for disconnects off with these."""
 
 _OWN_PATHS = "/-/"
-_DRAIN_S = 30.0
-_DRAIN_BYTES = 10_016_384
 
 
 def middlewares() -> list[Middleware]:
@@ -31,7 +27,7 @@ def middlewares() -> list[Middleware]:
 
 
 class ServeHeadersIgnored:
-    """Takes the headers away by which a client could change Serve's own limits."""
+    """Takes the headers away by which a client could change Serve's own limits, or write what it likes into the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -39,7 +35,7 @@ class ServeHeadersIgnored:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
         if scope["type"] == "http":
-            headers = [header for header in scope["headers"] if header[0].lower() not in IGNORED_HEADERS]
+            headers = [header for header in scope["headers"] if _is_harmless(*header)]
             scope = {**scope, "headers": headers}
         await self._app(scope, receive, send)
 
@@ -56,7 +52,7 @@ class RefusesAtOnce:
         if error is None:
             await self._app(scope, receive, send)
             return
-        await _Exchange(receive, send).drain()
+        await discard_body(receive)
         request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
         await error_response(error, request_id)(scope, receive, send)
 
@@ -102,16 +98,9 @@ class _Exchange:
         else:
             self._text += message.get("body", b"")
             if not message.get("more_body", False):
-                await self.drain()
+                if not self._is_read:
+                    await discard_body(self.receive)
                 await self._answer(self._start)
-
-    async def drain(self) -> None:
-        """Read the rest of the upload, within bounds."""
-        received = 0
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DRAIN_S):
-                while not self._is_read and received < _DRAIN_BYTES:
-                    received += len((await self.receive()).get("body", b""))
 
     async def _answer(self, start: Message) -> None:
         given = Headers(raw=start["headers"])
@@ -125,6 +114,13 @@ class _Exchange:
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send({**start, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_harmless(name: bytes, value: bytes) -> bool:
+    name = name.lower()
+    if name == REQUEST_ID_HEADER.encode():  # Serve makes an id where there is none
+        return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
+    return name not in IGNORED_HEADERS
 
 
 def _is_plain_refusal(start: Message) -> bool:

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ import psutil
 import ray
 from ray import serve
 
-from serve_app.deployments.config_file import classifier_threads_and_replicas, load_config
+from serve_app.access import read_keys
+from serve_app.deployments.config_file import classifier_threads_and_replicas, http_host, key_sources, load_config
 from serve_app.deployments.rest import DIRECT, ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 from serve_app.errors import SetupError
@@ -56,6 +58,8 @@ def launch(path: Path, *, timeout_s: float) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with _stop_on_signals() as stop:
         config = load_config(path)
+        for source in key_sources(config).values():
+            read_keys(source)
         for port in _ports(config):
             _check_free(*port)
         _say(f"starting {path}")
@@ -88,7 +92,8 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str
         url = _application_url(config, application)
         lines.append(f"  {application['name'] + ' API':<11} {url}/   docs: {url}/docs")
         if application["name"] == "model":
-            model = _get_json(f"{url}/")
+            source = key_sources(config).get("model")
+            model = _get_json(f"{url}/", key=read_keys(source)[0] if source else None)
             replicas = [f"{count} replica(s) × " for _, count in classifier_threads_and_replicas(config)]
             lines.append(
                 f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
@@ -219,10 +224,10 @@ def _since(moment: float) -> float:
 
 def _ports(config: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
     http = config.get("http_options") or {}
-    yield http.get("host", "0.0.0.0"), int(http.get("port", 8000)), "http_options.port in the config"  # noqa: S104 Serve's own default
+    yield http_host(config), int(http.get("port", 8000)), "http_options.port in the config"
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         for variable, default in HAPROXY_PORTS.items():
-            yield "0.0.0.0", int(os.environ.get(variable, default)), variable  # noqa: S104 where HAProxy listens
+            yield "0.0.0.0", int(os.environ.get(variable, default)), variable  # noqa: S104 HAProxies of other kinds do
 
 
 def _check_free(host: str, port: int, where: str) -> None:
@@ -317,8 +322,9 @@ def _watch(cluster: Cluster, stop: _Stop) -> None:
 
 def _application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
     http = config.get("http_options") or {}
-    host = http.get("host", "127.0.0.1")
-    base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{http.get('port', 8000)}"  # noqa: S104
+    host = http_host(config)
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 what listens everywhere is asked here
+    base = f"http://{here}:{http.get('port', 8000)}"
     return base + str(application["route_prefix"]).rstrip("/")
 
 
@@ -327,6 +333,7 @@ def _ray_command() -> str:
     return os.path.relpath(ray_path) if ray_path.is_file() else "ray"
 
 
-def _get_json(url: str) -> Any:
-    with DIRECT.open(url, timeout=5) as response:
+def _get_json(url: str, key: str | None = None) -> Any:
+    request = urllib.request.Request(url, headers={"X-API-Key": key} if key else {})
+    with DIRECT.open(request, timeout=5) as response:
         return json.load(response)

@@ -11,6 +11,7 @@ from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.gate import GATE
+from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 
@@ -33,10 +34,12 @@ class ClassifierDeployment:
         from serve_app.deployments.metrics import ServeMetrics
 
         send_logs_to_serve()
+        guard = await Guard.of(self._settings.auth)
         self._warn_of_thread_budget()
         self._classifier = await Classifier.load(self._settings, ServeMetrics())
-        GATE.put(build_early_refusal(self._classifier.admission))
-        return build_model_api(self._classifier)
+        if not guard.asks_for_keys:  # who has none is not told how full it is
+            GATE.put(build_early_refusal(self._classifier.admission))
+        return guard.protect(build_model_api(self._classifier))
 
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.errors import DatabaseUnavailable
 from serve_app.users.settings import UsersSettings, database_url
@@ -34,11 +35,12 @@ class UsersDeployment:
         from serve_app.users.store import UserStore
 
         send_logs_to_serve()
+        guard = await Guard.of(self._settings.auth)
         self._store = UserStore(database_url(), self._settings)
         if not await _try_to_seed(self._settings.demo_users):
             self._seeding = asyncio.create_task(_seed_when_possible(self._settings.demo_users))
         await self._store.open()
-        return build_users_api(self._store)
+        return guard.protect(build_users_api(self._store))
 
     async def check_health(self) -> None:
         """Return at all: a database that is down is no reason to replace replicas."""

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from pydantic import BaseModel, Field
 
+from serve_app.access import Auth
 from serve_app.errors import SetupError
 from serve_app.places import data_dir
 
@@ -23,9 +24,10 @@ _DRIVER_PARAMETERS = {"host": "host", "port": "port", "ssl": "ssl", "sslmode": "
 _EXAMPLES = "postgresql://user:password@host:5432/database or sqlite:////folder/users.sqlite3"
 
 
-class UsersSettings(BaseModel, extra="forbid", frozen=True):
+class UsersSettings(BaseModel, extra="forbid", frozen=True, hide_input_in_errors=True):
     """The args of the users application in the Serve YAML."""
 
+    auth: Auth = Field(None, description="API keys ({keys_env: NAME} or {keys_file: PATH}) | none | not given.")
     pool_size: int = Field(default=5, ge=1, le=100, description="Database connections per replica.")
     pool_wait_s: float = Field(default=1.0, gt=0, le=60, description="Longest wait for a free connection; then 503.")
     statement_timeout_s: float = Field(default=2.0, gt=0, le=60, description="Longest run of one statement; then 503.")

