@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "x-request-id"
 
+_MOST_ID_CHARACTERS = 128
+_MOST_PATH_CHARACTERS = 200
+
 
 class ErrorBody(BaseModel):
     """The body of every answer that is not a success."""
@@ -39,7 +42,8 @@ class Ready(BaseModel):
 
 def build_api(title: str, description: str) -> FastAPI:
     """Return a FastAPI application with the error shape in place and its pages at /docs and /redoc."""
-    api: FastAPI = FastAPIOffline(title=title, description=description, version="1")
+    # A redirect to the path with or without its slash would name the host that the client made up.
+    api: FastAPI = FastAPIOffline(title=title, description=description, version="1", redirect_slashes=False)
     api.add_exception_handler(ServiceError, _answer_service_error)
     api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     api.add_exception_handler(HTTPException, _answer_http_exception)
@@ -59,13 +63,18 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 
 def request_id_of(request: Request) -> str:
-    """Return the id of this request: Serve's or the client's X-Request-ID, or a new one outside Serve."""
-    given = request.headers.get(REQUEST_ID_HEADER)
-    if given:
+    """Return the id of this request: Serve's or the client's X-Request-ID, or a new one if that is none to print."""
+    given = request.headers.get(REQUEST_ID_HEADER, "")
+    if 0 < len(given) <= _MOST_ID_CHARACTERS and given.isascii() and given.isprintable():
         return given
     if not hasattr(request.state, "request_id"):
         request.state.request_id = str(uuid.uuid4())
     return str(request.state.request_id)
+
+
+def _path_of(request: Request) -> str:
+    # Not request.url, which parses the Host header as well and raises on a bad one.
+    return str(request.scope["path"])[:_MOST_PATH_CHARACTERS]
 
 
 def _answer_error(
@@ -82,7 +91,7 @@ def _answer_error(
 async def _answer_service_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ServiceError)
     if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
+        logger.warning("%s %s: %s: %s", request.method, _path_of(request), exc.code, exc.detail)
     headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
     return _answer_error(request, exc.status, exc.code, exc.detail, headers)
 
@@ -96,12 +105,12 @@ async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONRes
 async def _answer_http_exception(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
-    detail = f"{request.method} {request.url.path}: {exc.detail}"
+    detail = f"{request.method} {_path_of(request)}: {exc.detail}"
     return _answer_error(request, exc.status_code, code, detail, exc.headers)
 
 
 async def _answer_unexpected(request: Request, exc: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+    logger.error("%s %s failed", request.method, _path_of(request), exc_info=exc)
     detail = "the service failed on this request; its log has the cause under this request_id"
     return _answer_error(request, ServiceError.status, ServiceError.code, detail)
 
