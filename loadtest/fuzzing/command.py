@@ -76,8 +76,9 @@ def fuzz(arguments: argparse.Namespace) -> int:
 
 
 def _campaign(arguments: argparse.Namespace) -> Campaign:
-    if urlsplit(arguments.url).scheme not in ("http", "https") or not urlsplit(arguments.url).hostname:
-        raise BadInputError(f"{arguments.url}: is no URL such as http://127.0.0.1:8000")
+    parts = urlsplit(arguments.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise BadInputError(f"{arguments.url}: is no URL such as http://127.0.0.1:8000; the rest of it goes into --path")
     if not re.fullmatch(r"/[!-~]*", arguments.path):
         raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces")
     if arguments.process is not None and not MemoryWatch(arguments.process).processes:

@@ -41,7 +41,7 @@ _ODD_HEADERS: tuple[Header, ...] = (
     (b"x-request-timeout-seconds", b"0.0001"),
     (b"content-encoding", b"gzip"),
     (b"accept", b"text/html"),
-    (b"cookie", b"a=b; " * 500),
+    (b"cookie", b"a=b; " * 500 + b"c=d"),
     (b"x-forwarded-for", b"' OR 1=1 --"),
     (b"range", b"bytes=0-1"),
     (b"host", b"[::1"),
