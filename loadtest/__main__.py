@@ -1,7 +1,7 @@
-"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, tune it.
+"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, tune it, fuzz it.
 
-Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner), 1 not
-so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner; fuzz:
+the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.auditing.command import add_command as add_audit
 from loadtest.errors import BadInputError
+from loadtest.fuzzing.command import add_command as add_fuzz
 from loadtest.measuring.runner import Interrupted, run_plan
 from loadtest.options import add_open_loop, names, numbers
 from loadtest.plan import load_plan
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     two.set_defaults(do=report)
     add_audit(commands)
     add_capacity(commands)
+    add_fuzz(commands)
     add_tune(commands)
     return parser
 

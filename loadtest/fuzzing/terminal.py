@@ -1,6 +1,7 @@
 """Shows a fuzzing campaign in the terminal: how far it is, and its table at the end."""
 
 import time
+from typing import Self
 
 from rich.console import Console
 from rich.table import Table
@@ -21,14 +22,14 @@ _BAD_STATUS = 500
 class FuzzDisplay:
     """Tells how far a campaign is: one line that changes on a terminal, a line every 10 s anywhere else."""
 
-    def __init__(self, console: Console, inputs: int) -> None:
-        """Show on `console`; there will be `inputs` in all."""
-        self._console = console
+    def __init__(self, inputs: int) -> None:
+        """Show on standard error that there will be `inputs` in all."""
+        self._console = Console(stderr=True, highlight=False)
         self._inputs = inputs
         self._told_s = time.monotonic()
-        self._status = console.status("begins") if console.is_terminal else None
+        self._status = self._console.status("begins") if self._console.is_terminal else None
 
-    def __enter__(self) -> "FuzzDisplay":
+    def __enter__(self) -> Self:
         if self._status:
             self._status.start()
         return self
@@ -47,8 +48,9 @@ class FuzzDisplay:
             self._console.print(line, soft_wrap=True)
 
 
-def print_outcome(outcome: Outcome, console: Console) -> None:
+def print_outcome(outcome: Outcome) -> None:
     """Print the answers, the memory, where the offending inputs are, and the verdict last."""
+    console = Console(highlight=False)
     console.print(_answers(outcome))
     if outcome.memory is not None:
         console.print(_memory(outcome.memory))
