@@ -161,7 +161,9 @@ async def test_what_a_bad_service_fails_on_is_kept_and_replayed(tmp_path: Path) 
         assert code == 1
         assert f"FAILED: {len(errors)} answers of 5xx (" in stdout
         good = tmp_path / "good.http"
-        good.write_bytes(FuzzRequest(b"/model/predict", (), b"a").encode())  # sha256 of "a" begins with 0xca: 202 % 5 is 2
+        good.write_bytes(
+            FuzzRequest(b"/model/predict", (), b"a").encode()
+        )  # sha256 of "a" begins with 0xca: 202 % 5 is 2
         assert (await run_fuzz(url, "--replay", str(good)))[0] == 0
 
 

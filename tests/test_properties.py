@@ -35,17 +35,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def bounded(examples: int) -> settings:
     """Return settings under which the same examples are tried each time, and no example is kept on disk."""
     unfit = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-    return settings(
-        max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=unfit
-    )
+    return settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=unfit)
 
 
 def expect_picture_or_refusal(data: bytes) -> None:
     try:
         picture = decode_image(data, MAX_PIXELS)
     except ServiceError as refusal:
-        assert 400 <= refusal.status < 500  # noqa: PT017 either is right
-        assert refusal.detail
+        assert 400 <= refusal.status < 500, refusal.detail  # noqa: PT017 either is right
     else:
         assert (picture.shape, picture.dtype) == ((224, 224, 3), np.uint8)
 
@@ -99,7 +96,9 @@ def test_any_valid_picture_is_decoded(kind: tuple[str, str], width: int, height:
     assert decode_image(data, MAX_PIXELS).shape == (224, 224, 3)
 
 
-headers = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60).map(lambda text: text.encode("latin1"))
+headers = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60).map(
+    lambda text: text.encode("latin1")
+)
 
 
 @bounded(150)
@@ -120,7 +119,20 @@ PARTS = st.tuples(
     st.sampled_from((b"\r\n", b"\n", b"")),
     st.binary(max_size=100) | st.just(encode(Image.new("L", (8, 8)), "PNG")),
 )
-CHARSETS = ("utf-8", "undefined", "idna", "punycode", "utf-16", "zlib", "rot13", "none", "unicode_escape", "mbcs", "\0", "é")
+CHARSETS = (
+    "utf-8",
+    "undefined",
+    "idna",
+    "punycode",
+    "utf-16",
+    "zlib",
+    "rot13",
+    "none",
+    "unicode_escape",
+    "mbcs",
+    "\0",
+    "é",
+)
 
 
 @bounded(400)
@@ -144,9 +156,7 @@ async def test_no_form_whatever_its_structure_is_ever_our_fault(
     body.write(b"--b" + end)
     content_type = b"multipart/form-data; boundary=" + boundary
     content_type += b"" if charset is None else b"; charset=" + charset.encode("latin1")
-    response = await model_client.post(
-        "/predict", content=body.getvalue(), headers=[(b"content-type", content_type)]
-    )
+    response = await model_client.post("/predict", content=body.getvalue(), headers=[(b"content-type", content_type)])
     expect_answer_or_refusal(response)
 
 
@@ -158,8 +168,13 @@ async def users(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx
         yield client
 
 
-ODD = st.sampled_from(("1", "0", "-1", "1' OR '1'='1", "1;DROP TABLE users", "\0", "٣", "1e3", "NaN", "9" * 500, "0x1", ""))
-QUERIES = st.lists(st.tuples(st.sampled_from(("limit", "after", "id", "")) | st.text(max_size=5), ODD | st.text(max_size=10)), max_size=5)
+ODD = st.sampled_from(
+    ("1", "0", "-1", "1' OR '1'='1", "1;DROP TABLE users", "\0", "٣", "1e3", "NaN", "9" * 500, "0x1", "")
+)
+QUERIES = st.lists(
+    st.tuples(st.sampled_from(("limit", "after", "id", "")) | st.text(max_size=5), ODD | st.text(max_size=10)),
+    max_size=5,
+)
 
 
 @bounded(300)

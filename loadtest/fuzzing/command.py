@@ -42,9 +42,13 @@ def add_command(commands: "Commands") -> None:
     parser.add_argument("url", metavar="URL", help="the service, such as http://127.0.0.1:8000")
     parser.add_argument("--path", default="/model/predict", help="where to post (default: %(default)s)")
     parser.add_argument("--inputs", type=positive_int, default=10_000, metavar="N", help="how many (default: 10000)")
-    parser.add_argument("--seconds", type=positive, default=float("inf"), metavar="S", help="stop after so many seconds")
+    parser.add_argument(
+        "--seconds", type=positive, default=float("inf"), metavar="S", help="stop after so many seconds"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which inputs (default: 0)")
-    parser.add_argument("--at-a-time", type=positive_int, default=8, metavar="N", help="requests under way (default: 8)")
+    parser.add_argument(
+        "--at-a-time", type=positive_int, default=8, metavar="N", help="requests under way (default: 8)"
+    )
     parser.add_argument("--files", type=Path, nargs="+", metavar="FILE", help="spoil these instead of the kit's own")
     parser.add_argument(
         "--process",
@@ -78,7 +82,9 @@ def fuzz(arguments: argparse.Namespace) -> int:
 def _campaign(arguments: argparse.Namespace) -> Campaign:
     parts = urlsplit(arguments.url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
-        raise BadInputError(f"{arguments.url}: is no URL such as http://127.0.0.1:8000; the rest of it goes into --path")
+        raise BadInputError(
+            f"{arguments.url}: is no URL such as http://127.0.0.1:8000; the rest of it goes into --path"
+        )
     if not re.fullmatch(r"/[!-~]*", arguments.path):
         raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces")
     if arguments.process is not None and not MemoryWatch(arguments.process).processes:

@@ -40,7 +40,9 @@ class FuzzDisplay:
 
     def tell(self, tally: Tally) -> None:
         """Show the state of `tally`."""
-        line = f"{tally.inputs:,} of {self._inputs:,} inputs, {tally.server_errors} × 5xx, {tally.faults.total()} broken"
+        line = (
+            f"{tally.inputs:,} of {self._inputs:,} inputs, {tally.server_errors} × 5xx, {tally.faults.total()} broken"
+        )
         if self._status:
             self._status.update(line)
         elif time.monotonic() - self._told_s >= _PLAIN_EVERY_S:

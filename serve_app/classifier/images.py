@@ -26,7 +26,7 @@ DRAFT_SHORTER_SIDE_PIXELS = 2 * SHORTER_SIDE_PIXELS
 # A start-of-scan marker cannot occur within a scan's data.
 MAX_SCANS = 100
 START_OF_SCAN = b"\xff\xda"
-# Pillow copies all Exif segments so far for each further one: 10 MB in 30,000 of them are minutes. Cameras write one.
+# Pillow copies all Exif segments so far for each further one: 7 MB of them took 13 s. Cameras write one.
 MAX_EXIF_SEGMENTS = 100
 EXIF_SEGMENT = b"Exif\x00\x00"
 # Pillow walks through segments, chunks and blocks in Python, two to four reads for each. Honest pictures of 10 MB need
@@ -34,7 +34,7 @@ EXIF_SEGMENT = b"Exif\x00\x00"
 MAX_READS = 100_000
 # The centre of a longer one cannot be told apart in the single precision that Pillow resizes with.
 MAX_SIDES_RATIO = 100_000
-# BITMAPINFOHEADER.biCompression: Pillow decodes these two in Python, seconds for a file of a hundred bytes.
+# BITMAPINFOHEADER.biCompression. Pillow decodes these two in Python: a file of 29 kB took 5.5 s.
 RUN_LENGTH_CODED = (1, 2)
 SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP"}
 # What Pillow raises on damaged bytes; its parsers check little, so that wrong types and failed assertions are among it.
@@ -131,7 +131,9 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageTooLarge(f"the picture has {width}×{height} pixels; this service decodes up to {max_pixels:,}")
     if max(size) > MAX_SIDES_RATIO * min(size):
-        raise ImageTooLarge(f"the picture has {width}×{height} pixels: one side over {MAX_SIDES_RATIO:,} times the other")
+        raise ImageTooLarge(
+            f"the picture has {width}×{height} pixels: one side over {MAX_SIDES_RATIO:,} times the other"
+        )
 
 
 def _draft(image: Image.Image) -> None:
