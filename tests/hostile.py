@@ -1,7 +1,7 @@
 """Hostile requests by class, and what the service has to answer: for the tests and for docs/hostile_input.md.
 
-`python -m tests.hostile http://127.0.0.1:8000` sends all of them to a running service with the shipped limits and prints
-the table in Markdown; exit code 1 if an answer is another than it should be.
+`python -m tests.hostile http://127.0.0.1:8000` sends all of them to a running service with the shipped limits and
+prints the table in Markdown; exit code 1 if an answer is another than it should be.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ PREDICT = "/model/predict"
 BOUNDARY = "b0undary"
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 ANSWER_S = 60
+
+PICTURE_KINDS = ("too many pixels", "decompression bomb", "truncated", "corrupted", "polyglot", "odd shape")
 
 
 @dataclass(frozen=True)
@@ -190,10 +192,32 @@ def _too_many_bytes() -> list[Case]:
         Case(kind, "a byte over the limit, with Content-Length", 413, code, words, over),
         Case(kind, "a byte over the limit, chunked", 413, code, words, over, is_chunked=True),
         Case(kind, "twice the limit, with Content-Length", 413, code, words, lambda: bytes(2 * MAX_UPLOAD_BYTES)),
-        Case(kind, "three times the limit, chunked", 413, code, words, lambda: bytes(3 * MAX_UPLOAD_BYTES), is_chunked=True),
-        Case(kind, "a file over the limit in a form", 413, code, words, lambda: form(file_part(over())), headers=form_type),
         Case(
-            kind, "the same, chunked", 413, code, words, lambda: form(file_part(over())), headers=form_type,
+            kind,
+            "three times the limit, chunked",
+            413,
+            code,
+            words,
+            lambda: bytes(3 * MAX_UPLOAD_BYTES),
+            is_chunked=True,
+        ),
+        Case(
+            kind,
+            "a file over the limit in a form",
+            413,
+            code,
+            words,
+            lambda: form(file_part(over())),
+            headers=form_type,
+        ),
+        Case(
+            kind,
+            "the same, chunked",
+            413,
+            code,
+            words,
+            lambda: form(file_part(over())),
+            headers=form_type,
             is_chunked=True,
         ),
     ]
@@ -203,7 +227,9 @@ def _too_many_pixels() -> list[Case]:
     kind, code, broken = "too many pixels", "image_too_large", "unreadable_image"
     return [
         Case(kind, "PNG of 7,500 × 7,500 in 60 kB", 413, code, "7500×7500", lambda: png(7500, 7500)),
-        Case(kind, "PNG header of 60,000 × 60,000", 413, code, "far more pixels", lambda: png(60_000, 60_000, pixels=b"")),
+        Case(
+            kind, "PNG header of 60,000 × 60,000", 413, code, "far more pixels", lambda: png(60_000, 60_000, pixels=b"")
+        ),
         Case(kind, "GIF screen of 65,535 × 65,535", 413, code, "far more pixels", lambda: gif(65_535, 65_535)),
         Case(kind, "GIF frame larger than its screen", 413, code, "8000×8000", lambda: gif(1, 1, frame=(8000, 8000))),
         Case(kind, "WEBP canvas of 16,384 × 16,384", 413, code, "far more pixels", lambda: webp(16_384, 16_384)),
@@ -223,19 +249,48 @@ def _bombs() -> list[Case]:
     comments = b"!\xfe\x01a\0" * 200_000
     return [
         Case(kind, "PNG, 8 × 8, whose data inflates to 100 MB", 200, make_body=lambda: png(8, 8, pixels=bytes(10**8))),
-        Case(kind, "PNG text (zTXt) that inflates to 100 MB", 400, code, "too large", lambda: png(8, 8, chunk(b"zTXt", long_text))),
         Case(
-            kind, "PNG text (iTXt) that inflates to 100 MB", 400, code, "too large",
+            kind,
+            "PNG text (zTXt) that inflates to 100 MB",
+            400,
+            code,
+            "too large",
+            lambda: png(8, 8, chunk(b"zTXt", long_text)),
+        ),
+        Case(
+            kind,
+            "PNG text (iTXt) that inflates to 100 MB",
+            400,
+            code,
+            "too large",
             lambda: png(8, 8, chunk(b"iTXt", b"k\0\1\0\0\0" + zeros(100_000_000))),
         ),
-        Case(kind, "PNG colour profile that inflates to 100 MB", 400, code, "too large", lambda: png(8, 8, chunk(b"iCCP", icc))),
+        Case(
+            kind,
+            "PNG colour profile that inflates to 100 MB",
+            400,
+            code,
+            "too large",
+            lambda: png(8, 8, chunk(b"iCCP", icc)),
+        ),
         Case(kind, "PNG with 80 texts of 1 MB", 400, code, "text", lambda: png(8, 8, *many_texts)),
         Case(kind, "PNG of 200,000 empty chunks", 400, code, "reads", lambda: png(8, 8, chunk(b"teSt", b"") * 200_000)),
         Case(kind, "GIF with 200,000 comments", 400, code, "reads", lambda: gif(4, 4, blocks=comments)),
         Case(kind, "GIF with 20,000 frames", 200, make_body=lambda: _animated(20_000)),
-        Case(kind, "JPEG with 1,000,000 empty comments", 400, code, "reads", lambda: segments(b"\xff\xfe", b"", 1_000_000)),
         Case(
-            kind, "JPEG with 500,000 Exif segments", 400, code, "Exif segments",
+            kind,
+            "JPEG with 1,000,000 empty comments",
+            400,
+            code,
+            "reads",
+            lambda: segments(b"\xff\xfe", b"", 1_000_000),
+        ),
+        Case(
+            kind,
+            "JPEG with 500,000 Exif segments",
+            400,
+            code,
+            "Exif segments",
             lambda: segments(b"\xff\xe1", b"Exif\0\0xxxx", 500_000),
         ),
         Case(kind, "JPEG with 400 scans", 400, code, "100 scans", lambda: _scans(400)),
@@ -250,8 +305,20 @@ def _damaged() -> list[Case]:
         damaged = data[:8] + bytes(len(data) - 8) if image_format == "PNG" else data[:12] + b"\xff" * (len(data) - 12)
         broken = (400, "unreadable_image")
         found += [
-            Case("truncated", f"half a {image_format}", *broken, "truncated", functools.partial(bytes, data[: len(data) // 2])),
-            Case("corrupted", f"{image_format}, all after its first bytes", *broken, "corrupted", functools.partial(bytes, damaged)),
+            Case(
+                "truncated",
+                f"half a {image_format}",
+                *broken,
+                "truncated",
+                functools.partial(bytes, data[: len(data) // 2]),
+            ),
+            Case(
+                "corrupted",
+                f"{image_format}, all after its first bytes",
+                *broken,
+                "corrupted",
+                functools.partial(bytes, damaged),
+            ),
         ]
     lying = functools.partial(bmp, 1000, 1000, data=bytes(100))
     return [*found, Case("truncated", "BMP of 1,000 × 1,000 in 154 bytes", 400, "unreadable_image", "truncated", lying)]
@@ -291,11 +358,27 @@ def _odd_shapes() -> list[Case]:
 def _lying_types() -> list[Case]:
     kind = "lying Content-Type"
     return [
-        Case(kind, "a PDF as image/jpeg", 415, "unsupported_image", "JPEG, PNG", lambda: b"%PDF-1.7", headers={"content-type": "image/jpeg"}),
+        Case(
+            kind,
+            "a PDF as image/jpeg",
+            415,
+            "unsupported_image",
+            "JPEG, PNG",
+            lambda: b"%PDF-1.7",
+            headers={"content-type": "image/jpeg"},
+        ),
         Case(kind, "a JPEG as image/png", 200, make_body=good, headers={"content-type": "image/png"}),
         Case(kind, "a JPEG as application/json", 200, make_body=good, headers={"content-type": "application/json"}),
         Case(kind, "a JPEG as a form", 400, "malformed_upload", "multipart", good, headers={"content-type": FORM_TYPE}),
-        Case(kind, "a form as image/jpeg", 415, "unsupported_image", "", lambda: form(file_part(good())), headers={"content-type": "image/jpeg"}),
+        Case(
+            kind,
+            "a form as image/jpeg",
+            415,
+            "unsupported_image",
+            "",
+            lambda: form(file_part(good())),
+            headers={"content-type": "image/jpeg"},
+        ),
         Case(kind, "gzip as Content-Encoding", 200, make_body=good, headers={"content-encoding": "gzip"}),
     ]
 
@@ -323,7 +406,9 @@ def _forms() -> list[Case]:
         case("no parts", "`file`", form),
         case("no end", "complete file", lambda: whole()[:-20]),
         case("two files", "Maximum number of files is 1", lambda: form(file_part(good()), file_part(good()))),
-        case("10,000 text fields", "8 text fields", lambda: form(*[part('name="t"', b"x")] * 10_000, file_part(good()))),
+        case(
+            "10,000 text fields", "8 text fields", lambda: form(*[part('name="t"', b"x")] * 10_000, file_part(good()))
+        ),
         case("10,000 headers in a part", "8 headers", lambda: form(file_part(good(), b"x-h: v\r\n" * 10_000))),
         case("a header of 5,000 bytes", "4,224 bytes", lambda: form(file_part(good(), long_header))),
         case("headers that never end", "4,224 bytes", lambda: f"--{BOUNDARY}\r\nx-h: ".encode() + b"v" * 9_000_000),
@@ -332,7 +417,12 @@ def _forms() -> list[Case]:
         case("a filename with ../", "", lambda: form(file_part(good(), filename="../../etc/passwd")), 200),
         case("a filename of 10,000 characters", "4,224 bytes", lambda: form(file_part(good(), filename="n" * 10_000))),
         case("charset=undefined", "charset", whole, content_type=f"{plain}; charset=undefined; boundary={BOUNDARY}"),
-        case("a name in latin1", "`file`", lambda: form(part('name="\xff"', b"x")), content_type=f"{plain}; charset=latin1; boundary={BOUNDARY}"),
+        case(
+            "a name in latin1",
+            "`file`",
+            lambda: form(part('name="\xff"', b"x")),
+            content_type=f"{plain}; charset=latin1; boundary={BOUNDARY}",
+        ),
         case("lines that look like boundaries, 9 MB", "", lambda: form(file_part(b"\r\n--b0" * 1_300_000)), 415),
     ]
 

@@ -158,7 +158,18 @@ def test_the_service_does_what_its_openapi_says(
 ) -> None:
     url = f"{running.url}/{application}"
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--url", url]
-    options = ["--checks", checks, "--max-examples", "15", "--seed", "1", "--generation-database", "none", "--warnings", "off"]
+    options = [
+        "--checks",
+        checks,
+        "--max-examples",
+        "15",
+        "--seed",
+        "1",
+        "--generation-database",
+        "none",
+        "--warnings",
+        "off",
+    ]
     ended = subprocess.run(
         [*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=SCHEMATHESIS_S, check=False
     )

@@ -32,7 +32,7 @@ class MemoryFigures:
     @property
     def growth_percent(self) -> float:
         """How much more the middle or the end took than the second tenth."""
-        return 100 * (max(self.middle_bytes, self.end_bytes) / self.tenth_bytes - 1)
+        return 100 * (max(self.middle_bytes, self.end_bytes) - self.tenth_bytes) / self.tenth_bytes
 
     @property
     def is_flat(self) -> bool:
