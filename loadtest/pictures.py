@@ -1,16 +1,18 @@
 """JPEG pictures for the load: as heavy to decode as photographs, and a different file in every request.
 
-Called by the locustfile; knows nothing of HTTP. A pool of pictures is drawn once; each request then gets one
-of them with a JPEG comment of its own. The files differ, so a cache keyed by content (SHA-256) never hits;
-the pixels repeat within the pool, so a cache keyed by decoded pixels would. Only a pool that is told so repeats files.
+Called by the locustfile and, for small files of every format, by the fuzzer; knows nothing of HTTP. A pool of pictures
+is drawn once; each request then gets one of them with a JPEG comment of its own. The files differ, so a cache keyed by
+content (SHA-256) never hits; the pixels repeat within the pool, so a cache keyed by decoded pixels would. Only a pool
+that is told so repeats files.
 """
 
 import io
 import itertools
 import random
 import secrets
+from typing import Any
 
-from PIL import Image, ImageChops, ImageDraw
+from PIL import ExifTags, Image, ImageChops, ImageDraw, PngImagePlugin
 
 SIZE_PX = (500, 375)
 """Width and height: the usual ImageNet photograph."""
@@ -55,6 +57,44 @@ def draw_picture(seed: int) -> bytes:
     picture = ImageChops.add(picture, _grain(rng), scale=1, offset=-_GRAIN_LEVELS // 2)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_JPEG_QUALITY, subsampling=_CHROMA_4_2_0)
+    return file.getvalue()
+
+
+def sample_files(seed: int = 0) -> list[bytes]:
+    """Return valid small files of each format and of the variants that decoders treat apart, 0.5 to 25 kB."""
+    rng = random.Random(seed)
+    picture = _colour_areas(rng).resize((96, 72))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "maker"
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "text " * 50, zip=True)
+    clear = picture.convert("RGBA")
+    clear.putalpha(100)
+    second = picture.transpose(Image.Transpose.ROTATE_180)
+    frames: dict[str, Any] = {"save_all": True, "append_images": [second], "duration": 40}
+    return [
+        _file(picture, "JPEG", exif=exif, comment="comment"),
+        _file(picture, "JPEG", progressive=True),
+        _file(picture.convert("CMYK"), "JPEG"),
+        _file(picture.convert("L"), "JPEG", quality=30),
+        _file(picture, "PNG", exif=exif, pnginfo=text, icc_profile=bytes(200)),
+        _file(clear, "PNG"),
+        _file(picture.quantize(16), "PNG", bits=4, transparency=3),
+        _file(picture, "PNG", **frames),
+        _file(picture, "WEBP"),
+        _file(clear, "WEBP", lossless=True, exif=exif),
+        _file(picture, "WEBP", **frames),
+        _file(picture, "GIF", comment=b"comment"),
+        _file(picture.quantize(32), "GIF", **frames),
+        _file(picture, "BMP"),
+        _file(picture.quantize(16), "BMP"),
+        _file(picture.convert("1"), "BMP"),
+    ]
+
+
+def _file(picture: Image.Image, image_format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, image_format, **options)
     return file.getvalue()
 
 

@@ -37,6 +37,8 @@ OPEN_PATHS = ("/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-doc
 _DRAIN_S = 30.0
 _DRAIN_BYTES = 10_016_384
 
+_MOST_PATH_CHARACTERS = 200
+
 
 class ErrorBody(BaseModel):
     """The body of every answer that is not a success."""
@@ -54,7 +56,8 @@ class Ready(BaseModel):
 
 def build_api(title: str, description: str) -> FastAPI:
     """Return a FastAPI application with the error shape in place and its pages at /docs and /redoc."""
-    api: FastAPI = FastAPIOffline(title=title, description=description, version="1")
+    # A redirect to the path with or without its slash would name the host that the client made up.
+    api: FastAPI = FastAPIOffline(title=title, description=description, version="1", redirect_slashes=False)
     api.add_exception_handler(ServiceError, _answer_service_error)
     api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     api.add_exception_handler(HTTPException, _answer_http_exception)
@@ -117,7 +120,7 @@ def request_id_of(request: Request) -> str:
 def error_response(error: ServiceError, request_id: str) -> JSONResponse:
     """Return the answer to a request that never reached an application."""
     body = ErrorBody(code=error.code, detail=error.detail, request_id=request_id)
-    headers = {REQUEST_ID_HEADER: request_id, **_retry_after(error)}
+    headers = {REQUEST_ID_HEADER: request_id, **error.headers, **_retry_after(error)}
     return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
 
 
@@ -163,6 +166,11 @@ def _described_401() -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
+def _path_of(request: Request) -> str:
+    # Not request.url, which parses the Host header as well and raises on a bad one.
+    return str(request.scope["path"])[:_MOST_PATH_CHARACTERS]
+
+
 def _answer_error(
     request: Request,
     status: int,
@@ -177,11 +185,8 @@ def _answer_error(
 async def _answer_service_error(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, ServiceError)
     if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.warning("%s %s: %s: %s", request.method, request.url.path, exc.code, exc.detail)
-    return _answer_error(request, exc.status, exc.code, exc.detail, _retry_after(exc))
-
-    headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
-    return _answer_error(request, exc.status, exc.code, exc.detail, {**exc.headers, **headers})
+        logger.warning("%s %s: %s: %s", request.method, _path_of(request), exc.code, exc.detail)
+    return _answer_error(request, exc.status, exc.code, exc.detail, {**exc.headers, **_retry_after(exc)})
 
 
 async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONResponse:
@@ -193,12 +198,12 @@ async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONRes
 async def _answer_http_exception(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
-    detail = f"{request.method} {request.url.path}: {exc.detail}"
+    detail = f"{request.method} {_path_of(request)}: {exc.detail}"
     return _answer_error(request, exc.status_code, code, detail, exc.headers)
 
 
 async def _answer_unexpected(request: Request, exc: Exception) -> JSONResponse:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+    logger.error("%s %s failed", request.method, _path_of(request), exc_info=exc)
     detail = "the service failed on this request; its log has the cause under this request_id"
     return _answer_error(request, ServiceError.status, ServiceError.code, detail)
 

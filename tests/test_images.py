@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image
 
 from serve_app.classifier.images import FORMATS, decode_image
 from serve_app.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
+from tests import hostile
 from tests.fitted_model import evaluation_crop
 
 MAX_PIXELS = 20_000_000
@@ -213,3 +215,22 @@ def test_a_picture_cut_anywhere_is_a_refusal_and_never_a_crash(image_format: str
             decode_image(data[:length], MAX_PIXELS)
         except ServiceError as refusal:
             assert refusal.status in (400, 413, 415)  # noqa: PT017 some cuts only lose padding and decode
+
+
+HOSTILE = [case for case in hostile.cases() if case.kind in hostile.PICTURE_KINDS]
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case.name)
+def test_a_hostile_picture_costs_less_than_a_second(case: hostile.Case) -> None:
+    data = case.make_body()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in the service
+        started = time.perf_counter()
+        try:
+            decode_image(data, 50_000_000)
+        except ServiceError as refusal:
+            assert (refusal.status, refusal.code) == (case.status, case.code)  # noqa: PT017 some are pictures after all
+            assert case.words in refusal.detail  # noqa: PT017
+        else:
+            assert case.status == 200
+        assert time.perf_counter() - started < 1

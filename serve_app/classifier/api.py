@@ -143,6 +143,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         stopwatch.charge("upload")
         return data
 
+    @api.get("", include_in_schema=False)  # /model without its slash
     @api.get("/", summary="What is served", responses=documented())
     async def index() -> ModelInfo:
         return info

@@ -1,0 +1,126 @@
+"""The subcommand `fuzz` of `python -m loadtest`.
+
+Exit codes: 0 no 5xx, no reset, no timeout, memory flat; 1 not so; 2 the input cannot be used; 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from loadtest.errors import BadInputError
+from loadtest.fuzzing.campaign import Campaign, run_campaign
+from loadtest.fuzzing.memory import MemoryWatch
+from loadtest.fuzzing.request import FuzzRequest, make_request, read_request
+from loadtest.fuzzing.tally import Tally
+from loadtest.fuzzing.terminal import FuzzDisplay, print_outcome
+from loadtest.options import positive, positive_int
+from loadtest.pictures import sample_files
+
+if TYPE_CHECKING:
+    from loadtest.options import Commands
+
+REPLICAS = "^ray::ServeReplica:model:"
+
+
+def add_command(commands: "Commands") -> None:
+    """Add `fuzz` to the subcommands."""
+    parser = commands.add_parser(
+        "fuzz",
+        help="send spoilt pictures, forms and parameters, and see whether the service holds",
+        description=(
+            "Spoils valid files of every format, the forms around them, headers and parameters, and posts them. The "
+            "same seed makes the same inputs. Exit codes: 0 no 5xx, no reset, no timeout and memory flat within 10 % "
+            "after the first tenth, 1 not so, 2 the input cannot be used."
+        ),
+    )
+    parser.add_argument("url", metavar="URL", help="the service, such as http://127.0.0.1:8000")
+    parser.add_argument("--path", default="/model/predict", help="where to post (default: %(default)s)")
+    parser.add_argument("--inputs", type=positive_int, default=10_000, metavar="N", help="how many (default: 10000)")
+    parser.add_argument(
+        "--seconds", type=positive, default=float("inf"), metavar="S", help="stop after so many seconds"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which inputs (default: 0)")
+    parser.add_argument(
+        "--at-a-time", type=positive_int, default=8, metavar="N", help="requests under way (default: 8)"
+    )
+    parser.add_argument("--files", type=Path, nargs="+", metavar="FILE", help="spoil these instead of the kit's own")
+    parser.add_argument(
+        "--process",
+        type=_pattern,
+        metavar="PATTERN",
+        help=f"whose memory to watch, by command line (default: {REPLICAS} where there is one)",
+    )
+    parser.add_argument("--save", type=Path, default=Path("runs/fuzz"), metavar="FOLDER", help="for offending inputs")
+    parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="send saved inputs again, nothing else")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.set_defaults(do=fuzz)
+
+
+def fuzz(arguments: argparse.Namespace) -> int:
+    """Run a campaign, print its outcome, and return the exit code. Raises BadInputError."""
+    campaign = _campaign(arguments)
+    tally = Tally()
+    try:
+        with FuzzDisplay(campaign.inputs) as display:
+            outcome = asyncio.run(run_campaign(campaign, display.tell, tally))
+    except KeyboardInterrupt:
+        print(f"stopped after {tally.inputs:,} inputs, {tally.server_errors} × 5xx", file=sys.stderr)
+        return 130
+    if arguments.json:
+        print(json.dumps(outcome.as_json(), indent=1))
+    else:
+        print_outcome(outcome)
+    return 1 if outcome.offences() else 0
+
+
+def _campaign(arguments: argparse.Namespace) -> Campaign:
+    parts = urlsplit(arguments.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise BadInputError(
+            f"{arguments.url}: is no URL such as http://127.0.0.1:8000; the rest of it goes into --path"
+        )
+    if not re.fullmatch(r"/[!-~]*", arguments.path):
+        raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces")
+    if arguments.process is not None and not MemoryWatch(arguments.process).processes:
+        raise BadInputError(f"--process {arguments.process.pattern}: fits no command line on this machine")
+    requests = _replayed(arguments.replay) if arguments.replay else _made(arguments)
+    return Campaign(
+        url=arguments.url.rstrip("/"),
+        requests=requests,
+        inputs=len(arguments.replay or ()) or arguments.inputs,
+        seed=arguments.seed,
+        at_a_time=arguments.at_a_time,
+        most_s=arguments.seconds,
+        process=arguments.process or re.compile(REPLICAS),
+        folder=arguments.save,
+    )
+
+
+def _replayed(paths: Sequence[Path]) -> Iterator[tuple[str, FuzzRequest]]:
+    return iter([(path.stem, read_request(path)) for path in paths])
+
+
+def _made(arguments: argparse.Namespace) -> Iterator[tuple[str, FuzzRequest]]:
+    files = [_read(path) for path in arguments.files] if arguments.files else sample_files()
+    path, seed = arguments.path, arguments.seed
+    return ((f"{seed}-{number:06}", make_request(path, files, seed, number)) for number in range(arguments.inputs))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise BadInputError(f"--files {path}: cannot be read: {exc.strerror}") from exc
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {exc}") from exc

@@ -1,0 +1,200 @@
+"""Hostile input to the whole running service, HAProxy included: every answer, and what it does to the neighbours."""
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import Fitted
+from tests.hostile import ANSWER_S, Answer, Case, cases, send
+from tests.kit import Kit
+from tests.ports import free_port
+from tests.service import Service, adapted, launcher, own_environment, processes_of, service, write_config
+
+CASES = cases()
+AT_A_TIME = 6
+MIB = 2**20
+FUZZ_INPUTS = 400
+SCHEMATHESIS_S = 60
+
+
+@dataclass
+class Siege:
+    """What came of all cases sent at once."""
+
+    answers: dict[str, Answer] = field(default_factory=dict)
+    neighbours: list[tuple[int, str]] = field(default_factory=list)
+    """Status and prediction of each good request meanwhile."""
+    lookups: list[int] = field(default_factory=list)
+    rss_bytes: list[int] = field(default_factory=list)
+    pids: set[int] = field(default_factory=set)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("hostile")
+    port = free_port()
+    # This is about right answers, not about quick ones: the machine is busy with making bombs.
+    patient = {"max_wait_s": 60, "deadline_s": 60}
+    config = write_config(folder, adapted("one_replica.yaml", port=port, model_args={**fitted.args, **patient}))
+    with service(launcher(config), own_environment(folder), folder, port) as started:
+        started.wait_until_ready()
+        yield started
+
+
+def replicas(running: Service) -> list[psutil.Process]:
+    found = [process for process in processes_of(running.environment) if process.cmdline()]
+    return [process for process in found if process.cmdline()[0].startswith("ray::ServeReplica:")]
+
+
+@pytest.fixture(scope="module")
+async def siege(running: Service, fitted: Fitted) -> Siege:
+    """Send every case, several at a time, beside good requests."""
+    found, watched = Siege(), replicas(running)
+    found.pids = {process.pid for process in watched}
+    waiting = list(CASES)
+
+    async def attack(http: httpx.AsyncClient) -> None:
+        while waiting:
+            case = waiting.pop()
+            found.answers[name_of(case)] = await send(http, case)
+
+    async def be_good(http: httpx.AsyncClient) -> None:
+        while waiting:
+            response = await http.post("/model/predict", files={"file": fitted.pictures["thing 7"]})
+            found.neighbours.append((response.status_code, response.json().get("prediction", "")))
+            found.lookups.append((await http.get("/user/7")).status_code)
+            found.rss_bytes.append(sum(process.memory_info().rss for process in watched))
+
+    async with httpx.AsyncClient(base_url=running.url, timeout=ANSWER_S) as http:
+        await http.post("/model/predict", content=fitted.pictures["thing 7"])
+        found.rss_bytes.append(sum(process.memory_info().rss for process in watched))
+        await asyncio.gather(be_good(http), *(attack(http) for _ in range(AT_A_TIME)))
+        found.rss_bytes.append(sum(process.memory_info().rss for process in watched))
+    return found
+
+
+def name_of(case: Case) -> str:
+    return f"{case.kind}: {case.name}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+async def test_hostile_input_is_answered_by_name(siege: Siege, case: Case) -> None:
+    assert siege.answers[name_of(case)].fault(case) == ""
+
+
+async def test_the_neighbours_are_answered_meanwhile(siege: Siege) -> None:
+    assert len(siege.neighbours) > 20
+    assert set(siege.neighbours) == {(200, "thing 7")}
+    assert set(siege.lookups) == {200}
+
+
+async def test_no_replica_ends_and_memory_is_bounded(siege: Siege, running: Service) -> None:
+    assert {process.pid for process in replicas(running)} == siege.pids
+    before = siege.rss_bytes[0]
+    assert max(siege.rss_bytes) < before + 700 * MIB  # two of 50 megapixels may be in decoding
+    assert siege.rss_bytes[-1] < before + 250 * MIB
+
+
+HEAD = b"POST /model/predict HTTP/1.1\r\nHost: x\r\n"
+BROKEN_HTTP = {
+    "a Content-Length above what comes": HEAD + b"Content-Length: 1000\r\n\r\nshort",
+    "a Content-Length below what comes": HEAD + b"Content-Length: 5\r\n\r\n" + b"x" * 100,
+    "a negative Content-Length": HEAD + b"Content-Length: -1\r\n\r\n",
+    "a Content-Length in words": HEAD + b"Content-Length: many\r\n\r\n",
+    "a Content-Length of 400 digits": HEAD + b"Content-Length: " + b"9" * 400 + b"\r\n\r\n",
+    "two Content-Lengths": HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "Content-Length and chunks": HEAD
+    + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "a chunk of no size": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    "a chunk of 2**70 bytes": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"4" + b"0" * 18 + b"\r\nhello",
+    "an unknown coding": HEAD + b"Transfer-Encoding: zip\r\nContent-Length: 5\r\n\r\nhello",
+    "NUL in a header": HEAD + b"X-A: a\0b\r\nContent-Length: 5\r\n\r\nhello",
+    "NUL in the path": b"GET /user/\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "invalid UTF-8 in the path": b"GET /user/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a header of 300 kB": HEAD + b"X-A: " + b"a" * 300_000 + b"\r\nContent-Length: 5\r\n\r\nhello",
+    "5,000 headers": HEAD + b"X-A: a\r\n" * 5000 + b"Content-Length: 5\r\n\r\nhello",
+    "a path of 300 kB": b"GET /user/" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a method of our own": b"HACK /user/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200 + b"\r\n\r\n",
+    "HTTP/7.9": b"GET /user/ HTTP/7.9\r\nHost: x\r\n\r\n",
+    "a host that is none": b"GET /model/nothing HTTP/1.1\r\nHost: [::1\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_HTTP)
+def test_broken_http_is_a_4xx(running: Service, name: str) -> None:
+    """Most of it never comes past HAProxy, whose answers are its own."""
+    port = int(running.url.rsplit(":", 1)[-1])
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(BROKEN_HTTP[name])
+        client.shutdown(socket.SHUT_WR)
+        answer = b""
+        while received := client.recv(65_536):
+            answer += received
+    print(name, answer[:300])
+    assert re.match(rb"HTTP/1\.[01] 4\d\d ", answer), answer[:300]
+
+
+CHECKS = (
+    "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
+    "response_schema_conformance,negative_data_rejection,unsupported_method"
+)
+
+
+# Bytes that fit the schema of an upload are hardly ever a picture, so that refusing them is right.
+@pytest.mark.parametrize(("application", "checks"), [("user", f"{CHECKS},positive_data_acceptance"), ("model", CHECKS)])
+def test_the_service_does_what_its_openapi_says(
+    running: Service, tmp_path: Path, application: str, checks: str
+) -> None:
+    url = f"{running.url}/{application}"
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--url", url]
+    options = [
+        "--checks",
+        checks,
+        "--max-examples",
+        "15",
+        "--seed",
+        "1",
+        "--generation-database",
+        "none",
+        "--warnings",
+        "off",
+    ]
+    ended = subprocess.run(
+        [*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=SCHEMATHESIS_S, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_the_fuzzer_finds_nothing(running: Service, tmp_path: Path) -> None:
+    kit = Kit(
+        [
+            "fuzz",
+            running.url,
+            "--inputs",
+            str(FUZZ_INPUTS),
+            "--json",
+            "--save",
+            str(tmp_path / "saved"),
+        ],
+        tmp_path,
+        tmp_path,
+    )
+    ended = kit.wait()
+    assert ended.exit_code == 0, ended.output
+    found = json.loads(ended.stdout)
+    assert found["inputs"] == FUZZ_INPUTS
+    assert (found["server_errors"], found["faults"], found["saved"]) == (0, {}, [])
+    assert {answer["status"] for answer in found["answers"]} >= {200, 400, 415, 422}
+    assert not any(answer["code"] == "not in the error shape" for answer in found["answers"])
+    assert found["memory"]["ended_processes"] == 0
