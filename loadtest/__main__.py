@@ -1,4 +1,4 @@
-"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, overload, fuzz, tune it.
+"""`python -m loadtest`: measure, report and audit; find the capacity of a service, overload, fuzz and tune it.
 
 Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner;
 overload: every promise kept; fuzz: the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by
