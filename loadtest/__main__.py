@@ -1,7 +1,7 @@
-"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, tune it.
+"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, tune it, break it.
 
-Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner), 1 not
-so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner; faults
+and soak: the plan's limits hold), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.auditing.command import add_command as add_audit
 from loadtest.errors import BadInputError
+from loadtest.faulting.command import add_command as add_faults
 from loadtest.measuring.runner import Interrupted, run_plan
 from loadtest.options import add_open_loop, names, numbers
 from loadtest.plan import load_plan
@@ -110,7 +111,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report | audit | capacity | tune")
+    commands = parser.add_subparsers(required=True, metavar="run | report | audit | capacity | tune | faults | soak")
     one = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
     one.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
     one.add_argument("--out", type=Path, help="the run folder (default: runs/ and the plan's name)")
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     add_audit(commands)
     add_capacity(commands)
     add_tune(commands)
+    add_faults(commands)
     return parser
 
 
