@@ -124,7 +124,7 @@ def figures_of(
             "endpoints": endpoints,
             "recovered_after_s": recovered_s,
             "processes_back_after_s": None if back_s is None else round(back_s, 1),
-            "seen": _seen(seen.processes, event, until),
+            "seen": _seen(seen.processes, {*seen.steady_roles, fault.role}, event, until),
             "missed": _missed(fault, rows, recovered_s, began),
         }
     )
@@ -166,11 +166,11 @@ def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) 
     )
 
 
-def _seen(processes: list[ProcessRow], event: Event, until_unix_s: float) -> list[str]:
-    """Return which processes of named roles went and came from the fault on."""
+def _seen(processes: list[ProcessRow], roles: set[str | None], event: Event, until_unix_s: float) -> list[str]:
+    """Return which processes of the roles went and came from the fault on."""
     lines = []
     for row in processes:
-        if row.role != "target_other" and event.began_unix_s <= row.unix_s < until_unix_s:
+        if row.role in roles and event.began_unix_s <= row.unix_s < until_unix_s:
             struck = " (struck)" if row.pid in event.pids and row.change == "gone" else ""
             lines.append(f"{row.role} {row.pid} {row.change} after {row.unix_s - event.began_unix_s:.1f} s{struck}")
     if event.pids and not any("(struck)" in line for line in lines):
@@ -180,6 +180,6 @@ def _seen(processes: list[ProcessRow], event: Event, until_unix_s: float) -> lis
     lines += [
         f"{role}: {before[role]} before, {after[role]} at the end"
         for role in sorted(before.keys() | after.keys())
-        if before[role] != after[role] and role != "target_other"
+        if before[role] != after[role] and role in roles
     ]
     return lines if len(lines) <= _MOST_SEEN else [*lines[:_MOST_SEEN], f"… and {len(lines) - _MOST_SEEN} more"]

@@ -15,8 +15,8 @@ from loadtest.plan import Name, Pattern, Plan, Role, Target, Workload, check_key
 Which = Literal["one", "all"]
 """Which processes of a role a fault strikes: the one that has lived longest, or all of them."""
 
-# Locust starts, draws its pictures and imports what it needs within this time.
-_START_S = 8.0
+# Between the first user and the moment when the kit has seen that all have come.
+_START_S = 3.0
 
 
 class _Checked(BaseModel):

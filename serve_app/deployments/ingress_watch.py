@@ -34,6 +34,7 @@ class IngressWatch:
         self._leader_fd: int | None = None
         self._command: list[str] = []
         self._config = Path()
+        self._text = ""
         self._admin_socket = ""
         self._listener: socket.socket | None = None
         self._stand_in: subprocess.Popen[bytes] | None = None
@@ -109,6 +110,7 @@ class IngressWatch:
             self._drop_listener()
             with suppress(psutil.Error):
                 before.send_signal(signal.SIGUSR1)  # HAProxy's soft stop: it answers what it has and takes no more
+        self._text = self._config.read_text(encoding="utf-8")
         self._hold_listener(self._leader)
 
     def _hold_listener(self, process: psutil.Process) -> None:
@@ -131,7 +133,7 @@ class IngressWatch:
     def _stand_in_for_it(self) -> None:
         if self._stand_in is not None and self._stand_in.poll() is None:
             return  # it is starting
-        text = self._config.read_text(encoding="utf-8")
+        text = self._text
         inherited = []
         if self._listener is not None:
             inherited = [self._listener.fileno()]
