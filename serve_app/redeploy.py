@@ -18,6 +18,7 @@ from serve_app.errors import SetupError
 
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 _POLL_S = 0.2
+_APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 
 
 def main() -> int:
@@ -66,6 +67,7 @@ def _change(config: dict[str, Any], change: str) -> None:
 
 def _wait(rest: Any, config: dict[str, Any], deadline_s: float) -> int:
     state = "no answer yet"
+    time.sleep(_APPLIED_S)
     while time.monotonic() < deadline_s:
         time.sleep(_POLL_S)
         try:
