@@ -1,7 +1,8 @@
 """`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, tune it, break it.
 
 Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner; faults
-and soak: the plan's limits hold), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+and soak: the limits of the plan hold), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM
+(run again to resume).
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Keeps HAProxy there. Serve looks after it only every few seconds, and nothing answers meanwhile. Called by the launcher.
+"""Keeps HAProxy there: Serve looks after it only every few seconds, and nothing answers meanwhile. For the launcher.
 
 It holds a copy of HAProxy's listening socket, so that connections wait instead of being refused, and has a stand-in
 accept them as soon as HAProxy has ended. Serve's HAProxyManager, which could not update a process that is not its own,
