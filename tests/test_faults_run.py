@@ -1,4 +1,4 @@
-"""`python -m loadtest faults` and `soak` against a target with known answers: what is struck, counted and said.
+"""`python -m loadtest faults` and `soak` against a target with known answers: what is struck, counted and said."""
 
 import json
 from pathlib import Path

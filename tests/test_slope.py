@@ -70,7 +70,11 @@ def test_memory_is_looked_at_between_replacements_and_not_while_a_process_is_you
         return 10_000_000 + (1000 * second if second < 300 else 900_000_000 if second < 310 else 1000 * second)
 
     resources = [ResourceRow(second, "users", 2, 0, rss(second), 0) for second in range(600)]
-    processes = [ProcessRow(0, "users", 1, "came"), ProcessRow(300, "users", 1, "gone"), ProcessRow(301, "users", 2, "came")]
+    processes = [
+        ProcessRow(0, "users", 1, "came"),
+        ProcessRow(300, "users", 1, "gone"),
+        ProcessRow(301, "users", 2, "came"),
+    ]
     (found,) = memory_of([*resources, ResourceRow(5, "kit", 1, 0, 1, 0)], processes, 0, 600)
     assert found.role == "users"
     assert found.slope_mb_per_h == pytest.approx(3.6)

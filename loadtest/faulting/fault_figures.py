@@ -102,7 +102,9 @@ class Seen:
         self.processes = processes
         self.ended_unix_s = record.stopping_unix_s or 0.0
         quiet_end = min((event.began_unix_s for event in record.events if event.began_unix_s), default=0.0)
-        self.quiet = [row for row in rows if (record.complete_unix_s or 0.0) <= row.start_unix_s and end_of(row) < quiet_end]
+        self.quiet = [
+            row for row in rows if (record.complete_unix_s or 0.0) <= row.start_unix_s and end_of(row) < quiet_end
+        ]
 
 
 def figures_of(

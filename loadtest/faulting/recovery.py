@@ -35,7 +35,8 @@ def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:
         if not row.error:
             latencies[row.endpoint].append(row.latency_ms)
     return {
-        endpoint: SLOW_FACTOR * (percentile(values, _P95) or 0) + SLOW_EXTRA_MS for endpoint, values in latencies.items()
+        endpoint: SLOW_FACTOR * (percentile(values, _P95) or 0) + SLOW_EXTRA_MS
+        for endpoint, values in latencies.items()
     }
 
 

@@ -66,9 +66,7 @@ def _run_group(plan: FaultPlan, group: Group, todo: list[Fault], folder: FaultFo
         _give_up(folder, left, "failed", str(exc), progress)
 
 
-def _run_fault(
-    plan: FaultPlan, fault: Fault, folder: FaultFolder, running: RunningTarget, progress: Progress
-) -> None:
+def _run_fault(plan: FaultPlan, fault: Fault, folder: FaultFolder, running: RunningTarget, progress: Progress) -> None:
     path = _emptied(folder.stretch_path(fault.name))
     progress.begin_step(fault.label, 1)
     progress.doing("loading")
@@ -101,9 +99,7 @@ def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, locustfile: Path) -
 
 
 @contextmanager
-def _running(
-    setting: Setting, roles: list[Role], log: Path, progress: Progress, title: str
-) -> Iterator[RunningTarget]:
+def _running(setting: Setting, roles: list[Role], log: Path, progress: Progress, title: str) -> Iterator[RunningTarget]:
     """Start the services and the target, and wait until it is ready. Raises CellFailedError."""
     progress.begin_step(title, 1)
     with ExitStack() as taken_down:

@@ -100,4 +100,4 @@ def _least_squares(lives: list[list[Point]]) -> tuple[float, float]:
 
 def _centred(values: list[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     array = np.array(values, dtype=np.float64)
-    return array - array.mean()
+    return array - float(array.mean())

@@ -142,7 +142,9 @@ def memory_of(
     for row in resources:
         if row.role not in KIT_ROLES and began_unix_s <= row.unix_s < ended_unix_s:
             by_role[row.role].append(row)
-    return [_growth(role, rows, [row for row in processes if row.role == role]) for role, rows in sorted(by_role.items())]
+    return [
+        _growth(role, rows, [row for row in processes if row.role == role]) for role, rows in sorted(by_role.items())
+    ]
 
 
 def _growth(role: str, rows: list[ResourceRow], processes: list[ProcessRow]) -> MemoryFigures:

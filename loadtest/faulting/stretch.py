@@ -52,7 +52,9 @@ def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) ->
     finally:
         watch.close()
     events = follower.events + [
-        Event(fault=fault.name, began_unix_s=0, ended_unix_s=None, struck=[], pids=[], reason="the load ended before it")
+        Event(
+            fault=fault.name, began_unix_s=0, ended_unix_s=None, struck=[], pids=[], reason="the load ended before it"
+        )
         for _, fault in follower.due
     ]
     return StretchRecord(

@@ -76,10 +76,10 @@ def soak_as_markdown(figures: SoakFigures, command: str) -> str:
         lines += [f"## {heading}", "", _row(columns), aligned, *[_row(row) for row in rows], ""]
     lines += [
         f"Memory is the resident memory of a role's processes together, MB = 10⁶ bytes, as means of {MEAN_S:g} s. The",
-        "slope is the median of the slopes between any two of them in the same life of the processes (Sen 1968; lives in",
-        "the place of seasons as in Hirsch, Slack & Smith 1982), with its 95 % interval, which takes the means for",
-        "independent; beside it ordinary least squares within lives ± one standard error. A life ends when a process of",
-        f"the role comes or goes; its first {YOUNG_S:g} s and the warm-up are left out.",
+        "slope is the median of the slopes between any two of them in the same life of the processes (Sen 1968; lives",
+        "in the place of seasons as in Hirsch, Slack & Smith 1982), with its 95 % interval, which takes the means for",
+        "independent; beside it ordinary least squares within lives ± one standard error. A life ends when a process",
+        f"of the role comes or goes; its first {YOUNG_S:g} s and the warm-up are left out.",
         "Drift compares the requests of the first and the last quarter, faults included.",
         "",
         _DEFINITIONS,
@@ -102,7 +102,16 @@ def print_soak(figures: SoakFigures) -> None:
         print(f"FAILED {figures.reason}")
 
 
-_DRIFT_HEADINGS = ("requests", "sent", "failed", "median, first quarter", "last", "p95, first quarter", "last", "longest")
+_DRIFT_HEADINGS = (
+    "requests",
+    "sent",
+    "failed",
+    "median, first quarter",
+    "last",
+    "p95, first quarter",
+    "last",
+    "longest",
+)
 _MEMORY_HEADINGS = ("role", "first MB", "last MB", "MB/hour", "95 % interval", "least squares", "lives")
 _SOAK_FAULT_HEADINGS = ("fault", "sent", "failed", "longest", "recovered after")
 

@@ -23,14 +23,12 @@ import ray
 from ray import serve
 
 from serve_app.deployments.config_file import classifier_threads_and_replicas, load_config
-from serve_app.deployments.ingress_watch import IngressWatch
 from serve_app.deployments.rest import DIRECT, ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 from serve_app.errors import SetupError
 
 POLL_S = 0.1
 PROGRESS_S = 5.0
-WATCH_S = 1.0
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 TERMINATE_S = 3.0
 REASON_LINES = 20
@@ -71,7 +69,7 @@ def launch(path: Path, *, timeout_s: float) -> None:
             _wait_until_running(rest, config, stop, deadline=started + timeout_s)
             _wait_until_answering(config, stop, deadline=started + timeout_s)
             _say(ready_block(config, cluster, time.monotonic() - started))
-            _watch(cluster, config, stop)
+            _watch(cluster, stop)
 
 
 @dataclass(frozen=True)
@@ -309,27 +307,12 @@ def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: floa
                 stop.sleep(POLL_S)
 
 
-def _watch(cluster: Cluster, config: dict[str, Any], stop: _Stop) -> None:
+def _watch(cluster: Cluster, stop: _Stop) -> None:
     """Stay until a signal comes. Raises DeployError if Ray itself goes away."""
-    with _watched_ingress(config) as ingress:
-        while True:
-            ingress.wait(WATCH_S) if ingress else stop.sleep(WATCH_S)
-            stop.sleep(0)
-            for process in set(cluster.essential) - _alive(cluster.essential):
-                raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
-
-
-@contextmanager
-def _watched_ingress(config: dict[str, Any]) -> Iterator[IngressWatch | None]:
-    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1" or sys.platform != "linux":
-        yield None
-        return
-    watch = IngressWatch(int((config.get("http_options") or {}).get("port", 8000)))
-    try:
-        watch.look()
-        yield watch
-    finally:
-        watch.close()
+    while True:
+        stop.sleep(1)
+        for process in set(cluster.essential) - _alive(cluster.essential):
+            raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
 
 
 def _application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
