@@ -13,7 +13,7 @@ import psutil
 from loadtest.errors import CellFailedError
 from loadtest.faulting.fault_plan import Fault
 from loadtest.faulting.process_watch import ProcessWatch
-from loadtest.measuring.processes import describe, family, kill, last_lines, split_command, start_process
+from loadtest.measuring.processes import family, kill, last_lines, split_command, start_process
 
 _UNDO_S = 60.0
 
@@ -90,7 +90,7 @@ class Injection:
     def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
-                self.struck.append(f"{number.name} to {describe(process).split('.')[0]}")
+                self.struck.append(f"{number.name} to {self.fault.role} {process.pid}")
                 process.send_signal(number)
                 self.pids.append(process.pid)
 

@@ -1,10 +1,9 @@
 """When a service is back to normal after a fault: the arithmetic, on rows alone.
 
 Quiet is the stretch between the load's completion and the fault. An endpoint's usual limit is twice its p95 there plus
-50 ms. A window of 3 s is calm when none of its requests failed and at most one in ten took longer than the limit; a
-request belongs to the second in which it was sent. The service has recovered when the first of 5 windows begins, one a
-second, that are calm without exception, but not before the last disturbed request sent before then has ended and every
-steady role has as many processes again as before the fault.
+50 ms. A second is calm when some requests were sent in it, none of them failed and at most one in ten took longer than
+the limit. The service has recovered when the first of 5 seconds begins that are all calm, but not before the last
+disturbed request sent before then has ended and every steady role has as many processes again as before the fault.
 """
 
 import math
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from loadtest.faulting.process_watch import count_roles
 from loadtest.rows import ProcessRow, RequestRow
 
-WINDOW_S = 3
+WINDOW_S = 1
 CALM_WINDOWS = 5
 SLOW_FACTOR = 2.0
 SLOW_EXTRA_MS = 50.0
