@@ -57,6 +57,10 @@ def test_a_request_that_was_under_way_counts_until_its_end() -> None:
     assert calm([row(-1, 4500, "no answer"), *steady()]) == pytest.approx(3.5)
 
 
+def test_one_request_that_hung_is_a_disturbance_until_it_ends() -> None:
+    assert calm([row(0.05, 1500), *steady()]) == pytest.approx(1.55)
+
+
 def test_one_slow_request_alone_is_no_disturbance() -> None:
     assert calm([*steady(), row(29.95, 500)]) == 0
 

@@ -16,6 +16,7 @@ from loadtest.faulting.process_watch import ProcessWatch
 from loadtest.measuring.processes import family, kill, last_lines, split_command, start_process
 
 _UNDO_S = 60.0
+_MOST_NAMED = 3
 
 
 class Injection:
@@ -90,9 +91,10 @@ class Injection:
     def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
-                self.struck.append(f"{number.name} to {self.fault.role} {process.pid}")
                 process.send_signal(number)
                 self.pids.append(process.pid)
+        who = f"{len(self.pids)} processes" if len(self.pids) > _MOST_NAMED else ", ".join(map(str, self.pids))
+        self.struck.append(f"{number.name} to {self.fault.role}: {who}")
 
     def _thaw(self) -> None:
         for process in self._frozen:

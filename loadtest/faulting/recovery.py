@@ -1,9 +1,10 @@
 """When a service is back to normal after a fault: the arithmetic, on rows alone.
 
 Quiet is the stretch between the load's completion and the fault. An endpoint's usual limit is twice its p95 there plus
-50 ms. A second is calm when some requests were sent in it, none of them failed and at most one in ten took longer than
-the limit. The service has recovered when the first of 5 seconds begins that are all calm, but not before the last
-disturbed request sent before then has ended and every steady role has as many processes again as before the fault.
+50 ms. A window of 3 s is calm when none of its requests failed or took a second longer than the limit, and at most one in
+ten took longer than the limit; a request belongs to the moment in which it was sent. The service has recovered when the
+first of 5 windows begins, one a second, that are all calm, but not before the last disturbed request sent before then has
+ended and every steady role has as many processes again as before the fault.
 """
 
 import math
@@ -14,11 +15,12 @@ from collections.abc import Iterable, Sequence
 from loadtest.faulting.process_watch import count_roles
 from loadtest.rows import ProcessRow, RequestRow
 
-WINDOW_S = 1
+WINDOW_S = 3
 CALM_WINDOWS = 5
 SLOW_FACTOR = 2.0
 SLOW_EXTRA_MS = 50.0
 SLOW_SHARE = 0.1
+HUNG_MS = 1000.0
 _P95 = 0.95
 
 
@@ -73,11 +75,15 @@ def calm_after_s(
     return None
 
 
+def _is_hung(row: RequestRow, limits_ms: dict[str, float]) -> bool:
+    return row.latency_ms > limits_ms.get(row.endpoint, math.inf) + HUNG_MS
+
+
 def _is_disturbed_window(window: Sequence[RequestRow], limits_ms: dict[str, float]) -> bool:
     requests: dict[str, list[RequestRow]] = defaultdict(list)
     for row in window:
         requests[row.endpoint].append(row)
-    return any(row.error for row in window) or any(
+    return any(row.error or _is_hung(row, limits_ms) for row in window) or any(
         sum(is_disturbed(row, limits_ms) for row in of_one) > max(1.0, SLOW_SHARE * len(of_one))
         for of_one in requests.values()
     )

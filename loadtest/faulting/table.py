@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from loadtest.faulting.fault_figures import AllFaults, EndpointFigures, FaultFigures
-from loadtest.faulting.recovery import CALM_WINDOWS, SLOW_EXTRA_MS, SLOW_FACTOR, SLOW_SHARE, WINDOW_S
+from loadtest.faulting.recovery import CALM_WINDOWS, HUNG_MS, SLOW_EXTRA_MS, SLOW_FACTOR, SLOW_SHARE, WINDOW_S
 from loadtest.faulting.soak_figures import MEAN_S, YOUNG_S, MemoryFigures, SoakFigures
 from loadtest.reporting.terminal import Column, print_table
 from loadtest.run_folder import Environment
@@ -19,9 +19,9 @@ _DEFINITIONS = f"""How it is counted:
 - Quiet is the stretch between the load's completion and the fault. Usual is a latency up to {SLOW_FACTOR:g} times the
   p95 of the quiet stretch plus {SLOW_EXTRA_MS:g} ms.
 - Recovered is the service when the first of {CALM_WINDOWS} windows of {WINDOW_S} s, one a second, begins that are all
-  calm: no request failed, and of each kind at most {SLOW_SHARE:.0%} took longer than usual. It is not recovered before
-  the last disturbed request of earlier has ended, and each of the roles in `steady_roles` has as many processes as
-  before the fault. 0 s: nothing was disturbed.
+  calm: no request failed or took {HUNG_MS / 1000:g} s longer than usual, and of each kind at most {SLOW_SHARE:.0%} took
+  longer than usual. It is not recovered before the last disturbed request of earlier has ended, and each of the roles
+  in `steady_roles` has as many processes as before the fault. 0 s: nothing was disturbed.
 """
 
 
