@@ -1,10 +1,10 @@
 """When a service is back to normal after a fault: the arithmetic, on rows alone.
 
 Quiet is the stretch between the load's completion and the fault. An endpoint's usual limit is twice its p95 there plus
-50 ms. A window of 3 s is calm when none of its requests failed or took a second longer than the limit, and at most one in
-ten took longer than the limit; a request belongs to the moment in which it was sent. The service has recovered when the
-first of 5 windows begins, one a second, that are all calm, but not before the last disturbed request sent before then has
-ended and every steady role has as many processes again as before the fault.
+50 ms. A window of 3 s is calm when of the requests sent in it none failed or took a second longer than the limit, and
+at most one in ten took longer than the limit. The service has recovered when the first of 5 windows begins, one a
+second, that are all calm, but not before the last disturbed request sent before then has ended and every steady role
+has as many processes again as before the fault.
 """
 
 import math
