@@ -35,9 +35,10 @@ class IngressWatch:
 
     def look(self) -> None:
         """Start a stand-in if HAProxy has died and nobody listens; end what Serve's own has replaced."""
-        if time.monotonic() < self._scan_s and all(_is_alive(process) for process in self._known):
+        some_died = any(not _is_alive(process) for process in self._known)
+        if not some_died and time.monotonic() < self._scan_s:
             return
-        if self._binary and not _is_listened_to(self._port):
+        if self._binary and (some_died or not self._known) and not _is_listened_to(self._port):
             self._stand_in()
         self._scan()
         self._scan_s = time.monotonic() + _SCAN_EVERY_S
