@@ -162,7 +162,7 @@ def _missed(fault: Fault, rows: list[RequestRow], recovered_s: float | None, beg
 def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) -> bool:
     return (
         may_fail is not None
-        and (not may_fail.under_way or row.start_unix_s < began_unix_s)
+        and (may_fail.sent_within_s is None or row.start_unix_s <= began_unix_s + may_fail.sent_within_s)
         and (may_fail.within_ms is None or row.latency_ms <= may_fail.within_ms)
         and re.search(may_fail.error, row.error) is not None
     )

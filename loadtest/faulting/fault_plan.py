@@ -42,8 +42,8 @@ class Freeze(_Checked):
 class MayFail(_Checked):
     """Which requests of one kind may fail in a fault; without it, none may."""
 
-    under_way: bool = False
-    """Only requests that had been sent when the fault came."""
+    sent_within_s: NonNegativeFloat | None = None
+    """Only requests that were sent at most so long after the fault; 0: only what was under way when it came."""
     error: Pattern = ""
     """Only with an error in which this is found, such as `status 503`."""
     within_ms: PositiveFloat | None = None
