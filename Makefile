@@ -8,7 +8,9 @@ UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements
 
 PLAN ?= configs/stress/quick.yaml
 
-.PHONY: serve test check stress format lock clean
+MINUTES ?= 10
+
+.PHONY: serve test check stress soak format lock clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
@@ -25,6 +27,9 @@ check: .venv/dev.stamp ## formatting, lint, types, import contracts
 
 stress: .venv/dev.stamp ## measure what PLAN says and make its report
 	@$(BIN)/python -m loadtest run $(PLAN)
+
+soak: .venv/dev.stamp ## load for MINUTES with a fault every minute
+	@$(BIN)/python -m loadtest soak --minutes $(MINUTES)
 
 format: .venv/dev.stamp ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .

@@ -1,8 +1,8 @@
-"""`python -m loadtest`: measure, report and audit; find the capacity of a service, overload, fuzz and tune it.
+"""`python -m loadtest`: measure, report and audit; find the capacity of a service; overload, break, fuzz and tune it.
 
 Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner;
-overload: every promise kept; fuzz: the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by
-Ctrl-C or SIGTERM (run again to resume).
+overload: every promise kept; faults and soak: the limits of the plan hold; fuzz: the service held), 1 not so, 2 the
+input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadtest.auditing.command import add_command as add_audit
 from loadtest.errors import BadInputError
+from loadtest.faulting.command import add_command as add_faults
 from loadtest.fuzzing.command import add_command as add_fuzz
 from loadtest.measuring.runner import Interrupted, run_plan
 from loadtest.options import add_open_loop, names, numbers
@@ -113,7 +114,9 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report | audit | capacity | overload | fuzz | tune")
+    commands = parser.add_subparsers(
+        required=True, metavar="run | report | audit | capacity | overload | faults | soak | fuzz | tune"
+    )
     one = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
     one.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
     one.add_argument("--out", type=Path, help="the run folder (default: runs/ and the plan's name)")
@@ -136,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add_overload(commands)
     add_fuzz(commands)
     add_tune(commands)
+    add_faults(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The rows of a run folder's CSV files: one per request, and one per second of the generator and of each role.
+"""The rows of a run folder's CSV files: one per request, per second of the generator and of each role, per process.
 
 Written while a cell is measured, read by the report. The column names are the field names, units included.
 """
@@ -68,19 +68,32 @@ class ResourceRow:
     """Time in which its threads could have run and had no core, summed over them; 100 is one thread all the time."""
 
 
-Row = TypeVar("Row", RequestRow, GeneratorRow, ResourceRow)
+@dataclass(frozen=True, slots=True)
+class ProcessRow:
+    """A process of the target that has come or gone."""
+
+    unix_s: float
+    """When that was seen."""
+    role: str
+    pid: int
+    change: str
+    """`came` or `gone`; a process that gets another role goes and comes."""
+
+
+AnyRow = RequestRow | GeneratorRow | ResourceRow | ProcessRow
+Row = TypeVar("Row", RequestRow, GeneratorRow, ResourceRow, ProcessRow)
 
 
 class RowWriter:
     """Appends rows to a CSV file with a header."""
 
-    def __init__(self, path: Path, kind: type[RequestRow] | type[GeneratorRow] | type[ResourceRow]) -> None:
+    def __init__(self, path: Path, kind: type[AnyRow]) -> None:
         """Create the file. Raises OSError, also later, when it cannot be written."""
         self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file, lineterminator="\n")
         self._csv.writerow([field.name for field in fields(kind)])
 
-    def write(self, row: RequestRow | GeneratorRow | ResourceRow) -> None:
+    def write(self, row: AnyRow) -> None:
         """Add a row; it is in the file after the next flush."""
         self._csv.writerow(astuple(row))
 

@@ -104,6 +104,14 @@ def test_the_service_time_follows_what_the_engine_shows() -> None:
         assert gate.wait_s == pytest.approx(0.02, rel=0.01)
 
 
+def test_a_process_that_was_stopped_is_not_taken_for_a_slow_one() -> None:
+    gate = admission()
+    with gate.place():
+        before_s = gate.wait_s
+        gate.learn(1, 10.0)
+        assert gate.wait_s < 2 * before_s
+
+
 def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
     gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
     first, second = gate.lease(), gate.lease()

@@ -13,7 +13,7 @@ from loadtest.plan import METRICS, Plan, load_plan, read_limit
 from loadtest.run_folder import RunFolder
 from tests.service import CONFIGS, ROOT, read_config
 
-PLANS = sorted(path for path in (CONFIGS / "stress").glob("*.yaml") if path.stem != "tune")
+PLANS = sorted(path for path in (CONFIGS / "stress").glob("*.yaml") if path.stem not in {"tune", "faults", "soak"})
 SMALLEST: dict[str, Any] = {
     "title": "t",
     "targets": [{"name": "a", "url": "http://127.0.0.1:1"}],

@@ -53,7 +53,7 @@ def test_every_role_of_the_service_is_told_apart(smoke: RunFolder) -> None:
         ours = {"classifier", "users", "ingress", "ray_system", "load_generator", "kit"}
         assert ours == set(processes) - {"database", "redis"}  # those that run on this machine count wherever they are
         assert processes["classifier"] == replicas
-        assert processes["users"] == 1
+        assert processes["users"] == 2
         assert sum(row.cpu_percent for row in rows if row.role == "classifier") > 10
 
 

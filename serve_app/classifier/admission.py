@@ -22,6 +22,10 @@ _NEWEST_SHARE = 0.2
 """Weight of the newest batch in the moving average of the service time: five batches are most of it."""
 
 
+_STALL = 4.0
+"""A batch counts as at most so many times slower than usual: a process that was stopped for 10 s is not slow now."""
+
+
 class Admission:
     """The pictures that one replica has taken and not yet answered, and how fast it works them off."""
 
@@ -42,7 +46,8 @@ class Admission:
 
     def learn(self, pictures: int, took_s: float) -> None:
         """Take in that the engine needed `took_s` for a batch; the average moves exponentially."""
-        self._picture_s += _NEWEST_SHARE * (took_s / pictures - self._picture_s)
+        newest_s = min(took_s / pictures, _STALL * self._picture_s)
+        self._picture_s += _NEWEST_SHARE * (newest_s - self._picture_s)
         self.metrics.observe_batch(pictures)
 
     def check(self, within_s: float | None = None) -> None:

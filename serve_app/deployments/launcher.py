@@ -25,12 +25,14 @@ from ray import serve
 
 from serve_app.access import read_keys
 from serve_app.deployments.config_file import classifier_threads_and_replicas, http_host, key_sources, load_config
+from serve_app.deployments.ingress_watch import IngressWatch
 from serve_app.deployments.rest import DIRECT, ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 from serve_app.errors import SetupError
 
 POLL_S = 0.1
 PROGRESS_S = 5.0
+WATCH_S = 0.1
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 TERMINATE_S = 3.0
 REASON_LINES = 20
@@ -73,7 +75,7 @@ def launch(path: Path, *, timeout_s: float) -> None:
             _wait_until_running(rest, config, stop, deadline=started + timeout_s)
             _wait_until_answering(config, stop, deadline=started + timeout_s)
             _say(ready_block(config, cluster, time.monotonic() - started))
-            _watch(cluster, stop)
+            _watch(cluster, config, stop)
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,7 @@ def _since(moment: float) -> float:
 
 
 def _ports(config: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    http = config.get("http_options") or {}
-    yield http_host(config), int(http.get("port", 8000)), "http_options.port in the config"
+    yield http_host(config), _api_port(config), "http_options.port in the config"
     if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
         for variable, default in HAPROXY_PORTS.items():
             yield "0.0.0.0", int(os.environ.get(variable, default)), variable  # noqa: S104 HAProxies of other kinds do
@@ -312,12 +313,19 @@ def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: floa
                 stop.sleep(POLL_S)
 
 
-def _watch(cluster: Cluster, stop: _Stop) -> None:
+def _watch(cluster: Cluster, config: dict[str, Any], stop: _Stop) -> None:
     """Stay until a signal comes. Raises DeployError if Ray itself goes away."""
+    ingress = IngressWatch(_api_port(config)) if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else None
     while True:
-        stop.sleep(1)
+        stop.sleep(WATCH_S)
+        if ingress is not None:
+            ingress.look()
         for process in set(cluster.essential) - _alive(cluster.essential):
             raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
+
+
+def _api_port(config: dict[str, Any]) -> int:
+    return int((config.get("http_options") or {}).get("port", 8000))
 
 
 def _application_url(config: dict[str, Any], application: dict[str, Any]) -> str:

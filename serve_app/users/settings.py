@@ -29,8 +29,8 @@ class UsersSettings(BaseModel, extra="forbid", frozen=True, hide_input_in_errors
 
     auth: Auth = Field(None, description="API keys ({keys_env: NAME} or {keys_file: PATH}) | none | not given.")
     pool_size: int = Field(default=5, ge=1, le=100, description="Database connections per replica.")
-    pool_wait_s: float = Field(default=1.0, gt=0, le=60, description="Longest wait for a free connection; then 503.")
-    statement_timeout_s: float = Field(default=2.0, gt=0, le=60, description="Longest run of one statement; then 503.")
+    pool_wait_s: float = Field(default=0.3, gt=0, le=60, description="Longest wait for a free connection; then 503.")
+    statement_timeout_s: float = Field(default=0.5, gt=0, le=60, description="Longest run of one statement; then 503.")
     demo_users: int = Field(
         default=10_000, ge=1, le=MAX_DEMO_USERS, description="Users made when the table is missing or empty."
     )

@@ -1,0 +1,110 @@
+"""Bridges the seconds in which Serve has no HAProxy: Serve needs about 5 s to replace one that died. For the launcher.
+
+Until Serve's next one listens, a stand-in runs with the last config on the same port (SO_REUSEPORT). It, and an HAProxy
+whose manager has died, are children of this process, which adopts orphans; they are ended softly once they are not
+needed. Linux, where HAProxy is. What was under way in an HAProxy that died is lost.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_SCAN_EVERY_S = 1.0
+_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_LISTENS = "0A"  # in those tables
+_ADMIN_SOCKET = re.compile(r"^ *stats socket .*\n", re.MULTILINE)
+
+
+class IngressWatch:
+    """Watches the HAProxy on one port, among the descendants of this process."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._known: set[psutil.Process] = set()  # Serve's own
+        self._scan_s = 0.0
+        self._binary = ""
+        self._config = Path()
+        self._started: subprocess.Popen[bytes] | None = None
+
+    def look(self) -> None:
+        """Start a stand-in if HAProxy has died and nobody listens; end what Serve's own has replaced."""
+        some_died = any(not _is_alive(process) for process in self._known)
+        if not some_died and time.monotonic() < self._scan_s:
+            return
+        if self._binary and (some_died or not self._known) and not _is_listened_to(self._port):
+            self._stand_in()
+        self._scan()
+        self._scan_s = time.monotonic() + _SCAN_EVERY_S
+
+    def _scan(self) -> None:
+        found = {process for process in psutil.Process().children(recursive=True) if _is_haproxy(process)}
+        own = {process for process in found if _parent_id(process) == os.getpid()}
+        psutil.wait_procs(own, timeout=0)
+        self._known = {process for process in found - own if _is_alive(process)}
+        if not self._binary:
+            self._learn(self._known)
+        if own and any(_listens(process, self._port) for process in self._known):
+            for process in own:
+                with suppress(psutil.Error):
+                    process.send_signal(signal.SIGUSR1)  # it answers what it has, and takes no more
+
+    def _learn(self, processes: Iterable[psutil.Process]) -> None:
+        for process in processes:
+            with suppress(psutil.Error, ValueError, IndexError):
+                command = process.cmdline()
+                self._config, self._binary = Path(command[command.index("-f") + 1]), command[0]
+
+    def _stand_in(self) -> None:
+        with suppress(OSError):
+            path = self._config.with_name("stand_in.cfg")
+            # Without the admin socket, by which Serve would take the stand-in for its own and never replace it.
+            text = self._config.read_text(encoding="utf-8")
+            path.write_text(_ADMIN_SOCKET.sub("", text), encoding="utf-8")
+            self._started = subprocess.Popen([self._binary, "-db", "-f", str(path)])
+
+
+def _is_listened_to(port: int) -> bool:
+    """Return whether any process of this machine listens on a port."""
+    for table in _TABLES:
+        with suppress(OSError):
+            for line in table.read_text(encoding="ascii").splitlines()[1:]:
+                words = line.split()
+                if words[3] == _LISTENS and int(words[1].rpartition(":")[2], 16) == port:
+                    return True
+    return False
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    try:
+        sockets = process.net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(found.status == psutil.CONN_LISTEN and found.laddr.port == port for found in sockets)
+
+
+def _is_haproxy(process: psutil.Process) -> bool:
+    try:
+        return bool(process.name() == "haproxy")
+    except psutil.Error:
+        return False
+
+
+def _parent_id(process: psutil.Process) -> int | None:
+    try:
+        return int(process.ppid())
+    except psutil.Error:
+        return None
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

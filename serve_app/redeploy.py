@@ -1,0 +1,100 @@
+"""`python -m serve_app.redeploy CONFIG`: give a running service another config, and wait until all of it is in place.
+
+For one started by `python -m serve_app`. The dashboard's address is RAY_DASHBOARD_ADDRESS or Ray's usual one; the token
+is read as Ray reads it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service.
+"""
+
+import argparse
+import os
+import sys
+import time
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.errors import SetupError
+
+DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
+_POLL_S = 0.2
+_APPLIED_S = 1.0  # Serve still shows the state of before for a moment
+
+
+def main() -> int:
+    """Deploy what the arguments say and return the exit code."""
+    arguments = _parser().parse_args()
+    from serve_app.deployments.config_file import load_config
+    from serve_app.deployments.rest import ServeRest
+
+    try:
+        config = load_config(arguments.config)
+        for change in arguments.set:
+            _change(config, change)
+        rest = ServeRest(arguments.dashboard)
+        rest.deploy(config)
+    except SetupError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    except urllib.error.HTTPError as exc:
+        print(f"error: Serve refused the config: {exc.read().decode(errors='replace')[:2000]}", file=sys.stderr)
+        return 2
+    except OSError as exc:
+        print(f"error: the dashboard at {arguments.dashboard} does not answer: {exc}", file=sys.stderr)
+        return 2
+    return _wait(rest, config, time.monotonic() + arguments.timeout_s)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serve_app.redeploy", description=__doc__)
+    parser.add_argument("config", type=Path, help="a Serve config")
+    parser.add_argument("--set", action="append", default=[], metavar="APP.KEY=VALUE", help="change one of its args")
+    parser.add_argument("--timeout-s", type=float, default=120, help="longest wait (default: %(default)s)")
+    dashboard = os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_DASHBOARD
+    parser.add_argument("--dashboard", default=dashboard, metavar="URL", help="(default: %(default)s)")
+    return parser
+
+
+def _change(config: dict[str, Any], change: str) -> None:
+    where, separator, value = change.partition("=")
+    name, dot, key = where.partition(".")
+    found = [application for application in config["applications"] if application["name"] == name]
+    if not (separator and dot and found):
+        names = ", ".join(application["name"] for application in config["applications"])
+        raise SetupError(f"--set {change}: give APP.KEY=VALUE; applications: {names}")
+    found[0].setdefault("args", {})[key] = yaml.safe_load(value)
+
+
+def _wait(rest: Any, config: dict[str, Any], deadline_s: float) -> int:
+    state = "no answer yet"
+    time.sleep(_APPLIED_S)
+    while time.monotonic() < deadline_s:
+        time.sleep(_POLL_S)
+        try:
+            found = rest.applications()
+        except OSError as exc:
+            state = str(exc)
+            continue
+        state = ", ".join(f"{name}: {application['status']}" for name, application in sorted(found.items()))
+        if any(application["status"] == "DEPLOY_FAILED" for application in found.values()):
+            break
+        if all(_is_in_place(found.get(application["name"]), application) for application in config["applications"]):
+            print(state)
+            return 0
+    print(f"NOT DEPLOYED: {state}", file=sys.stderr)
+    return 1
+
+
+def _is_in_place(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Return whether an application runs with as many replicas as wanted, and none of before is left."""
+    if found is None or found["status"] != "RUNNING":
+        return False
+    for deployment in wanted["deployments"]:
+        replicas = found["deployments"][deployment["name"]]["replicas"]
+        if [replica["state"] for replica in replicas] != ["RUNNING"] * deployment["num_replicas"]:
+            return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
