@@ -4,8 +4,8 @@ ServiceError                      500  internal_error
 ├── InvalidParameter              422  invalid_parameter      a query or path parameter is outside its allowed values
 ├── NotFound                      404  not_found              no such user, no such path
 ├── Unauthorized                  401  unauthorized           no API key, or a wrong one, where the config names keys
-├── MalformedRequest              400  malformed_request      not HTTP (answered by the ingress)
-├── RequestTooSlow                408  request_too_slow       line or headers were not there in time (ingress)
+├── MethodNotAllowed              405  method_not_allowed     not a method of HTTP (ingress)
+├── MalformedRequest              400  malformed_request      a body not chunked as HTTP asks for (ingress)
 ├── PathTooLong                   414  path_too_long          (ingress)
 ├── HeadersTooLong                431  headers_too_long       (ingress)
 ├── ReplicaLost                   502  replica_lost           the replica ended before it answered (ingress)
@@ -74,18 +74,18 @@ class Unauthorized(ServiceError):
     headers = MappingProxyType({"WWW-Authenticate": 'Bearer realm="serve-app"'})
 
 
+class MethodNotAllowed(ServiceError):
+    """No path answers this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
 class MalformedRequest(ServiceError):
-    """The ingress does not take this for an HTTP request."""
+    """The ingress cannot read the request's body as HTTP."""
 
     status = 400
     code = "malformed_request"
-
-
-class RequestTooSlow(ServiceError):
-    """The request's line or headers were not there in time."""
-
-    status = 408
-    code = "request_too_slow"
 
 
 class PathTooLong(ServiceError):

