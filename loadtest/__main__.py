@@ -1,7 +1,8 @@
-"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, tune it, fuzz it.
+"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, overload, tune, fuzz it.
 
-Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner; fuzz:
-the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner;
+overload: every promise kept; fuzz: the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C
+or SIGTERM (run again to resume).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from loadtest.errors import BadInputError
 from loadtest.fuzzing.command import add_command as add_fuzz
 from loadtest.measuring.runner import Interrupted, run_plan
 from loadtest.options import add_open_loop, names, numbers
+from loadtest.overloading.command import add_command as add_overload
 from loadtest.plan import load_plan
 from loadtest.run_folder import RunFolder
 from loadtest.searching.command import add_command as add_capacity
@@ -111,7 +113,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | report | audit | capacity | tune")
+    commands = parser.add_subparsers(required=True, metavar="run | report | audit | capacity | overload | tune")
     one = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
     one.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
     one.add_argument("--out", type=Path, help="the run folder (default: runs/ and the plan's name)")
@@ -132,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add_audit(commands)
     add_capacity(commands)
     add_fuzz(commands)
+    add_overload(commands)
     add_tune(commands)
     return parser
 

@@ -18,6 +18,9 @@ from locust.runners import MasterRunner
 
 from loadtest.pictures import PicturePool
 
+ERROR_KEYS = ("code", "detail", "request_id")
+SERVICE_UNAVAILABLE = 503
+
 
 class Visitor(FastHttpUser):
     """One person: two lookups for each picture, in random order.
@@ -33,6 +36,7 @@ class Visitor(FastHttpUser):
     # closes unanswered is sent again, uncounted, up to `concurrency` + 1 times (default: 11); a POST is not.
     concurrency = 1
     pictures: ClassVar[PicturePool]
+    checks_errors: ClassVar[bool] = False
 
     @tag("lookup")
     @task(2)
@@ -70,7 +74,8 @@ def _find_fault(response: ResponseContextManager, keys: tuple[str, ...]) -> str 
     """Return what is wrong, in fixed words: Locust gives each different message a line of its own."""
     # 0 stands for no answer at all; 200 with an exception for an answer that broke off.
     if response.status_code not in {0, 200}:
-        return f"status {response.status_code}"
+        fault = f"status {response.status_code}"
+        return fault + (_find_error_fault(response) if Visitor.checks_errors else "")
     broken = response.request_meta["exception"]
     if broken is not None:
         return f"no whole answer: {type(broken).__name__}"
@@ -80,6 +85,24 @@ def _find_fault(response: ResponseContextManager, keys: tuple[str, ...]) -> str 
         return "the answer is not JSON"
     missing = [key for key in keys if not isinstance(answer, dict) or key not in answer]
     return f"the answer has no {missing[0]}" if missing else None
+
+
+def _find_error_fault(response: ResponseContextManager) -> str:
+    """Return what is wrong with an error: its shape, or a refusal that does not say when to come back."""
+    try:
+        answer = json.loads(response.content)
+    except ValueError:
+        return ", not in JSON"
+    missing = [key for key in ERROR_KEYS if not isinstance(answer, dict) or not isinstance(answer.get(key), str)]
+    if missing:
+        return f", without {missing[0]}"
+    if response.status_code == SERVICE_UNAVAILABLE and not _header(response, "retry-after").isdecimal():
+        return ", without Retry-After"
+    return ""
+
+
+def _header(response: ResponseContextManager, name: str) -> str:
+    return str(response.headers.get(name) or "") if response.headers is not None else ""
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -99,6 +122,13 @@ def _add_options(parser: LocustArgumentParser) -> None:
         include_in_web_ui=False,
     )
 
+    parser.add_argument(
+        "--errors",
+        choices=("counted", "checked"),
+        default="counted",
+        help="checked: an error must also have the body {code, detail, request_id}, and a 503 Retry-After",
+    )
+
 
 def _picture_count(text: str) -> int:
     count = int(text)
@@ -112,4 +142,5 @@ def _draw_pictures(environment: Environment, **_: object) -> None:
     # Not at import: `--processes` forks after the import, and every process needs a pool of its own.
     if environment.parsed_options is not None and not isinstance(environment.runner, MasterRunner):
         options = environment.parsed_options
+        Visitor.checks_errors = options.errors == "checked"
         Visitor.pictures = PicturePool(options.picture_pool, distinct=options.pictures == "distinct")

@@ -72,6 +72,17 @@ def request_id_of(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def error_response(error: ServiceError, request_id: str) -> JSONResponse:
+    """Return the answer to a request that never reached an application."""
+    body = ErrorBody(code=error.code, detail=error.detail, request_id=request_id)
+    headers = {REQUEST_ID_HEADER: request_id, **_retry_after(error)}
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+
+
+def _retry_after(error: ServiceError) -> dict[str, str]:
+    return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+
+
 def _path_of(request: Request) -> str:
     # Not request.url, which parses the Host header as well and raises on a bad one.
     return str(request.scope["path"])[:_MOST_PATH_CHARACTERS]
@@ -92,8 +103,7 @@ async def _answer_service_error(request: Request, exc: Exception) -> JSONRespons
     assert isinstance(exc, ServiceError)
     if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s %s: %s: %s", request.method, _path_of(request), exc.code, exc.detail)
-    headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
-    return _answer_error(request, exc.status, exc.code, exc.detail, headers)
+    return _answer_error(request, exc.status, exc.code, exc.detail, _retry_after(exc))
 
 
 async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONResponse:

@@ -43,6 +43,8 @@ class Behaviour:
     spawn_orphan: bool
     stall_at: int
     stall_s: float
+    most_wait_s: float
+    refusal_ms: float
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class KnownTarget:
         return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
 
     def _serial(self, now_s: float) -> Answer:
+        if self._free_s - now_s > self._behaviour.most_wait_s:
+            return Answer(now_s + self._behaviour.refusal_ms / 1000, HTTPStatus.SERVICE_UNAVAILABLE, b"")
         stall_s = self._behaviour.stall_s if self._measured == self._behaviour.stall_at else 0
         # From the end before, not from when its timer woke us: being late must not add up.
         begin_s = max(self._free_s, now_s) + stall_s
@@ -207,6 +211,8 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--spawn-orphan", action="store_true", help="leave a process that outlives this one")
     parser.add_argument("--stall-at", type=int, default=0, metavar="N", help="the N-th request, if GET /serial, stalls")
     parser.add_argument("--stall-s", type=float, default=0, metavar="S", help="for so long, as collecting garbage does")
+    parser.add_argument("--most-wait-s", type=float, default=float("inf"), metavar="S", help="503 for longer queues")
+    parser.add_argument("--refusal-ms", type=float, default=0, metavar="MS", help="what such a 503 takes")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from serve_app.classifier.admission import Admission
+from serve_app.classifier.early import build_early_refusal
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import Overloaded
@@ -115,6 +116,41 @@ def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
     second.add(15_000)
     second.end()
     gate.lease().add(20_000)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "is_refused"),
+    [
+        ("POST", "/model/predict", [], True),
+        ("POST", "/predict", [(b"x-deadline-ms", b"60000")], True),
+        ("POST", "/model/predict", [(b"x-deadline-ms", b"soon")], True),
+        ("GET", "/model/predict", [], False),
+        ("GET", "/model/ready", [], False),
+        ("POST", "/model/other", [], False),
+    ],
+)
+def test_a_full_queue_refuses_predictions_before_the_api_and_nothing_else(
+    method: str, path: str, headers: list[tuple[bytes, bytes]], *, is_refused: bool
+) -> None:
+    gate = admission(max_wait_s=1)
+    refuse = build_early_refusal(gate)
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    assert refuse(scope) is None
+    with ExitStack() as stack:
+        fill(gate, stack)
+        assert isinstance(refuse(scope), Overloaded) is is_refused
+    assert refuse(scope) is None
+
+
+def test_a_client_in_a_hurry_is_refused_early_while_others_are_taken() -> None:
+    gate = admission(max_wait_s=10)
+    refuse = build_early_refusal(gate)
+    scope = {"type": "http", "method": "POST", "path": "/model/predict", "headers": [(b"x-deadline-ms", b"100")]}
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(gate.place())
+        assert isinstance(refuse(scope), Overloaded)
+        assert refuse({**scope, "headers": []}) is None
 
 
 @asynccontextmanager

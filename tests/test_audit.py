@@ -32,6 +32,7 @@ from tests.made_run import made_plan, write_made_run
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = Path("tests/audits/published_report.yaml")
+COMMITTED = ROOT / "docs/reports"
 PAGE = ROOT / "docs/audit_of_the_published_report.md"
 EXPERIMENTS = 240
 
@@ -902,3 +903,8 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_json_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert "cannot be written" in refusal(str(ROOT / PUBLISHED), "--json", str(tmp_path / "none" / "audit.json"))
+
+
+@pytest.mark.parametrize("report", sorted(COMMITTED.glob("*/report.json")), ids=lambda path: path.parent.name)
+def test_every_committed_report_stands_its_own_audit(report: Path) -> None:
+    assert audit_file(report, RunFacts()).findings == []

@@ -191,7 +191,16 @@ def test_with_one_repetition_only_a_large_difference_has_a_winner() -> None:
     assert (median.verdict, median.because) == ("not enough data", "so small a difference takes 3 repetitions")
     assert level.winner is None
     assert compared(a=measured(1, count=1), b=measured(2, count=1, median_ms=150)).winner == "a"
-    assert compared(a=measured(1, count=1), b=measured(2, count=1)).verdict == "tie"
+    assert compared(a=measured(1, count=1), b=measured(2, count=1)).verdict == "not enough data"
+
+
+def test_a_difference_that_is_there_and_may_matter_is_no_tie() -> None:
+    level = compared(a=measured(1, rps=400), b=measured(2, rps=400, median_ms=102))
+    median = difference_in(level, "predict.median_ms")
+    assert (median.verdict, median.because) == (
+        "not enough data",
+        "there is a difference, perhaps too small to matter",
+    )
 
 
 def test_runs_that_differ_among_themselves_make_no_winner() -> None:

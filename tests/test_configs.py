@@ -20,8 +20,8 @@ REFERENCE_CORES = 2
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
-def test_one_and_two_replicas_are_shipped() -> None:
-    assert SHIPPED == ["one_replica.yaml", "two_replicas.yaml"]
+def test_one_and_two_replicas_and_one_that_leaves_a_core_free_are_shipped() -> None:
+    assert SHIPPED == ["one_replica.yaml", "one_thread.yaml", "two_replicas.yaml"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -37,11 +37,12 @@ def test_replicas_are_as_the_name_says_and_use_the_reference_machine_once(name: 
     assert threads * replicas == REFERENCE_CORES
 
 
-def test_the_two_configs_differ_in_replicas_and_threads_only() -> None:
-    one, two = (read_config(name) for name in SHIPPED)
-    model = two["applications"][1]
-    model["deployments"][0]["num_replicas"], model["args"]["threads"] = 1, 2
-    assert one == two
+def test_the_configs_differ_in_replicas_and_threads_only() -> None:
+    one, *others = (read_config(name) for name in SHIPPED)
+    for other in others:
+        model = other["applications"][1]
+        model["deployments"][0]["num_replicas"], model["args"]["threads"] = 1, 2
+        assert one == other
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -8,8 +8,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
+from serve_app.deployments.gate import GATE
 from serve_app.deployments.ingress import middlewares
+from serve_app.errors import Overloaded, ServiceError
 from tests.test_model_api import assert_error
 
 
@@ -91,3 +94,28 @@ async def test_other_answers_and_serves_own_paths_stay_as_they_are(http: httpx.A
     assert (await http.get("/fine")).text == "fine"
     health = await http.get("/-/healthz")
     assert (health.status_code, health.text) == (503, "DRAINING")
+
+
+async def test_what_the_gate_refuses_is_answered_at_once_when_its_upload_is_read(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    sent: list[bytes] = []
+
+    def refuse(scope: Scope) -> ServiceError | None:
+        asked.append(scope["path"])
+        return Overloaded("too many", retry_after_s=3) if scope["path"] == "/busy" else None
+
+    async def upload() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            sent.append(b"x" * 1000)
+            yield sent[-1]
+
+    monkeypatch.setattr(GATE, "_refuse", refuse)
+    response = await http.post("/busy", content=upload(), headers={"X-Request-ID": "mine"})
+    assert_error(response, 503, "overloaded", "too many")
+    assert (response.headers["retry-after"], response.headers["x-request-id"]) == ("3", "mine")
+    assert response.json()["request_id"] == "mine"
+    assert len(sent) == 3
+    assert (await http.get("/fine")).text == "fine"
+    assert asked == ["/busy", "/fine"]

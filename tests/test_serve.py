@@ -77,7 +77,7 @@ def test_the_ready_block_says_where_everything_is(running: Service) -> None:
 
 def test_one_replica_is_asked_for_and_one_runs(running: Service) -> None:
     assert running.rest().running_replicas("model", "Classifier") == 1
-    assert running.rest().running_replicas("users", "Users") == 1
+    assert running.rest().running_replicas("users", "Users") == 2
 
 
 async def test_known_pictures_are_named_as_the_bare_model_names_them(running: Service, fitted: Fitted) -> None:

@@ -740,6 +740,20 @@ def test_all_limits_are_met_only_if_some_cell_could_meet_them(tmp_path: Path) ->
     assert summarized(tmp_path / "met").all_limits_met
     assert not summarized(tmp_path / "failed", change=fail).all_limits_met
     assert not summarized(tmp_path / "missed", made_plan()).all_limits_met
+
+
+def test_objectives_are_judged_by_valid_cells_alone(tmp_path: Path) -> None:
+    def be_slow_and_invalid(made: MadeCell) -> None:
+        if made.record.cell.repetition == 1:
+            made.record.replicas_found = 7
+            made.requests = [replace(row, latency_ms=9000) for row in made.requests]
+
+    def be_invalid(made: MadeCell) -> None:
+        made.record.replicas_found = 7
+
+    twice = one_cell_plan(repetitions=2)
+    assert summarized(tmp_path / "one", twice, change=be_slow_and_invalid).all_limits_met
+    assert not summarized(tmp_path / "none", twice, change=be_invalid).all_limits_met
     assert summarized(tmp_path / "none", one_cell_plan(limits=[])).all_limits_met
 
 
@@ -851,7 +865,9 @@ def test_targets_that_cannot_be_told_apart_are_a_tie(tmp_path: Path) -> None:
         made.requests = [replace(row, latency_ms=50, error="", status=200) for row in made.requests]
 
     targets = [made_target("left", None), made_target("right", None)]
-    figures = summarized(tmp_path, made_plan(targets=targets, users=[10], roles=[], limits=[]), make_alike)
+    figures = summarized(
+        tmp_path, made_plan(targets=targets, users=[10], roles=[], limits=[], repetitions=3), make_alike
+    )
     assert figures.bottom_line == "A tie: nothing measured here speaks for one of left and right."
 
 

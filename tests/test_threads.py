@@ -76,7 +76,7 @@ def test_a_role_tells_of_its_threads_and_a_process_at_rest_of_none() -> None:
     ):
         try:
             time.sleep(READ_AFTER_S)
-            sampler = ResourceSampler(roles, generator_pid=0)
+            sampler = ResourceSampler(roles, 0)
             time.sleep(READ_AFTER_S)
             rows = {row.role: row for row in sampler.sample()}
         finally:

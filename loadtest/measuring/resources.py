@@ -23,10 +23,10 @@ _NOT_WORK = ("idle", "iowait", "steal", "guest", "guest_nice")
 class ResourceSampler:
     """Reads what the processes used since the last reading."""
 
-    def __init__(self, roles: list[Role], generator_pid: int) -> None:
-        """Begin: the first `sample` covers the time from here."""
+    def __init__(self, roles: list[Role], *generator_pids: int) -> None:
+        """Begin: the first `sample` covers the time from here. Usually there is one load generator."""
         self._roles = [(role, re.compile(role.command)) for role in roles]
-        self._generator_pid = generator_pid
+        self._generator_pids = generator_pids
         self._cpu_s: dict[psutil.Process, float] = {}
         self._threads = ThreadReader() if knows_threads() else None
         self._anywhere: list[tuple[psutil.Process, str]] = []
@@ -62,10 +62,11 @@ class ResourceSampler:
 
     def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
         yield psutil.Process(), "kit"
-        for process in family(self._generator_pid):
-            yield process, "load_generator"
+        for pid in self._generator_pids:
+            for process in family(pid):
+                yield process, "load_generator"
         ours = {os.getpid()}
-        for process in descendants(without=[self._generator_pid]):
+        for process in descendants(without=self._generator_pids):
             ours.add(process.pid)
             yield process, role_of(process, self._roles)
         if any(role.anywhere for role, _ in self._roles):

@@ -132,6 +132,10 @@ def _judge(interval: tuple[float, float], thresholds: _Thresholds, pair: tuple[S
         return "not enough data", 0, f"so small a difference takes {LEAST_REPETITIONS} repetitions"
     if max(high, -low) > thresholds.large:
         return "not enough data", 0, "the interval leaves a large difference possible"
+    if few:
+        return "not enough data", 0, f"how much runs differ by themselves takes {LEAST_REPETITIONS} repetitions to see"
+    if (low > 0 or high < 0) and max(high, -low) > thresholds.least:
+        return "not enough data", 0, "there is a difference, perhaps too small to matter"
     return "tie", 0, ""
 
 

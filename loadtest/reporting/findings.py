@@ -417,7 +417,8 @@ def _in_short(point: PointFigures) -> str:
     traffic = _traffic(point)
     told = [f"{show_rps(traffic.rps)} requests/s", f"{show_percent(traffic.failures_percent)} % failures"]
     for part in point.endpoints:
-        median_ms = part.steady.median_ms if part.steady.median_ms is not None else part.whole_run.median_ms
+        steady = part.scheduled or part.steady
+        median_ms = steady.median_ms if steady.median_ms is not None else part.whole_run.median_ms
         if median_ms is not None:
             told.append(f"a {part.endpoint} median of {show_ms(median_ms)} ms")
     if not point.endpoints and traffic.median_ms is not None:
@@ -429,7 +430,8 @@ def _parts(data: _Data, target: str, endpoint: str) -> list[tuple[int, Traffic]]
     """Return the figures of one endpoint by users, where it has right answers."""
 
     def read(part: EndpointFigures) -> Traffic:
-        return part.steady if part.steady.median_ms is not None else part.whole_run
+        steady = part.scheduled or part.steady
+        return steady if steady.median_ms is not None else part.whole_run
 
     return [
         (point.users, read(part))

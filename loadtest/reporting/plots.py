@@ -142,6 +142,20 @@ def draw_plots(figures: Figures) -> dict[str, str]:
         return plots
 
 
+def draw_overload(title: str, levels: Iterable[tuple[float, float, float]]) -> str:
+    """Return SVG text: right answers and refusals a second for each (asked, right, refused) a second."""
+    levels = sorted(levels)
+    colours = [*TARGETS]
+    lines = [
+        _Line(label, [(round(level[0]), level[number]) for level in levels], {"color": colour, "marker": "o"})
+        for number, (label, colour) in enumerate(zip(("right answers", "refusals"), colours, strict=False), 1)
+    ]
+    with style.context(["default", _DRAWING]):
+        asked = [round(level[0]) for level in levels]
+        figure = _line_figure(title, {"per second": lines}, asked, across="asked per second")
+        return _as_svg(_Picture("overload", title, figure), "overload")
+
+
 def _pictures(figures: Figures) -> Iterator[_Picture]:
     yield from _throughput(figures)
     for endpoint in figures.endpoints:
@@ -303,11 +317,14 @@ def _published_ms(endpoint: str, metric: str, point: BaselinePoint) -> float | N
 
 def _steady_ms(endpoint: str, metric: str, point: PointFigures) -> float | None:
     found = _endpoint(point, endpoint)
-    value: float | None = getattr(found.steady, metric) if found and found.steady else None
+    steady = (found.scheduled or found.steady) if found else None
+    value: float | None = getattr(steady, metric) if steady else None
     return value
 
 
-def _line_figure(title: str, panels: dict[str, list[_Line]], levels: list[int], *, may_be_log: bool = False) -> Figure:
+def _line_figure(
+    title: str, panels: dict[str, list[_Line]], levels: list[int], *, may_be_log: bool = False, across: str = "users"
+) -> Figure:
     """Return a picture with a panel for each key, side by side on the same scale."""
     # Drawn first is below; the legend begins with what is on top.
     lines = {line.label: line for panel in panels.values() for line in reversed(panel)}
@@ -315,7 +332,7 @@ def _line_figure(title: str, panels: dict[str, list[_Line]], levels: list[int], 
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (panel_title, panel) in zip(all_axes, panels.items(), strict=True):
         axes.set_title(panel_title)
-        axes.set_xlabel("users")
+        axes.set_xlabel(across)
         axes.grid(visible=False, axis="x")
         for line in panel:
             axes.plot(*zip(*line.points, strict=True), clip_on=False, **line.style)

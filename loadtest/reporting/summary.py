@@ -419,9 +419,9 @@ def _finished(measured: _Measured) -> bool:
 
 
 def _all_limits_met(plan: Plan, measured: list[_Measured], cells: list[CellFigures]) -> bool:
-    """Return whether every finished cell met every objective; objectives that no cell could meet are missed."""
-    finished = [cell for one, cell in zip(measured, cells, strict=True) if _finished(one)]
-    return all(result.met for cell in finished for result in cell.limits) and bool(finished or not plan.limits)
+    """Return whether every valid cell met every objective; objectives that no cell could meet are missed."""
+    valid = [cell for one, cell in zip(measured, cells, strict=True) if _finished(one) and cell.valid]
+    return all(result.met for cell in valid for result in cell.limits) and bool(valid or not plan.limits)
 
 
 def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> PointFigures:

@@ -91,7 +91,9 @@ def decide(steps: Sequence[Step], bounds: Bounds) -> Todo | Result:
         return Todo(level=level, purpose="search", repeated=False)
     if _verdict(steps, held, "confirm") is None:
         return Todo(level=held, purpose="confirm", repeated=False)
-    because = "" if failed else f"nothing failed up to {bounds.most:g}, where the search ends"
+    doubts = [step.because for step in _at(steps, held, "confirm") if step.unsure][-1:]
+    doubts += [] if failed else [f"nothing failed up to {bounds.most:g}, where the search ends"]
+    because = "; ".join(doubts)
     return Result(status="confirmed", capacity=held, smallest_failed=failed, because=because)
 
 

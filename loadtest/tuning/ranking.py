@@ -68,6 +68,7 @@ def rank(measured: Iterable[Measured], file: TuneFile) -> list[Measured]:
 
 def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: int, folder: RunFolder) -> Measured:
     (point,) = [point for point in figures.points if point.target == candidate.name]
+    traffic = point.scheduled or point.steady
     return Measured(
         candidate=candidate,
         round_number=number,
@@ -75,8 +76,8 @@ def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: in
         differences=[difference for level in figures.comparisons for difference in level.differences],
         point=point,
         cells=[cell for cell in figures.cells if cell.target == candidate.name],
-        value=find_value(file.objective.endpoint, file.objective.metric, point.steady, point.endpoints),
-        limits=[check_limit(limit, point.steady, point.endpoints) for limit in file.limits],
+        value=find_value(file.objective.endpoint, file.objective.metric, traffic, point.endpoints),
+        limits=[check_limit(limit, traffic, point.endpoints) for limit in file.limits],
     )
 
 

@@ -143,7 +143,7 @@ class Search:
     def _inputs(self) -> dict[str, Any]:
         tuning = self.tuning
         return {
-            **tuning.file.model_dump(mode="json"),
+            **tuning.file.model_dump(mode="json", exclude={"minutes"}),  # more of them is how a search goes on
             "what the plan says": tuning.plan.model_dump(mode="json"),
             "what the base says": tuning.base_text,
             "cores": tuning.cores,

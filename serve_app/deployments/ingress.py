@@ -13,8 +13,9 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.deployments.gate import GATE
 from serve_app.errors import NotFound, Overloaded, ServiceError
-from serve_app.web import REQUEST_ID_HEADER, ErrorBody
+from serve_app.web import REQUEST_ID_HEADER, ErrorBody, error_response
 
 IGNORED_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 """Serve lets a client switch its time limit and its watch for disconnects off with these."""
@@ -26,7 +27,7 @@ _DRAIN_BYTES = 10_016_384
 
 def middlewares() -> list[Middleware]:
     """Return what Serve is to put in front of itself."""
-    return [Middleware(ServeAnswersInOneShape), Middleware(ServeHeadersIgnored)]
+    return [Middleware(ServeAnswersInOneShape), Middleware(RefusesAtOnce), Middleware(ServeHeadersIgnored)]
 
 
 class ServeHeadersIgnored:
@@ -41,6 +42,23 @@ class ServeHeadersIgnored:
             headers = [header for header in scope["headers"] if header[0].lower() not in IGNORED_HEADERS]
             scope = {**scope, "headers": headers}
         await self._app(scope, receive, send)
+
+
+class RefusesAtOnce:
+    """Answers what the gate refuses; the upload is read first, so that the client sees the answer and no reset."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        error = GATE.refusal(scope) if scope["type"] == "http" else None
+        if error is None:
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(receive, send).drain()
+        request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
+        await error_response(error, request_id)(scope, receive, send)
 
 
 class ServeAnswersInOneShape:
@@ -84,10 +102,11 @@ class _Exchange:
         else:
             self._text += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._drain()
+                await self.drain()
                 await self._answer(self._start)
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Read the rest of the upload, within bounds."""
         received = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_S):

@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.gate import GATE
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
 
@@ -28,11 +29,13 @@ class ClassifierDeployment:
         # Imported in the replica: the builder runs in a process of its own, which every start waits for.
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
+        from serve_app.classifier.early import build_early_refusal
         from serve_app.deployments.metrics import ServeMetrics
 
         send_logs_to_serve()
         self._warn_of_thread_budget()
         self._classifier = await Classifier.load(self._settings, ServeMetrics())
+        GATE.put(build_early_refusal(self._classifier.admission))
         return build_model_api(self._classifier)
 
     def _warn_of_thread_budget(self) -> None:

@@ -1,0 +1,112 @@
+"""An overload test as tables on the terminal and as a Markdown page. Called by the command line."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from loadtest.overloading.figures import LevelFigures, OverloadFigures
+from loadtest.reporting.figures import NO_FIGURE, show_bytes, show_count, show_ms, show_rps
+from loadtest.reporting.terminal import Column, print_table
+
+PICTURE = "overload.svg"
+
+_HEADINGS = (
+    "load", "asked/s", "right/s", "right p50, p95 ms", "refused", "refusal p95, max ms", "other", "light p95 ms, idle",
+    "recovered s", "memory, peak",
+)  # fmt: skip
+
+
+def print_overload(figures: OverloadFigures) -> None:
+    """Print the levels, the promises and the verdict."""
+    columns = [Column(heading) for heading in _HEADINGS]
+    broken = {promise.times for promise in figures.promises if not promise.kept}
+    styles = ["red" if level.times in broken else "green" for level in figures.levels]
+    print_table(_title(figures), columns, [_cells(level) for level in figures.levels], styles)
+    columns = [Column("load"), Column("promise", is_number=False), Column("measured", is_number=False), Column("")]
+    styles = ["" if promise.kept else "red" for promise in figures.promises]
+    print_table("Promises", columns, _promises(figures), styles)
+    print(tell_verdict(figures))
+
+
+def tell_verdict(figures: OverloadFigures) -> str:
+    """Return what came of it in one sentence."""
+    kept = sum(promise.kept for promise in figures.promises)
+    return f"{figures.target}: {kept} of {len(figures.promises)} promises kept; capacity {figures.capacity_rps:.1f}/s"
+
+
+def render_markdown(figures: OverloadFigures, command: str) -> str:
+    """Return the page; `command` is what makes it. The same figures give the same bytes."""
+    question = figures.question
+    words = [
+        f"# Overload: {figures.target}",
+        f"Made by `{command}`.",
+        (
+            f"**{tell_verdict(figures)}.** The capacity is what {question.saturating_users} users who do not think get "
+            f"in right answers per second. Each level sends multiples of it for {question.seconds:g} s as an open "
+            "loop: requests start when they are due, whatever became of earlier ones. Beside it, a light load of ten "
+            f"`{question.light}` and one `{question.heavy}` a second goes on from {question.idle_s:g} s before to "
+            f"{question.tail_s:g} s after: it shows what a neighbour feels, and when all is as before."
+        ),
+        f"![Right answers and refusals by load]({PICTURE})",
+        _table(_HEADINGS, (_cells(level) for level in figures.levels)),
+        (
+            "*right*: the result, complete within the load. *refused*: 503 in the error shape with `Retry-After`. "
+            "*other*: anything else, resets and time-outs included. Latencies count from the sending. *recovered*: "
+            "from the load's end until a prediction is right and at most twice as slow as the slowest before it, as "
+            "all later ones are. *memory*: the target's processes together, pages that they share several times."
+        ),
+        "## Promises",
+        _table(("load", "promise", "measured", "kept"), _promises(figures)),
+        "## CPU, percent of one core, over the load",
+        _cpu_table(figures),
+    ]
+    return "\n\n".join(words) + "\n"
+
+
+def _title(figures: OverloadFigures) -> str:
+    return f"{figures.target}: multiples of its capacity, {figures.capacity_rps:.1f} {figures.question.heavy}/s"
+
+
+def _cells(level: LevelFigures) -> list[str]:
+    light = level.light
+    others = sum(level.other_failures.values()) + level.unanswered + level.unsent
+    return [
+        f"{level.times:g}x",
+        show_rps(level.asked_rps),
+        show_rps(level.goodput_rps),
+        f"{show_ms(level.median_ms)}, {show_ms(level.p95_ms)}",
+        show_count(level.refused),
+        f"{show_ms(level.refusal_p95_ms)}, {show_ms(level.refusal_max_ms)}" if level.refused else NO_FIGURE,
+        show_count(others),
+        f"{show_ms(light.p95_ms)}, {show_ms(light.idle_p95_ms)}",
+        NO_FIGURE if level.recovered_after_s is None else f"{level.recovered_after_s:.1f}",
+        f"{show_bytes(level.memory_begin_bytes)}, {show_bytes(level.memory_peak_bytes)}",
+    ]
+
+
+def _promises(figures: OverloadFigures) -> list[list[str]]:
+    return [
+        [f"{promise.times:g}x", promise.promise, promise.measured, "kept" if promise.kept else "BROKEN"]
+        for promise in figures.promises
+    ]
+
+
+def _cpu_table(figures: OverloadFigures) -> str:
+    roles = sorted({role for level in figures.levels for role in level.cpu_percent})
+    rows = (
+        [f"{level.times:g}x", *(f"{level.cpu_percent.get(role, 0.0):.0f}" for role in roles)]
+        for level in figures.levels
+    )
+    return _table(("load", *roles), rows)
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def write_page(figures: OverloadFigures, command: str, picture: str, folder: Path) -> list[Path]:
+    """Write overload.md and its picture into `folder` and return where they are. Raises OSError."""
+    page, drawn = folder / "overload.md", folder / PICTURE
+    page.write_text(render_markdown(figures, command), encoding="utf-8")
+    drawn.write_text(picture, encoding="utf-8")
+    return [page, drawn]
