@@ -10,7 +10,7 @@ PLAN ?= configs/stress/quick.yaml
 
 MINUTES ?= 10
 
-.PHONY: serve test check stress soak format lock clean
+.PHONY: serve test test-long check stress soak format lock clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
@@ -18,6 +18,9 @@ serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
 
 test: .venv/dev.stamp ## run every test
 	@$(BIN)/pytest
+
+test-long: .venv/dev.stamp ## the same, and what takes minutes more on a running service
+	@$(BIN)/pytest -m 'long or not long'
 
 check: .venv/dev.stamp ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

