@@ -1,8 +1,8 @@
-"""`python -m loadtest`: measure a service, report and audit what was measured, find its capacity, overload, tune, fuzz it.
+"""`python -m loadtest`: measure a service, report and audit what was measured, find capacity, overload, tune, fuzz.
 
 Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner;
-overload: every promise kept; fuzz: the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C
-or SIGTERM (run again to resume).
+overload: every promise kept; fuzz: the service held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by
+Ctrl-C or SIGTERM (run again to resume).
 """
 
 import argparse

@@ -128,7 +128,6 @@ BROKEN_HTTP = {
     "a path of 300 kB": b"GET /user/" + b"a" * 300_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "a method of our own": b"HACK /user/ HTTP/1.1\r\nHost: x\r\n\r\n",
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 200 + b"\r\n\r\n",
-    "HTTP/7.9": b"GET /user/ HTTP/7.9\r\nHost: x\r\n\r\n",
     "a host that is none": b"GET /model/nothing HTTP/1.1\r\nHost: [::1\r\n\r\n",
 }
 
@@ -137,14 +136,13 @@ BROKEN_HTTP = {
 def test_broken_http_is_a_4xx(running: Service, name: str) -> None:
     """Most of it never comes past HAProxy, whose answers are its own."""
     port, answer = int(running.url.rsplit(":", 1)[-1]), b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
-        # Who sends more than HAProxy's buffer is answered and cut off, and may see only the latter.
-        with suppress(ConnectionError):
-            client.sendall(BROKEN_HTTP[name])
-            while received := client.recv(65_536):
-                answer += received
-                if b"</html>" in answer or answer.endswith(b"}"):
-                    break
+    # Who sends more than HAProxy's buffer is answered and cut off, and may see only the latter.
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client, suppress(ConnectionError):
+        client.sendall(BROKEN_HTTP[name])
+        while received := client.recv(65_536):
+            answer += received
+            if b"\r\n\r\n" in answer:
+                break
     is_cut_off = len(BROKEN_HTTP[name]) > HAPROXY_BUFFER_BYTES and not answer
     assert is_cut_off or re.match(rb"HTTP/1\.[01] 4\d\d ", answer), answer[:300]
 
@@ -210,7 +208,6 @@ def test_the_service_does_what_its_openapi_says(
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@UNREADABLE_FOR_SERVE
 def test_the_fuzzer_finds_nothing(running: Service, tmp_path: Path) -> None:
     kit = Kit(
         [
