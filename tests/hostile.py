@@ -25,7 +25,7 @@ BOUNDARY = "b0undary"
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 ANSWER_S = 60
 
-PICTURE_KINDS = ("too many pixels", "decompression bomb", "truncated", "corrupted", "polyglot", "odd shape")
+PICTURE_KINDS = ("too many pixels", "decompression bomb", "truncated", "corrupted", "polyglot", "odd shape            detail = _printable(answer.body.get("detail", "its classes"))
 
 
 @dataclass(frozen=True)
@@ -509,6 +509,11 @@ async def print_table(url: str) -> int:
             shown = detail if len(detail) <= 150 else f"{detail[:150]}…"
             print(f"| {case.kind} | {case.name} | {answer.status} | {answer.body.get('code', '')} | {shown} |")
     return code
+
+
+def _printable(text: str) -> str:
+    shown = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return shown.replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tests.service import Service, adapted, launcher, own_environment, processes
 CASES = cases()
 AT_A_TIME = 6
 MIB = 2**20
-FUZZ_INPUTS = 300
+FUZZ_INPUTS = 150
 HAPROXY_BUFFER_BYTES = 262_144
 """As configs/serve.env has it."""
 SCHEMATHESIS_S = 60
@@ -193,8 +193,7 @@ def test_the_service_does_what_its_openapi_says(
     options = [
         "--checks",
         checks,
-        "--max-examples",
-        "15",
+        "--max-examples", "8",
         "--seed",
         "1",
         "--generation-database",
