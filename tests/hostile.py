@@ -25,7 +25,7 @@ BOUNDARY = "b0undary"
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 ANSWER_S = 60
 
-PICTURE_KINDS = ("too many pixels", "decompression bomb", "truncated", "corrupted", "polyglot", "odd shape            detail = _printable(answer.body.get("detail", "its classes"))
+PICTURE_KINDS = ("too many pixels", "decompression bomb", "truncated", "corrupted", "polyglot", "odd shape")
 
 
 @dataclass(frozen=True)
@@ -505,7 +505,7 @@ async def print_table(url: str) -> int:
             if fault := answer.fault(case):
                 code = 1
                 print(f"{case.kind}, {case.name}: {fault}", file=sys.stderr)
-            detail = answer.body.get("detail", "its classes").replace("|", "\\|")
+            detail = _printable(answer.body.get("detail", "its classes"))
             shown = detail if len(detail) <= 150 else f"{detail[:150]}…"
             print(f"| {case.kind} | {case.name} | {answer.status} | {answer.body.get('code', '')} | {shown} |")
     return code
