@@ -505,10 +505,15 @@ async def print_table(url: str) -> int:
             if fault := answer.fault(case):
                 code = 1
                 print(f"{case.kind}, {case.name}: {fault}", file=sys.stderr)
-            detail = answer.body.get("detail", "its classes").replace("|", "\\|")
+            detail = _printable(answer.body.get("detail", "its classes"))
             shown = detail if len(detail) <= 150 else f"{detail[:150]}…"
             print(f"| {case.kind} | {case.name} | {answer.status} | {answer.body.get('code', '')} | {shown} |")
     return code
+
+
+def _printable(text: str) -> str:
+    shown = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
+    return shown.replace("|", "\\|")
 
 
 if __name__ == "__main__":

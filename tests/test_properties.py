@@ -71,13 +71,13 @@ def damaged_pictures(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
 
 
-@bounded(600)
+@bounded(300)
 @given(st.builds(bytes.__add__, st.sampled_from(SIGNATURES), st.binary(max_size=300)))
 def test_any_bytes_are_a_picture_or_a_refusal(data: bytes) -> None:
     expect_picture_or_refusal(data)
 
 
-@bounded(600)
+@bounded(300)
 @given(damaged_pictures())
 def test_a_picture_damaged_anywhere_is_a_picture_or_a_refusal(data: bytes) -> None:
     expect_picture_or_refusal(data)
@@ -136,7 +136,7 @@ CHARSETS = (
 )
 
 
-@bounded(400)
+@bounded(300)
 @given(
     st.lists(PARTS, max_size=10),
     st.sampled_from((b"b", b"B", b"", b"-" * 70)) | st.binary(max_size=20),

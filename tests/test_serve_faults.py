@@ -20,7 +20,10 @@ from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.service import Service, adapted, launcher, own_environment, processes_of, service, write_config
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only"),
+]
 LOOKERS, SENDERS = 6, 3
 PAUSE_S = 0.05
 BACK_S = 40

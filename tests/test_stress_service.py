@@ -32,12 +32,14 @@ def record_of(smoke: RunFolder, cell: Cell) -> CellRecord:
     return record
 
 
+@pytest.mark.long
 def test_every_cell_ran_as_many_replicas_as_its_config_says(smoke: RunFolder) -> None:
     assert smoke.read_record().order == CELLS
     assert [record_of(smoke, cell).replicas_found for cell in CELLS] == [1, 2]
     assert [record_of(smoke, cell).notes for cell in CELLS] == [[], []]
 
 
+@pytest.mark.long
 def test_every_request_was_answered_right(smoke: RunFolder) -> None:
     for cell in CELLS:
         rows = list(read_rows(smoke.cell_path(cell) / "requests.csv", RequestRow))
@@ -46,6 +48,7 @@ def test_every_request_was_answered_right(smoke: RunFolder) -> None:
         assert all("inference;dur=" in row.server_timing for row in rows if row.endpoint == "predict")
 
 
+@pytest.mark.long
 def test_every_role_of_the_service_is_told_apart(smoke: RunFolder) -> None:
     for cell, replicas in zip(CELLS, (1, 2), strict=True):
         rows = list(read_rows(smoke.cell_path(cell) / "resources.csv", ResourceRow))
@@ -57,6 +60,7 @@ def test_every_role_of_the_service_is_told_apart(smoke: RunFolder) -> None:
         assert sum(row.cpu_percent for row in rows if row.role == "classifier") > 10
 
 
+@pytest.mark.long
 def test_the_metrics_of_the_service_are_kept(smoke: RunFolder) -> None:
     for cell in CELLS:
         assert (smoke.cell_path(cell) / "metrics_after.prom").read_text().count("ray_serve_") > 50
@@ -73,11 +77,13 @@ def test_in_the_committed_report_the_service_counts_what_locust_counts() -> None
             assert counted[routes[endpoint["endpoint"]]] == pytest.approx(requests, rel=0.01)
 
 
+@pytest.mark.long
 def test_the_report_says_that_the_weights_were_random(smoke: RunFolder) -> None:
     for name in ("report.md", "report.html"):
         assert "random" in (smoke.path / name).read_text()
 
 
+@pytest.mark.long
 def test_the_run_folder_holds_the_config_that_was_served(smoke: RunFolder) -> None:
     for cell in CELLS:
         kept = smoke.cell_path(cell) / "files"
@@ -85,6 +91,7 @@ def test_the_run_folder_holds_the_config_that_was_served(smoke: RunFolder) -> No
             assert (kept / name).read_bytes() == (ROOT / "configs" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_no_path_of_the_machine_is_in_the_report(smoke: RunFolder) -> None:
     for name in ("report.md", "report.html", "report.json"):
         text = (smoke.path / name).read_text()

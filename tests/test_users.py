@@ -227,7 +227,7 @@ async def test_writes_through_the_serving_engine_are_refused(seeded_url: str, st
 
 async def test_many_readers_share_a_small_pool(seeded_url: str) -> None:
     """More requests than connections wait for their turn."""
-    async with users_client(seeded_url, pool_size=2) as client:
+    async with users_client(seeded_url, pool_size=2, pool_wait_s=10, statement_timeout_s=10) as client:
         answers = await asyncio.gather(*(client.get("/", params={"after": n}) for n in range(100)))
     assert [answer.json()["users"][0]["id"] for answer in answers] == list(range(1, 101))
 

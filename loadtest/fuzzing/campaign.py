@@ -52,13 +52,12 @@ async def run_campaign(campaign: Campaign, tell: Callable[[Tally], None], tally:
     async with httpx.AsyncClient(base_url=campaign.url, limits=limits, timeout=ANSWER_TIMEOUT_S) as client:
         await _expect_someone(client)
         supply = _until(campaign, started_s + campaign.most_s)
-        senders = [asyncio.create_task(_send_all(client, supply, tally, campaign)) for _ in range(campaign.at_a_time)]
-        sending = asyncio.gather(*senders)
-        while not sending.done():
-            await asyncio.wait([sending], timeout=_READ_EVERY_S)
-            memory.read(_progress(tally, campaign, time.monotonic() - started_s))
-            tell(tally)
-        await sending
+        async with asyncio.TaskGroup() as group:  # after Ctrl-C none of them goes on
+            senders = {group.create_task(_send_all(client, supply, tally, campaign)) for _ in range(campaign.at_a_time)}
+            while senders:
+                _, senders = await asyncio.wait(senders, timeout=_READ_EVERY_S)
+                memory.read(_progress(tally, campaign, time.monotonic() - started_s))
+                tell(tally)
     is_judging = tally.inputs >= LEAST_FOR_MEMORY
     return Outcome(campaign.url, campaign.seed, time.monotonic() - started_s, tally, memory.figures(), is_judging)
 
