@@ -149,13 +149,6 @@ def test_broken_http_is_a_4xx(running: Service, name: str) -> None:
     assert is_cut_off or re.match(rb"HTTP/1\.[01] 4\d\d ", answer), answer[:300]
 
 
-UNREADABLE_FOR_SERVE = pytest.mark.xfail(
-    strict=True,
-    reason="Serve decodes these headers as UTF-8 and answers 500 where it cannot; the ingress must drop them",
-)
-
-
-@UNREADABLE_FOR_SERVE
 @pytest.mark.parametrize("name", [b"x-request-id", b"x-session-id", b"serve_multiplexed_model_id"])
 async def test_headers_that_serve_reads_may_hold_anything(running: Service, fitted: Fitted, name: bytes) -> None:
     async with httpx.AsyncClient(base_url=running.url, timeout=ANSWER_S) as http:

@@ -58,6 +58,12 @@ async def test_headers_that_change_serves_limits_do_not_reach_it(http: httpx.Asy
     assert not {"x-request-timeout-seconds", "x-request-disconnect-disabled"} & set(seen)
 
 
+@pytest.mark.parametrize("name", ["x-session-id", "serve_multiplexed_model_id", "Serve-Multiplexed-Model-Id"])
+async def test_headers_that_serve_cannot_decode_do_not_reach_it(http: httpx.AsyncClient, name: str) -> None:
+    seen = (await http.get("/headers", headers={name.encode(): b"\xff\xfe"})).json()
+    assert name.lower() not in seen
+
+
 async def test_a_plain_refusal_gets_the_error_shape_and_keeps_its_headers(http: httpx.AsyncClient) -> None:
     response = await http.get("/busy")
     assert_error(response, 503, "overloaded", "Request dropped due to backpressure")

@@ -15,8 +15,16 @@ from serve_app.deployments.gate import GATE
 from serve_app.errors import NotFound, Overloaded, ServiceError
 from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_response
 
-IGNORED_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
-"""Serve lets a client switch its time limit and its watch for disconnects off with these."""
+IGNORED_HEADERS = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"x-session-id",
+        b"serve-multiplexed-model-id",
+    }
+)
+"""Serve lets a client switch its time limit and its watch for disconnects off with the first two; the others it decodes
+as UTF-8, and answers 500 where it cannot. An underscore counts as a hyphen, as with Serve."""
 
 _OWN_PATHS = "/-/"
 
@@ -120,7 +128,7 @@ def _is_harmless(name: bytes, value: bytes) -> bool:
     name = name.lower()
     if name == REQUEST_ID_HEADER.encode():  # Serve makes an id where there is none
         return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
-    return name not in IGNORED_HEADERS
+    return name.replace(b"_", b"-") not in IGNORED_HEADERS
 
 
 def _is_plain_refusal(start: Message) -> bool:
