@@ -14,7 +14,7 @@ import pytest
 from serve_app.classifier.settings import ClassifierSettings
 from tests.fitted_model import CLASS_IDS
 
-pytest_plugins = ["tests.postgres"]
+pytest_plugins = ["tests.postgres", "tests.redis_server"]
 
 # TensorFlow keeps the number of threads it was first given for as long as the process lives.
 THREADS = 2
