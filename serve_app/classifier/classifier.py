@@ -14,7 +14,7 @@ import numpy as np
 
 from serve_app.classifier.admission import Admission, Lease
 from serve_app.classifier.batcher import MicroBatcher, Scores
-from serve_app.classifier.engines import Engine, load_engine
+from serve_app.classifier.engines import Engine, import_engine, load_engine
 from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # A batch takes half a second; whatever takes this long will not come back.
 STUCK_AFTER_S = 60
+LOWEST_PRIORITY = 19
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Classifier:
         pools = _Pools(settings)
         run = asyncio.get_running_loop().run_in_executor
         try:
-            prepared = await run(pools.engine, find_or_prepare, settings)
+            prepared = await run(pools.load, _find_model_and_import_engine, settings)
             _tell_weights(prepared)
+            pools.load.shutdown(wait=False)
             await run(pools.decode, warm_up_decoder)
             started = perf_counter()
             engine, picture_s = await run(pools.engine, _load_and_warm, settings, prepared)
@@ -130,14 +132,17 @@ def _decode_and_hash(data: bytes, max_pixels: int) -> _Decoded:
 
 
 class _Pools:
-    """The threads of one replica: several decode, exactly one runs the engine."""
+    """The threads of one replica: several decode, exactly one runs the engine; another one loads at the start."""
 
     def __init__(self, settings: ClassifierSettings) -> None:
         lower = (settings.niceness,)
+        # Half of a start is the import of TensorFlow, 3 s of CPU that replicas which serve must not lack.
+        self.load = ThreadPoolExecutor(1, "load", _lower_priority, (LOWEST_PRIORITY,))
         self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", _lower_priority, lower)
         self.engine = ThreadPoolExecutor(1, "engine", _lower_priority, lower)
 
     def shut_down(self) -> None:
+        self.load.shutdown(wait=False, cancel_futures=True)
         self.decode.shutdown(wait=False, cancel_futures=True)
         self.engine.shutdown(wait=False, cancel_futures=True)
 
@@ -146,6 +151,12 @@ def best_classes(scores: Scores, top_k: int) -> list[tuple[int, float]]:
     """Return the `top_k` highest of `scores`, shape (classes,), as (class index, score), highest first."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     return [(int(index), float(scores[index])) for index in order]
+
+
+def _find_model_and_import_engine(settings: ClassifierSettings) -> PreparedModel:
+    prepared = find_or_prepare(settings)
+    import_engine(settings.engine)
+    return prepared
 
 
 def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> tuple[Engine, float]:
