@@ -45,7 +45,9 @@ _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
     (NotReady, "no replica of this application is there now; come back later"),
     (DeadlineExceeded, "the replica did not answer within the time limit of the ingress"),
 )
+# Those that the replica's HTTP parser knows; it leaves the refusal of most of them to the application.
 _METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT"
+_SERVED_METHODS = "GET, POST, DELETE"
 _NOT_FOUND = "nothing is served at this path; /-/routes lists what is"
 
 
@@ -116,7 +118,12 @@ def _edits(header_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]
         _literal("defaults", "mode http", *defaults),
     )
     limits = [  # of methods too: what the replica's HTTP parser does not know, it answers with plain text
-        _refusal(MethodNotAllowed, f"the method must be one of {_METHODS}", f"!{{ method {_METHODS} }}"),
+        _refusal(
+            MethodNotAllowed,
+            f"the method must be one of {_SERVED_METHODS}",
+            f"!{{ method {_METHODS} }}",
+            f"hdr Allow '{_SERVED_METHODS}'",
+        ),
         _refusal(PathTooLong, f"the path is longer than {MAX_URL_BYTES:,} bytes", f"{{ url_len gt {MAX_URL_BYTES} }}"),
         _refusal(
             HeadersTooLong,
@@ -181,9 +188,9 @@ def _own_address(host: str) -> str:
     return {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "::1"}.get(host, host)  # noqa: S104
 
 
-def _refusal(error: type[ServiceError], detail: str, condition: str = "") -> str:
-    unless = f" if {condition}" if condition else ""
-    return f"http-request return status {error.status} {_answer(error, detail)}{unless}"
+def _refusal(error: type[ServiceError], detail: str, condition: str = "", header: str = "") -> str:
+    parts = [f"http-request return status {error.status} {_answer(error, detail)}", header]
+    return " ".join([*filter(None, parts), *([f"if {condition}"] if condition else [])])
 
 
 def _answer(error: type[ServiceError], detail: str) -> str:
