@@ -155,16 +155,16 @@ class RunFolder:
 
     def read_plan(self) -> Plan:
         """Return the plan of this run. Raises BadInputError."""
-        return _read(self.plan_path, Plan)
+        return read_written(self.plan_path, Plan, "run")
 
     def read_record(self) -> RunRecord:
         """Return the record of this run. Raises BadInputError."""
-        return _read(self.record_path, RunRecord)
+        return read_written(self.record_path, RunRecord, "run")
 
     def read_cell(self, cell: Cell) -> CellRecord | None:
         """Return how a cell went; None when it was never finished."""
         path = self.cell_path(cell) / "cell.json"
-        return _read(path, CellRecord) if path.is_file() else None
+        return read_written(path, CellRecord, "run") if path.is_file() else None
 
     def write_plan(self, plan: Plan) -> None:
         """Write the plan. Raises OSError."""
@@ -179,6 +179,16 @@ class RunFolder:
         write_whole(self.cell_path(record.cell) / "cell.json", _as_json(record))
 
 
+def read_written(path: Path, kind: type[_Model], command: str) -> _Model:
+    """Return what `command` wrote to `path` as JSON of `kind`. Raises BadInputError."""
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadInputError(f"{path}: cannot be read ({exc.strerror}); is this the folder of a run?") from exc
+    except (ValidationError, UnicodeDecodeError) as exc:
+        raise BadInputError(f"{path}: is not what `python -m loadtest {command}` writes: {exc}") from exc
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a crash leaves the old one or the new one, never half of it. Raises OSError."""
     unfinished = path.with_name(path.name + ".unfinished")
@@ -191,12 +201,3 @@ def write_whole(path: Path, text: str) -> None:
 
 def _as_json(record: BaseModel) -> str:
     return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-
-
-def _read(path: Path, kind: type[_Model]) -> _Model:
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read ({exc.strerror}); is this the folder of a run?") from exc
-    except (ValidationError, UnicodeDecodeError) as exc:
-        raise BadInputError(f"{path}: is not what `python -m loadtest run` writes: {exc}") from exc

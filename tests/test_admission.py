@@ -4,13 +4,13 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 
 import httpx
 import pytest
 
-from serve_app.classifier.admission import Admission
+from serve_app.classifier.admission import STANDING_AFTER_S, Admission
 from serve_app.classifier.early import build_early_refusal
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
@@ -70,6 +70,45 @@ def test_pictures_are_taken_as_long_as_their_turn_comes_in_time() -> None:
         assert "1.1 s" in refusal.detail
     assert gate.wait_s == 0
     gate.check()
+
+
+def test_a_standing_queue_is_half_as_long_as_a_burst_may_be_until_it_has_been_short() -> None:
+    now_s = 100.0
+    gate = Admission(
+        ClassifierSettings.model_validate({"max_wait_s": 4}), Counted(), picture_s=PICTURE_S, clock=lambda: now_s
+    )
+    with ExitStack() as taken:
+        fill(gate, taken)
+        assert gate.wait_s == pytest.approx(4.1)
+        now_s += STANDING_AFTER_S
+        assert gate.most_wait_s == 4
+        now_s += 1
+        assert gate.most_wait_s == 2
+        assert "longer than 2 s" in fill(gate, taken).detail
+    assert gate.most_wait_s == 4  # all were answered
+    with ExitStack() as taken:
+        fill(gate, taken)
+        assert gate.wait_s == pytest.approx(4.1)
+
+
+def test_the_work_of_a_standing_queue_hovers_at_its_limit() -> None:
+    now_s = 100.0
+    gate = Admission(
+        ClassifierSettings.model_validate({"max_wait_s": 4}), Counted(), picture_s=PICTURE_S, clock=lambda: now_s
+    )
+    queue: list[ExitStack] = []
+    waits_s = []
+    for _ in range(600):  # a picture is worked off each PICTURE_S, and three come
+        for _ in range(3):
+            place = ExitStack()
+            with suppress(Overloaded):
+                place.enter_context(gate.place())
+                queue.append(place)
+        now_s += PICTURE_S
+        queue.pop(0).close()
+        waits_s.append(gate.wait_s)
+    assert max(waits_s[:200]) == pytest.approx(4.0)
+    assert [min(waits_s[300:]), max(waits_s[300:])] == pytest.approx([2.0, 2.0], abs=PICTURE_S)
 
 
 def test_an_idle_replica_takes_a_picture_however_slow_it_is() -> None:

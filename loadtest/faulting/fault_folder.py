@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from loadtest.errors import BadInputError
 from loadtest.rows import ProcessRow, RequestRow, ResourceRow, read_rows
-from loadtest.run_folder import Environment, write_whole
+from loadtest.run_folder import Environment, read_written, write_whole
 
 _Model = TypeVar("_Model", bound=BaseModel)
 SOAK = "soak"
@@ -75,11 +75,11 @@ class FaultFolder:
 
     def read_plan(self, kind: type[_Model]) -> _Model:
         """Return the plan. Raises BadInputError."""
-        return _read(self.path / "plan.json", kind)
+        return read_written(self.path / "plan.json", kind, "faults")
 
     def read_environment(self) -> Environment:
         """Return the machine. Raises BadInputError."""
-        return _read(self.path / "environment.json", Environment)
+        return read_written(self.path / "environment.json", Environment, "faults")
 
     def write_record(self, name: str, record: StretchRecord) -> None:
         """Write how a load went. Raises OSError."""
@@ -89,7 +89,7 @@ class FaultFolder:
     def read_record(self, name: str) -> StretchRecord | None:
         """Return how a load went; None when it never ended. Raises BadInputError."""
         path = self.stretch_path(name) / "stretch.json"
-        return _read(path, StretchRecord) if path.is_file() else None
+        return read_written(path, StretchRecord, "faults") if path.is_file() else None
 
     def read_requests(self, name: str) -> list[RequestRow]:
         """Return the requests of a load in the order of their sending. Raises OSError and ValueError."""
@@ -103,12 +103,3 @@ class FaultFolder:
     def read_resources(self, name: str) -> list[ResourceRow]:
         """Return what the roles used second by second. Raises OSError and ValueError."""
         return list(read_rows(self.stretch_path(name) / "resources.csv", ResourceRow))
-
-
-def _read(path: Path, kind: type[_Model]) -> _Model:
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read ({exc.strerror}); is this the folder of a run?") from exc
-    except (ValidationError, UnicodeDecodeError) as exc:
-        raise BadInputError(f"{path}: is not what `python -m loadtest faults` writes: {exc}") from exc

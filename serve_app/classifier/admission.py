@@ -6,7 +6,7 @@ Whoever is refused is told when the queue of now will be worked off. Used by `ap
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from serve_app.classifier.metrics import Metrics
@@ -21,6 +21,8 @@ _SILENT_S = 10.0
 _NEWEST_SHARE = 0.2
 """Weight of the newest batch in the moving average of the service time: five batches are most of it."""
 
+STANDING_AFTER_S = 20.0
+"""A queue that has not been short for so long is no burst but a standing queue: more work comes than is done."""
 
 _STALL = 4.0
 """A batch counts as at most so many times slower than usual: a process that was stopped for 10 s is not slow now."""
@@ -29,11 +31,20 @@ _STALL = 4.0
 class Admission:
     """The pictures that one replica has taken and not yet answered, and how fast it works them off."""
 
-    def __init__(self, settings: ClassifierSettings, metrics: Metrics, *, picture_s: float) -> None:
+    def __init__(
+        self,
+        settings: ClassifierSettings,
+        metrics: Metrics,
+        *,
+        picture_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin with `picture_s`, seconds of engine time for one picture of a full batch."""
         self._settings = settings
         self.metrics = metrics
         self._picture_s = picture_s
+        self._clock = clock
+        self._short_at_s = clock()
         self._taken = 0
         self._held_bytes = 0
         self._refused = 0
@@ -43,6 +54,16 @@ class Admission:
     def wait_s(self) -> float:
         """Seconds until a picture that comes now has been worked off, without its own: pictures × service time."""
         return self._taken * self._picture_s
+
+    @property
+    def most_wait_s(self) -> float:
+        """The longest wait for which a picture is taken now: max_wait_s, or half of it in a standing queue.
+
+        A burst is worked off, and a queue bridges it. In a standing queue everyone waits and nobody gains (Nichols and
+        Jacobson, Controlling Queue Delay, 2012), and when the load ends, it is in the way of whoever comes then.
+        """
+        is_standing = self._clock() - self._short_at_s > STANDING_AFTER_S
+        return self._settings.max_wait_s / (2 if is_standing else 1)
 
     def learn(self, pictures: int, took_s: float) -> None:
         """Take in that the engine needed `took_s` for a batch; the average moves exponentially."""
@@ -55,7 +76,8 @@ class Admission:
 
         Raises Overloaded when its turn would come too late, or max_queue pictures are there already.
         """
-        most_s = self._settings.max_wait_s if within_s is None else min(self._settings.max_wait_s, within_s)
+        self._notice_short_queue()
+        most_s = self.most_wait_s if within_s is None else min(self.most_wait_s, within_s)
         if self._taken >= self._settings.max_queue:
             self._refuse("queue_full", f"{self._taken} pictures are being worked on already")
         if self._taken and self.wait_s > most_s:
@@ -74,6 +96,7 @@ class Admission:
             yield
         finally:
             self._taken -= 1
+            self._notice_short_queue()
             self.metrics.set_queue_length(self._taken)
 
     def lease(self) -> "Lease":
@@ -89,6 +112,10 @@ class Admission:
     def free(self, count: int) -> None:
         """Tell that `count` bytes have left memory."""
         self._held_bytes -= count
+
+    def _notice_short_queue(self) -> None:
+        if self.wait_s <= self._settings.max_wait_s / 4:
+            self._short_at_s = self._clock()
 
     def _refuse(self, reason: str, detail: str) -> None:
         self.metrics.count_refusal(reason)

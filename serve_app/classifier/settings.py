@@ -35,7 +35,12 @@ class ClassifierSettings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of random weights.")
     max_batch: int = Field(8, ge=1, le=128, description="Most pictures in one run of the engine.")
     max_queue: int = Field(512, ge=1, description="Most pictures in decoding, waiting or in the engine; beyond: 503.")
-    max_wait_s: float = Field(6.0, gt=0, le=600, description="Longest work before a new picture's; beyond: 503.")
+    max_wait_s: float = Field(
+        6.0,
+        gt=0,
+        le=600,
+        description="Longest work before a new picture's; beyond: 503. Half of it in lasting overload.",
+    )
     deadline_s: float = Field(10.0, gt=0, le=600, description="Longest time from upload to answer; beyond: 504.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode pictures.")
     max_upload_bytes: int = Field(10_000_000, ge=1, description="Largest picture file; beyond: 413.")
