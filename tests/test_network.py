@@ -9,9 +9,11 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
 import pytest
@@ -304,16 +306,21 @@ def listening(service: Service) -> set[tuple[str, str, str]]:
         int(service.printed().split("dashboard")[-1].split()[0].rsplit(":", 1)[-1]): "8265",
     }
     found = set()
-    for process in processes_of(environment):
-        try:
+    for role, address, port in open_sockets(service):
+        kind = names.get(port) or ("30000-31000" if 30000 <= port <= 31000 else "random")
+        found.add((role, kind, "loopback" if address in LOOPBACK else "any"))
+    return found
+
+
+def open_sockets(service: Service) -> set[tuple[str, str, int]]:
+    """Return role, address and port of each listening socket."""
+    found = set()
+    for process in processes_of(service.environment):
+        with suppress(psutil.NoSuchProcess):
+            role = role_of(process)
             for connection in process.net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:
-                    port = connection.laddr.port
-                    kind = names.get(port) or ("30000-31000" if 30000 <= port <= 31000 else "random")
-                    reach = "loopback" if connection.laddr.ip in LOOPBACK else "any"
-                    found.add((role_of(process), kind, reach))
-        except psutil.NoSuchProcess:
-            continue
+                    found.add((role, connection.laddr.ip, connection.laddr.port))
     return found
 
 
@@ -327,6 +334,8 @@ def role_of(process: psutil.Process) -> str:
         (r"ray::ProxyActor", "Serve's proxy"),
         (r"gcs_server", "GCS"),
         (r"raylet/raylet", "raylet"),
+        (r"autoscaler/.*monitor\.py", "autoscaler"),
+        (r"ray::DashboardAgent", "dashboard agent"),
         (r"runtime_env/agent", "runtime-env agent"),
         (r"dashboard/agent\.py", "dashboard agent"),
         (r"dashboard/dashboard\.py|ray-dashboard", "dashboard"),
@@ -346,6 +355,54 @@ def test_the_ports_are_those_that_the_security_page_lists(guarded: Service) -> N
     }
     roles = {role for role, _, _ in listed}
     assert {row for row in listening(guarded) if row[0] in roles and row[1] != "random"} == listed
+
+
+# One of each of Ray's gRPC services, and of Serve's between replicas.
+CALLS = (
+    "/ray.rpc.InternalKVGcsService/InternalKVKeys",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.ReporterService/HealthCheck",
+    "/ray.serve.ASGIService/HandleRequest",
+)
+
+
+async def test_rays_own_ports_refuse_who_has_no_token(guarded: Service) -> None:
+    """What everyone can connect to either asks for the token or only tells metrics, as the security page says."""
+    told: dict[tuple[str, str], set[str]] = {}
+    for role, address, port in open_sockets(guarded):
+        if address in ("::", "0.0.0.0"):
+            kind, answer = await ask_without_token(port)
+            told.setdefault((role, kind), set()).add(answer)
+    assert told[("GCS", "gRPC")] == told[("raylet", "gRPC")] == told[("replica", "gRPC")] == {"refused"}
+    metrics = {role for (role, kind), _ in told.items() if kind == "metrics"}
+    assert metrics <= {"dashboard", "dashboard agent", "autoscaler"}
+    assert {answer for (_, kind), answers in told.items() if kind != "metrics" for answer in answers} == {"refused"}
+
+
+async def ask_without_token(port: int) -> tuple[str, str]:
+    """Return what a port speaks, and `refused` or what it told."""
+    try:
+        async with httpx.AsyncClient(timeout=ANSWER_S) as http:
+            answer = await http.get(f"http://127.0.0.1:{port}/metrics")
+    except httpx.HTTPError:
+        return "gRPC", await call_without_token(port)
+    if answer.status_code == 200 and answer.text.startswith("# HELP"):
+        return "metrics", "told"
+    return "HTTP", "refused" if answer.status_code == 401 else answer.text[:200]
+
+
+async def call_without_token(port: int) -> str:
+    codes = set()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in CALLS:
+            try:
+                await channel.unary_unary(method)(b"", timeout=ANSWER_S)
+            except grpc.aio.AioRpcError as exc:
+                codes.add(exc.code().name)
+            else:
+                return f"{method} was answered"
+    return "refused" if "UNAUTHENTICATED" in codes and codes <= {"UNAUTHENTICATED", "UNIMPLEMENTED"} else str(codes)
 
 
 def haproxy_of(service: Service) -> list[psutil.Process]:
