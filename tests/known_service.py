@@ -1,7 +1,7 @@
 """A service with known answers, for the client: POST /model/predict and the jobs below /model/jobs as the API says.
 
 It runs in a thread of the test, on a real port. A picture's bytes say what becomes of it: `label:…` is its class,
-`bad:…` is no picture. What is to go wrong before that stands in `trouble`: each request takes the next one off the list.
+`bad:…` is no picture. What is to go wrong before that stands in `trouble`: each request takes the next one from there.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import uvicorn
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from tests.ports import free_port
@@ -65,6 +65,10 @@ class KnownService:
     ids: dict[str, str] = field(default_factory=dict)
     """Jobs by idempotency key."""
     _now: int = 0
+
+    def forget(self) -> None:
+        """Be as new, at the same address."""
+        vars(self).update(vars(KnownService(self.url)))
 
     def requests(self, method: str, path: str) -> list[dict[str, str]]:
         """Return the headers of the requests to a path, in order, with the query as `?`."""
@@ -179,10 +183,9 @@ class KnownService:
         return JSONResponse(job.as_json(self))
 
     async def _submit(self, request: Request) -> Response:
-        form = await request.form(max_files=1000)
-        files = [
-            (str(part.filename), await part.read()) for part in form.getlist("file") if isinstance(part, UploadFile)
-        ]
+        async with request.form(max_files=1000) as form:
+            parts = [part for part in form.getlist("file") if isinstance(part, UploadFile)]
+            files = [(str(part.filename), await part.read()) for part in parts]
         if len(files) > self.max_job_files:
             raise Refused(413, "upload_too_large", f"more than {self.max_job_files} files")
         key = request.headers.get("idempotency-key", f"none {len(self.ids)}")
@@ -220,8 +223,8 @@ class Job:
     async def wait(self, wait_s: float) -> None:
         """Return when it has ended or after `wait_s`."""
         deadline_s = time.monotonic() + wait_s
-        while self.state in {"queued", "running"} and time.monotonic() < deadline_s:
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 nothing happens then: time passes
+        while self.state in {"queued", "running"} and time.monotonic() < deadline_s:  # noqa: ASYNC110 it is time itself
+            await asyncio.sleep(0.01)
 
     def as_json(self, service: KnownService) -> dict[str, Any]:
         has_results = self.state in {"done", "failed"}
@@ -281,7 +284,3 @@ def known_service() -> Iterator[KnownService]:
         server.should_exit = server.force_exit = True
         thread.join(START_S)
         assert not thread.is_alive()
-
-
-def redirect(to: str) -> Response:
-    return RedirectResponse(to)

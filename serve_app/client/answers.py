@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from serve_app.client.errors import UsageError
+from serve_app.client.errors import RunStopped, UsageError
 from serve_app.client.outcome import Outcome
 
 FORMATS = ("table", "csv", "json", "jsonl")
@@ -89,13 +89,22 @@ class JsonAnswers:
 
 @contextmanager
 def open_answers(kind: str, output: Path | None, *, resume: bool) -> Iterator[Answers]:
-    """Open `output`, or standard output, for answers of a format. Raises UsageError when it cannot be written."""
-    with _open(output, resume=resume) as file:
-        answers = _answers(kind, file)
-        try:
-            yield answers
-        finally:
-            answers.close()
+    """Open `output`, or standard output, for answers of a format.
+
+    Raises UsageError when it cannot be opened and RunStopped when it takes no more; the block raises no other OSError.
+    """
+    try:
+        with _open(output, resume=resume) as file:
+            answers = _answers(kind, file)
+            try:
+                yield answers
+            finally:
+                answers.close()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        where = f"--output {output}" if output else "standard output"
+        raise RunStopped(f"{where}: cannot be written: {exc.strerror}") from exc
 
 
 @contextmanager

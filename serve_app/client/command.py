@@ -88,18 +88,10 @@ class _Run:
     def _emitting(self, answers: Answers) -> Callable[[Sequence[Outcome]], None]:
         def emit(outcomes: Sequence[Outcome]) -> None:
             for outcome in outcomes:
-                self._write(answers, outcome)
+                answers.write(outcome)
+                self._tally.count(outcome)
 
         return emit
-
-    def _write(self, answers: Answers, outcome: Outcome) -> None:
-        try:
-            answers.write(outcome)
-        except BrokenPipeError:
-            raise
-        except OSError as exc:
-            raise RunStopped(f"--output {self._options.output}: cannot be written: {exc.strerror}") from exc
-        self._tally.count(outcome)
 
     def _tell_open(self, open_ids: Sequence[str]) -> None:
         ids = " ".join(f"--job {job_id}" for job_id in dict.fromkeys(open_ids))

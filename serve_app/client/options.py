@@ -80,7 +80,7 @@ class Options:
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """Return what the command line says. Raises UsageError; argparse itself ends the process with 2."""
-    options = Options(**vars(_parser().parse_args(arguments)))
+    options = Options(**vars(_parser().parse_intermixed_args(arguments)))
     for is_wrong, fault in _conflicts(options):
         if is_wrong:
             raise UsageError(fault)
@@ -101,6 +101,10 @@ def _conflicts(options: Options) -> Sequence[tuple[bool, str]]:
         (
             not options.resume and options.output is not None and options.output.exists(),
             f"--output {options.output}: is there already; remove it, choose another name, or go on with --resume",
+        ),
+        (
+            options.resume and options.output is not None and options.output.exists() and not options.output.is_file(),
+            f"--output {options.output}: is no regular file, so there is nothing to go on with",
         ),
         (
             options.output is not None and not options.output.parent.is_dir(),
