@@ -227,20 +227,20 @@ class Job:
             await asyncio.sleep(0.01)
 
     def as_json(self, service: KnownService) -> dict[str, Any]:
-        has_results = self.state in {"done", "failed"}
+        state = self.state  # once: time goes on
         results = [
             {"name": name.rsplit("/", 1)[-1], "index": index, **service.result(data, self.top_k, cached=False)}
             for index, (name, data) in enumerate(self.files)
         ]
         return {
             "id": self.id,
-            "state": self.state,
+            "state": state,
             "position": None,
             "files": len(self.files),
             "files_done": self.files_done,
-            "error": {"code": "all_failed", "detail": "no file is a picture"} if self.state == "failed" else None,
+            "error": {"code": "all_failed", "detail": "no file is a picture"} if state == "failed" else None,
             # In no order: their index says which they are.
-            "results": results[::-1] if has_results else None,
+            "results": results[::-1] if state in {"done", "failed"} else None,
         }
 
 

@@ -38,9 +38,6 @@ class Patience:
         """
         last: list[ItemError] = []
 
-        async def attempt() -> Answer:  # tenacity awaits only what is declared as async
-            return await ask()
-
         def before_sleep(state: tenacity.RetryCallState) -> None:
             last[:] = [_error_of(state)]
             self.tell(last[0], state.upcoming_sleep)
@@ -57,12 +54,15 @@ class Patience:
         )
         try:
             async with asyncio.timeout(self.give_up_after_s):
-                return await insisting(attempt)
+                async for attempt in insisting:
+                    with attempt:
+                        return await ask()
         except TimeoutError:
             before = f"; before that: {last[0].detail}" if last else ""
             raise ItemError(
                 NO_ANSWER, f"no answer within {self.give_up_after_s:g} s{before}", is_transient=True
             ) from None
+        raise AssertionError("tenacity returns or raises")
 
 
 def read_retry_after(value: str | None) -> float | None:
