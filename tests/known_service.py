@@ -62,6 +62,8 @@ class KnownService:
     pictures: Counter[bytes] = field(default_factory=Counter)
     most_at_once: int = 0
     jobs: dict[str, "Job"] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    """Jobs that it does not know any more, as after a Redis that kept nothing."""
     ids: dict[str, str] = field(default_factory=dict)
     """Jobs by idempotency key."""
     _now: int = 0
@@ -168,11 +170,12 @@ class KnownService:
 
     async def _jobs(self, request: Request, job_id: str) -> Response:
         if not self.jobs_available:
-            raise Refused(503, "jobs_unavailable", "this service has no jobs; set REDIS_URL")
+            detail = "this service has no jobs; set REDIS_URL"
+            raise Refused(503, "jobs_unavailable", detail, headers={"Retry-After": "2"})
         if request.method == "POST" and not job_id:
             return await self._submit(request)
         job = self.jobs.get(job_id)
-        if job is None:
+        if job is None or job_id in self.lost:
             raise Refused(404, "not_found", f"no job {job_id}")
         if request.method == "DELETE":
             if job.state in {"done", "failed"}:
@@ -229,7 +232,7 @@ class Job:
     def as_json(self, service: KnownService) -> dict[str, Any]:
         state = self.state  # once: time goes on
         results = [
-            {"name": name.rsplit("/", 1)[-1], "index": index, **service.result(data, self.top_k, cached=False)}
+            {"name": name, "index": index, **service.result(data, self.top_k, cached=False)}
             for index, (name, data) in enumerate(self.files)
         ]
         return {

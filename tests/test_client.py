@@ -500,6 +500,21 @@ def test_a_lost_answer_makes_no_second_job_and_neither_does_the_same_command_aga
     assert list(known.jobs) == ["job-0", "job-1"], "other results need another job"
 
 
+def test_a_redis_that_is_away_for_a_moment_stops_no_job(client: Client, known: KnownService) -> None:
+    known.trouble.append(Trouble(503, "jobs_unavailable", headers={"Retry-After": "0"}))
+    ended = client("pictures", "--format", "csv", "--jobs")
+    assert (ended.code, [row["prediction"] for row in ended.rows()]) == (0, things(3))
+    assert list(known.jobs) == ["job-0"]
+
+
+def test_a_job_that_is_lost_costs_its_own_files_only(client: Client, known: KnownService) -> None:
+    known.lost.add("job-0")
+    ended = client("pictures", "--format", "csv", "--jobs", "--batch", "2")
+    assert ended.code == 1
+    assert [row["error_code"] or row["prediction"] for row in ended.rows()] == ["job_lost", "job_lost", "thing 2"]
+    assert "go on in the service" not in ended.err
+
+
 def test_a_batch_that_is_too_large_for_the_service_is_halved(client: Client, known: KnownService) -> None:
     known.max_job_files = 2
     ended = client(make_pictures(Path("many"), 7), "--format", "csv", "--jobs")
@@ -538,7 +553,7 @@ def test_a_job_of_before_is_fetched_or_cancelled_by_its_id(client: Client) -> No
     fetched = client("--job", "job-0", "--format", "csv")
     assert fetched.code == 0
     assert [(row["file"], row["prediction"]) for row in fetched.rows()] == [
-        (f"00{number}.jpg", f"thing {number}") for number in range(3)
+        (f"pictures/00{number}.jpg", f"thing {number}") for number in range(3)
     ]
     late = client("--job", "job-0", "--cancel")
     assert (late.code, "it had ended before" in late.err) == (1, True)
@@ -556,6 +571,6 @@ def test_a_running_job_can_be_cancelled(client: Client, known: KnownService) -> 
 
 def test_without_redis_the_jobs_option_is_what_is_wrong(client: Client, known: KnownService) -> None:
     known.jobs_available = False
-    ended = client("pictures", "--jobs")
+    ended = client("pictures", "--jobs", "--give-up-after", "0.5")
     assert ended.code == 2
     assert "error: --jobs: this service has no jobs; set REDIS_URL" in ended.err

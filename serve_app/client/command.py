@@ -42,7 +42,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_Run(options, key, progress, tally).classify(items))
     finally:
-        _sum_up(options, len(items), tally, progress)
+        if tally.classified or tally.failed:
+            _sum_up(options, len(items), tally, progress)
     return 1 if tally.failed else 0
 
 
@@ -69,6 +70,7 @@ class _Run:
             answers = stack.enter_context(open_answers(options.kind, options.output, resume=options.resume))
             stack.enter_context(progress)  # ends before the answers do: a table is printed when the bar has gone
             if options.jobs or options.job:
+                await service.check_jobs(_first_patience(options, progress))
                 await self._run_jobs(Jobs(service, contents, progress, _fingerprint(options, about)), items, answers)
                 return
             predictions = Predictions(service, contents, progress, most_in_a_row=max(_LEAST_IN_A_ROW, options.parallel))
@@ -94,10 +96,10 @@ class _Run:
         return emit
 
     def _tell_open(self, open_ids: Sequence[str]) -> None:
-        ids = " ".join(f"--job {job_id}" for job_id in dict.fromkeys(open_ids))
-        again = f"{self._options.how_to_ask_again()} {ids}"
+        ids = list(dict.fromkeys(open_ids))
+        again = f"{self._options.how_to_ask_again()} {' '.join(f'--job {job_id}' for job_id in ids)}"
         self._progress.say(
-            f"{len(open_ids)} job(s) go on in the service:\n"
+            f"{len(ids)} job(s) go on in the service:\n"
             f"  {again}            waits for them and prints what they found\n"
             f"  {again} --cancel   ends them"
         )
@@ -110,11 +112,15 @@ def _service(options: Options, key: str | None, progress: Progress) -> Service:
 
 async def _first_contact(service: Service, options: Options, progress: Progress) -> About:
     try:
-        return await service.about(Patience(options.retries, options.first_contact_s, progress.retry))
+        return await service.about(_first_patience(options, progress))
     except ItemError as exc:
         raise RunStopped(
             f"--server {options.server}: does not answer ({exc.detail}); start the service, or give its address"
         ) from exc
+
+
+def _first_patience(options: Options, progress: Progress) -> Patience:
+    return Patience(options.retries, options.first_contact_s, progress.retry)
 
 
 def _fingerprint(options: Options, about: About) -> dict[str, object]:
@@ -131,6 +137,7 @@ async def _cancel(options: Options, key: str | None) -> int:
     progress = Progress(None, bar=False)
     code = 0
     async with _service(options, key, progress) as service:
+        await service.check_jobs(_first_patience(options, progress))
         for job_id in options.job:
             try:
                 await service.cancel(job_id)

@@ -65,10 +65,9 @@ class Jobs:
 
     async def fetch(self, job_id: str) -> list[Outcome]:
         """Return the outcomes of a job that was submitted before, once it has ended. Raises RunStopped, UsageError."""
-        try:
-            job: Job = await self._service.job(job_id, 0)
-        except ItemError as exc:
-            raise _lost(job_id, exc) from exc
+        job = await self._state(job_id, 0)
+        if job is None:
+            raise UsageError(f"--job {job_id}: the service has no such job; it may have expired: classify again")
         self._progress.expect(job["files"])
         job = await self._follow(job)
         outcomes = outcomes_of(job, _names_in(job))
@@ -137,14 +136,20 @@ class Jobs:
             if job["state"] in ENDED:
                 break
             asked_s = time.monotonic()
-            try:
-                job = await self._service.job(job_id, WAIT_S)
-            except ItemError as exc:
-                raise _lost(job_id, exc) from exc
+            job = await self._state(job_id, WAIT_S) or _lost(job)
             if job["state"] not in ENDED:
                 await asyncio.sleep(max(0.0, asked_s + _LEAST_BETWEEN_S - time.monotonic()))
         self.open_ids.remove(job_id)
         return job
+
+    async def _state(self, job_id: str, wait_s: float) -> Job | None:
+        """Return the job as it is now; None when the service does not know it. Raises RunStopped."""
+        try:
+            return await self._service.job(job_id, wait_s)
+        except ItemError as exc:
+            if exc.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise RunStopped(f"job {job_id}: its state cannot be had: {exc.detail}") from exc
 
     def _show(self, job: Job, before: int) -> int:
         files_done = job["files"] if job["state"] in ENDED else int(job.get("files_done") or 0)
@@ -181,10 +186,11 @@ def _names_in(job: Job) -> list[str]:
 
 
 def _results_of(job: Job) -> dict[int, Mapping[str, Any]]:
-    return {result.get("index"): result for result in job.get("results") or []}
+    return {
+        result["index"]: result for result in job.get("results") or [] if isinstance(result, dict) and "index" in result
+    }
 
 
-def _lost(job_id: str, error: ItemError) -> Exception:
-    if error.status == HTTPStatus.NOT_FOUND:
-        return UsageError(f"--job {job_id}: the service has no such job; it may have expired: classify again")
-    return RunStopped(f"job {job_id}: its state cannot be had: {error.detail}")
+def _lost(job: Job) -> Job:
+    detail = f"the service no longer knows the job {job['id']}; classify again"
+    return {**job, "state": "failed", "results": None, "error": {"code": "job_lost", "detail": detail}}

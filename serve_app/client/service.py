@@ -32,6 +32,7 @@ _CONNECT_S = 5.0
 _WRITE_S = 60.0
 _SPARE_S = 20.0
 _MOST_NAME_CHARACTERS = 200
+_NO_JOB = "0" * 22
 
 Body = dict[str, Any]
 
@@ -107,10 +108,23 @@ class Service:
             lambda: self._ask("POST", "/model/predict", params=params, headers=headers, content=picture)
         )
 
+    async def check_jobs(self, patience: Patience) -> None:
+        """Return if the service has jobs: it must know whether it has one that nobody made.
+
+        Raises UsageError when it has none, ItemError.
+        """
+        try:
+            await patience.insist(lambda: self._ask("GET", f"/model/jobs/{_NO_JOB}"))
+        except ItemError as exc:
+            if exc.code == JOBS_UNAVAILABLE:
+                raise UsageError(f"--jobs: {exc.detail}; without --jobs it classifies all the same") from exc
+            if exc.status != HTTPStatus.NOT_FOUND:
+                raise
+
     async def submit(self, files: Sequence[tuple[str, bytes]], key: str) -> Body:
         """Return the job that classifies `files`, each a name and a picture; the same one for the same key.
 
-        Raises UsageError when the service has no jobs, ItemError.
+        Raises ItemError.
         """
         parts = [("file", (name[-_MOST_NAME_CHARACTERS:], data, "application/octet-stream")) for name, data in files]
         headers = {IDEMPOTENCY_HEADER: key, **self._wishes.headers()}
@@ -120,23 +134,18 @@ class Service:
         )
 
     async def job(self, job_id: str, wait_s: float) -> Body:
-        """Return the job, when it has ended or after `wait_s`. Raises UsageError without jobs, ItemError."""
+        """Return the job, when it has ended or after `wait_s`. Raises ItemError."""
         path = f"/model/jobs/{quote(job_id, safe='')}"
         params = {"wait": f"{wait_s:g}"}
         return await self._job_answer(lambda: self._ask("GET", path, read_s=wait_s + _SPARE_S, params=params))
 
     async def cancel(self, job_id: str) -> Body:
-        """Cancel the job and return it. Raises UsageError without jobs, ItemError."""
+        """Cancel the job and return it. Raises ItemError."""
         path = f"/model/jobs/{quote(job_id, safe='')}"
         return await self._job_answer(lambda: self._ask("DELETE", path))
 
     async def _job_answer(self, ask: Callable[[], Awaitable[Body]]) -> Body:
-        try:
-            body = await self._patience.insist(ask)
-        except ItemError as exc:
-            if exc.code == JOBS_UNAVAILABLE:
-                raise UsageError(f"--jobs: {exc.detail}; without --jobs it classifies all the same") from exc
-            raise
+        body = await self._patience.insist(ask)
         if (
             isinstance(body.get("id"), str)
             and isinstance(body.get("state"), str)
@@ -166,7 +175,7 @@ class Service:
             )
         # A deadline of the user's own is not met by asking once more.
         is_own_deadline = status == HTTPStatus.GATEWAY_TIMEOUT and self._wishes.deadline_ms is not None
-        is_transient = status in TRANSIENT and code != JOBS_UNAVAILABLE and not is_own_deadline
+        is_transient = status in TRANSIENT and not is_own_deadline
         retry_after_s = read_retry_after(answer.headers.get("Retry-After"))
         return ItemError(code, detail, status=status, is_transient=is_transient, retry_after_s=retry_after_s)
 
