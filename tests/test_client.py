@@ -180,7 +180,7 @@ def test_the_table_shows_predictions_and_errors(client: Client) -> None:
     lines = client("pictures").out.splitlines()
     assert len(lines) == 4
     assert re.fullmatch(r"pictures/000.jpg +thing 0 +0\.500 +other 1 0\.250, other 2 0\.125 *", lines[1])
-    assert re.fullmatch(r"pictures/001.jpg +unsupported_image: the upload is not a picture *", lines[2])
+    assert re.fullmatch(r"pictures/001.jpg +unsupported_image +the upload is not a picture *", lines[2])
 
 
 def test_cached_answers_are_marked_and_counted(client: Client) -> None:
@@ -498,6 +498,13 @@ def test_a_lost_answer_makes_no_second_job_and_neither_does_the_same_command_aga
     assert list(known.jobs) == ["job-0"]
     client("pictures", "--format", "csv", "--jobs", "--top-k", "2")
     assert list(known.jobs) == ["job-0", "job-1"], "other results need another job"
+
+
+def test_a_service_of_before_jobs_is_told_apart(client: Client, known: KnownService) -> None:
+    known.trouble.append(Trouble(404, "not_found"))
+    ended = client("pictures", "--jobs")
+    assert ended.code == 2
+    assert "error: --jobs: this service has none" in ended.err
 
 
 def test_a_redis_that_is_away_for_a_moment_stops_no_job(client: Client, known: KnownService) -> None:

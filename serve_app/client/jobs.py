@@ -106,6 +106,8 @@ class Jobs:
         except ItemError as exc:
             if exc.is_transient:
                 raise RunStopped(f"the service takes no jobs, in spite of all patience: {exc.detail}") from exc
+            if exc.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+                raise UsageError(f"--jobs: this service has none ({exc.detail}); leave --jobs away") from exc
             if exc.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(batch) > 1:
                 half = len(batch) // 2
                 return await self._submit(batch[:half], outcomes) + await self._submit(batch[half:], outcomes)

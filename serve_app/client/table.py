@@ -23,22 +23,21 @@ class TableAnswers:
         self._table.add_column("file", overflow="fold")
         self._table.add_column("prediction", overflow="fold")
         self._table.add_column("score", justify="right", no_wrap=True)
-        self._table.add_column("or else", style="dim", overflow="fold")
+        self._table.add_column("or else", overflow="fold")
 
     def write(self, outcome: Outcome) -> None:
         """Take in one row."""
         file = Text(printable(outcome.file))
         if outcome.prediction is None:
-            error = outcome.error or {}
-            reason = f"{printable(str(error.get('code')))}: {printable(str(error.get('detail')))}"
-            self._table.add_row(file, Text(reason, style="red"))
+            code, detail = (printable(str((outcome.error or {}).get(key))) for key in ("code", "detail"))
+            self._table.add_row(file, Text(code, style="bold red"), "", Text(detail, style="red"))
             return
         classes = outcome.prediction["predictions"]
         self._table.add_row(
             file,
             Text(printable(outcome.prediction["prediction"]), style="bold"),
             f"{outcome.prediction['score']:.3f}",
-            Text(", ".join(_class(other) for other in classes[1 : 1 + _OTHERS])),
+            Text(", ".join(_class(other) for other in classes[1 : 1 + _OTHERS]), style="dim"),
         )
 
     def close(self) -> None:
