@@ -60,5 +60,5 @@ clean: ## remove what was installed and cached in this folder
 
 .venv/dev.stamp: .venv/uv.stamp pyproject.toml requirements.lock
 	@echo "installing everything"
-	@$(UV) --compile-bytecode --editable '.[stress,postgres,openvino,dev]'
+	@$(UV) --compile-bytecode --editable '.[stress,client,postgres,openvino,dev]'
 	@touch $@ .venv/serve.stamp

@@ -1,0 +1,147 @@
+"""Writes outcomes as they come: CSV, JSON (one list) or JSON lines. The table for people is in `table`."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from serve_app.client.errors import RunStopped, UsageError
+from serve_app.client.outcome import Outcome
+
+FORMATS = ("table", "csv", "json", "jsonl")
+CSV_HEADER = ("file", "prediction", "score", "cached", "error_code", "error_detail", "predictions")
+
+# What a spreadsheet takes for a formula at the beginning of a cell, as OWASP lists it; the last four are wide forms.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+class Answers(Protocol):
+    """Takes outcomes in order."""
+
+    def write(self, outcome: Outcome) -> None:
+        """Write one."""
+
+    def close(self) -> None:
+        """Write what belongs to the end."""
+
+
+class CsvAnswers:
+    """One row an item; the classes are JSON in the last column, so that the header does not depend on --top-k."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(CSV_HEADER)
+
+    def write(self, outcome: Outcome) -> None:
+        """Write one row."""
+        prediction, error = outcome.prediction or {}, outcome.error or {}
+        cached = prediction.get("cached")
+        self._rows.writerow(
+            (
+                _cell(outcome.file),
+                _cell(prediction.get("prediction")),
+                prediction.get("score", ""),
+                "" if cached is None else str(cached).lower(),
+                _cell(error.get("code")),
+                _cell(error.get("detail")),
+                _compact(prediction["predictions"]) if prediction else "",
+            )
+        )
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+
+class JsonLinesAnswers:
+    """One JSON object a line: {file, prediction, error}."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, outcome: Outcome) -> None:
+        """Write one line."""
+        self._file.write(f"{_compact(outcome.as_json())}\n")
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+
+class JsonAnswers:
+    """One list of the same objects, whole even when the run ends early."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._before = "[\n"
+
+    def write(self, outcome: Outcome) -> None:
+        """Write one element."""
+        self._file.write(f"{self._before}{_compact(outcome.as_json())}")
+        self._before = ",\n"
+
+    def close(self) -> None:
+        """End the list."""
+        self._file.write("[]\n" if self._before == "[\n" else "\n]\n")
+
+
+@contextmanager
+def open_answers(kind: str, output: Path | None, *, resume: bool) -> Iterator[Answers]:
+    """Open `output`, or standard output, for answers of a format.
+
+    Raises UsageError when it cannot be opened and RunStopped when it takes no more; the block raises no other OSError.
+    """
+    try:
+        with _open(output, resume=resume) as file:
+            answers = _answers(kind, file)
+            try:
+                yield answers
+            finally:
+                answers.close()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        where = f"--output {output}" if output else "standard output"
+        raise RunStopped(f"{where}: cannot be written: {exc.strerror}") from exc
+
+
+@contextmanager
+def _open(output: Path | None, *, resume: bool) -> Iterator[TextIO]:
+    if output is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # The data are UTF-8 whatever the locale is, and half of a surrogate pair is written as JSON escapes it.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
+        yield sys.stdout
+        return
+    try:
+        # By lines: what is answered is in the file, however the run ends.
+        file = output.open("a" if resume else "x", 1, "utf-8", "backslashreplace", "\n")
+    except OSError as exc:
+        raise UsageError(f"--output {output}: cannot be written: {exc.strerror}") from exc
+    with file:
+        yield file
+
+
+def _answers(kind: str, file: TextIO) -> Answers:
+    if kind == "table":
+        from serve_app.client.table import TableAnswers
+
+        return TableAnswers(file)
+    classes: dict[str, Callable[[TextIO], Answers]] = {
+        "csv": CsvAnswers,
+        "json": JsonAnswers,
+        "jsonl": JsonLinesAnswers,
+    }
+    return classes[kind](file)
+
+
+def _cell(text: Any) -> str:
+    # A file's name, a label or a message may have been chosen by someone else; the apostrophe makes it text.
+    text = "" if text is None else str(text)
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,205 @@
+"""Does what the command line asks for: finds the items, asks the service, writes the answers, sums up."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from itertools import islice
+from pathlib import Path
+
+from serve_app.client.answers import Answers, open_answers
+from serve_app.client.contents import Contents
+from serve_app.client.downloads import FETCH_S, Downloads
+from serve_app.client.errors import ItemError, RunStopped, UsageError
+from serve_app.client.in_order import run_in_order
+from serve_app.client.items import Item, Skipped, find_items, url_items
+from serve_app.client.jobs import Jobs
+from serve_app.client.options import BATCH, Options, read_options
+from serve_app.client.outcome import Outcome, Tally
+from serve_app.client.patience import Patience
+from serve_app.client.plain_text import examples, printable
+from serve_app.client.predictions import Predictions
+from serve_app.client.progress import Progress
+from serve_app.client.resume import keep_answered
+from serve_app.client.service import JOB_ENDED, About, Service, Wishes
+
+RANDOM = "this service runs with RANDOM weights: its predictions mean nothing"
+_LEAST_IN_A_ROW = 3
+_FETCH_RETRIES = 2
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say and return the exit code. Raises UsageError, RunStopped, KeyboardInterrupt."""
+    options = read_options(arguments)
+    key = options.key()
+    if options.cancel:
+        return asyncio.run(_cancel(options, key))
+    items = _items_left(options)
+    if not items and not options.job:
+        return 0
+    tally = Tally()
+    progress = Progress(len(items) if items else None, bar=_leaves_the_terminal(options))
+    try:
+        asyncio.run(_Run(options, key, progress, tally).classify(items))
+    finally:
+        if tally.classified or tally.failed:
+            _sum_up(options, len(items), tally, progress)
+    return 1 if tally.failed else 0
+
+
+class _Run:
+    """One run of the client, from the first contact to the last answer."""
+
+    def __init__(self, options: Options, key: str | None, progress: Progress, tally: Tally) -> None:
+        self._options = options
+        self._key = key
+        self._progress = progress
+        self._tally = tally
+
+    async def classify(self, items: Sequence[Item]) -> None:
+        """Classify the items, or fetch the jobs that the options name. Raises UsageError, RunStopped."""
+        options, progress = self._options, self._progress
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(_service(options, self._key, progress))
+            about = await _first_contact(service, options, progress)
+            if about.weights == "random":
+                progress.warn(RANDOM)
+            fetching = Patience(_FETCH_RETRIES, 2 * FETCH_S, progress.retry)
+            downloads = await stack.enter_async_context(Downloads(fetching))
+            contents = Contents(downloads, about.max_upload_bytes)
+            answers = stack.enter_context(open_answers(options.kind, options.output, resume=options.resume))
+            stack.enter_context(progress)  # ends before the answers do: a table is printed when the bar has gone
+            if options.jobs or options.job:
+                await service.check_jobs(_first_patience(options, progress))
+                await self._run_jobs(Jobs(service, contents, progress, _fingerprint(options, about)), items, answers)
+                return
+            predictions = Predictions(service, contents, progress, most_in_a_row=max(_LEAST_IN_A_ROW, options.parallel))
+            await run_in_order(_batches(items, 1), predictions.classify, options.parallel, self._emitting(answers))
+
+    async def _run_jobs(self, jobs: Jobs, items: Sequence[Item], answers: Answers) -> None:
+        options, emit = self._options, self._emitting(answers)
+        try:
+            if options.job:
+                await run_in_order(options.job, jobs.fetch, options.parallel, emit)
+            else:
+                await run_in_order(_batches(items, options.batch or BATCH), jobs.classify, options.parallel, emit)
+        finally:
+            if jobs.open_ids:
+                self._tell_open(jobs.open_ids)
+
+    def _emitting(self, answers: Answers) -> Callable[[Sequence[Outcome]], None]:
+        def emit(outcomes: Sequence[Outcome]) -> None:
+            for outcome in outcomes:
+                answers.write(outcome)
+                self._tally.count(outcome)
+
+        return emit
+
+    def _tell_open(self, open_ids: Sequence[str]) -> None:
+        ids = list(dict.fromkeys(open_ids))
+        again = f"{self._options.how_to_ask_again()} {' '.join(f'--job {job_id}' for job_id in ids)}"
+        self._progress.say(
+            f"{len(ids)} job(s) go on in the service:\n"
+            f"  {again}            waits for them and prints what they found\n"
+            f"  {again} --cancel   ends them"
+        )
+
+
+def _service(options: Options, key: str | None, progress: Progress) -> Service:
+    wishes = Wishes(options.top_k, options.deadline_ms, options.no_store)
+    return Service(options.server, key, wishes, Patience(options.retries, options.give_up_after_s, progress.retry))
+
+
+async def _first_contact(service: Service, options: Options, progress: Progress) -> About:
+    try:
+        return await service.about(_first_patience(options, progress))
+    except ItemError as exc:
+        raise RunStopped(
+            f"--server {options.server}: does not answer ({exc.detail}); start the service, or give its address"
+        ) from exc
+
+
+def _first_patience(options: Options, progress: Progress) -> Patience:
+    return Patience(options.retries, options.first_contact_s, progress.retry)
+
+
+def _fingerprint(options: Options, about: About) -> dict[str, object]:
+    return {"model": about.model, "top_k": options.top_k, "no_store": options.no_store}
+
+
+def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    left = iter(items)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
+async def _cancel(options: Options, key: str | None) -> int:
+    progress = Progress(None, bar=False)
+    code = 0
+    async with _service(options, key, progress) as service:
+        await service.check_jobs(_first_patience(options, progress))
+        for job_id in options.job:
+            try:
+                await service.cancel(job_id)
+                progress.say(f"job {job_id}: cancelled")
+            except ItemError as exc:
+                reason = (
+                    "it had ended before; fetch its result without --cancel" if exc.code == JOB_ENDED else exc.detail
+                )
+                progress.say(f"job {job_id}: not cancelled: {printable(reason)}")
+                code = 1
+    return code
+
+
+def _items_left(options: Options) -> list[Item]:
+    """Return what is to be classified, and tell what is not. Raises UsageError."""
+    if options.job:
+        return []
+    skipped = Skipped()
+    items = list(find_items(options.what, skipped))
+    if options.urls:
+        items += _listed(options.urls)
+    for reason, count in skipped.counts.items():
+        print(f"skipped, {reason}: {count:,} ({examples(skipped.examples[reason], count)})", file=sys.stderr)
+    if not items:
+        raise UsageError(f"{' '.join(options.what) or f'--urls {options.urls}'}: nothing to classify in there")
+    if not (options.resume and options.output and options.output.exists()):
+        return items
+    answered = keep_answered(options.output)
+    left = [item for item in items if item.name not in answered]
+    print(f"{len(items) - len(left):,} of {len(items):,} are in {options.output} already", file=sys.stderr)
+    return left
+
+
+def _listed(urls: str) -> list[Item]:
+    try:
+        if urls == "-":
+            return list(url_items(sys.stdin, urls))
+        with Path(urls).open(encoding="utf-8") as lines:
+            return list(url_items(lines, urls))
+    except OSError as exc:
+        raise UsageError(f"--urls {urls}: cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"--urls {urls}: is not text with one URL a line") from exc
+
+
+def _leaves_the_terminal(options: Options) -> bool:
+    """Tell whether a bar on the terminal is undisturbed: rows are not printed there while it stands."""
+    return options.output is not None or options.kind == "table" or not sys.stdout.isatty()
+
+
+def _sum_up(options: Options, items: int, tally: Tally, progress: Progress) -> None:
+    failed = tally.failed.total()
+    not_done = max(0, items - tally.classified - failed)
+    parts = [f"{tally.classified:,} classified"]
+    parts += [f"{failed:,} failed"] * bool(failed)
+    parts += [f"{not_done:,} not done"] * bool(not_done)
+    parts += [f"{tally.cached:,} from the cache"] * bool(tally.cached)
+    parts += [f"{progress.retries:,} retries"] * bool(progress.retries)
+    progress.say(f"{', '.join(parts)}; {progress.elapsed_s:.1f} s")
+    for code, count in tally.failed.most_common():
+        progress.say(f"  {printable(code)}: {count:,} ({examples(tally.examples[code], count)})")
+    if not_done and options.output is not None and options.kind == "jsonl":
+        progress.say("the same command with --resume goes on from here")
+    if tally.random:
+        progress.warn(f"{tally.random:,} predictions mean nothing: they were made with RANDOM weights")

@@ -1,0 +1,86 @@
+"""Pictures at URLs: http and https only, bounded in bytes, time and redirects. httpx is here and in `service`."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from serve_app.client.errors import FETCH_FAILED, TOO_LARGE, ItemError
+from serve_app.client.patience import Patience, read_retry_after
+from serve_app.client.service import TRANSIENT, describe
+
+MAX_REDIRECTS = 5
+FETCH_S = 30.0
+"""Longest time for one attempt, redirects and all."""
+
+_CONNECT_S = 5.0
+_SILENT_S = 10.0
+_HEADERS = {
+    "Accept": "image/*",
+    # What is packed could unfold to any size.
+    "Accept-Encoding": "identity",
+    "User-Agent": "serve-app-client",
+}
+
+
+class Downloads:
+    """Fetches URLs; use it as an async context manager. It knows no key of the service."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._http = httpx.AsyncClient(
+            headers=_HEADERS,
+            follow_redirects=True,
+            max_redirects=MAX_REDIRECTS,
+            timeout=httpx.Timeout(_SILENT_S, connect=_CONNECT_S, pool=None),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def fetch(self, url: str, max_bytes: int) -> bytes:
+        """Return what is at `url`. Raises ItemError beyond any bound."""
+        return await self._patience.insist(lambda: self._attempt(url, max_bytes))
+
+    async def _attempt(self, url: str, max_bytes: int) -> bytes:
+        try:
+            async with asyncio.timeout(FETCH_S), self._http.stream("GET", url) as answer:
+                _check(answer)
+                return await _read_bounded(answer, max_bytes)
+        except TimeoutError as exc:
+            raise ItemError(FETCH_FAILED, f"not there within {FETCH_S:g} s", is_transient=True) from exc
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, ValueError) as exc:
+            raise ItemError(
+                FETCH_FAILED, f"cannot be fetched: {exc} (http and https, {MAX_REDIRECTS} redirects)"
+            ) from exc
+        except httpx.RequestError as exc:
+            raise ItemError(FETCH_FAILED, f"cannot be fetched: {describe(exc)}", is_transient=True) from exc
+
+
+def _check(answer: httpx.Response) -> None:
+    if not answer.is_success:
+        raise ItemError(
+            FETCH_FAILED,
+            f"cannot be fetched: status {answer.status_code} {answer.reason_phrase}".strip(),
+            status=answer.status_code,
+            is_transient=answer.status_code in TRANSIENT,
+            retry_after_s=read_retry_after(answer.headers.get("Retry-After")),
+        )
+    encoding = answer.headers.get("Content-Encoding", "identity").lower()
+    if encoding != "identity":
+        raise ItemError(FETCH_FAILED, f"comes packed ({encoding[:40]}), although that was not asked for")
+
+
+async def _read_bounded(answer: httpx.Response, max_bytes: int) -> bytes:
+    picture = bytearray()
+    async for chunk in answer.aiter_raw():
+        picture += chunk
+        if len(picture) > max_bytes:
+            raise ItemError(TOO_LARGE, f"more than {max_bytes:,} bytes, the most that the service takes")
+    return bytes(picture)

@@ -1,0 +1,61 @@
+"""Works on many things at a time and hands the results on in the order of the things."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+Thing = TypeVar("Thing")
+Result = TypeVar("Result")
+
+WINDOW = 256
+"""Most results that wait for one before them; then nothing new begins until that one is there."""
+
+
+async def run_in_order(
+    things: Iterable[Thing],
+    work: Callable[[Thing], Awaitable[Result]],
+    parallel: int,
+    emit: Callable[[Result], None],
+) -> None:
+    """Run `work` on each of `things`, `parallel` at a time, and give the results to `emit` in order.
+
+    When work raises or this is cancelled, the rest is cancelled, and what is ready is still emitted. Raises the first
+    error of `work` or `emit`.
+    """
+    waiting: deque[asyncio.Task[Result]] = deque()
+    free = asyncio.Semaphore(parallel)
+
+    async def work_and_free(thing: Thing) -> Result:
+        try:
+            return await work(thing)
+        finally:
+            free.release()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for thing in things:
+                await free.acquire()
+                waiting.append(group.create_task(work_and_free(thing)))
+                while waiting and (waiting[0].done() or len(waiting) > WINDOW):
+                    emit(await _first(waiting))
+            while waiting:
+                emit(await _first(waiting))
+    except BaseExceptionGroup as group_error:
+        _emit_ready(waiting, emit)
+        raise group_error.exceptions[0] from None
+    except asyncio.CancelledError:
+        _emit_ready(waiting, emit)
+        raise
+
+
+async def _first(waiting: "deque[asyncio.Task[Result]]") -> Result:
+    result = await waiting[0]
+    waiting.popleft()  # only now: if this is cancelled, the result is not lost
+    return result
+
+
+def _emit_ready(waiting: "deque[asyncio.Task[Result]]", emit: Callable[[Result], None]) -> None:
+    for task in waiting:
+        if not task.cancelled() and task.exception() is None:
+            emit(task.result())

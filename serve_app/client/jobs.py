@@ -1,0 +1,198 @@
+"""Jobs mode: batches of pictures as durable jobs of the service, submitted once and followed until they end."""
+
+import asyncio
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from serve_app.client.contents import Contents
+from serve_app.client.errors import ItemError, RunStopped, UsageError
+from serve_app.client.items import Item
+from serve_app.client.outcome import Outcome
+from serve_app.client.predictions import check_prediction
+from serve_app.client.progress import Progress
+from serve_app.client.service import Service
+
+WAIT_S = 10.0
+"""How long a question for a job's state may wait for its end."""
+MOST_BYTES = 32_000_000
+"""A job's pictures together; they are in memory while they are sent. A larger batch becomes several jobs."""
+
+ENDED = frozenset({"done", "failed", "cancelled"})
+_READ_AT_A_TIME = 4
+_LEAST_BETWEEN_S = 0.5
+"""Between two questions that were answered at once."""
+
+Job = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Submitted:
+    job: Job
+    items: Sequence[Item]
+
+
+class Jobs:
+    """The jobs of one run. `open_ids` are those that have not ended yet."""
+
+    def __init__(
+        self, service: Service, contents: Contents, progress: Progress, fingerprint: Mapping[str, Any]
+    ) -> None:
+        """`fingerprint` is what else decides on the results: with another one, the same pictures are another job."""
+        self.open_ids: list[str] = []
+        self._service = service
+        self._contents = contents
+        self._progress = progress
+        self._fingerprint = fingerprint
+        self._sending = asyncio.Lock()
+
+    async def classify(self, items: Sequence[Item]) -> list[Outcome]:
+        """Return the outcome of each item. Raises RunStopped, UsageError."""
+        outcomes: dict[Item, Outcome] = {}
+        async with self._sending:  # one batch at a time is in memory
+            submitted = await self._send(items, outcomes)
+        for one in submitted:
+            job = await self._follow(one.job)
+            found = outcomes_of(job, [item.name for item in one.items])
+            self._progress.fail(sum(outcome.prediction is None for outcome in found))
+            outcomes.update(zip(one.items, found, strict=True))
+        return [outcomes[item] for item in items]
+
+    async def fetch(self, job_id: str) -> list[Outcome]:
+        """Return the outcomes of a job that was submitted before, once it has ended. Raises RunStopped, UsageError."""
+        job = await self._state(job_id, 0)
+        if job is None:
+            raise UsageError(f"--job {job_id}: the service has no such job; it may have expired: classify again")
+        self._progress.expect(job["files"])
+        job = await self._follow(job)
+        outcomes = outcomes_of(job, _names_in(job))
+        self._progress.fail(sum(outcome.prediction is None for outcome in outcomes))
+        return outcomes
+
+    async def _send(self, items: Sequence[Item], outcomes: dict[Item, Outcome]) -> list[_Submitted]:
+        """Submit what can be read; `outcomes` gets the errors of the rest."""
+        submitted: list[_Submitted] = []
+        batch: list[tuple[Item, bytes]] = []
+        for start in range(0, len(items), _READ_AT_A_TIME):
+            for item, data in await self._read(items[start : start + _READ_AT_A_TIME]):
+                if isinstance(data, ItemError):
+                    outcomes[item] = self._failed(item, data)
+                    continue
+                if batch and sum(len(known) for _, known in batch) + len(data) > MOST_BYTES:
+                    submitted += await self._submit(batch, outcomes)
+                    batch = []
+                batch.append((item, data))
+        return submitted + (await self._submit(batch, outcomes) if batch else [])
+
+    async def _read(self, items: Sequence[Item]) -> list[tuple[Item, bytes | ItemError]]:
+        async def read(item: Item) -> bytes | ItemError:
+            try:
+                return await self._contents.read(item)
+            except ItemError as exc:
+                return exc
+
+        return list(zip(items, await asyncio.gather(*map(read, items)), strict=True))
+
+    async def _submit(self, batch: list[tuple[Item, bytes]], outcomes: dict[Item, Outcome]) -> list[_Submitted]:
+        """Submit a batch; one that is too large for the service is halved."""
+        items = [item for item, _ in batch]
+        try:
+            job = await self._submit_once([(item.name, data) for item, data in batch])
+        except ItemError as exc:
+            if exc.is_transient:
+                raise RunStopped(f"the service takes no jobs, in spite of all patience: {exc.detail}") from exc
+            if exc.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
+                raise UsageError(f"--jobs: this service has none ({exc.detail}); leave --jobs away") from exc
+            if exc.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(batch) > 1:
+                half = len(batch) // 2
+                return await self._submit(batch[:half], outcomes) + await self._submit(batch[half:], outcomes)
+            outcomes.update((item, self._failed(item, exc)) for item in items)
+            return []
+        self.open_ids.append(job["id"])
+        return [_Submitted(job, items)]
+
+    async def _submit_once(self, files: list[tuple[str, bytes]]) -> Job:
+        key = self._key(files)
+        job = await self._service.submit(files, key)
+        if job["state"] in {"cancelled", "failed"}:  # in an earlier run of the same command; this one asks for another
+            job = await self._service.submit(files, f"{key[:48]}-{uuid.uuid4().hex[:15]}")
+        return job
+
+    def _key(self, files: list[tuple[str, bytes]]) -> str:
+        """Return the same key for the same pictures, names and fingerprint: they are one job, however often sent."""
+        hashes = [(name, hashlib.sha256(data).hexdigest()) for name, data in files]
+        return hashlib.sha256(json.dumps([self._fingerprint, hashes], sort_keys=True).encode()).hexdigest()
+
+    async def _follow(self, job: Job) -> Job:
+        """Return the job once it has ended, showing how far it is. Raises RunStopped."""
+        job_id, files_done = job["id"], 0
+        if job_id not in self.open_ids:
+            self.open_ids.append(job_id)
+        while True:
+            files_done = self._show(job, files_done)
+            if job["state"] in ENDED:
+                break
+            asked_s = time.monotonic()
+            job = await self._state(job_id, WAIT_S) or _lost(job)
+            if job["state"] not in ENDED:
+                await asyncio.sleep(max(0.0, asked_s + _LEAST_BETWEEN_S - time.monotonic()))
+        self.open_ids.remove(job_id)
+        return job
+
+    async def _state(self, job_id: str, wait_s: float) -> Job | None:
+        """Return the job as it is now; None when the service does not know it. Raises RunStopped."""
+        try:
+            return await self._service.job(job_id, wait_s)
+        except ItemError as exc:
+            if exc.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise RunStopped(f"job {job_id}: its state cannot be had: {exc.detail}") from exc
+
+    def _show(self, job: Job, before: int) -> int:
+        files_done = job["files"] if job["state"] in ENDED else int(job.get("files_done") or 0)
+        self._progress.advance(max(0, files_done - before))
+        return max(files_done, before)
+
+    def _failed(self, item: Item, error: ItemError) -> Outcome:
+        self._progress.advance(1, failed=True)
+        return Outcome(item.name, None, error.as_json())
+
+
+def outcomes_of(job: Job, names: Sequence[str]) -> list[Outcome]:
+    """Return the outcome of each file of a job that has ended; `names` are what to call them."""
+    results = _results_of(job)
+    return [_outcome(job, results.get(index), name) for index, name in enumerate(names)]
+
+
+def _outcome(job: Job, result: Mapping[str, Any] | None, name: str) -> Outcome:
+    if result is not None and result.get("prediction") is not None:
+        try:
+            return Outcome(name, check_prediction(result["prediction"]))
+        except ItemError as exc:
+            return Outcome(name, None, exc.as_json())
+    error = (result or {}).get("error") or job.get("error")
+    return Outcome(name, None, error or {"code": job["state"], "detail": f"the job {job['id']} is {job['state']}"})
+
+
+def _names_in(job: Job) -> list[str]:
+    results = _results_of(job)
+    return [
+        str(results[index].get("name")) if index in results else f"{job['id']}[{index}]"
+        for index in range(job["files"])
+    ]
+
+
+def _results_of(job: Job) -> dict[int, Mapping[str, Any]]:
+    return {
+        result["index"]: result for result in job.get("results") or [] if isinstance(result, dict) and "index" in result
+    }
+
+
+def _lost(job: Job) -> Job:
+    detail = f"the service no longer knows the job {job['id']}; classify again"
+    return {**job, "state": "failed", "results": None, "error": {"code": "job_lost", "detail": detail}}

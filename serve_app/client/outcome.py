@@ -1,0 +1,47 @@
+"""What became of one item: the service's prediction, or the error that stands in its place."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_MOST_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One item's answer; either a `prediction` (POST /model/predict's body) or an `error` ({code, detail})."""
+
+    file: str
+    prediction: Mapping[str, Any] | None
+    error: Mapping[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what stands in JSON output, as a job's results have it."""
+        return {"file": self.file, "prediction": self.prediction, "error": self.error}
+
+
+@dataclass
+class Tally:
+    """Counts of outcomes, for the exit code and the last words."""
+
+    classified: int = 0
+    cached: int = 0
+    random: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    """Some of the files by error code, to look into."""
+
+    def count(self, outcome: Outcome) -> None:
+        """Take in one more outcome."""
+        if outcome.prediction is not None:
+            self.classified += 1
+            self.cached += outcome.prediction.get("cached") is True
+            model = outcome.prediction.get("model")
+            self.random += isinstance(model, dict) and model.get("weights") == "random"
+            return
+        code = str((outcome.error or {}).get("code"))
+        self.failed[code] += 1
+        examples = self.examples.setdefault(code, [])
+        if len(examples) < _MOST_EXAMPLES:
+            examples.append(outcome.file)

@@ -1,0 +1,14 @@
+"""Text from outside (file names, labels, messages of a server) made safe for a terminal."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with what is no visible character escaped: nothing in it can move a cursor or break a line."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def examples(names: list[str], count: int) -> str:
+    """Return `names` as a list that also tells how many of `count` are not in it."""
+    more = f" and {count - len(names):,} more" if count > len(names) else ""
+    return ", ".join(printable(name) for name in names) + more

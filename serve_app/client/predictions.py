@@ -1,0 +1,61 @@
+"""Predict mode: one request for each picture."""
+
+from collections.abc import Sequence
+
+from serve_app.client.contents import Contents
+from serve_app.client.errors import UNEXPECTED_ANSWER, ItemError, RunStopped
+from serve_app.client.items import Item
+from serve_app.client.outcome import Outcome
+from serve_app.client.progress import Progress
+from serve_app.client.service import Service
+
+
+class Predictions:
+    """Classifies items through POST /model/predict, until the service is gone."""
+
+    def __init__(self, service: Service, contents: Contents, progress: Progress, *, most_in_a_row: int) -> None:
+        """Take the service for gone after `most_in_a_row` items that it did not serve in spite of all patience."""
+        self._service = service
+        self._contents = contents
+        self._progress = progress
+        self._most_in_a_row = most_in_a_row
+        self._in_a_row = 0
+
+    async def classify(self, items: Sequence[Item]) -> list[Outcome]:
+        """Return the outcome of each item. Raises RunStopped, UsageError."""
+        return [await self._classify(item) for item in items]
+
+    async def _classify(self, item: Item) -> Outcome:
+        try:
+            outcome = Outcome(item.name, await self._predict(item))
+        except ItemError as exc:
+            outcome = Outcome(item.name, None, exc.as_json())
+        self._progress.advance(1, failed=outcome.prediction is None)
+        return outcome
+
+    async def _predict(self, item: Item) -> dict[str, object]:
+        picture = await self._contents.read(item)
+        try:
+            prediction = await self._service.predict(picture)
+        except ItemError as exc:
+            self._in_a_row = self._in_a_row + 1 if exc.is_transient else 0
+            if self._in_a_row >= self._most_in_a_row:
+                raise RunStopped(
+                    f"{self._in_a_row} pictures one after another were not served, in spite of all patience "
+                    f"(--give-up-after, --retries); the last: {exc.detail}"
+                ) from exc
+            raise
+        self._in_a_row = 0
+        return check_prediction(prediction)
+
+
+def check_prediction(body: object) -> dict[str, object]:
+    """Return `body` when it is a prediction. Raises ItemError."""
+    if (
+        isinstance(body, dict)
+        and isinstance(body.get("prediction"), str)
+        and isinstance(body.get("score"), int | float)
+        and isinstance(body.get("predictions"), list)
+    ):
+        return body
+    raise ItemError(UNEXPECTED_ANSWER, "the answer is not a prediction")
