@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as exc:
         if exc.name not in LIBRARIES:
             raise
-        print(f"error: the client needs {exc.name}: pip install 'serve-app[client]'", file=sys.stderr)
+        print(f"error: the client needs {exc.name}: install the extra `client` (pip install -e '.[client]')", file=sys.stderr)
         return 2
     except RunStopped as exc:
         print(f"stopped: {exc}", file=sys.stderr)
