@@ -28,11 +28,11 @@ BestClasses = list[tuple[int, float]]
 PREFIX = "serve_app:prediction:1:"
 """Raise the number when the value's form changes: old and new replicas share a Redis while they are exchanged."""
 
-CLAIM_S = 1.5
+CLAIM_S = 1.0
 """So long others wait for a replica that was killed."""
 
 _CLAIM_MS = round(1000 * CLAIM_S)
-_RENEW_S = 0.5
+_RENEW_S = 0.3
 _LOOK_AGAIN_S = 0.25
 """Between two looks at another's claim while no message comes: its holder may be dead, or Redis."""
 _AT_A_TIME = 4
