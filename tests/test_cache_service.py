@@ -26,6 +26,7 @@ pytestmark = [
 ]
 REPLICA = "ray::ServeReplica:model:"
 EXPORTED_S = 25
+PATIENT = {"max_wait_s": 60, "deadline_s": 60}  # on a busy machine nothing shall be refused
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, redis: RedisServer) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     port = free_port()
-    config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args))
+    config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT))
     environment = own_environment(folder) | {"REDIS_URL": redis.url}
     with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
