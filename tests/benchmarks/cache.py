@@ -93,6 +93,7 @@ def measure(report: Report, arguments: argparse.Namespace, service: Service) -> 
         for side in (MISSES, HITS):
             report.append_ratios(table, side, OFF, "rate")
             report.append_ratios(table, side, OFF, "p50")
+            report.append_ratios(table, side, OFF, "CPU of the replica")
 
 
 def append_round(report: Report, table: str, side: str, load: PredictionLoad) -> None:
@@ -100,6 +101,8 @@ def append_round(report: Report, table: str, side: str, load: PredictionLoad) ->
     report.append(table, side, "rate", "img/s", load.images_per_s)
     for column, value in (("p50", load.p50_ms), ("p95", load.p95_ms), ("p99", load.p99_ms)):
         report.append(table, side, column, "ms", value)
+    busy_percent = load.cpu_percent[f"replica {ROUTES[side].split('/')[1]}"]
+    report.append(table, side, "CPU of the replica", "ms/img", 10 * busy_percent / load.images_per_s)
     report.append_cpu(f"{table}, CPU", side, load.cpu_percent)
     if load.failures:
         report.faults.append(f"{table}, {side}: {load.failures} predictions failed")
