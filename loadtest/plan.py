@@ -129,6 +129,9 @@ class Target(_Checked):
     """A command; without one the process gets SIGTERM."""
     stop_timeout_s: PositiveFloat = 30
     replicas: Replicas | None = None
+    cached: bool = False
+    """It is meant to answer from a cache. Otherwise a cell is INVALID when the target says that its cache is on and
+    pictures repeat; with it, when it says that its cache is off."""
     about: list[Annotated[str, Field(pattern="^/")]] = []
     """Paths whose JSON answers say what is served; the report quotes them."""
     files: list[Path] = []
@@ -163,6 +166,15 @@ class Counter(_Checked):
     by: list[str] = []
 
 
+class Hits(_Checked):
+    """A Prometheus counter of answers by where they came from."""
+
+    name: str
+    by: str
+    values: list[str] = Field(min_length=1)
+    """Of the label `by`: those that stand for an answer from the cache."""
+
+
 class TargetMetrics(_Checked):
     """Where the target exports metrics in Prometheus' text format, and what to take from them."""
 
@@ -172,6 +184,8 @@ class TargetMetrics(_Checked):
     keep: Pattern = ""
     """Names to keep in the run folder."""
     counters: list[Counter] = []
+    hits: Hits | None = None
+    """Of which the report shows what share of the answers came from the target's cache."""
     settle_s: NonNegativeFloat = 0
     """Time that the target's exporter needs to be up to date; waited for before and after the load."""
 

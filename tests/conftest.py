@@ -61,6 +61,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["https_proxy"] = "http://127.0.0.1:9"  # refused at once: the ImageNet weights cannot be had
     os.environ["no_proxy"] = "127.0.0.1,localhost"
     os.environ.pop("DATABASE_URL", None)
+    os.environ.pop("REDIS_URL", None)
     yield
     os.environ.clear()
     os.environ.update(given)

@@ -10,7 +10,7 @@ from itertools import pairwise
 import httpx
 import pytest
 
-from serve_app.classifier.admission import STANDING_AFTER_S, Admission
+from serve_app.classifier.admission import STANDING_AFTER_S, Admission, HeldUpload
 from serve_app.classifier.early import build_early_refusal
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
@@ -162,6 +162,32 @@ def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
     first.end()
     second.add(15_000)
     second.end()
+    gate.lease().add(20_000)
+
+
+def test_who_waits_for_anothers_picture_counts_but_makes_nobody_wait() -> None:
+    gate = admission(max_wait_s=600, max_queue=3)
+    with gate.place(), gate.share(), gate.share():
+        assert gate.wait_s == pytest.approx(PICTURE_S)
+        with pytest.raises(Overloaded, match="3 pictures"):
+            gate.check()
+        with pytest.raises(Overloaded), gate.share():
+            pass
+    gate.check()
+
+
+def test_an_upload_is_counted_once_whoever_holds_it() -> None:
+    gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
+    lease = gate.lease()
+    lease.add(20_000)
+    first = HeldUpload(b"x", lease)
+    second = first.hand_over()
+    assert (first.data, second.data) == (b"", b"x")
+    first.free()
+    lease.end()
+    with pytest.raises(Overloaded, match="20,000 bytes"):
+        gate.lease().add(1)
+    second.free()
     gate.lease().add(20_000)
 
 

@@ -38,7 +38,7 @@ def test_the_shipped_fault_plan_covers_what_the_service_promises() -> None:
     assert names == {
         "kill_classifier", "kill_users", "kill_haproxy", "kill_controller", "kill_haproxy_manager",
         "kill_fallback_proxy", "freeze_classifier", "freeze_users", "update", "kill_only_classifier", "scale",
-        "database_stopped", "database_frozen", "database_locked", "disk_full",
+        "database_stopped", "database_frozen", "database_locked", "disk_full", "redis_frozen", "redis_killed",
     }  # fmt: skip
     assert plan.users == 100
 

@@ -1,5 +1,6 @@
 """decode_image: geometry, colour modes, orientation, reduced-scale decoding, refusals."""
 
+import hashlib
 import io
 import struct
 import time
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from serve_app.classifier.images import FORMATS, decode_image
+from serve_app.classifier.images import DECODING, FORMATS, GEOMETRY, decode_image
 from serve_app.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
 from tests import hostile
 from tests.fitted_model import evaluation_crop
@@ -57,6 +58,17 @@ def test_the_geometry_is_shorter_side_256_and_central_224(size: tuple[int, int])
 def test_a_picture_of_the_right_size_is_cropped_to_the_pixel() -> None:
     picture = smooth(256, 256)
     assert np.array_equal(decode_image(encode(picture, "PNG"), MAX_PIXELS), np.asarray(picture)[16:240, 16:240])
+
+
+def test_another_input_for_the_same_bytes_needs_another_number() -> None:
+    """Predictions are kept by the bytes of pictures: without a new GEOMETRY, those of the old input stay in use.
+
+    Where only Pillow is another one, its version has changed the key already: write the new digest here.
+    """
+    pictures = [smooth(500, 375), smooth(300, 700).convert("L"), smooth(256, 256).convert("RGBA"), four_corners()]
+    decoded = b"".join(decode_image(encode(picture, "PNG"), MAX_PIXELS).tobytes() for picture in pictures)
+    assert (GEOMETRY, hashlib.sha256(decoded).hexdigest()[:12]) == (1, "a05cf77971ed")
+    assert DECODING.startswith(f"{GEOMETRY}, Pillow ")
 
 
 @pytest.mark.parametrize("image_format", FORMATS)

@@ -53,7 +53,7 @@ async def test_scores_are_those_of_the_bare_keras_model(model_client: httpx.Asyn
 async def test_an_answer_has_the_documented_shape(model_client: httpx.AsyncClient, fitted: Fitted) -> None:
     response = await model_client.post("/predict", files={"file": fitted.pictures["thing 7"]})
     answer = response.json()
-    assert list(answer) == ["prediction", "score", "predictions", "model", "image_sha256"]
+    assert list(answer) == ["prediction", "score", "predictions", "model", "image_sha256", "cached"]
     assert len(answer["predictions"]) == 5
     scores = [found["score"] for found in answer["predictions"]]
     assert scores == sorted(scores, reverse=True)
@@ -85,7 +85,7 @@ async def test_server_timing_adds_up_to_what_the_server_spent(model_client: http
         response = await model_client.post("/predict", files={"file": data})
         elapsed_ms = (time.perf_counter() - started) * 1000
     spent_ms = stages_ms(response)
-    assert list(spent_ms) == ["upload", "decode", "queue", "inference", "answer"]
+    assert list(spent_ms) == ["upload", "cache", "decode", "queue", "inference", "answer"]
     assert all(stage_ms >= 0 for stage_ms in spent_ms.values())
     assert spent_ms["inference"] > spent_ms["decode"] > 0
     # What is missing is the client here and routing there, a few milliseconds.

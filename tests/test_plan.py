@@ -41,17 +41,18 @@ def shipped(request: pytest.FixtureRequest) -> Plan:
     return load_plan(request.param)
 
 
-def test_four_plans_are_shipped() -> None:
-    assert [path.stem for path in PLANS] == ["overload", "published", "quick", "smoke"]
+def test_five_plans_are_shipped() -> None:
+    assert [path.stem for path in PLANS] == ["cache", "overload", "published", "quick", "smoke"]
 
 
 def test_a_shipped_plan_asks_for_the_replicas_that_its_config_deploys(shipped: Plan) -> None:
     for target in shipped.targets:
         assert target.start is not None
         assert target.replicas is not None
-        config = read_config(f"{target.name}.yaml")
-        assert f"configs/{target.name}.yaml" in target.start
-        assert Path(f"configs/{target.name}.yaml") in target.files
+        [path] = [file for file in target.files if file.suffix == ".yaml"]
+        assert path.stem == target.name or shipped.title.startswith("Pictures that repeat")  # one config, two ways
+        assert str(path) in target.start
+        config = read_config(path.name)
         deployments = config["applications"][1]["deployments"]
         assert target.replicas.count == deployments[0]["num_replicas"]
         assert target.url == f"http://{config['http_options']['host']}:{config['http_options']['port']}"
@@ -60,7 +61,8 @@ def test_a_shipped_plan_asks_for_the_replicas_that_its_config_deploys(shipped: P
 def test_a_shipped_plan_names_files_that_are_there(shipped: Plan) -> None:
     for file in [shipped.workload.locustfile, *[file for target in shipped.targets for file in target.files]]:
         assert (ROOT / file).is_file()
-    if shipped.users != [10]:  # the overload's, which compares nothing by users
+    # The overload compares nothing by users; nobody published figures of a cache.
+    if shipped.users != [10] and not any(target.cached for target in shipped.targets):
         assert shipped.baseline is not None
         assert (CONFIGS / "stress" / shipped.baseline).is_file()
 
@@ -71,6 +73,19 @@ def test_the_published_plan_is_the_published_experiment() -> None:
     assert (plan.users, plan.spawn_rate_per_s, plan.duration_s) == ([10, 25, 50, 100], 5, 150)
     assert plan.workload.wait_s == (1, 5)
     assert {name: endpoint.weight for name, endpoint in plan.workload.endpoints.items()} == {"lookup": 2, "predict": 1}
+
+
+def test_the_cache_plan_repeats_its_pictures_without_and_with_redis() -> None:
+    plan = load_plan(CONFIGS / "stress" / "cache.yaml")
+    assert plan.workload.options["pictures"] == "repeated"
+    without, with_cache = plan.targets
+    assert without.environment == {"REDIS_URL": ""}
+    assert (without.cached, with_cache.cached) == (False, True)
+    assert with_cache.start
+    assert "tests.with_redis" in with_cache.start
+    assert plan.metrics
+    assert plan.metrics.hits
+    assert plan.metrics.hits.name in {counter.name for counter in plan.metrics.counters}
 
 
 def test_the_quick_plan_differs_from_the_published_one_in_its_times_only() -> None:

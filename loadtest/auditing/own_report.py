@@ -17,6 +17,7 @@ from loadtest.auditing.rates import CLOCK_S
 from loadtest.auditing.table import Printed, Row, Table, Window
 from loadtest.errors import BadInputError
 from loadtest.plan import read_limit
+from loadtest.reporting.caching import OFF, REPEATED
 from loadtest.reporting.differences import PERCENTILES
 from loadtest.reporting.figures import (
     CellFigures,
@@ -52,6 +53,7 @@ DERIVED = Rule(
 
 class _Workload(BaseModel):
     wait_s: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    options: dict[str, str | int | float] = {}
 
 
 class _Test(BaseModel):
@@ -250,9 +252,19 @@ def _cell_faults(figures: Figures, cell: CellFigures, titles: Mapping[str, str])
     if cell.valid and planned_s and cell.whole_run_s is not None and _is_other_length(cell.whole_run_s, planned_s):
         says = f"the load lasted {show_exact(cell.whole_run_s)} s, planned were {show_exact(planned_s)} s"
         yield name, says, "The load of a valid cell lasts as long as planned, or the plan says another number."
+    yield from _cache_faults(figures, name, cell)
     yield from _subset_faults(name, cell)
     yield from (fault for part in cell.endpoints for fault in _stage_faults(name, part))
     yield from _limit_faults(name, cell)
+
+
+def _cache_faults(figures: Figures, name: str, cell: CellFigures) -> Iterator[_Fault]:
+    facts = next((facts for facts in figures.targets if facts.name == cell.target), None)
+    pictures = _Test.model_validate(figures.test).workload.options.get("pictures")
+    if not cell.valid or facts is None or facts.cached or facts.cache in (None, OFF) or pictures != REPEATED:
+        return
+    says = f"it is valid, while its target's cache was on ({facts.cache}) and its pictures were sent again and again"
+    yield name, says, "Its figures are those of the cache, which the plan does not say it measures: it is not valid."
 
 
 def _is_other_length(lasted_s: float, planned_s: float) -> bool:

@@ -191,6 +191,9 @@ class CellFigures(_Figures):
     endpoints: list[EndpointFigures]
     roles: list[RoleFigures]
     counters: list[CounterFigures]
+    hit_percent: float | None = None
+    """Of the answers that the target counted: those from its cache; None where the plan or the target has no such
+    counter."""
     metrics_after_s: float | None
     limits: list[LimitResult]
     generator_late_percent: float | None = None
@@ -260,6 +263,10 @@ class TargetFacts(_Figures):
     replicas: int | None
     about: dict[str, Any]
     """What it said of itself, by path."""
+    cache: str | None = None
+    """What it calls the cache that it has on; `off`; None when it does not say."""
+    cached: bool = False
+    """Whether the plan says that it is meant to answer from a cache."""
 
 
 class BaselinePoint(_Figures):

@@ -22,6 +22,7 @@ from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target
 from loadtest.reporting.baseline import read_baseline
 from loadtest.reporting.block_bootstrap import Repetition
 from loadtest.reporting.bottleneck import add_bottlenecks
+from loadtest.reporting.caching import name_cache
 from loadtest.reporting.comparison import compare_levels
 from loadtest.reporting.figures import (
     CellFigures,
@@ -84,6 +85,7 @@ class _Measured:
     generator: list[GeneratorRow] = field(default_factory=list)
     resources: list[ResourceRow] = field(default_factory=list)
     counters: list[CounterFigures] = field(default_factory=list)
+    hit_percent: float | None = None
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -147,6 +149,7 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
     measured.generator = _rows(path / "generator.csv", GeneratorRow, measured.reasons) or []
     measured.resources = _rows(path / "resources.csv", ResourceRow, measured.reasons) or []
     measured.counters = _counters(path, plan, measured.notes)
+    measured.hit_percent = _hit_percent(path, plan)
     measured.reasons.extend(find_load_reasons(plan, record, measured.generator))
     rows = _rows(path / "requests.csv", RequestRow, measured.reasons)
     if rows is not None:
@@ -215,6 +218,19 @@ def _counters(folder: Path, plan: Plan, notes: list[str]) -> list[CounterFigures
     return figures
 
 
+def _hit_percent(folder: Path, plan: Plan) -> float | None:
+    """Return what share of the answers that the target counted came from its cache."""
+    hits = plan.metrics.hits if plan.metrics else None
+    if hits is None:
+        return None
+    unsaid: list[str] = []  # what is missing is told where the counters are read
+    before, after = (_samples(folder / name, unsaid) for name in ("metrics_before.prom", "metrics_after.prom"))
+    grown = _grown(hits.name, [hits.by], before or {}, after or {})
+    total = sum(grown.values())
+    found = sum(increase for labels, increase in grown.items() if dict(labels)[hits.by] in hits.values)
+    return round(100 * found / total, 4) if total else None
+
+
 def _samples(path: Path, notes: list[str]) -> dict[tuple[str, _Labels], float] | None:
     """Return value by name and labels; a series that stands there twice comes from two processes: their sum."""
     values: dict[tuple[str, _Labels], float] = {}
@@ -278,6 +294,7 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         roles=_roles(plan, measured.steady_resources()),
         generator_late_percent=_late_percent([measured]),
         counters=measured.counters,
+        hit_percent=measured.hit_percent,
         metrics_after_s=record and record.metrics_after_s,
         limits=[check_limit(limit, scheduled or steady, endpoints) for limit in plan.limits]
         if _finished(measured)
@@ -469,11 +486,14 @@ def _repetitions(valid: list[_Measured]) -> dict[tuple[str, int], list[Repetitio
 
 def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:
     records = [one.record for one in measured if one.record and one.cell.target == target.name]
+    about: dict[str, Any] = next((record.about for record in records if record.about), {})
     return TargetFacts(
         name=target.name,
         title=target.title,
         replicas=target.replicas.count if target.replicas else None,
-        about=next((record.about for record in records if record.about), {}),
+        about=about,
+        cache=name_cache(about),
+        cached=target.cached,
     )
 
 

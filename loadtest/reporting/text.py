@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from loadtest.reporting.caching import DISTINCT, OFF
 from loadtest.reporting.differences import (
     FEW_FAILURES_POINTS,
     LARGE_DIFFERENCE_PERCENT,
@@ -109,6 +110,7 @@ def _content(figures: Figures, plots: Sequence[str]) -> dict[str, Any]:
         "workload": _endpoints(test.get("workload") or {}),
         "pictures": PICTURES.get(str(_options(figures).get("pictures")), ""),
         "random_weights": " and ".join(facts.title for facts in figures.targets if _has_random_weights(facts.about)),
+        "caches": list(_caches(figures)),
         "about": _about(figures),
         "order": ", ".join(test.get("order") or []),
         "results": [_result(figures, facts.name, facts.title) for facts in figures.targets],
@@ -241,6 +243,26 @@ def _has_random_weights(about: object) -> bool:
     if isinstance(about, dict):
         return about.get("weights") == "random" or any(_has_random_weights(part) for part in about.values())
     return isinstance(about, list) and any(_has_random_weights(part) for part in about)
+
+
+def _caches(figures: Figures) -> Iterator[_Part]:
+    """Yield, for each target whose cache was on, what it is called and what that makes of the figures."""
+    for facts in figures.targets:
+        if facts.cache in (None, OFF):
+            continue
+        if facts.cached:
+            meaning = "this plan measures it, and its latencies and throughput hold for pictures that were sent before."
+        elif _options(figures).get("pictures") == DISTINCT:
+            meaning = "it had no answer, as every picture was another one; the time for looking is in the figures."
+        else:
+            meaning = "the figures may be those of the cache instead of the work; see the validity of the cells."
+        shares = [
+            f"{show_percent(round(cell.hit_percent, 1))} % at {cell.users} users"
+            for cell in figures.cells
+            if cell.target == facts.name and cell.hit_percent is not None
+        ]
+        told = f" Of the answers that it counted, from the cache: {', '.join(shares)}." if shares else ""
+        yield _Part(f"Prediction cache on ({facts.cache})", f"{facts.title}: {meaning}{told}")
 
 
 def _about(figures: Figures) -> str:

@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.plan import STOLEN, Plan
+from loadtest.plan import STOLEN, Plan, Target
+from loadtest.reporting.caching import find_cache_faults, find_cache_notes
 from loadtest.reporting.figures import Traffic, show_count, show_ms, show_percent, show_rps
 from loadtest.rows import GeneratorRow, ResourceRow
 from loadtest.run_folder import CellRecord
@@ -107,6 +108,7 @@ def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[str]:
         _generator_faults,
         _pace_faults,
         _replica_faults,
+        _cache_faults,
         _machine_faults,
         _sample_faults,
     ]
@@ -135,7 +137,7 @@ def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
     if stolen_percent is not None and stolen_percent > NOTED_STOLEN_PERCENT:
         told = f"{show_percent(round(stolen_percent))} % of one core that this machine had work for"
         notes.append(f"the host of this virtual machine gave {told} to others, so latencies are longer than its own")
-    return notes
+    return [*notes, *find_cache_notes(plan, _target(plan, evidence), evidence.record.about)]
 
 
 def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[str]:
@@ -335,6 +337,14 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
             f"in {len(others)} of {len(counts)} seconds of the steady window {ran} instead of "
             f"{replicas.count} process(es) of the role {replicas.role} ran"
         )
+
+
+def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+    yield from find_cache_faults(plan, _target(plan, evidence), evidence.record.about)
+
+
+def _target(plan: Plan, evidence: Evidence) -> Target:
+    return next(target for target in plan.targets if target.name == evidence.record.cell.target)
 
 
 def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:

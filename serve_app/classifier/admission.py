@@ -46,6 +46,7 @@ class Admission:
         self._clock = clock
         self._short_at_s = clock()
         self._taken = 0
+        self._sharing = 0
         self._held_bytes = 0
         self._refused = 0
         self._silent_until_s = 0.0
@@ -78,8 +79,7 @@ class Admission:
         """
         self._notice_short_queue()
         most_s = self.most_wait_s if within_s is None else min(self.most_wait_s, within_s)
-        if self._taken >= self._settings.max_queue:
-            self._refuse("queue_full", f"{self._taken} pictures are being worked on already")
+        self._check_room()
         if self._taken and self.wait_s > most_s:
             self._refuse(
                 "wait_too_long",
@@ -99,6 +99,16 @@ class Admission:
             self._notice_short_queue()
             self.metrics.set_queue_length(self._taken)
 
+    @contextmanager
+    def share(self) -> Iterator[None]:
+        """Hold a place for a request that waits for another's picture: one more, but no work. Raises Overloaded."""
+        self._check_room()
+        self._sharing += 1
+        try:
+            yield
+        finally:
+            self._sharing -= 1
+
     def lease(self) -> "Lease":
         """Return the account of one upload's bytes, empty."""
         return Lease(self)
@@ -116,6 +126,11 @@ class Admission:
     def _notice_short_queue(self) -> None:
         if self.wait_s <= self._settings.max_wait_s / 4:
             self._short_at_s = self._clock()
+
+    def _check_room(self) -> None:
+        requests = self._taken + self._sharing
+        if requests >= self._settings.max_queue:
+            self._refuse("queue_full", f"{requests} pictures are being worked on or waited for already")
 
     def _refuse(self, reason: str, detail: str) -> None:
         self.metrics.count_refusal(reason)
@@ -138,7 +153,32 @@ class Lease:
         self._admission.hold(count)
         self._bytes += count
 
+    def hand_over(self) -> "Lease":
+        """Return the account of the same bytes for another holder; this one is empty then."""
+        other = Lease(self._admission)
+        other._bytes, self._bytes = self._bytes, 0
+        return other
+
     def end(self) -> None:
         """Tell that the upload has left memory; more than once does no harm."""
         self._admission.free(self._bytes)
         self._bytes = 0
+
+
+class HeldUpload:
+    """An upload in memory and its account; both end together."""
+
+    def __init__(self, data: bytes, lease: Lease) -> None:
+        self.data = data
+        self._lease = lease
+
+    def hand_over(self) -> "HeldUpload":
+        """Return the same upload for another holder; this one has nothing then."""
+        other = HeldUpload(self.data, self._lease.hand_over())
+        self.data = b""
+        return other
+
+    def free(self) -> None:
+        """Let go of it; more than once does no harm."""
+        self.data = b""
+        self._lease.end()

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
-from serve_app.classifier.admission import Lease
-from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.admission import HeldUpload, Lease
+from serve_app.classifier.classifier import CacheUse, Classifier
 from serve_app.classifier.images import FORMATS, SHORTER_SIDE_PIXELS, SIDE_PIXELS
-from serve_app.classifier.timing import Stopwatch
+from serve_app.classifier.prediction_store import KEPT_CLASSES
+from serve_app.classifier.timing import STAGES, Stopwatch
 from serve_app.classifier.upload import FIELD, discard_upload, read_upload
 from serve_app.errors import (
     DeadlineExceeded,
@@ -27,7 +28,7 @@ from serve_app.errors import (
 from serve_app.web import add_ready_route, build_api, documented
 
 DEADLINE_HEADER = "X-Deadline-Ms"
-TopK = Annotated[int, Query(ge=1, le=10, description="How many classes to return, best first.")]
+TopK = Annotated[int, Query(ge=1, le=KEPT_CLASSES, description="How many classes to return, best first.")]
 
 DeadlineMs = Annotated[
     int | None,
@@ -36,6 +37,14 @@ DeadlineMs = Annotated[
         ge=1,
         le=600_000,
         description="Longest time from upload to answer, milliseconds; only less than `deadline_s` counts.",
+    ),
+]
+
+CacheControl = Annotated[
+    str | None,
+    Header(
+        alias="Cache-Control",
+        description="`no-store`: neither look the picture up nor keep its prediction; `no-cache`: do not look it up.",
     ),
 ]
 
@@ -60,7 +69,7 @@ PREDICT_BODY: dict[str, Any] = {
 }
 SERVER_TIMING_DOC = {
     "Server-Timing": {
-        "description": "Milliseconds by stage: upload, decode, queue, inference, answer. They add up to the whole.",
+        "description": f"Milliseconds by stage: {', '.join(STAGES)}. They add up to the whole.",
         "schema": {"type": "string"},
     }
 }
@@ -91,12 +100,16 @@ class Prediction(BaseModel):
     predictions: list[ClassScore] = Field(description="The `top_k` best classes, best first.")
     model: ModelName
     image_sha256: str = Field(description="SHA-256 of the picture's bytes as received.")
+    cached: bool = Field(
+        description="Whether the same bytes were classified for another request, before or at the same time."
+    )
 
 
 class ModelInfo(ModelName):
     """What is served, and within which bounds."""
 
     weights_sha256: str | None = Field(description="SHA-256 of the weights file, if they came from one.")
+    cache: Literal["redis", "memory", "off"] = Field(description="Where predictions are kept.")
     labels: str = Field(description="imagenet, a file's name, or `placeholder`.")
     classes: int
     input: str
@@ -119,6 +132,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     info = ModelInfo(
         **model.model_dump(),
         weights_sha256=manifest.weights_sha256,
+        cache=classifier.cache_kind,
         labels=manifest.labels_from,
         classes=len(manifest.labels),
         input=f"RGB, shorter side scaled to {SHORTER_SIDE_PIXELS}, central {SIDE_PIXELS}×{SIDE_PIXELS}",
@@ -132,7 +146,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     )
     admission = classifier.admission
 
-    async def receive(request: Request, lease: Lease, stopwatch: Stopwatch, within_s: float) -> bytes:
+    async def receive(request: Request, lease: Lease, stopwatch: Stopwatch, within_s: float) -> HeldUpload:
         try:
             admission.check(within_s)
             data = await read_upload(request, lease, settings)
@@ -141,7 +155,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
             await discard_upload(request, settings)
             raise
         stopwatch.charge("upload")
-        return data
+        return HeldUpload(data, lease)
 
     @api.get("", include_in_schema=False)  # /model without its slash
     @api.get("/", summary="What is served", responses=documented())
@@ -155,15 +169,19 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         responses={200: {"headers": SERVER_TIMING_DOC}, **documented(*PREDICT_ERRORS)},
     )
     async def predict(
-        request: Request, response: Response, top_k: TopK = 5, deadline_ms: DeadlineMs = None
+        request: Request,
+        response: Response,
+        top_k: TopK = 5,
+        deadline_ms: DeadlineMs = None,
+        cache_control: CacheControl = None,
     ) -> Prediction:
         """Send the picture as the form field `file`, or as the body itself."""
         stopwatch = Stopwatch()
         deadline_s = min(settings.deadline_s, (deadline_ms or math.inf) / 1000)
         lease = admission.lease()
         try:
-            data = receive(request, lease, stopwatch, deadline_s)  # not kept here while the picture waits
-            found = await classifier.classify(await data, lease, top_k, stopwatch, deadline_s)
+            upload = await receive(request, lease, stopwatch, deadline_s)
+            found = await classifier.classify(upload, top_k, stopwatch, deadline_s, _cache_use(cache_control))
         finally:
             lease.end()
         scores = [
@@ -178,6 +196,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
             predictions=scores,
             model=model,
             image_sha256=found.image_sha256,
+            cached=found.cached,
         )
 
     async def check_ready() -> None:
@@ -185,3 +204,11 @@ def build_model_api(classifier: Classifier) -> FastAPI:
 
     add_ready_route(api, check_ready, NotReady)
     return api
+
+
+def _cache_use(cache_control: str | None) -> CacheUse:
+    """Return what the request's directives leave to the cache (RFC 9111, section 5.2.1)."""
+    directives = {directive.strip().lower() for directive in (cache_control or "").split(",")}
+    if "no-store" in directives:
+        return "none"
+    return "keep" if "no-cache" in directives else "full"

@@ -1,4 +1,4 @@
-"""One replica's classifier: decode pool, batcher, engine thread and labels put together."""
+"""One replica's classifier: cache, decode pool, batcher, engine thread and labels put together."""
 
 import asyncio
 import hashlib
@@ -8,16 +8,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
-from serve_app.classifier.admission import Admission, Lease
+from serve_app.classifier.admission import Admission, HeldUpload
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, import_engine, load_engine
 from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.prediction_cache import Answer, PredictionCache
+from serve_app.classifier.prediction_store import KEPT_CLASSES, BestClasses, build_store, fingerprint_model
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
 from serve_app.errors import DeadlineExceeded, NotReady
@@ -27,14 +29,21 @@ logger = logging.getLogger(__name__)
 # A batch takes half a second; whatever takes this long will not come back.
 STUCK_AFTER_S = 60
 LOWEST_PRIORITY = 19
+HASHED_AT_ONCE_BYTES = 131_072
+"""Up to here the event loop hashes an upload itself: handing it to a thread would cost as much."""
+
+CacheUse = Literal["full", "keep", "none"]
+"""What a request lets the cache do: answer it and keep the answer, only keep it, or neither."""
 
 
 @dataclass(frozen=True)
 class Classification:
     """The best classes of one picture, best first, as (class index, probability), and the picture's SHA-256."""
 
-    top: list[tuple[int, float]]
+    top: BestClasses
     image_sha256: str
+    cached: bool
+    """Whether it was computed for another request, before or at the same time."""
 
 
 class Classifier:
@@ -53,6 +62,7 @@ class Classifier:
         self.admission = admission
         self._pools = pools
         self._batcher = batcher
+        self._cache: PredictionCache | None = None
 
     @classmethod
     async def load(cls, settings: ClassifierSettings, metrics: Metrics | None = None) -> Self:
@@ -63,6 +73,7 @@ class Classifier:
         try:
             prepared = await run(pools.load, _find_model_and_import_engine, settings)
             _tell_weights(prepared)
+            store = build_store(settings, prepared, metrics)
             pools.load.shutdown(wait=False)
             await run(pools.decode, warm_up_decoder)
             started = perf_counter()
@@ -73,7 +84,16 @@ class Classifier:
         logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
         admission = Admission(settings, metrics, picture_s=picture_s)
         batcher = MicroBatcher(engine.infer, pools.engine, max_batch=settings.max_batch, on_batch=admission.learn)
-        return cls(settings, prepared, pools, batcher, admission)
+        classifier = cls(settings, prepared, pools, batcher, admission)
+        if store is not None:
+            await store.open()
+            classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission)
+        return classifier
+
+    @property
+    def cache_kind(self) -> str:
+        """Where predictions are kept: redis, memory or off."""
+        return "off" if self._cache is None else self._cache.kind
 
     def check_ready(self) -> None:
         """Return if pictures can be classified. Raises NotReady when the batch loop has ended or the engine hangs."""
@@ -83,38 +103,68 @@ class Classifier:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 
     async def classify(
-        self, data: bytes, lease: Lease, top_k: int, stopwatch: Stopwatch, deadline_s: float
+        self, upload: HeldUpload, top_k: int, stopwatch: Stopwatch, deadline_s: float, use: CacheUse = "full"
     ) -> Classification:
-        """Return the `top_k` best classes of the picture in `data`, charging decode, queue and inference.
+        """Return the `top_k` best classes of the picture in `upload`, charging cache, decode, queue and inference.
 
-        `lease` ends when `data` has been decoded. Raises the errors of decode_image, NotReady, Overloaded (before
-        decoding), and DeadlineExceeded after `deadline_s`; a picture that still waits then never reaches the engine.
+        `upload` is freed once it is decoded, or goes over to those who wait for the same picture. Raises the errors of
+        decode_image, NotReady, Overloaded (before decoding), and DeadlineExceeded after `deadline_s`; a picture that
+        waits then, and for which nobody else does, never reaches the engine.
         """
         try:
-            with self.admission.place(deadline_s):
-                async with asyncio.timeout(deadline_s):
-                    picture, image_sha256 = await self._decode(data, stopwatch)
-                    del data  # a waiting picture is 150 kB, its upload may be megabytes
-                    lease.end()
-                    inference = await self._batcher.infer(picture)
+            async with asyncio.timeout(deadline_s):
+                if self._cache is None or use != "full":
+                    answer = await self._compute(upload, deadline_s)
+                else:
+                    image_sha256 = await self._hash(upload.data)
+                    answer = await self._cache.find_or_compute(
+                        image_sha256,
+                        upload,
+                        deadline_s,
+                        lambda upload, within_s: self._compute(upload, within_s, image_sha256),
+                    )
         except TimeoutError as exc:
             self.admission.metrics.count_missed_deadline()
             raise DeadlineExceeded(f"no answer within {deadline_s:g} s; try again later") from exc
-        stopwatch.charge("queue", until=inference.started)
-        stopwatch.charge("inference", until=inference.ended)
-        return Classification(best_classes(inference.scores, top_k), image_sha256)
+        if self._cache is not None and use != "full":
+            self.admission.metrics.count_lookup("skipped")
+            if use == "keep":
+                self._cache.keep(answer)
+        for stage, until in answer.marks:
+            stopwatch.charge(stage, until)
+        return Classification(answer.best[:top_k], answer.image_sha256, answer.cached)
 
     async def close(self) -> None:
         """Stop taking pictures and free the threads."""
+        if self._cache is not None:
+            await self._cache.close()
         await self._batcher.close()
         self._pools.shut_down()
 
-    async def _decode(self, data: bytes, stopwatch: Stopwatch) -> tuple[Picture, str]:
+    async def _hash(self, data: bytes) -> str:
+        if len(data) <= HASHED_AT_ONCE_BYTES:
+            return _sha256(data)
+        return await asyncio.get_running_loop().run_in_executor(self._pools.decode, _sha256, data)
+
+    async def _compute(self, upload: HeldUpload, within_s: float, image_sha256: str | None = None) -> Answer:
+        """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
         run = asyncio.get_running_loop().run_in_executor
-        decoded = await run(self._pools.decode, _decode_and_hash, data, self.settings.max_pixels)
-        stopwatch.charge("queue", until=decoded.started)
-        stopwatch.charge("decode", until=decoded.ended)
-        return decoded.picture, decoded.image_sha256
+        with self.admission.place(within_s):
+            decoded = await run(
+                self._pools.decode, _decode_and_hash, upload.data, self.settings.max_pixels, image_sha256
+            )
+            upload.free()
+            inference = await self._batcher.infer(decoded.picture)
+        return Answer(
+            best_classes(inference.scores, KEPT_CLASSES),
+            decoded.image_sha256,
+            (
+                ("queue", decoded.started),
+                ("decode", decoded.ended),
+                ("queue", inference.started),
+                ("inference", inference.ended),
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,10 +175,14 @@ class _Decoded:
     ended: float
 
 
-def _decode_and_hash(data: bytes, max_pixels: int) -> _Decoded:
+def _decode_and_hash(data: bytes, max_pixels: int, image_sha256: str | None) -> _Decoded:
     started = perf_counter()
     picture = decode_image(data, max_pixels)
-    return _Decoded(picture, hashlib.sha256(data).hexdigest(), started, perf_counter())
+    return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 class _Pools:
@@ -147,7 +201,7 @@ class _Pools:
         self.engine.shutdown(wait=False, cancel_futures=True)
 
 
-def best_classes(scores: Scores, top_k: int) -> list[tuple[int, float]]:
+def best_classes(scores: Scores, top_k: int) -> BestClasses:
     """Return the `top_k` highest of `scores`, shape (classes,), as (class index, score), highest first."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     return [(int(index), float(scores[index])) for index in order]

@@ -12,13 +12,19 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import __version__ as pillow_version
 
 from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SIDE_PIXELS = 224
 SHORTER_SIDE_PIXELS = 256
+GEOMETRY = 1
+"""Raise it when the same bytes become another input of the network: predictions kept from before are then not used."""
+_LOSSY_DECODERS = ("jpg", "libjpeg_turbo", "webp")
+DECODING = f"{GEOMETRY}, Pillow {pillow_version}, {', '.join(f'{n} {features.version(n)}' for n in _LOSSY_DECODERS)}"
+"""What decides which input of the network a picture's bytes become."""
 # JPEG decoders can scale by 1/2, 1/4 and 1/8 while decoding. Kept at twice the shorter side or more, so that the
 # antialiased resize still has at least two source pixels for each of its own.
 DRAFT_SHORTER_SIDE_PIXELS = 2 * SHORTER_SIDE_PIXELS

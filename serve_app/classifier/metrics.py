@@ -20,3 +20,12 @@ class Metrics:
 
     def observe_stages(self, spent_s: Mapping[str, float]) -> None:
         """Note where the time of an answered request went, seconds by stage."""
+
+    def count_lookup(self, result: str) -> None:
+        """Count an answer by where it came from: hit, miss, shared (with the same picture under way) or skipped."""
+
+    def count_cache_fault(self, fault: str) -> None:
+        """Count what went wrong with the cache: unreachable, garbage, write_refused or write_dropped."""
+
+    def set_cache_breaker(self, *, is_open: bool) -> None:
+        """Note whether predictions go on without the cache because it fails."""

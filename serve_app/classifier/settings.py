@@ -17,6 +17,20 @@ WEIGHTS_SUFFIXES = (".h5", ".keras")
 Source = Annotated[str, StringConstraints(min_length=1)]
 
 
+class CacheSettings(BaseModel):
+    """Where predictions are kept, so that the same bytes are not computed twice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: Literal["auto", "redis", "memory", "off"] = Field(
+        "auto",
+        description="redis (at REDIS_URL) | memory (of the replica) | off | auto: redis with REDIS_URL, else off.",
+    )
+    ttl_s: float = Field(86_400.0, ge=1, le=31_536_000, description="How long a prediction is kept.")
+    max_entries: int = Field(10_000, ge=1, description="Most predictions with store: memory; Redis has its maxmemory.")
+    timeout_s: float = Field(0.05, gt=0, le=1, description="Longest wait for Redis; then the picture is computed.")
+
+
 class ClassifierSettings(BaseModel):
     """What to serve and within which bounds. A misspelled key is an error, not a default."""
 
@@ -47,6 +61,7 @@ class ClassifierSettings(BaseModel):
     upload_timeout_s: float = Field(30.0, gt=0, le=600, description="Longest time for an upload; beyond: 408.")
     max_held_bytes: int = Field(268_435_456, ge=1, description="Most bytes of uploads in memory; beyond: 503.")
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS, description="Most pixels of a picture; beyond: 413.")
+    cache: CacheSettings = Field(CacheSettings(), description="Where predictions are kept.")
     niceness: int = Field(10, ge=0, le=19, description="CPU priority of decoding and engine; 19 is lowest.")
 
     @model_validator(mode="after")

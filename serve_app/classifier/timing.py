@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-STAGES = ("upload", "decode", "queue", "inference", "answer")
+STAGES = ("upload", "cache", "decode", "queue", "inference", "answer")
 
 
 class Stopwatch:
@@ -21,8 +21,8 @@ class Stopwatch:
 
     @property
     def spent_s(self) -> Mapping[str, float]:
-        """Seconds charged so far, by stage."""
-        return self._spent_s
+        """Seconds charged so far, by stage; without stages that were not passed through."""
+        return {stage: spent_s for stage, spent_s in self._spent_s.items() if spent_s}
 
     def server_timing(self) -> str:
         """Return the value of a Server-Timing header (W3C Server Timing), durations in milliseconds."""

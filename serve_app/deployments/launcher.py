@@ -101,6 +101,7 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str
                 f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
                 f"{''.join(replicas)}{model['threads']} thread(s), "
                 f"weights: {model['weights']}, labels: {model['labels']}"
+                + (f", cache: {model['cache']}" if model["cache"] != "off" else "")
             )
             if model["weights"] == "random":
                 lines.append("  WARNING     random weights: predictions mean nothing; see `weights:` in the config")

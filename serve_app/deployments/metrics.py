@@ -20,6 +20,13 @@ class ServeMetrics(Metrics):
         self._missed = Counter("classifier_missed_deadlines", "Pictures taken and not answered in time.")
         self._batch = Histogram("classifier_batch_pictures", "Pictures in a run of the engine.", _BATCH_PICTURES)
         self._queue = Gauge("classifier_queue_pictures", "Pictures taken and not yet answered.")
+        self._lookups = Counter(
+            "classifier_cache_lookups", "Answers by where they came from: hit, miss, shared or skipped.", ("result",)
+        )
+        self._cache_faults = Counter(
+            "classifier_cache_faults", "Faults of the cache, by kind; each such picture is computed.", ("fault",)
+        )
+        self._cache_breaker = Gauge("classifier_cache_breaker_open", "1 while predictions go on without the cache.")
         self._stages = Histogram("classifier_stage_ms", "Time of answered requests by stage.", _STAGE_MS, ("stage",))
 
     def count_refusal(self, reason: str) -> None:
@@ -42,3 +49,15 @@ class ServeMetrics(Metrics):
         """Note where the time of an answered request went."""
         for stage, seconds in spent_s.items():
             self._stages.observe(1000 * seconds, tags={"stage": stage})
+
+    def count_lookup(self, result: str) -> None:
+        """Count an answer by where it came from."""
+        self._lookups.inc(tags={"result": result})
+
+    def count_cache_fault(self, fault: str) -> None:
+        """Count what went wrong with the cache."""
+        self._cache_faults.inc(tags={"fault": fault})
+
+    def set_cache_breaker(self, *, is_open: bool) -> None:
+        """Note whether predictions go on without the cache because it fails."""
+        self._cache_breaker.set(is_open)

@@ -197,8 +197,8 @@ def application_of(config: Path, name: str) -> dict[str, Any]:
 
 
 def service_environment(folder: Path) -> dict[str, str]:
-    """Return this environment with a database of the benchmark's own in `folder`."""
-    inherited = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    """Return this environment with a database of the benchmark's own in `folder`, and without Redis."""
+    inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
     return {**inherited, "SERVE_APP_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
 
 

@@ -1,0 +1,93 @@
+"""Answers for bytes that were, or just are being, classified for somebody else: from the store, or by sharing a flight.
+
+Called by `Classifier` with the hash of an upload and what computes it. Only whole successes are kept.
+"""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from serve_app.classifier.admission import Admission, HeldUpload
+from serve_app.classifier.flights import Flight, Flights
+from serve_app.classifier.prediction_store import BestClasses, PredictionStore
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best classes of one picture, as many as anyone may ask for, and how they were found."""
+
+    best: BestClasses
+    image_sha256: str
+    marks: tuple[tuple[str, float], ...]
+    """Stages in their order, each with its end (a time.perf_counter() value)."""
+    cached: bool = False
+    """Whether they were computed for another request, before or at the same time."""
+
+
+Compute = Callable[[HeldUpload, float], Coroutine[None, None, Answer]]
+"""Computes an upload's classes for somebody who waits for so many seconds, and frees the upload when it can."""
+
+
+class PredictionCache:
+    """One replica's use of a store, until `close`."""
+
+    def __init__(self, store: PredictionStore, fingerprint: str, admission: Admission) -> None:
+        """Use `store`, which is open, for the model that `fingerprint` stands for."""
+        self._store = store
+        self._fingerprint = fingerprint
+        self._admission = admission
+        self._flights = Flights[Answer]()
+
+    @property
+    def kind(self) -> str:
+        """Where predictions are kept: redis or memory."""
+        return self._store.kind
+
+    async def find_or_compute(self, image_sha256: str, upload: HeldUpload, within_s: float, compute: Compute) -> Answer:
+        """Return the answer for `upload`, which goes over to a flight or is freed; `compute` is called at most once.
+
+        Raises what `compute` raises, for all who wait for it, and Overloaded when too many do. `within_s` is the
+        caller's own time limit, which this does not keep.
+        """
+        key = self._key(image_sha256)
+        flight = self._flights.find(key)
+        if flight is None:
+            held = upload.hand_over()
+            flight = self._flights.begin(key, lambda begun: self._look_or_compute(image_sha256, held, begun, compute))
+            flight.call_at_end(held.free)
+            answer = await flight.wait(within_s)
+            self._admission.metrics.count_lookup("hit" if answer.cached else "miss")
+            return answer
+        upload.free()
+        with self._admission.share():
+            answer = await flight.wait(within_s)
+        self._admission.metrics.count_lookup("shared")
+        return replace(answer, marks=(("cache", perf_counter()),), cached=True)
+
+    def keep(self, answer: Answer) -> None:
+        """Take an answer in that was computed without asking here."""
+        self._store.keep(self._key(answer.image_sha256), answer.best)
+
+    async def close(self) -> None:
+        """End what is under way, and the store."""
+        await self._flights.close()
+        await self._store.close()
+
+    def _key(self, image_sha256: str) -> str:
+        return f"{self._fingerprint}:{image_sha256}"
+
+    async def _look_or_compute(
+        self, image_sha256: str, upload: HeldUpload, flight: Flight[Answer], compute: Compute
+    ) -> Answer:
+        key = self._key(image_sha256)
+        best = await self._store.find_or_claim(key)
+        looked = ("cache", perf_counter())
+        if best is not None:
+            return Answer(best, image_sha256, (looked,), cached=True)
+        try:
+            answer = await compute(upload, flight.left_s)
+        except BaseException:
+            self._store.give_up(key)
+            raise
+        self._store.keep(key, answer.best)
+        return replace(answer, marks=(looked, *answer.marks))
