@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as exc:
         if exc.name not in LIBRARIES:
             raise
-        print(f"error: the client needs {exc.name}: install the extra `client` (pip install -e '.[client]')", file=sys.stderr)
+        remedy = "install the extra `client` (pip install -e '.[client]')"
+        print(f"error: the client needs {exc.name}: {remedy}", file=sys.stderr)
         return 2
     except RunStopped as exc:
         print(f"stopped: {exc}", file=sys.stderr)
