@@ -7,7 +7,10 @@ import pytest
 import yaml
 
 from loadtest.errors import BadInputError
+from loadtest.faulting.fault_figures import FaultFigures, Seen, figures_of
+from loadtest.faulting.fault_folder import Event, StretchRecord
 from loadtest.faulting.fault_plan import choose, load_fault_plan, load_soak_plan
+from loadtest.rows import RequestRow
 from tests.service import CONFIGS, ROOT, read_config
 
 FAULTS, SOAK = CONFIGS / "stress" / "faults.yaml", CONFIGS / "stress" / "soak.yaml"
@@ -107,3 +110,27 @@ def test_a_fault_that_is_not_there_cannot_be_chosen() -> None:
     assert choose(plan, ["scale"]) == ["scale"]
     with pytest.raises(BadInputError, match="--only: the plan has no kill_all; it has kill_classifier"):
         choose(plan, ["kill_all"])
+
+
+def test_a_request_that_fails_when_the_next_fault_strikes_is_counted_there_only() -> None:
+    plan = load_soak_plan(CONFIGS / "stress" / "soak.yaml")
+    freeze, kill = (
+        Event(fault=name, began_unix_s=began, ended_unix_s=began + 1, struck=[], pids=[])
+        for name, began in (("freeze_users", 1000.0), ("kill_haproxy", 1060.0))
+    )
+    rows = [
+        RequestRow(1030.0, "predict", 200, 100, 0, "", ""),
+        RequestRow(1059.9, "predict", 0, 150, 0, "no whole answer", ""),
+        RequestRow(1059.9, "predict", 200, 150, 0, "", ""),
+    ]
+    record = StretchRecord(status="finished", complete_unix_s=990, stopping_unix_s=1120, events=[freeze, kill])
+    seen = Seen(plan, record, rows, [])
+    faults = {fault.name: fault for fault in plan.faults}
+    blank = FaultFigures(name="", title="", group="soak", status="finished")
+    before = figures_of(blank, faults["freeze_users"], seen, freeze, until_unix_s=kill.began_unix_s)
+    after = figures_of(blank, faults["kill_haproxy"], seen, kill)
+    assert [(sum(e.requests for e in f.endpoints), sum(e.failed for e in f.endpoints)) for f in (before, after)] == [
+        (2, 0),
+        (2, 1),
+    ]
+    assert before.missed == after.missed == []  # killing HAProxy excuses it

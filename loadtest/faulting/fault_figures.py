@@ -110,9 +110,14 @@ class Seen:
 def figures_of(
     figures: FaultFigures, fault: Fault, seen: Seen, event: Event, until_unix_s: float | None = None
 ) -> FaultFigures:
-    """Return `figures` with what was seen from the event on, up to `until_unix_s` or the end of the load."""
+    """Return `figures` with what was seen from the event on, up to the next at `until_unix_s`, or the end of the load.
+
+    A request that fails when the next event is there already is that one's.
+    """
     began, until = event.began_unix_s, until_unix_s or seen.ended_unix_s
     rows = [row for row in seen.rows if end_of(row) >= began and row.start_unix_s < until]
+    if until_unix_s is not None:
+        rows = [row for row in rows if not (row.error and end_of(row) >= until_unix_s)]
     limits_ms = usual_limits_ms(seen.quiet)
     calm_s = calm_after_s(rows, limits_ms, began, until)
     back_s = processes_back_after_s(seen.processes, seen.steady_roles, began, until)
