@@ -361,6 +361,7 @@ def test_the_ports_are_those_that_the_security_page_lists(guarded: Service) -> N
 CALLS = (
     "/ray.rpc.InternalKVGcsService/InternalKVKeys",
     "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Pull",
     "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
     "/ray.rpc.ReporterService/HealthCheck",
     "/ray.serve.ASGIService/HandleRequest",
