@@ -176,6 +176,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) 
         assert "Traceback" not in ended.output
 
 
+@pytest.mark.long
 def test_rows_that_cannot_be_written_fail_their_cell_alone(tmp_path: Path) -> None:
     port = free_port()
     targets = [
@@ -206,6 +207,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert first.exit_code == 130
 
 
+@pytest.mark.long
 def test_ctrl_c_on_a_terminal_does_not_cut_the_taking_down_short(tmp_path: Path) -> None:
     """The live display has a thread of its own, through which a held back signal must not arrive."""
     options = "--delay-ms 20 --ignore-sigterm --workers 1"
@@ -242,6 +244,7 @@ def test_what_the_stop_command_stops_is_stopped_even_when_the_target_has_ended(t
     assert stopped.is_file()
 
 
+@pytest.mark.long
 def test_answers_that_never_came_make_the_cell_invalid(tmp_path: Path) -> None:
     target = known_target("slow", free_port(), "--serial-rate 2")
     plan = write_plan(

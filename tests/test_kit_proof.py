@@ -271,6 +271,7 @@ def test_the_replicas_of_a_role_are_sampled(serial: Ended) -> None:
     assert roles["load_generator"].cpu_percent > 1
 
 
+@pytest.mark.long
 def test_a_rate_beyond_the_generator_makes_the_cell_invalid(tmp_path: Path) -> None:
     target = known_target("boundless", free_port())
     plan = write_plan(tmp_path / "plan.yaml", [target], users=[50], workload=workload("fixed", rate_per_user_rps=400))
@@ -287,6 +288,7 @@ def test_a_rate_beyond_the_generator_makes_the_cell_invalid(tmp_path: Path) -> N
     assert "INVALID" in ended.output
 
 
+@pytest.mark.long
 def test_other_work_on_the_machine_makes_the_cell_invalid(tmp_path: Path) -> None:
     target = known_target("beside", free_port())
     plan = write_plan(tmp_path / "plan.yaml", [target], most_other_cpu_percent=20)

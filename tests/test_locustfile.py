@@ -252,6 +252,7 @@ def test_wrong_answers_are_failures_with_few_messages(tmp_path: Path) -> None:
     assert run.failures == {(name, f"CatchResponseError({message!r})") for name, message in expected}
 
 
+@pytest.mark.long
 def test_two_processes_in_another_folder_send_only_the_tagged_kind(tmp_path: Path) -> None:
     port = str(_free_port())
     options = ("--users", "20", "--spawn-rate", "20", "--run-time", "3s", "--tags", "predict")
