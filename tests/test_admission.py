@@ -2,8 +2,9 @@
 
 import asyncio
 import math
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 
@@ -47,8 +48,8 @@ class Counted(Metrics):
         self.stages.append(dict(spent_s))
 
 
-def admission(**args: object) -> Admission:
-    return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S)
+def admission(clock: Callable[[], float] = time.monotonic, **args: object) -> Admission:
+    return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S, clock=clock)
 
 
 def fill(gate: Admission, stack: ExitStack, within_s: float | None = None) -> Overloaded:
@@ -74,9 +75,7 @@ def test_pictures_are_taken_as_long_as_their_turn_comes_in_time() -> None:
 
 def test_a_standing_queue_is_half_as_long_as_a_burst_may_be_until_it_has_been_short() -> None:
     now_s = 100.0
-    gate = Admission(
-        ClassifierSettings.model_validate({"max_wait_s": 4}), Counted(), picture_s=PICTURE_S, clock=lambda: now_s
-    )
+    gate = admission(lambda: now_s, max_wait_s=4)
     with ExitStack() as taken:
         fill(gate, taken)
         assert gate.wait_s == pytest.approx(4.1)
@@ -93,9 +92,7 @@ def test_a_standing_queue_is_half_as_long_as_a_burst_may_be_until_it_has_been_sh
 
 def test_the_work_of_a_standing_queue_hovers_at_its_limit() -> None:
     now_s = 100.0
-    gate = Admission(
-        ClassifierSettings.model_validate({"max_wait_s": 4}), Counted(), picture_s=PICTURE_S, clock=lambda: now_s
-    )
+    gate = admission(lambda: now_s, max_wait_s=4)
     queue: list[ExitStack] = []
     waits_s = []
     for _ in range(600):  # a picture is worked off each PICTURE_S, and three come

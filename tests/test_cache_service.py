@@ -30,18 +30,11 @@ PATIENT = {"max_wait_s": 60, "deadline_s": 60}  # on a busy machine nothing shal
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, redis: RedisServer) -> Iterator[Service]:
+def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, module_redis: RedisServer) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     port = free_port()
     config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT))
-    environment = own_environment(folder) | {"REDIS_URL": redis.url}
+    environment = own_environment(folder) | {"REDIS_URL": module_redis.url}
     with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
         wait_for_replicas(started, 2)
@@ -101,16 +94,18 @@ async def test_equal_pictures_are_answered_when_a_replica_is_killed_with_them(ru
     wait_for_replicas(running, 2)
 
 
-async def test_predictions_go_on_while_redis_is_away_and_it_is_taken_back(running: Service, redis: RedisServer) -> None:
+async def test_predictions_go_on_while_redis_is_away_and_it_is_taken_back(
+    running: Service, module_redis: RedisServer
+) -> None:
     pool = PicturePool(8)
-    redis.freeze()
+    module_redis.freeze()
     for _ in range(3):
         responses = await post(running, [pool.next_picture() for _ in range(10)])
         assert [found.status_code for found in responses if isinstance(found, httpx.Response)] == [200] * 10
-    redis.thaw()
-    redis.kill()
+    module_redis.thaw()
+    module_redis.kill()
     assert count_cached(await post(running, [pool.next_picture()] * 4))[True] < 4
-    redis.start()
+    module_redis.start()
     picture, deadline = pool.next_picture(), time.monotonic() + 15
     while count_cached(await post(running, [picture] * 4)) != {True: 4}:
         assert time.monotonic() < deadline, "never taken back"

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,26 +89,19 @@ async def replica(fitted: Fitted, **args: object) -> AsyncIterator[Replica]:
 
 
 @pytest.fixture(scope="module")
-def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-async def both(fitted: Fitted, shared_redis: RedisServer) -> AsyncIterator[tuple[Replica, Replica]]:
+async def both(fitted: Fitted, module_redis: RedisServer) -> AsyncIterator[tuple[Replica, Replica]]:
     """Two replicas at one Redis."""
     async with AsyncExitStack() as stack:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setenv("REDIS_URL", shared_redis.url)
+            patched.setenv("REDIS_URL", module_redis.url)
             one, other = [await stack.enter_async_context(replica(fitted)) for _ in range(2)]
         yield one, other
 
 
 @pytest.fixture
-async def one(both: tuple[Replica, Replica], shared_redis: RedisServer) -> Replica:
+async def one(both: tuple[Replica, Replica], module_redis: RedisServer) -> Replica:
     """One of them, its Redis empty and its counts at zero; the other's too."""
-    async with Redis.from_url(shared_redis.url) as raw:
+    async with Redis.from_url(module_redis.url) as raw:
         await raw.flushall()
     for each in both:
         each.metrics.begin()
@@ -142,10 +135,10 @@ async def busy_engine(one: Replica, fitted: Fitted) -> AsyncIterator[None]:
     assert {response.status_code for response in await asyncio.gather(*others)} == {200}
 
 
-async def written(shared_redis: RedisServer, data: bytes) -> None:
+async def written(module_redis: RedisServer, data: bytes) -> None:
     """Return when the prediction of `data` is in Redis."""
     end = hashlib.sha256(data).hexdigest()
-    async with Redis.from_url(shared_redis.url, decode_responses=True) as raw, asyncio.timeout(2):
+    async with Redis.from_url(module_redis.url, decode_responses=True) as raw, asyncio.timeout(2):
         while True:
             keys = [key for key in await raw.keys() if str(key).endswith(end)]
             if keys and str(await raw.get(keys[0])).startswith("["):
@@ -154,10 +147,10 @@ async def written(shared_redis: RedisServer, data: bytes) -> None:
 
 
 async def test_a_picture_seen_before_is_answered_without_decoding_it_by_any_replica(
-    one: Replica, other: Replica, shared_redis: RedisServer, data: bytes
+    one: Replica, other: Replica, module_redis: RedisServer, data: bytes
 ) -> None:
     first = await one.predict(data)
-    await written(shared_redis, data)
+    await written(module_redis, data)
     for again in (one, other):
         again.metrics.begin()
         second = await again.predict(data)
@@ -172,10 +165,10 @@ async def test_a_picture_seen_before_is_answered_without_decoding_it_by_any_repl
     assert stages_ms(first)["cache"] > 0
 
 
-async def test_one_prediction_answers_every_top_k(one: Replica, shared_redis: RedisServer, data: bytes) -> None:
+async def test_one_prediction_answers_every_top_k(one: Replica, module_redis: RedisServer, data: bytes) -> None:
     uncached = (await one.predict(data, cache_control="no-store")).json()
     await one.client.post("/predict?top_k=1", content=data)
-    await written(shared_redis, data)
+    await written(module_redis, data)
     for top_k in (1, 5, KEPT_CLASSES):
         answer = (await one.client.post(f"/predict?top_k={top_k}", content=data)).json()
         assert answer["cached"] is True
@@ -261,36 +254,36 @@ async def test_who_waits_for_another_needs_no_memory_for_the_upload(one: Replica
 
 
 async def test_a_bad_picture_is_the_same_error_for_all_and_is_not_kept(
-    one: Replica, shared_redis: RedisServer, data: bytes
+    one: Replica, module_redis: RedisServer, data: bytes
 ) -> None:
     bad = data[:2000]
     for _ in range(2):
         for response in await asyncio.gather(*(one.predict(bad) for _ in range(20))):
             assert_error(response, 400, "unreadable_image", "truncated")
     await asyncio.sleep(0.05)
-    async with Redis.from_url(shared_redis.url) as raw:
+    async with Redis.from_url(module_redis.url) as raw:
         assert await raw.keys() == []
     assert one.metrics.lookups == {}
     assert one.classifier.admission._held_bytes == 0
 
 
-async def test_no_store_neither_looks_nor_keeps(one: Replica, shared_redis: RedisServer, data: bytes) -> None:
-    async with Redis.from_url(shared_redis.url) as raw:
+async def test_no_store_neither_looks_nor_keeps(one: Replica, module_redis: RedisServer, data: bytes) -> None:
+    async with Redis.from_url(module_redis.url) as raw:
         for directives in ("no-store", "No-Store", "max-age=0, no-store", "no-cache,no-store"):
             response = await one.predict(data, cache_control=directives)
             assert response.json()["cached"] is False
             await asyncio.sleep(0.02)
             assert await raw.keys() == []
         await one.predict(data)
-        await written(shared_redis, data)
+        await written(module_redis, data)
         assert (await one.predict(data, cache_control="no-store")).json()["cached"] is False
     assert one.metrics.lookups == {"skipped": 5, "miss": 1}
     assert one.inferences == 6
 
 
-async def test_no_cache_computes_again_and_keeps_that(one: Replica, shared_redis: RedisServer, data: bytes) -> None:
+async def test_no_cache_computes_again_and_keeps_that(one: Replica, module_redis: RedisServer, data: bytes) -> None:
     assert (await one.predict(data, cache_control="no-cache")).json()["cached"] is False
-    await written(shared_redis, data)
+    await written(module_redis, data)
     assert (await one.predict(data, cache_control="no-cache")).json()["cached"] is False
     assert (await one.predict(data, cache_control="max-age=60")).json()["cached"] is True
     assert one.inferences == 2
@@ -298,11 +291,11 @@ async def test_no_cache_computes_again_and_keeps_that(one: Replica, shared_redis
 
 @pytest.mark.long
 async def test_a_killed_replicas_picture_is_computed_by_another_soon(
-    one: Replica, shared_redis: RedisServer, data: bytes
+    one: Replica, module_redis: RedisServer, data: bytes
 ) -> None:
-    async with Redis.from_url(shared_redis.url) as raw:
+    async with Redis.from_url(module_redis.url) as raw:
         await one.predict(data)
-        await written(shared_redis, data)
+        await written(module_redis, data)
         [key] = await raw.keys()
         await raw.set(key, "?a replica that was killed", px=round(1000 * CLAIM_S))
         began = time.monotonic()
@@ -312,10 +305,10 @@ async def test_a_killed_replicas_picture_is_computed_by_another_soon(
     assert one.inferences == 2
 
 
-async def test_an_upload_too_big_to_hash_at_once_is_found_again(one: Replica, shared_redis: RedisServer) -> None:
+async def test_an_upload_too_big_to_hash_at_once_is_found_again(one: Replica, module_redis: RedisServer) -> None:
     picture = encode(smooth(800, 800), "BMP")
     first = await one.predict(picture)
-    await written(shared_redis, picture)
+    await written(module_redis, picture)
     second = await one.predict(picture)
     assert second.json() == {**first.json(), "cached": True}
     assert second.json()["image_sha256"] == hashlib.sha256(picture).hexdigest()
@@ -323,10 +316,10 @@ async def test_an_upload_too_big_to_hash_at_once_is_found_again(one: Replica, sh
 
 @pytest.mark.parametrize("fault", ["freeze", pytest.param("kill", marks=pytest.mark.long)])
 async def test_predictions_go_on_while_redis_fails_and_use_it_again_afterwards(
-    one: Replica, shared_redis: RedisServer, fitted: Fitted, fault: str
+    one: Replica, module_redis: RedisServer, fitted: Fitted, fault: str
 ) -> None:
     pictures = list(fitted.pictures.items())
-    getattr(shared_redis, fault)()
+    getattr(module_redis, fault)()
     try:
         for label, picture in pictures[:3]:
             began = time.monotonic()
@@ -340,11 +333,11 @@ async def test_predictions_go_on_while_redis_fails_and_use_it_again_afterwards(
             assert (answer["prediction"], answer["cached"]) == (label, False)
         assert sum(stages["cache"] for stages in one.metrics.stages) / len(pictures) < 0.001
     finally:
-        shared_redis.thaw() if fault == "freeze" else shared_redis.start()
+        module_redis.thaw() if fault == "freeze" else module_redis.start()
     await until(lambda: not one.metrics.breaker[-1], "healing")
     label, picture = pictures[-1]
     await one.predict(picture, cache_control="no-cache")
-    await written(shared_redis, picture)
+    await written(module_redis, picture)
     assert (await one.predict(picture)).json()["cached"] is True
 
 

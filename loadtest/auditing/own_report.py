@@ -17,7 +17,7 @@ from loadtest.auditing.rates import CLOCK_S
 from loadtest.auditing.table import Printed, Row, Table, Window
 from loadtest.errors import BadInputError
 from loadtest.plan import read_limit
-from loadtest.reporting.caching import OFF, REPEATED
+from loadtest.reporting.caching import answers_unasked
 from loadtest.reporting.differences import PERCENTILES
 from loadtest.reporting.figures import (
     CellFigures,
@@ -260,8 +260,8 @@ def _cell_faults(figures: Figures, cell: CellFigures, titles: Mapping[str, str])
 
 def _cache_faults(figures: Figures, name: str, cell: CellFigures) -> Iterator[_Fault]:
     facts = next((facts for facts in figures.targets if facts.name == cell.target), None)
-    pictures = _Test.model_validate(figures.test).workload.options.get("pictures")
-    if not cell.valid or facts is None or facts.cached or facts.cache in (None, OFF) or pictures != REPEATED:
+    options = _Test.model_validate(figures.test).workload.options
+    if not cell.valid or facts is None or not answers_unasked(facts.cache, options, cached=facts.cached):
         return
     says = f"it is valid, while its target's cache was on ({facts.cache}) and its pictures were sent again and again"
     yield name, says, "Its figures are those of the cache, which the plan does not say it measures: it is not valid."

@@ -4,7 +4,7 @@ A key `cache` in its JSON answers is taken at its word. Called by `validity`, `s
 result in report.json.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from loadtest.plan import Plan, Target
 
@@ -26,6 +26,11 @@ def name_cache(about: object) -> str | None:
     return next((name for part in parts if (name := name_cache(part)) is not None), None)
 
 
+def answers_unasked(cache: str | None, options: Mapping[str, object], *, cached: bool) -> bool:
+    """Return whether a cache answers a workload with these `options` although the plan does not say that it may."""
+    return cache not in (None, OFF) and not cached and options.get("pictures") == REPEATED
+
+
 def find_cache_faults(plan: Plan, target: Target, about: object) -> Iterator[str]:
     """Yield why figures are not those that the plan asks for: a cache that it does not expect, or expects in vain."""
     cache = name_cache(about)
@@ -34,7 +39,7 @@ def find_cache_faults(plan: Plan, target: Target, about: object) -> Iterator[str
             "the plan says that the target answers from a cache (cached: true), and the target says that its cache is "
             "off; see its environment"
         )
-    elif cache not in (None, OFF) and not target.cached and plan.workload.options.get("pictures") == REPEATED:
+    elif answers_unasked(cache, plan.workload.options, cached=target.cached):
         yield (
             f"the target's cache was on ({cache}) and pictures were sent again and again, so the figures are those of "
             "the cache: send pictures: distinct, turn it off, or say `cached: true` of the target if it is meant"

@@ -18,7 +18,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import BadInputError
-from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target
+from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target, TargetMetrics
 from loadtest.reporting.baseline import read_baseline
 from loadtest.reporting.block_bootstrap import Repetition
 from loadtest.reporting.bottleneck import add_bottlenecks
@@ -71,6 +71,7 @@ _LOCAL_PATH = re.compile(
 _HOST = re.compile(r"(?<=://)(?!127\.0\.0\.1\b|localhost\b)[^/\s:,;)]+")
 
 _Labels = tuple[tuple[str, str], ...]
+_Series = Mapping[tuple[str, _Labels], float]
 
 
 @dataclass
@@ -148,8 +149,7 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
     measured.steady = steady = _steady_window(plan, moments)
     measured.generator = _rows(path / "generator.csv", GeneratorRow, measured.reasons) or []
     measured.resources = _rows(path / "resources.csv", ResourceRow, measured.reasons) or []
-    measured.counters = _counters(path, plan, measured.notes)
-    measured.hit_percent = _hit_percent(path, plan)
+    _read_metrics(measured, plan, path)
     measured.reasons.extend(find_load_reasons(plan, record, measured.generator))
     rows = _rows(path / "requests.csv", RequestRow, measured.reasons)
     if rows is not None:
@@ -199,16 +199,21 @@ def _evidence(plan: Plan, record: CellRecord, window: Window, measured: _Measure
     )
 
 
-def _counters(folder: Path, plan: Plan, notes: list[str]) -> list[CounterFigures]:
+def _read_metrics(measured: _Measured, plan: Plan, path: Path) -> None:
+    metrics = plan.metrics
+    if metrics is None or not (metrics.counters or metrics.hits):
+        return
+    before, after = (_samples(path / name, measured.notes) for name in ("metrics_before.prom", "metrics_after.prom"))
+    if after is not None:
+        measured.counters = _counters(metrics, before or {}, after, measured.notes)
+        measured.hit_percent = _hit_percent(metrics, before or {}, after)
+
+
+def _counters(metrics: TargetMetrics, before: _Series, after: _Series, notes: list[str]) -> list[CounterFigures]:
     """Return by how much the plan's counters grew, in the plan's order."""
-    if plan.metrics is None or not plan.metrics.counters:
-        return []
-    before, after = (_samples(folder / name, notes) for name in ("metrics_before.prom", "metrics_after.prom"))
-    if after is None:
-        return []
     figures: list[CounterFigures] = []
-    for counter in plan.metrics.counters:
-        grown = _grown(counter.name, counter.by, before or {}, after)
+    for counter in metrics.counters:
+        grown = _grown(counter.name, counter.by, before, after)
         if not grown:
             notes.append(f"the target exported no {counter.name}, which it may never have had to count")
         figures.extend(
@@ -218,14 +223,12 @@ def _counters(folder: Path, plan: Plan, notes: list[str]) -> list[CounterFigures
     return figures
 
 
-def _hit_percent(folder: Path, plan: Plan) -> float | None:
+def _hit_percent(metrics: TargetMetrics, before: _Series, after: _Series) -> float | None:
     """Return what share of the answers that the target counted came from its cache."""
-    hits = plan.metrics.hits if plan.metrics else None
+    hits = metrics.hits
     if hits is None:
         return None
-    unsaid: list[str] = []  # what is missing is told where the counters are read
-    before, after = (_samples(folder / name, unsaid) for name in ("metrics_before.prom", "metrics_after.prom"))
-    grown = _grown(hits.name, [hits.by], before or {}, after or {})
+    grown = _grown(hits.name, [hits.by], before, after)
     total = sum(grown.values())
     found = sum(increase for labels, increase in grown.items() if dict(labels)[hits.by] in hits.values)
     return round(100 * found / total, 4) if total else None
@@ -252,8 +255,8 @@ def _samples(path: Path, notes: list[str]) -> dict[tuple[str, _Labels], float] |
 def _grown(
     name: str,
     by: list[str],
-    before: Mapping[tuple[str, _Labels], float],
-    after: Mapping[tuple[str, _Labels], float],
+    before: _Series,
+    after: _Series,
 ) -> dict[_Labels, float]:
     """Return the increase of one counter by the labels `by`; a series that is new, or began anew, counts from zero."""
     grown: dict[_Labels, float] = {}

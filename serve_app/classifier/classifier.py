@@ -19,10 +19,11 @@ from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.prediction_cache import Answer, PredictionCache
-from serve_app.classifier.prediction_store import KEPT_CLASSES, BestClasses, build_store, fingerprint_model
+from serve_app.classifier.prediction_store import KEPT_CLASSES, build_store, fingerprint_model
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
 from serve_app.errors import DeadlineExceeded, NotReady
+from serve_app.redis.predictions import BestClasses
 
 logger = logging.getLogger(__name__)
 

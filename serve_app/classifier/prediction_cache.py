@@ -9,7 +9,8 @@ from time import perf_counter
 
 from serve_app.classifier.admission import Admission, HeldUpload
 from serve_app.classifier.flights import Flight, Flights
-from serve_app.classifier.prediction_store import BestClasses, PredictionStore
+from serve_app.classifier.prediction_store import PredictionStore
+from serve_app.redis.predictions import BestClasses
 
 
 @dataclass(frozen=True)

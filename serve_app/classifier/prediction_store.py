@@ -16,13 +16,10 @@ from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
 from serve_app.classifier.settings import CacheSettings, ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.redis.connection import VARIABLE, redis_url
-from serve_app.redis.predictions import RedisPredictions
+from serve_app.redis.predictions import BestClasses, RedisPredictions
 
 KEPT_CLASSES = 10
 """The most that a client may ask for."""
-
-BestClasses = list[tuple[int, float]]
-"""Class index and probability, best first."""
 
 StoreKind = Literal["redis", "memory", "off"]
 

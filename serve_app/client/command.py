@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from itertools import islice
 from pathlib import Path
 
@@ -60,12 +60,12 @@ class _Run:
         """Classify the items, or fetch the jobs that the options name. Raises UsageError, RunStopped."""
         options, progress = self._options, self._progress
         async with AsyncExitStack() as stack:
-            service = await stack.enter_async_context(_service(options, self._key, progress))
+            service = await stack.enter_async_context(aclosing(_service(options, self._key, progress)))
             about = await _first_contact(service, options, progress)
             if about.weights == "random":
                 progress.warn(RANDOM)
             fetching = Patience(_FETCH_RETRIES, 2 * FETCH_S, progress.retry)
-            downloads = await stack.enter_async_context(Downloads(fetching))
+            downloads = await stack.enter_async_context(aclosing(Downloads(fetching)))
             contents = Contents(downloads, about.max_upload_bytes)
             answers = stack.enter_context(open_answers(options.kind, options.output, resume=options.resume))
             stack.enter_context(progress)  # ends before the answers do: a table is printed when the bar has gone
@@ -136,7 +136,7 @@ def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
 async def _cancel(options: Options, key: str | None) -> int:
     progress = Progress(None, bar=False)
     code = 0
-    async with _service(options, key, progress) as service:
+    async with aclosing(_service(options, key, progress)) as service:
         await service.check_jobs(_first_patience(options, progress))
         for job_id in options.job:
             try:

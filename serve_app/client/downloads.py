@@ -1,8 +1,6 @@
 """Pictures at URLs: http and https only, bounded in bytes, time and redirects. httpx is here and in `service`."""
 
 import asyncio
-from types import TracebackType
-from typing import Self
 
 import httpx
 
@@ -25,7 +23,7 @@ _HEADERS = {
 
 
 class Downloads:
-    """Fetches URLs; use it as an async context manager. It knows no key of the service."""
+    """Fetches URLs; close it with `aclose`. It knows no key of the service."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience
@@ -36,12 +34,8 @@ class Downloads:
             timeout=httpx.Timeout(_SILENT_S, connect=_CONNECT_S, pool=None),
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Close its connections."""
         await self._http.aclose()
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:

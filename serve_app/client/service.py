@@ -7,8 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -63,7 +62,7 @@ class About:
 
 
 class Service:
-    """A service at one address; use it as an async context manager."""
+    """A service at one address; close it with `aclose`."""
 
     def __init__(self, server: str, key: str | None, wishes: Wishes, patience: Patience) -> None:
         """Prepare to ask; `key` is sent to nobody else. Nothing is sent yet."""
@@ -78,12 +77,8 @@ class Service:
             trust_env=not is_loopback(server),  # a proxy of this machine's network does not lead back to it
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        """Close its connections."""
         await self._http.aclose()
 
     async def about(self, patience: Patience) -> About:

@@ -13,12 +13,12 @@ VARIABLE = "REDIS_URL"
 _SCHEMES = ("redis", "rediss", "unix")
 
 
-def redis_url(given: str | None = None) -> str | None:
-    """Return the address of Redis: `given`, REDIS_URL, or None, which means without Redis.
+def redis_url() -> str | None:
+    """Return the address of Redis in REDIS_URL, or None, which means without Redis.
 
     Raises SetupError on an address that is none. No message shows the address itself, which may hold a password.
     """
-    url = (given or os.environ.get(VARIABLE) or "").strip()
+    url = os.environ.get(VARIABLE, "").strip()
     if not url:
         return None
     try:
