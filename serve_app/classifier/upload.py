@@ -84,7 +84,7 @@ async def discard_upload(request: Request, bounds: BodyBounds) -> None:
     A client that is still sending when the answer comes would see its connection reset instead.
     """
     received = 0
-    with suppress(TimeoutError, ClientDisconnect):
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it has been read already
         async with asyncio.timeout(bounds.timeout_s):
             async for chunk in request.stream():
                 received += len(chunk)

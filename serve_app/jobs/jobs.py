@@ -7,7 +7,7 @@ from serve_app.classifier.api import Prediction, describe_classification, name_m
 from serve_app.classifier.classifier import Classifier
 from serve_app.jobs.intake import UploadMemory
 from serve_app.jobs.metrics import JobMetrics
-from serve_app.jobs.outage import Outage
+from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.jobs.waiters import Waiters
 from serve_app.jobs.worker import CheckIdle, Classify, Worker
 from serve_app.redis.job_claims import JobClaims
@@ -44,9 +44,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Give back what is not done and end everything."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
+        await end_tasks(self._tasks)
         await self._worker.close()
         await self.waiters.close()
         await self._claims.close()

@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from serve_app.errors import JobsUnavailable, Overloaded
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 RETRY_S = 0.2
+_CANCEL_AGAIN_S = 0.1
 _LONGEST_RETRY_S = 1.0
 
 
@@ -36,7 +37,7 @@ class Outage:
         if self._began_s is None:
             self._began_s = time.monotonic()
             cause = reason.__cause__ or reason
-            logger.warning("jobs stand still: %s (%s)", reason, type(cause).__name__)
+            logger.warning("jobs stand still: %s (%s: %s)", reason, type(cause).__name__, cause)
 
     def end(self) -> None:
         """Note that Redis answered."""
@@ -67,3 +68,16 @@ class Outage:
             except Exception:  # a fault of ours: jobs must not stand still until somebody starts the replica anew
                 logger.exception("a loop of the jobs failed and goes on")
                 await asyncio.sleep(_LONGEST_RETRY_S)
+
+
+async def end_tasks(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """Cancel `tasks` and return when all have ended.
+
+    More than once if need be: redis-py waits for its sends with asyncio.wait_for, which until Python 3.12 forgets a
+    cancellation that comes in the moment of success (CPython issue 86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)

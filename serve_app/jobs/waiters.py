@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from serve_app.errors import NotFound, Overloaded
-from serve_app.jobs.outage import Outage
+from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.redis.jobs import JobStore, StoredJob
 
 RECHECK_S = 5.0
@@ -47,8 +47,7 @@ class Waiters:
 
     async def close(self) -> None:
         """Stop listening; who waits sees the end at the next look."""
-        self._listener.cancel()
-        await asyncio.wait([self._listener])
+        await end_tasks([self._listener])
 
     async def _find(self, job: str) -> StoredJob:
         found = await self._store.find(job)

@@ -8,12 +8,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from serve_app.classifier.api import Prediction
 from serve_app.errors import JobsUnavailable, NotReady, Overloaded, ServiceError
 from serve_app.jobs.job import FileResult, JobFault
 from serve_app.jobs.metrics import JobMetrics
-from serve_app.jobs.outage import Outage
+from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.redis.job_claims import DeadLetter, JobClaims, Work
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ CheckIdle = Callable[[], bool]
 
 LOOK_S = 1.0
 RENEW_S = 1.0
-_SWEEP_S = 5.0
+_SWEEP_S = 2.0
 _IDLE_POLL_S = 0.02
 _BROKEN_PAUSE_S = 1.0
 _GIVE_BACK_S = 2.0
@@ -66,11 +67,7 @@ class Worker:
     async def close(self) -> None:
         """Stop, and give back what is not done, for others to begin with at once."""
         entries = list(self._running)
-        tasks = [*self._loops, *self._running.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await end_tasks([*self._loops, *self._running.values()])
         try:
             async with asyncio.timeout(_GIVE_BACK_S):
                 for entry in entries:
@@ -171,6 +168,7 @@ class Worker:
                     task.cancel()
 
     async def _sweep(self) -> None:
-        await self._claims.open()
+        with suppress(Overloaded):  # a full Redis makes nothing, and that it is there is likely
+            await self._claims.open()
         for _ in range(await self._claims.sweep()):
             self._metrics.count_ended("failed")

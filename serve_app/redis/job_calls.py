@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from serve_app.errors import JobsUnavailable, Overloaded
 from serve_app.redis.connection import connect
@@ -37,12 +38,23 @@ class JobCalls:
         """Return what `make` gets from Redis. Raises as `script` does."""
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
-                return await make(self._client)
+                return await self._make(make)
         except OutOfMemoryError as exc:
             raise Overloaded("Redis has no memory left for more jobs; try again later", _FULL_RETRY_S) from exc
+        except ResponseError as exc:
+            raise JobsUnavailable("Redis refused a command of the jobs; its operator finds why in the log") from exc
         except (RedisError, OSError) as exc:  # asyncio's TimeoutError is an OSError
             # Without the error's own text, which names the address.
             raise JobsUnavailable("Redis, which keeps the jobs, does not answer; try again later") from exc
+
+    async def _make(self, make: Callable[[Redis], Awaitable[Answer]]) -> Answer:
+        try:
+            return await make(self._client)
+        except ConnectionLost:
+            # Once Redis has been restarted, each connection of before fails once, with all of them idle in the pool.
+            # Every command and script here may run twice.
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            return await make(self._client)
 
     async def close(self) -> None:
         """End the connections."""

@@ -46,27 +46,29 @@ class JobClaims:
     def __init__(self, url: str, settings: JobSettings) -> None:
         self._settings = settings
         self._calls = JobCalls(url, settings.queue, _ANSWER_S)
+        self._stream = f"{self._calls.prefix}stream"
         self._worker = secrets.token_hex(8)
         self._ttl_ms = int(1000 * settings.result_ttl_s)
 
     async def open(self) -> None:
         """Make the queue if it is not there (yet, or any more)."""
-
-        async def make(redis: Redis) -> None:
-            try:
-                await redis.xgroup_create(f"{self._calls.prefix}stream", GROUP, id="0", mkstream=True)
-            except ResponseError as exc:
-                if "BUSYGROUP" not in str(exc):
-                    raise
-
-        await self._calls.call(make)
+        await self._calls.call(lambda redis: _make_group(redis, self._stream))
 
     async def read(self, count: int) -> list[str]:
         """Return up to `count` entries that nobody had before, after waiting up to READ_S for the first."""
-        stream = f"{self._calls.prefix}stream"
-        found: Any = await self._calls.call(
-            lambda redis: redis.xreadgroup(GROUP, self._worker, {stream: ">"}, count=count, block=int(1000 * READ_S))
-        )
+
+        async def read(redis: Redis) -> Any:
+            try:
+                return await redis.xreadgroup(
+                    GROUP, self._worker, {self._stream: ">"}, count=count, block=int(1000 * READ_S)
+                )
+            except ResponseError as exc:
+                if "NOGROUP" not in str(exc):
+                    raise
+                await _make_group(redis, self._stream)  # Redis has lost everything
+                return []
+
+        found = await self._calls.call(read)
         return [entry.decode() for entry, _ in found[0][1]] if found else []
 
     async def has_lapsed(self) -> bool:
@@ -146,3 +148,11 @@ class JobClaims:
             job_scripts.RECLAIM, self._worker, int(1000 * self._settings.lease_s), is_trial
         )
         return found
+
+
+async def _make_group(redis: Redis, stream: str) -> None:
+    try:
+        await redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    except ResponseError as exc:
+        if "BUSYGROUP" not in str(exc):
+            raise

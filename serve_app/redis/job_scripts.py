@@ -65,7 +65,7 @@ local function end_file(entry, id, file, result, code, detail, ttl_ms)
   drop_entry(entry)
   if redis.call('HSETNX', prefix .. 'results:' .. id, file, result) == 0 then return '' end
   redis.call('DECRBY', prefix .. 'bytes', size)
-  redis.call('HINCRBY', job, 'bytes', -size)
+  redis.call('HINCRBY', job, 'bytes', 0 - size)  -- of an empty file, -size is -0, which is no integer
   local done = redis.call('HINCRBY', job, 'done', 1)
   local bad = redis.call('HINCRBY', job, 'bad', code == '' and 0 or 1)
   local files = tonumber(redis.call('HGET', job, 'files'))
@@ -87,6 +87,7 @@ SUBMIT = (
     + """
 local id, key, content, files, bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local max_waiting, max_bytes, top_k, is_trial = tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8], ARGV[9]
+if redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then return {'submitted', id} end
 if key ~= '' then
   local known = redis.call('GET', prefix .. 'key:' .. key)
   local other = known and redis.call('HGET', prefix .. 'job:' .. known, 'content')
@@ -115,6 +116,14 @@ return {'submitted', id}
 )
 """ARGV: id, idempotency key's hash or '', content's hash, files, bytes, max_waiting, max_bytes, top_k, '1' to try only,
 names. Returns what became of it, and an id or a number."""
+
+FIND = """
+local job = ARGV[1]
+return {redis.call('HGETALL', KEYS[1] .. 'job:' .. job), redis.call('ZRANK', KEYS[1] .. 'waiting', job),
+        redis.call('HGETALL', KEYS[1] .. 'results:' .. job)}
+"""
+"""ARGV: id. Returns the job's hash, its position or nil, and the hash of its results. A script rather than a
+transaction, whose commands Redis refuses when it is full."""
 
 CANCEL = (
     _SHARED

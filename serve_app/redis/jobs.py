@@ -1,4 +1,4 @@
-"""The job queue as the API sees it: submit, look, cancel, hear which jobs have ended. `job_claims` is the other side."""
+"""The job queue as the API sees it: submit, look, cancel, hear what has ended. `job_claims` is the other side."""
 
 import hashlib
 import math
@@ -121,16 +121,8 @@ class JobStore:
 
     async def find(self, job: str) -> StoredJob | None:
         """Return a job, or None if there is none (any more)."""
-
-        async def look(redis: Redis) -> list[Any]:
-            async with redis.pipeline(transaction=True) as pipe:
-                pipe.hgetall(self._key("job", job))
-                pipe.zrank(f"{self._calls.prefix}waiting", job)
-                pipe.hgetall(self._key("results", job))
-                return list(await pipe.execute())
-
-        fields, position, results = await self._calls.call(look)
-        return _stored(job, fields, position, results) if b"state" in fields else None
+        fields, position, results = await self._calls.script(job_scripts.FIND, job)
+        return _stored(job, _pairs(fields), position, _pairs(results)) if fields else None
 
     async def cancel(self, job: str) -> State | None:
         """End a job that has not ended: its state if it had, else None. Whoever works on it stops soon."""
@@ -233,6 +225,10 @@ def _stored(job: str, fields: dict[bytes, bytes], position: int | None, results:
         error=(code, fields[b"detail"].decode()) if code else None,
         results=[results[index] for index in sorted(results, key=int)],
     )
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _ms(seconds: float) -> int:
