@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -169,7 +170,8 @@ async def test_a_picture_that_no_worker_survives_becomes_a_dead_letter(redis_ser
     assert (queue.counted.dead_letters, queue.counted.ended) == (1, ["failed"])
     redis = connect(redis_server.url, 3)
     prefix = f"serve-app:{{jobs:{queue.settings.queue}}}:"
-    [(_, letter)] = await redis.xrange(f"{prefix}dead")
+    letters: Any = await redis.xrange(f"{prefix}dead")
+    [(_, letter)] = letters
     assert (letter[b"job"].decode(), letter[b"name"], letter[b"attempts"]) == (job, b"0.jpg", b"2")
     assert await redis.get(letter[b"picture"]) == POISON
     assert await redis.ttl(letter[b"picture"]) > 3000
