@@ -63,6 +63,7 @@ class ServeMetrics(Metrics):
         """Note whether predictions go on without the cache because it fails."""
         self._cache_breaker.set(is_open)
 
+
 class ServeJobMetrics(JobMetrics):
     """Metrics of the jobs. The gauges are of the whole queue: every replica says the same."""
 
