@@ -222,7 +222,8 @@ async def _look_into(redis: RedisServer, account: Account, ids: list[str]) -> No
     """Count what is left of the queue, and how often each job was announced as ended."""
     client = connect(redis.url, 5)
     prefix = "serve-app:{jobs:model}:"
-    ended = Counter(fields[b"job"].decode() for _, fields in await client.xrange(f"{prefix}ended"))
+    announced: Any = await client.xrange(f"{prefix}ended")
+    ended = Counter(fields[b"job"].decode() for _, fields in announced)
     account.ended_twice = [job for job, times in ended.items() if times > 1]
     known = [key async for key in client.scan_iter(f"{prefix}job:*", count=1000)]
     account.left_in_redis = {

@@ -37,7 +37,7 @@ async def say_what_it_is(picture: bytes, _top_k: int) -> Prediction:
     label = picture.decode()
     model = ModelName(name="none", engine="tensorflow", precision="float32", weights="none")
     score = ClassScore(label=label, class_id=0, score=1)
-    return Prediction(prediction=label, score=1, predictions=[score], model=model, image_sha256="")
+    return Prediction(prediction=label, score=1, predictions=[score], model=model, image_sha256="", cached=False)
 
 
 class Queue:
