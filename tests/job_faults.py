@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -57,6 +57,8 @@ class Account:
     left_in_redis: dict[str, int] = field(default_factory=dict)
     recovered_s: list[float] = field(default_factory=list)
     """From each kill of a replica to the end of the pictures that were begun before it and tried again after it."""
+    recovered_beside_outage_s: list[float] = field(default_factory=list)
+    """The same where Redis was killed in between."""
 
     @property
     def is_clean(self) -> bool:
@@ -74,11 +76,12 @@ def make_uploads(jobs: int, next_picture: Callable[[], bytes]) -> list[list[byte
 
 @dataclass(frozen=True)
 class Plan:
-    """Which faults happen, "replica" or "redis", how far apart, and how long the last job may take."""
+    """Which faults happen, "replica" or "redis", how far apart, how fast jobs come, and how long the last may take."""
 
     faults: list[str]
     every_s: float
     limit_s: float
+    submit_per_s: float
 
 
 async def run_jobs(running: Service, redis: RedisServer, uploads: list[list[bytes]], plan: Plan) -> Account:
@@ -90,7 +93,7 @@ async def run_jobs(running: Service, redis: RedisServer, uploads: list[list[byte
     began_s = time.monotonic()
     async with httpx.AsyncClient(base_url=f"{running.url}/model", timeout=60) as http:
         breaking = asyncio.create_task(_break(running, redis, account, plan))
-        ids = await _submit_all(http, uploads, account)
+        ids = await _submit_all(http, uploads, account, plan.submit_per_s)
         found = await _wait_for_all(http, ids, began_s + plan.limit_s, account)
         account.took_s = time.monotonic() - began_s
         await breaking
@@ -122,12 +125,13 @@ def _replicas(running: Service) -> list[Any]:
     return [process for process in found if " ".join(process.cmdline()).startswith(REPLICA)]
 
 
-async def _submit_all(http: httpx.AsyncClient, uploads: list[list[bytes]], account: Account) -> list[str]:
+async def _submit_all(http: httpx.AsyncClient, uploads: list[list[bytes]], account: Account, per_s: float) -> list[str]:
     ids = [""] * len(uploads)
-    numbers = iter(range(len(uploads)))
+    numbers, began_s = iter(range(len(uploads))), time.monotonic()
 
     async def send() -> None:
         for number in numbers:
+            await asyncio.sleep(max(0.0, began_s + number / per_s - time.monotonic()))
             ids[number] = await _submit(http, f"job-{number}", uploads[number], account)
 
     await asyncio.gather(*(send() for _ in range(_SENDERS)))
@@ -192,7 +196,7 @@ def _judge(account: Account, ids: list[str], uploads: list[list[bytes]], found: 
         account.codes.update(result["error"]["code"] for result in told["results"] or [] if result["error"])
         if not _is_right(told, pictures):
             account.wrong.append(job)
-        account.recovered_s.extend(_recovery_s(account.faults, told))
+        _note_recovery(account, told)
 
 
 def _is_right(told: dict[str, Any], pictures: list[bytes]) -> bool:
@@ -209,13 +213,15 @@ def _is_right(told: dict[str, Any], pictures: list[bytes]) -> bool:
     return True
 
 
-def _recovery_s(faults: list[Fault], told: dict[str, Any]) -> Iterator[float]:
+def _note_recovery(account: Account, told: dict[str, Any]) -> None:
     if told["attempts"] < 2 or told["files"] > 1:
         return
     started_s, ended_s = (datetime.fromisoformat(told[name]).timestamp() for name in ("started_at", "ended_at"))
-    between = [fault.at_s for fault in faults if fault.what == "replica" and started_s <= fault.at_s <= ended_s]
-    if between:
-        yield ended_s - between[0]
+    between = [fault for fault in account.faults if started_s <= fault.at_s <= ended_s]
+    kills = [fault.at_s for fault in between if fault.what == "replica"]
+    if kills:
+        is_alone = len(kills) == len(between)
+        (account.recovered_s if is_alone else account.recovered_beside_outage_s).append(ended_s - kills[-1])
 
 
 async def _look_into(redis: RedisServer, account: Account, ids: list[str]) -> None:
@@ -252,10 +258,15 @@ def describe(account: Account) -> list[tuple[str, str]]:
             ", ".join(f"{tries}: {jobs}" for tries, jobs in sorted(account.attempts.items())),
         ),
         ("submissions sent again", ", ".join(f"{why} {n}" for why, n in account.retried_sends.items()) or "none"),
-        ("longest from kill to result elsewhere", f"{max(account.recovered_s, default=math.nan):.1f} s"),
+        ("longest from kill to result elsewhere", _longest(account.recovered_s)),
+        ("… where Redis was killed meanwhile", _longest(account.recovered_beside_outage_s)),
         *((f"{name}, jobs", str(len(jobs))) for name, jobs in _judged(account)),
     ]
     return [*rows, *((f"left in Redis: {name}", str(count)) for name, count in account.left_in_redis.items())]
+
+
+def _longest(found_s: list[float]) -> str:
+    return f"{max(found_s, default=math.nan):.1f} s ({len(found_s)} jobs)"
 
 
 def _judged(account: Account) -> list[tuple[str, list[str]]]:

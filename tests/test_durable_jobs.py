@@ -66,7 +66,9 @@ async def test_no_job_is_lost_stuck_or_ended_twice_while_replicas_and_redis_are_
 ) -> None:
     pictures = cycle(fitted.pictures.values())
     uploads = make_uploads(JOBS, lambda: next(pictures))
-    account = await run_jobs(running.service, running.redis, uploads, Plan(alternate(1, 2), every_s=2.5, limit_s=100))
+    account = await run_jobs(
+        running.service, running.redis, uploads, Plan(alternate(2, 1), every_s=7, limit_s=100, submit_per_s=8)
+    )
     assert account.is_clean, describe(account)
     assert account.states["done"] + account.codes["poison"] >= JOBS
     assert max(account.recovered_s, default=0) < 10

@@ -27,6 +27,9 @@ CheckIdle = Callable[[], bool]
 
 LOOK_S = 1.0
 RENEW_S = 1.0
+SETTLE_S = 3.0
+"""After an outage of Redis every claim looks silent: by then whoever lives has reconnected and renewed its own."""
+
 _SWEEP_S = 2.0
 _IDLE_POLL_S = 0.02
 _BROKEN_PAUSE_S = 1.0
@@ -54,7 +57,7 @@ class Worker:
         self._outage = outage
         self._metrics = metrics
         self._at_a_time = at_a_time
-        self._lease_s = lease_s
+        self._settle_s = min(lease_s, SETTLE_S)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._looked_s = 0.0
         self._loops: list[asyncio.Task[None]] = []
@@ -89,8 +92,7 @@ class Worker:
     async def _take_over(self) -> bool:
         """Run one picture of a silent worker alone. Returns whether there was one."""
         now_s = time.monotonic()
-        # After an outage of Redis every claim looks silent; whoever lives must have had the time to say so.
-        if now_s < self._looked_s + LOOK_S or self._outage.stable_s < self._lease_s:
+        if now_s < self._looked_s + LOOK_S or self._outage.stable_s < self._settle_s:
             return False
         if not await self._claims.has_lapsed():
             self._looked_s = now_s

@@ -10,7 +10,6 @@ import json
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from loadtest.pictures import PicturePool
@@ -29,6 +28,7 @@ def main() -> int:
     parser.add_argument("--replica-kills", type=int, default=4, help="(default: %(default)s)")
     parser.add_argument("--redis-kills", type=int, default=4, help="(default: %(default)s)")
     parser.add_argument("--every-s", type=float, default=8, help="between two faults (default: %(default)s)")
+    parser.add_argument("--submit-per-s", type=float, default=14, help="(default: %(default)s)")
     parser.add_argument(
         "--limit-s", type=float, default=600, help="longest wait for the last job (default: %(default)s)"
     )
@@ -40,8 +40,8 @@ def main() -> int:
     width = max(len(row) for row, _ in rows)
     print("\n".join(f"{row:<{width}}  {value}" for row, value in rows))
     if arguments.json:
-        told = {"environment": describe_environment(), "account": asdict(account), "is_clean": account.is_clean}
-        arguments.json.write_text(json.dumps(told, indent=1, default=str), encoding="utf-8")
+        told = {"environment": describe_environment(), "account": vars(account), "is_clean": account.is_clean}
+        arguments.json.write_text(json.dumps(told, indent=1, default=vars), encoding="utf-8")
     print("CLEAN" if account.is_clean else "NOT CLEAN")
     return 0 if account.is_clean else 1
 
@@ -60,7 +60,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> Account:
             uploads = make_uploads(arguments.jobs, PicturePool(POOL).next_picture)
             progress(f"{arguments.jobs} jobs")
             faults = alternate(arguments.replica_kills, arguments.redis_kills)
-            account = asyncio.run(run_jobs(running, redis, uploads, Plan(faults, arguments.every_s, arguments.limit_s)))
+            plan = Plan(faults, arguments.every_s, arguments.limit_s, arguments.submit_per_s)
+            account = asyncio.run(run_jobs(running, redis, uploads, plan))
             progress("stopping the service")
             began_s = time.monotonic()
             running.stop()
