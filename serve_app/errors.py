@@ -1,7 +1,7 @@
 """Every fault that a client or an operator can see, with its HTTP status. Status and code live here and nowhere else.
 
 ServiceError                      500  internal_error
-├── InvalidParameter              422  invalid_parameter      a query or path parameter is outside its allowed values
+├── InvalidParameter              422  invalid_parameter      a parameter is outside its allowed values
 ├── NotFound                      404  not_found              no such user, no such path
 ├── Unauthorized                  401  unauthorized           no API key, or a wrong one, where the config names keys
 ├── MethodNotAllowed              405  method_not_allowed     not a method of HTTP (ingress)
@@ -18,7 +18,10 @@ ServiceError                      500  internal_error
 ├── NotReady                      503  not_ready              the replica is not warm
 ├── Overloaded                    503  overloaded             the answer would take too long; Retry-After says when
 ├── DeadlineExceeded              504  deadline_exceeded      taken, but not answered within the deadline
-└── DatabaseUnavailable           503  database_unavailable   the database does not answer in time
+├── DatabaseUnavailable           503  database_unavailable   the database does not answer in time
+├── JobsUnavailable               503  jobs_unavailable       no REDIS_URL, or Redis does not answer in time
+├── JobEnded                      409  job_ended              too late to cancel it
+└── IdempotencyKeyReused          422  idempotency_key_reused  the key belongs to a job with other content
 
 SetupError                             a deployment or a command cannot start; never reaches a client
 """
@@ -182,6 +185,29 @@ class DatabaseUnavailable(ServiceError):
     status = 503
     code = "database_unavailable"
     usual_retry_after_s = 1
+
+
+class JobsUnavailable(ServiceError):
+    """There is no Redis for jobs, or it refused, or it did not answer in time."""
+
+    status = 503
+    code = "jobs_unavailable"
+    usual_retry_after_s = 2
+    is_logged = False
+
+
+class JobEnded(ServiceError):
+    """The job cannot be cancelled: it has ended before."""
+
+    status = 409
+    code = "job_ended"
+
+
+class IdempotencyKeyReused(ServiceError):
+    """A job with this Idempotency-Key exists, and its content is another."""
+
+    status = 422
+    code = "idempotency_key_reused"
 
 
 class SetupError(Exception):

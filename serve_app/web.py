@@ -35,7 +35,8 @@ OPEN_PATHS = ("/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-doc
 """Below an application, what nobody needs a key for; a path that ends with a slash stands for all below it."""
 
 _DRAIN_S = 30.0
-_DRAIN_BYTES = 10_016_384
+_DRAIN_BYTES = 50_272_384
+"""The upload of a job, the largest there is, as the shipped configs bound it."""
 
 _MOST_PATH_CHARACTERS = 200
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 
 from serve_app.classifier.settings import ClassifierSettings
 from tests.fitted_model import CLASS_IDS
+
+if TYPE_CHECKING:
+    from serve_app.classifier.classifier import Classifier
 
 pytest_plugins = ["tests.postgres", "tests.redis_server"]
 
@@ -75,14 +79,21 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
 
 
 @pytest.fixture(scope="session")
-async def model_client(fitted: Fitted) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the whole classifier (real engine, fitted weights) without Ray, below /model as Serve mounts it."""
-    from serve_app.classifier.api import build_model_api
+async def classifier(fitted: Fitted) -> "AsyncIterator[Classifier]":
+    """The classifier with its real engine and fitted weights, without HTTP."""
     from serve_app.classifier.classifier import Classifier
 
     settings = ClassifierSettings.model_validate({**fitted.args, "max_upload_bytes": 2_000_000, "max_pixels": 10**6})
-    classifier = await Classifier.load(settings)
+    loaded = await Classifier.load(settings)
+    yield loaded
+    await loaded.close()
+
+
+@pytest.fixture(scope="session")
+async def model_client(classifier: "Classifier") -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the whole classifier without Ray, below /model as Serve mounts it."""
+    from serve_app.classifier.api import build_model_api
+
     transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
         yield client
-    await classifier.close()

@@ -12,6 +12,8 @@ import pytest
 from serve_app.classifier.batcher import MicroBatcher, OnBatch
 from serve_app.errors import NotReady
 
+BACKGROUND_BATCH = 2
+
 
 class HeldEngine:
     """An engine that says of each picture its first value, and holds a batch until it is let go."""
@@ -33,7 +35,9 @@ async def batching(
     engine: HeldEngine, *, max_batch: int = 4, on_batch: OnBatch = lambda *_: None
 ) -> AsyncIterator[MicroBatcher]:
     with ThreadPoolExecutor(1) as executor:
-        batcher = MicroBatcher(engine.infer, executor, max_batch=max_batch, on_batch=on_batch)
+        batcher = MicroBatcher(
+            engine.infer, executor, max_batch=max_batch, on_batch=on_batch, max_background_batch=BACKGROUND_BATCH
+        )
         try:
             yield batcher
         finally:
@@ -45,9 +49,9 @@ def picture(value: int) -> np.ndarray:
     return np.array([value], np.uint8)
 
 
-async def ask(batcher: MicroBatcher, *values: int) -> list["asyncio.Task[float]"]:
+async def ask(batcher: MicroBatcher, *values: int, is_background: bool = False) -> list["asyncio.Task[float]"]:
     async def one(value: int) -> float:
-        return float((await batcher.infer(picture(value))).scores[0])
+        return float((await batcher.infer(picture(value), is_background=is_background)).scores[0])
 
     tasks = [asyncio.create_task(one(value)) for value in values]
     await asyncio.sleep(0.05)
@@ -135,3 +139,34 @@ async def test_how_long_a_batch_has_been_running_is_told() -> None:
         engine.go.release()
         await tasks[0]
         assert batcher.running_for_s == 0
+
+
+async def test_background_pictures_run_when_no_other_waits_and_a_few_at_a_time() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        tasks = await ask(batcher, 50, 51, 52, 53, 54, is_background=True) + await ask(batcher, 1, 2)
+        engine.go.release()
+        await asyncio.sleep(0.05)
+        tasks += await ask(batcher, 3)
+        engine.go.release(10)
+        assert await asyncio.gather(*tasks) == [50, 51, 52, 53, 54, 1, 2, 3]
+        assert engine.batches == [[50, 51], [1, 2], [3], [52, 53], [54]]
+
+
+async def test_background_batches_are_not_told() -> None:
+    engine, told = HeldEngine(), list[int]()
+    async with batching(engine, on_batch=lambda pictures, _: told.append(pictures)) as batcher:
+        tasks = await ask(batcher, 1) + await ask(batcher, 50, 51, is_background=True)
+        engine.go.release(10)
+        await asyncio.gather(*tasks)
+    assert told == [1]
+
+
+async def test_closing_leaves_no_background_picture_waiting() -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        tasks = await ask(batcher, 1) + await ask(batcher, 50, is_background=True)
+        await batcher.close()
+        for task in tasks:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 1)

@@ -19,6 +19,7 @@ from tests.conftest import Fitted
 from tests.hostile import ANSWER_S, Answer, Case, cases, send
 from tests.kit import Kit
 from tests.ports import free_port
+from tests.redis_server import RedisServer
 from tests.service import Service, adapted, launcher, own_environment, processes_of, service, write_config
 
 pytestmark = pytest.mark.long
@@ -45,13 +46,14 @@ class Siege:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted) -> Iterator[Service]:
+def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, redis_server: RedisServer) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("hostile")
     port = free_port()
     # This is about right answers, not about quick ones: the machine is busy with making bombs.
     patient = {"max_wait_s": 60, "deadline_s": 60}
     config = write_config(folder, adapted("one_replica.yaml", port=port, model_args={**fitted.args, **patient}))
-    with service(launcher(config), own_environment(folder), folder, port) as started:
+    environment = own_environment(folder) | {"REDIS_URL": redis_server.url}
+    with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
         yield started
 

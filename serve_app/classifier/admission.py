@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
@@ -50,6 +51,11 @@ class Admission:
         self._held_bytes = 0
         self._refused = 0
         self._silent_until_s = 0.0
+
+    @property
+    def is_idle(self) -> bool:
+        """True when no client waits for a prediction."""
+        return self._taken == 0
 
     @property
     def wait_s(self) -> float:
@@ -141,27 +147,37 @@ class Admission:
         raise Overloaded(f"{detail}; try again later", retry_after_s=max(1, math.ceil(self.wait_s)))
 
 
+class Memory(Protocol):
+    """What is told of bytes that come into memory, and may refuse them, and of those that leave it."""
+
+    def hold(self, count: int) -> None:
+        """Take `count` bytes more. Raises Overloaded."""
+
+    def free(self, count: int) -> None:
+        """Let `count` bytes go."""
+
+
 class Lease:
     """The bytes in memory of one upload."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self._bytes = 0
 
     def add(self, count: int) -> None:
         """Take `count` bytes more into memory. Raises Overloaded when all uploads together are too much."""
-        self._admission.hold(count)
+        self._memory.hold(count)
         self._bytes += count
 
     def hand_over(self) -> "Lease":
         """Return the account of the same bytes for another holder; this one is empty then."""
-        other = Lease(self._admission)
+        other = Lease(self._memory)
         other._bytes, self._bytes = self._bytes, 0
         return other
 
     def end(self) -> None:
         """Tell that the upload has left memory; more than once does no harm."""
-        self._admission.free(self._bytes)
+        self._memory.free(self._bytes)
         self._bytes = 0
 
 

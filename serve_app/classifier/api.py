@@ -1,17 +1,18 @@
 """The HTTP API of the classifier: POST /predict, GET / and GET /ready, below the application's root path."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from serve_app.classifier.admission import HeldUpload, Lease
-from serve_app.classifier.classifier import CacheUse, Classifier
+from serve_app.classifier.classifier import CacheUse, Classification, Classifier
 from serve_app.classifier.images import FORMATS, SHORTER_SIDE_PIXELS, SIDE_PIXELS
 from serve_app.classifier.prediction_store import KEPT_CLASSES
 from serve_app.classifier.timing import STAGES, Stopwatch
-from serve_app.classifier.upload import FIELD, discard_upload, read_upload
+from serve_app.classifier.upload import FIELD, BodyBounds, discard_upload, read_upload
 from serve_app.errors import (
     DeadlineExceeded,
     ImageTooLarge,
@@ -122,13 +123,29 @@ class ModelInfo(ModelName):
     deadline_s: float
 
 
+def name_model(classifier: Classifier) -> ModelName:
+    """Return what every answer of `classifier` is signed with."""
+    settings, manifest = classifier.settings, classifier.prepared.manifest
+    return ModelName(name=manifest.name, engine=settings.engine, precision=settings.precision, weights=manifest.weights)
+
+
+def describe_classification(found: Classification, labels: Sequence[str], model: ModelName) -> Prediction:
+    """Return the public form of what the network said."""
+    scores = [ClassScore(label=labels[class_id], class_id=class_id, score=score) for class_id, score in found.top]
+    return Prediction(
+        prediction=scores[0].label,
+        score=scores[0].score,
+        predictions=scores,
+        model=model,
+        image_sha256=found.image_sha256,
+        cached=found.cached,
+    )
+
+
 def build_model_api(classifier: Classifier) -> FastAPI:
     """Return the classifier's API around a warm `classifier`."""
     api = build_api("Image classifier", "ResNet50 behind Ray Serve: send a picture, get its ImageNet classes.")
-    settings, manifest = classifier.settings, classifier.prepared.manifest
-    model = ModelName(
-        name=manifest.name, engine=settings.engine, precision=settings.precision, weights=manifest.weights
-    )
+    settings, manifest, model = classifier.settings, classifier.prepared.manifest, name_model(classifier)
     info = ModelInfo(
         **model.model_dump(),
         weights_sha256=manifest.weights_sha256,
@@ -152,7 +169,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
             data = await read_upload(request, lease, settings)
         except Overloaded:
             lease.end()
-            await discard_upload(request, settings)
+            await discard_upload(request, BodyBounds.of(settings))
             raise
         stopwatch.charge("upload")
         return HeldUpload(data, lease)
@@ -184,20 +201,11 @@ def build_model_api(classifier: Classifier) -> FastAPI:
             found = await classifier.classify(upload, top_k, stopwatch, deadline_s, _cache_use(cache_control))
         finally:
             lease.end()
-        scores = [
-            ClassScore(label=manifest.labels[class_id], class_id=class_id, score=score) for class_id, score in found.top
-        ]
+        answer = describe_classification(found, manifest.labels, model)
         stopwatch.charge("answer")
         admission.metrics.observe_stages(stopwatch.spent_s)
         response.headers["Server-Timing"] = stopwatch.server_timing()
-        return Prediction(
-            prediction=scores[0].label,
-            score=scores[0].score,
-            predictions=scores,
-            model=model,
-            image_sha256=found.image_sha256,
-            cached=found.cached,
-        )
+        return answer
 
     async def check_ready() -> None:
         classifier.check_ready()

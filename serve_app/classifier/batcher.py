@@ -39,18 +39,29 @@ class _Waiting:
 
 
 class MicroBatcher:
-    """Runs `infer` in `executor`, one batch at a time, first come first served.
+    """Runs `infer` in `executor`, one batch at a time, first come first served, background last.
 
-    `on_batch` is told of each batch that came back: how many pictures, and how many seconds. The queue has no bound of
-    its own: who comes in is decided before decoding (`admission`).
+    `on_batch` is told of each batch that came back and was not background: how many pictures, and how many seconds. The
+    queue has no bound of its own: who comes in is decided before decoding (`admission`). A background picture begins
+    only when no other waits, in batches of `max_background_batch`: longer no client's picture waits for one.
     """
 
-    def __init__(self, infer: Infer, executor: Executor, *, max_batch: int, on_batch: OnBatch) -> None:
+    def __init__(
+        self,
+        infer: Infer,
+        executor: Executor,
+        *,
+        max_batch: int,
+        on_batch: OnBatch,
+        max_background_batch: int = 1,
+    ) -> None:
         self._infer = infer
         self._executor = executor
         self._max_batch = max_batch
+        self._max_background_batch = max_background_batch
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
+        self._background: deque[_Waiting] = deque()
         self._running: list[_Waiting] = []
         self._run_began = 0.0
         self._arrival = asyncio.Event()
@@ -68,7 +79,7 @@ class MicroBatcher:
         """Seconds since the running batch went to the engine; 0 between batches."""
         return time.monotonic() - self._run_began if self._run_began else 0.0
 
-    async def infer(self, picture: Picture) -> Inference:
+    async def infer(self, picture: Picture, *, is_background: bool = False) -> Inference:
         """Return the scores of `picture` (uint8, one engine input).
 
         Raises NotReady once the batch loop has ended, and what the engine raised.
@@ -76,7 +87,7 @@ class MicroBatcher:
         if not self.is_running:
             raise NotReady("the batch loop of this replica has ended; try again")
         waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        (self._background if is_background else self._waiting).append(waiting)
         self._arrival.set()
         return await waiting.answer
 
@@ -86,28 +97,23 @@ class MicroBatcher:
         await asyncio.wait([self._loop_task])
 
     def _give_up(self) -> None:
-        for waiting in (*self._running, *self._waiting):
+        for waiting in (*self._running, *self._waiting, *self._background):
             waiting.answer.cancel()
 
     async def _run_batches(self) -> None:
         while True:
             await self._arrival.wait()
-            self._running = self._take()
+            self._running = _take(self._waiting, self._max_batch)
+            on_batch = self._on_batch
+            if not self._running:
+                self._running = _take(self._background, self._max_background_batch)
+                on_batch = _tell_nobody
+            if not self._waiting and not self._background:
+                self._arrival.clear()
             if self._running:
-                await self._run(self._running)
+                await self._run(self._running, on_batch)
 
-    def _take(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
-        while self._waiting and len(batch) < self._max_batch:
-            waiting = self._waiting.popleft()
-            # Whoever asked for it has gone: computing it would delay the others for nothing.
-            if not waiting.answer.cancelled():
-                batch.append(waiting)
-        if not self._waiting:
-            self._arrival.clear()
-        return batch
-
-    async def _run(self, batch: list[_Waiting]) -> None:
+    async def _run(self, batch: list[_Waiting], on_batch: OnBatch) -> None:
         pictures = np.stack([waiting.picture for waiting in batch])
         run = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
         self._run_began = time.monotonic()
@@ -116,7 +122,7 @@ class MicroBatcher:
         fault = run.exception()
         if fault is None:
             _, started, ended = run.result()
-            self._on_batch(len(batch), ended - started)
+            on_batch(len(batch), ended - started)
         for row, waiting in enumerate(batch):
             if waiting.answer.done():
                 continue
@@ -125,6 +131,20 @@ class MicroBatcher:
             else:
                 scores, started, ended = run.result()
                 waiting.answer.set_result(Inference(scores[row], started, ended, len(batch)))
+
+
+def _take(waiting: deque[_Waiting], count: int) -> list[_Waiting]:
+    batch: list[_Waiting] = []
+    while waiting and len(batch) < count:
+        first = waiting.popleft()
+        # Whoever asked for it has gone: computing it would delay the others for nothing.
+        if not first.answer.cancelled():
+            batch.append(first)
+    return batch
+
+
+def _tell_nobody(_pictures: int, _took_s: float) -> None:
+    pass
 
 
 def _timed(infer: Infer, pictures: NDArray[np.uint8]) -> tuple[Scores, float, float]:

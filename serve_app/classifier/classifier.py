@@ -64,6 +64,7 @@ class Classifier:
         self._pools = pools
         self._batcher = batcher
         self._cache: PredictionCache | None = None
+        self._background_decoder = asyncio.Semaphore(1)  # the other threads stay free for whom a client waits
 
     @classmethod
     async def load(cls, settings: ClassifierSettings, metrics: Metrics | None = None) -> Self:
@@ -84,7 +85,13 @@ class Classifier:
             raise
         logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
         admission = Admission(settings, metrics, picture_s=picture_s)
-        batcher = MicroBatcher(engine.infer, pools.engine, max_batch=settings.max_batch, on_batch=admission.learn)
+        batcher = MicroBatcher(
+            engine.infer,
+            pools.engine,
+            max_batch=settings.max_batch,
+            on_batch=admission.learn,
+            max_background_batch=settings.jobs.max_batch,
+        )
         classifier = cls(settings, prepared, pools, batcher, admission)
         if store is not None:
             await store.open()
@@ -134,6 +141,17 @@ class Classifier:
         for stage, until in answer.marks:
             stopwatch.charge(stage, until)
         return Classification(answer.best[:top_k], answer.image_sha256, answer.cached)
+
+    async def classify_in_background(self, data: bytes, top_k: int) -> Classification:
+        """Return the same for a picture that nobody waits for: it comes after all others, and counts for none of them.
+
+        Raises the errors of decode_image and of the engine, NotReady, and TimeoutError when decoding does not end.
+        """
+        run = asyncio.get_running_loop().run_in_executor
+        async with self._background_decoder, asyncio.timeout(STUCK_AFTER_S):
+            decoded = await run(self._pools.decode, _decode_and_hash, data, self.settings.max_pixels, None)
+        inference = await self._batcher.infer(decoded.picture, is_background=True)
+        return Classification(best_classes(inference.scores, top_k), decoded.image_sha256, cached=False)
 
     async def close(self) -> None:
         """Stop taking pictures and free the threads."""

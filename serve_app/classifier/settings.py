@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from serve_app.access import Auth
+from serve_app.redis.job_settings import JobSettings
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
@@ -63,6 +64,8 @@ class ClassifierSettings(BaseModel):
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS, description="Most pixels of a picture; beyond: 413.")
     cache: CacheSettings = Field(CacheSettings(), description="Where predictions are kept.")
     niceness: int = Field(10, ge=0, le=19, description="CPU priority of decoding and engine; 19 is lowest.")
+
+    jobs: JobSettings = Field(default_factory=JobSettings, description="Bounds of the durable jobs (with REDIS_URL).")
 
     @model_validator(mode="after")
     def _one_upload_fits_into_memory(self) -> Self:

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from fastapi import Request
 from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
@@ -16,10 +17,30 @@ from serve_app.errors import MalformedUpload, UploadTooLarge, UploadTooSlow
 
 FIELD = "file"
 MAX_TEXT_FIELDS = 8
-FORM_LIMITS = (
-    f"a form may have one file, {MAX_TEXT_FIELDS} text fields, {DEFAULT_MAX_HEADER_COUNT} headers in a part and "
-    f"{DEFAULT_MAX_HEADER_SIZE:,} bytes in a header"
-)
+
+
+@dataclass(frozen=True)
+class BodyBounds:
+    """How large an upload may be, what a form may add, and how long it may take; `remedy` is for who exceeds it."""
+
+    max_bytes: int
+    timeout_s: float
+    overhead_bytes: int = MULTIPART_OVERHEAD_BYTES
+    remedy: str = "send a smaller picture"
+
+    @classmethod
+    def of(cls, settings: ClassifierSettings) -> "BodyBounds":
+        """Return those of one picture."""
+        return cls(settings.max_upload_bytes, settings.upload_timeout_s)
+
+    def too_large(self) -> UploadTooLarge:
+        """Return what to raise beyond `max_bytes`."""
+        return UploadTooLarge(f"the upload is larger than {self.max_bytes:,} bytes; {self.remedy}")
+
+
+def is_form(request: Request) -> bool:
+    """Tell whether the body is a multipart form, by its header."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
 async def read_upload(request: Request, lease: Lease, settings: ClassifierSettings) -> bytes:
@@ -28,59 +49,68 @@ async def read_upload(request: Request, lease: Lease, settings: ClassifierSettin
     Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, and what
     `lease` raises.
     """
-    max_bytes, timeout_s = settings.max_upload_bytes, settings.upload_timeout_s
-    is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    try:
-        async with asyncio.timeout(timeout_s):
-            body = await _read_bounded(request, lease, max_bytes, MULTIPART_OVERHEAD_BYTES * is_form)
-    except TimeoutError as exc:
-        raise UploadTooSlow(f"the upload was not there after {timeout_s:g} s; send a smaller picture") from exc
-    picture = await _file_field(request, body) if is_form else body
-    if len(picture) > max_bytes:
-        raise _too_large(max_bytes)
+    bounds = BodyBounds.of(settings)
+    body = await read_body(request, lease, bounds)
+    picture = await _file_field(request, body) if is_form(request) else body
+    if len(picture) > bounds.max_bytes:
+        raise bounds.too_large()
     if not picture:
         raise MalformedUpload(f"the upload is empty; send a picture as the body or as the form field `{FIELD}`")
     return picture
 
 
-async def discard_upload(request: Request, settings: ClassifierSettings) -> None:
-    """Read what the client sends, within the same bounds, and keep nothing.
-
-    A client that is still sending when the answer comes would see its connection reset instead.
-    """
-    received = 0
-    with suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(settings.upload_timeout_s):
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES:
-                    return
-
-
-async def _read_bounded(request: Request, lease: Lease, max_bytes: int, overhead_bytes: int) -> bytes:
+async def read_body(request: Request, lease: Lease, bounds: BodyBounds) -> bytes:
+    """Return the whole body, which of a form may be `overhead_bytes` larger. Raises as `read_upload` does."""
+    most_bytes = bounds.max_bytes + bounds.overhead_bytes * is_form(request)
     # One buffer: a list would need fifty bytes for each chunk, and a client may send a byte a chunk.
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            if len(body) + len(chunk) > max_bytes + overhead_bytes:
-                raise _too_large(max_bytes)
-            lease.add(len(chunk))
-            body += chunk
+        async with asyncio.timeout(bounds.timeout_s):
+            async for chunk in request.stream():
+                if len(body) + len(chunk) > most_bytes:
+                    raise bounds.too_large()
+                lease.add(len(chunk))
+                body += chunk
+    except TimeoutError as exc:
+        raise UploadTooSlow(f"the upload was not there after {bounds.timeout_s:g} s; {bounds.remedy}") from exc
     except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log
         raise MalformedUpload("the upload broke off") from exc
     return bytes(body)
 
 
-async def _file_field(request: Request, body: bytes) -> bytes:
+async def discard_upload(request: Request, bounds: BodyBounds) -> None:
+    """Read what the client sends, within the same bounds, and keep nothing.
+
+    A client that is still sending when the answer comes would see its connection reset instead.
+    """
+    received = 0
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it has been read already
+        async with asyncio.timeout(bounds.timeout_s):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received > bounds.max_bytes + bounds.overhead_bytes:
+                    return
+
+
+async def parse_form(request: Request, body: bytes, max_files: int = 1) -> FormData:
+    """Return the form in `body`, to be closed. Raises MalformedUpload, with the limits of a form."""
     try:
-        parser = MultiPartParser(request.headers, _once(body), max_files=1, max_fields=MAX_TEXT_FIELDS)
+        parser = MultiPartParser(request.headers, _once(body), max_files=max_files, max_fields=MAX_TEXT_FIELDS)
         parser.spool_max_size = len(body)  # it is in memory already: no temporary file
-        form = await parser.parse()
+        return await parser.parse()
     except MultiPartException as exc:
         fault = exc.__cause__ or exc.message  # the parser's own words where it has any
-        raise MalformedUpload(f"the multipart form cannot be read: {fault}; {FORM_LIMITS}") from exc
+        limits = (
+            f"a form may have {'one file' if max_files == 1 else f'{max_files:,} files'}, {MAX_TEXT_FIELDS} text "
+            f"fields, {DEFAULT_MAX_HEADER_COUNT} headers in a part and {DEFAULT_MAX_HEADER_SIZE:,} bytes in a header"
+        )
+        raise MalformedUpload(f"the multipart form cannot be read: {fault}; {limits}") from exc
     except (ValueError, LookupError) as exc:  # a charset of the client's choice, such as `undefined`, may raise them
         raise MalformedUpload(f"the multipart form cannot be read as the charset it names: {exc}") from exc
+
+
+async def _file_field(request: Request, body: bytes) -> bytes:
+    form = await parse_form(request, body)
     try:
         field = form.get(FIELD)
         if not isinstance(field, UploadFile):
@@ -92,7 +122,3 @@ async def _file_field(request: Request, body: bytes) -> bytes:
 
 async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
     yield body
-
-
-def _too_large(max_bytes: int) -> UploadTooLarge:
-    return UploadTooLarge(f"the upload is larger than {max_bytes:,} bytes; send a smaller picture")

@@ -1,10 +1,11 @@
-"""Exports the classifier's figures as Serve metrics: Prometheus adds `ray_` in front and `_total` to counters."""
+"""Exports figures of classifier and jobs as Serve metrics: Prometheus adds `ray_` in front and `_total` to counters."""
 
 from collections.abc import Mapping
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve_app.classifier.metrics import Metrics
+from serve_app.jobs.metrics import JobMetrics
 
 _BATCH_PICTURES: list[float] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128]
 _STAGE_MS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000]
@@ -61,3 +62,33 @@ class ServeMetrics(Metrics):
     def set_cache_breaker(self, *, is_open: bool) -> None:
         """Note whether predictions go on without the cache because it fails."""
         self._cache_breaker.set(is_open)
+
+
+class ServeJobMetrics(JobMetrics):
+    """Metrics of the jobs. The gauges are of the whole queue: every replica says the same."""
+
+    def __init__(self) -> None:
+        self._submitted = Counter("classifier_jobs_submitted", "Jobs taken.")
+        self._ended = Counter("classifier_jobs_ended", "Jobs ended: done, failed or cancelled.", ("state",))
+        self._dead_letters = Counter("classifier_jobs_dead_letters", "Pictures of jobs given up after max_attempts.")
+        self._waiting = Gauge("classifier_jobs_queued", "Jobs that wait, in the whole queue.")
+        self._running = Gauge("classifier_jobs_running", "Jobs that have begun, in the whole queue.")
+        self._oldest = Gauge("classifier_jobs_oldest_s", "Age of the job that waits longest, seconds.")
+
+    def count_submitted(self) -> None:
+        """Count a job that was taken."""
+        self._submitted.inc()
+
+    def count_ended(self, state: str) -> None:
+        """Count a job that this replica ended."""
+        self._ended.inc(tags={"state": state})
+
+    def count_dead_letter(self) -> None:
+        """Count a picture that was given up."""
+        self._dead_letters.inc()
+
+    def set_queue(self, waiting: int, running: int, oldest_s: float) -> None:
+        """Note how full the queue is."""
+        self._waiting.set(waiting)
+        self._running.set(running)
+        self._oldest.set(oldest_s)

@@ -1,4 +1,6 @@
-"""The Serve application `model`: POST /model/predict. Named in configs/*.yaml as `serve_app.deployments.model:build`.
+"""The Serve application `model`: POST /model/predict, and jobs with REDIS_URL.
+
+Named in configs/*.yaml as `serve_app.deployments.model:build`.
 
 No `from __future__ import annotations` here: Serve reads the builder's annotation at run time to type its args.
 """
@@ -14,6 +16,7 @@ from serve_app.deployments.gate import GATE
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
+from serve_app.redis.connection import redis_url
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +34,21 @@ class ClassifierDeployment:
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
-        from serve_app.deployments.metrics import ServeMetrics
+        from serve_app.deployments.metrics import ServeJobMetrics, ServeMetrics
+        from serve_app.jobs.api import add_job_routes
+        from serve_app.jobs.jobs import Jobs
 
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth)
+        url = redis_url()
         self._warn_of_thread_budget()
         self._classifier = await Classifier.load(self._settings, ServeMetrics())
         if not guard.asks_for_keys:  # who has none is not told how full it is
             GATE.put(build_early_refusal(self._classifier.admission))
-        return guard.protect(build_model_api(self._classifier))
+        self._jobs = Jobs(url, self._classifier, self._settings.jobs, ServeJobMetrics()) if url else None
+        api = build_model_api(self._classifier)
+        add_job_routes(api, self._settings, self._jobs)
+        return guard.protect(api)
 
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size
@@ -51,6 +60,8 @@ class ClassifierDeployment:
         self._classifier.check_ready()
 
     async def __del__(self) -> None:
+        if (jobs := getattr(self, "_jobs", None)) is not None:
+            await jobs.close()
         if hasattr(self, "_classifier"):
             await self._classifier.close()
 

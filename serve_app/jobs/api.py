@@ -1,0 +1,164 @@
+"""The HTTP API of the jobs: POST /jobs, GET and DELETE /jobs/{id}, beside the classifier's own routes."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Path, Query, Request, Response
+
+from serve_app.classifier.admission import Lease
+from serve_app.classifier.api import TopK
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.upload import FIELD, discard_upload
+from serve_app.errors import (
+    IdempotencyKeyReused,
+    InvalidParameter,
+    JobEnded,
+    JobsUnavailable,
+    MalformedUpload,
+    NotFound,
+    Overloaded,
+    UploadTooLarge,
+    UploadTooSlow,
+)
+from serve_app.jobs.intake import job_bounds, read_submission
+from serve_app.jobs.job import ID, Job, describe_job
+from serve_app.jobs.jobs import Jobs
+from serve_app.redis.jobs import Submission
+from serve_app.web import KEY_HEADER, documented
+
+PATH = "/jobs"
+REPLAYED_HEADER = "Idempotent-Replayed"
+LONGEST_WAIT_S = 30
+
+JobId = Annotated[str, Path(description="As the answer to POST has it.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern="^[!-~]+$",
+        description="Visible ASCII of the client's choice: the same key and content lead to the same job.",
+    ),
+]
+WaitS = Annotated[
+    float,
+    Query(
+        alias="wait",
+        ge=0,
+        le=LONGEST_WAIT_S,
+        allow_inf_nan=False,
+        description="Answer when the job has ended, at the latest after this many seconds.",
+    ),
+]
+
+_BINARY = {"type": "string", "format": "binary"}
+SUBMIT_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
+                }
+            },
+            "application/zip": {"schema": _BINARY},
+            "image/*": {"schema": _BINARY},
+        },
+    }
+}
+ACCEPTED: dict[str, Any] = {
+    "headers": {
+        "Location": {"description": "Path of the job.", "schema": {"type": "string"}},
+        REPLAYED_HEADER: {
+            "description": "`true` when an earlier request with this Idempotency-Key made the job.",
+            "schema": {"type": "string"},
+        },
+    }
+}
+
+SUBMIT_ERRORS = (
+    MalformedUpload, UploadTooSlow, UploadTooLarge, InvalidParameter, IdempotencyKeyReused, Overloaded, JobsUnavailable,
+)  # fmt: skip
+LOOK_ERRORS = (NotFound, InvalidParameter, Overloaded, JobsUnavailable)
+CANCEL_ERRORS = (NotFound, InvalidParameter, JobEnded, JobsUnavailable)
+
+
+def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: Jobs | None) -> None:
+    """Add the routes to the classifier's API. Without `jobs` they are there too, and answer that Redis is missing."""
+
+    @api.post(
+        PATH,
+        status_code=202,
+        summary="Have pictures classified later",
+        openapi_extra=SUBMIT_BODY,
+        responses={202: ACCEPTED, **documented(*SUBMIT_ERRORS)},
+    )
+    async def submit(request: Request, response: Response, key: IdempotencyKey = None, top_k: TopK = 5) -> Job:
+        """Send one or many pictures as form fields `file`, or one ZIP of pictures; the answer names the job."""
+        try:
+            opened = _opened(jobs)
+            scoped = _scoped(request, key)
+            if not scoped:  # whoever repeats a request gets its job, however full it is
+                await opened.store.check_room()
+            submission, lease = await _receive(request, opened, settings, top_k)
+        except (JobsUnavailable, Overloaded):
+            await discard_upload(request, job_bounds(settings))
+            raise
+        try:
+            submitted = await opened.store.submit(submission, scoped)
+        finally:
+            lease.end()
+        if submitted.is_replayed:
+            response.headers[REPLAYED_HEADER] = "true"
+        else:
+            opened.metrics.count_submitted()
+        response.headers["Location"] = f"{request.scope.get('root_path', '')}{PATH}/{submitted.id}"
+        return describe_job(await opened.waiters.find(submitted.id, 0))
+
+    @api.get(f"{PATH}/{{job}}", summary="How is it going?", responses=documented(*LOOK_ERRORS))
+    async def look(job: JobId, wait_s: WaitS = 0) -> Job:
+        """Tell the job's state, its position in the queue, and the results so far."""
+        opened = _opened(jobs)
+        return describe_job(await opened.waiters.find(_checked(job), wait_s))
+
+    @api.delete(f"{PATH}/{{job}}", summary="Cancel it", responses=documented(*CANCEL_ERRORS))
+    async def cancel(job: JobId) -> Job:
+        """End a job that waits or runs; the results that it has are kept as long as those of any other."""
+        opened = _opened(jobs)
+        if ended := await opened.store.cancel(_checked(job)):
+            raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
+        cancelled = describe_job(await opened.waiters.find(job, 0))
+        opened.metrics.count_ended(cancelled.state)
+        return cancelled
+
+
+def _opened(jobs: Jobs | None) -> Jobs:
+    if jobs is None:
+        raise JobsUnavailable("this service has no queue: its operator must set REDIS_URL, the address of a Redis")
+    return jobs
+
+
+def _checked(job: str) -> str:
+    if not re.fullmatch(ID, job):
+        raise NotFound(f"there is no job {job[:64]}; an id is what the answer to POST {PATH} says")
+    return job
+
+
+def _scoped(request: Request, key: str | None) -> str:
+    """Return the key as one client's: another client's equal key is another one."""
+    if key is None:
+        return ""
+    client = request.headers.get("authorization", "") + request.headers.get(KEY_HEADER, "")
+    return f"{client}\n{key}"
+
+
+async def _receive(request: Request, jobs: Jobs, settings: ClassifierSettings, top_k: int) -> tuple[Submission, Lease]:
+    lease = Lease(jobs.memory)
+    try:
+        return await read_submission(request, lease, settings, top_k), lease
+    except BaseException:
+        lease.end()
+        raise

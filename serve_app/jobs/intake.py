@@ -1,0 +1,102 @@
+"""Reads a job's pictures from a request: many parts `file` of a form, one ZIP, or the body itself."""
+
+import asyncio
+import hashlib
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+
+from serve_app.classifier.admission import Lease
+from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
+from serve_app.classifier.upload import FIELD, BodyBounds, is_form, parse_form, read_body
+from serve_app.errors import MalformedUpload, Overloaded, UploadTooLarge
+from serve_app.jobs.archive import is_archive, unpack_archive
+from serve_app.redis.jobs import Submission
+
+MAX_NAME_CHARACTERS = 255
+_PART_BYTES = 512
+"""Boundary and headers of a usual part."""
+
+_HELD_RETRY_S = 5
+
+_Files = list[tuple[str, bytes]]
+
+
+class UploadMemory:
+    """The bytes of all job uploads in this replica, apart from those of predictions, which must not wait for them."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    def hold(self, count: int) -> None:
+        """Take `count` bytes more into memory. Raises Overloaded."""
+        if self._held_bytes + count > self._max_bytes:
+            raise Overloaded(
+                f"job uploads of {self._held_bytes:,} bytes are in memory already; try again later", _HELD_RETRY_S
+            )
+        self._held_bytes += count
+
+    def free(self, count: int) -> None:
+        """Tell that `count` bytes have left memory."""
+        self._held_bytes -= count
+
+
+def job_bounds(settings: ClassifierSettings) -> BodyBounds:
+    """Return how large a job's upload may be, and how long it may take."""
+    jobs = settings.jobs
+    overhead = MULTIPART_OVERHEAD_BYTES + _PART_BYTES * jobs.max_files
+    return BodyBounds(jobs.max_job_bytes, jobs.upload_timeout_s, overhead, "send fewer pictures at a time")
+
+
+async def read_submission(request: Request, lease: Lease, settings: ClassifierSettings, top_k: int) -> Submission:
+    """Return what the request wants done. Raises the errors of `classifier.upload`, and Overloaded from `lease`."""
+    body = await read_body(request, lease, job_bounds(settings))
+    files = await _form_files(request, body, settings) if is_form(request) else [(FIELD, body)]
+    if len(files) == 1 and is_archive(files[0][1]):
+        lease.add(settings.jobs.max_job_bytes)  # what it may unpack to
+        files = await asyncio.to_thread(
+            unpack_archive,
+            files[0][1],
+            max_files=settings.jobs.max_files,
+            max_bytes=settings.jobs.max_job_bytes,
+            max_file_bytes=settings.max_upload_bytes,
+        )
+    _check(files, settings)
+    return await asyncio.to_thread(_submission, files, top_k)
+
+
+async def _form_files(request: Request, body: bytes, settings: ClassifierSettings) -> _Files:
+    form = await parse_form(request, body, settings.jobs.max_files)
+    try:
+        parts = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
+        if not parts:
+            raise MalformedUpload(f"the multipart form has no complete file in the field `{FIELD}`")
+        return [(part.filename or FIELD, await part.read()) for part in parts]
+    finally:
+        await form.close()
+
+
+def _check(files: _Files, settings: ClassifierSettings) -> None:
+    if not files:
+        raise MalformedUpload("the ZIP has no files; send at least one picture")
+    if len(files) == 1 and not files[0][1]:
+        raise MalformedUpload(f"the upload is empty; send pictures or one ZIP as parts `{FIELD}` of a form")
+    for name, data in files:
+        if len(data) > settings.max_upload_bytes:
+            raise UploadTooLarge(
+                f"the file {name[:MAX_NAME_CHARACTERS]!r} is larger than {settings.max_upload_bytes:,} bytes; "
+                "send a smaller picture"
+            )
+
+
+def _submission(files: _Files, top_k: int) -> Submission:
+    named = [(_printable(name), data) for name, data in files]
+    whole = hashlib.sha256(f"{top_k}".encode())
+    for name, data in named:
+        whole.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(data).digest())
+    return Submission(named, top_k, whole.hexdigest())
+
+
+def _printable(name: str) -> str:
+    return "".join(letter if letter.isprintable() else "�" for letter in name[:MAX_NAME_CHARACTERS])

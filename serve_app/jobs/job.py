@@ -1,0 +1,72 @@
+"""A job as clients see it, from what Redis has."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from serve_app.classifier.api import Prediction
+from serve_app.redis.jobs import StoredJob
+
+ID = r"[A-Za-z0-9_-]{22}"
+
+
+class JobFault(BaseModel):
+    """Why a job or one of its files failed."""
+
+    code: str = Field(description="As in the error body; `poison`, `expired`, `every_file_failed` for jobs only.")
+    detail: str
+
+
+class FileResult(BaseModel):
+    """What came of one file: a prediction or an error."""
+
+    name: str = Field(description="As the form or the ZIP has it.")
+    index: int = Field(ge=0, description="Its place in the upload.")
+    prediction: Prediction | None = None
+    error: JobFault | None = None
+
+
+class Job(BaseModel):
+    """A job and what has come of it so far."""
+
+    id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"] = Field(
+        description="`done`: at least one file has a prediction; `failed`: none has."
+    )
+    position: int | None = Field(description="How many jobs come before it; null when it does not wait.")
+    files: int
+    files_done: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    expires_at: datetime | None = Field(description="When it will be forgotten; null before its end.")
+    attempts: int = Field(description="How often work began on the file that needed the most tries.")
+    error: JobFault | None
+    results: list[FileResult] | None = Field(description="One for each file that is done; null while there is none.")
+
+
+def describe_job(stored: StoredJob) -> Job:
+    """Return the public form of a job."""
+    return Job(
+        id=stored.id,
+        state=stored.state,
+        position=stored.position,
+        files=stored.files,
+        files_done=stored.files_done,
+        created_at=_moment(stored.created_ms),
+        started_at=_moment_or_none(stored.started_ms),
+        ended_at=_moment_or_none(stored.ended_ms),
+        expires_at=_moment_or_none(stored.expires_ms),
+        attempts=stored.attempts,
+        error=JobFault(code=stored.error[0], detail=stored.error[1]) if stored.error else None,
+        results=[FileResult.model_validate_json(result) for result in stored.results] or None,
+    )
+
+
+def _moment(since_1970_ms: int) -> datetime:
+    return datetime.fromtimestamp(since_1970_ms / 1000, UTC)
+
+
+def _moment_or_none(since_1970_ms: int | None) -> datetime | None:
+    return None if since_1970_ms is None else _moment(since_1970_ms)

@@ -1,0 +1,83 @@
+"""Whether Redis answers, as all loops of a replica see it together: one line in the log at its loss, one at its return.
+
+`run_forever` is those loops' way to live through an outage.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+from serve_app.errors import JobsUnavailable, Overloaded
+
+logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+RETRY_S = 0.2
+_CANCEL_AGAIN_S = 0.1
+_LONGEST_RETRY_S = 1.0
+
+
+class Outage:
+    """The present state, and since when it has been so."""
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+        self._ended_s = time.monotonic()
+
+    @property
+    def stable_s(self) -> float:
+        """Seconds since Redis has been answering; 0 while it does not."""
+        return 0.0 if self._began_s is not None else time.monotonic() - self._ended_s
+
+    def begin(self, reason: Exception) -> None:
+        """Note that Redis did not answer."""
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+            cause = reason.__cause__ or reason
+            logger.warning("jobs stand still: %s (%s: %s)", reason, type(cause).__name__, cause)
+
+    def end(self) -> None:
+        """Note that Redis answered."""
+        if self._began_s is not None:
+            logger.warning("jobs go on: Redis answers again after %.1f s", time.monotonic() - self._began_s)
+            self._began_s, self._ended_s = None, time.monotonic()
+
+    async def outlast(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what `call` returns, trying until Redis answers and has room."""
+        pause_s = RETRY_S
+        while True:
+            try:
+                answer = await call()
+            except (JobsUnavailable, Overloaded) as exc:
+                self.begin(exc)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
+            else:
+                self.end()
+                return answer
+
+    async def run_forever(self, step: Callable[[], Awaitable[None]], pause_s: float = 0.0) -> None:
+        """Do `step` again and again, whatever happens."""
+        while True:
+            try:
+                await self.outlast(step)
+                await asyncio.sleep(pause_s)
+            except Exception:  # a fault of ours: jobs must not stand still until somebody starts the replica anew
+                logger.exception("a loop of the jobs failed and goes on")
+                await asyncio.sleep(_LONGEST_RETRY_S)
+
+
+async def end_tasks(tasks: Iterable["asyncio.Task[None]"]) -> None:
+    """Cancel `tasks` and return when all have ended.
+
+    More than once if need be: redis-py waits for its sends with asyncio.wait_for, which until Python 3.12 forgets a
+    cancellation that comes in the moment of success (CPython issue 86296).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)

@@ -1,0 +1,176 @@
+"""Works jobs off inside a classifier replica, when no client waits for a prediction: no second copy of the network.
+
+It reads the queue, keeps its claims alive, and takes over those of workers that fell silent. A picture taken over may
+be why they did: it runs with no other job picture beside it, so that only it pays if this worker ends as well.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from serve_app.classifier.api import Prediction
+from serve_app.errors import JobsUnavailable, NotReady, Overloaded, ServiceError
+from serve_app.jobs.job import FileResult, JobFault
+from serve_app.jobs.metrics import JobMetrics
+from serve_app.jobs.outage import Outage, end_tasks
+from serve_app.redis.job_claims import DeadLetter, JobClaims, Work
+
+logger = logging.getLogger(__name__)
+
+Classify = Callable[[bytes, int], Awaitable[Prediction]]
+"""Returns the classes of a picture, given how many. Raises ServiceError and whatever the engine raises."""
+
+CheckIdle = Callable[[], bool]
+"""Tells whether no client waits; raises NotReady when nothing can be classified."""
+
+LOOK_S = 1.0
+RENEW_S = 1.0
+SETTLE_S = 3.0
+"""After an outage of Redis every claim looks silent: by then whoever lives has reconnected and renewed its own."""
+
+_SWEEP_S = 2.0
+_IDLE_POLL_S = 0.02
+_BROKEN_PAUSE_S = 1.0
+_GIVE_BACK_S = 2.0
+_CLIENTS_FAULT = range(400, 500)
+
+
+class Worker:
+    """Takes up to `at_a_time` pictures, from `start` until `close`."""
+
+    def __init__(  # noqa: PLR0913 what it is made of
+        self,
+        claims: JobClaims,
+        classify: Classify,
+        is_idle: CheckIdle,
+        outage: Outage,
+        metrics: JobMetrics,
+        *,
+        at_a_time: int,
+        lease_s: float,
+    ) -> None:
+        self._claims = claims
+        self._classify = classify
+        self._is_idle = is_idle
+        self._outage = outage
+        self._metrics = metrics
+        self._at_a_time = at_a_time
+        self._settle_s = min(lease_s, SETTLE_S)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._looked_s = 0.0
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin; Redis need not be there yet."""
+        steps = ((self._take_turn, 0.0), (self._renew, RENEW_S), (self._sweep, _SWEEP_S))
+        self._loops = [asyncio.create_task(self._outage.run_forever(step, pause_s)) for step, pause_s in steps]
+
+    async def close(self) -> None:
+        """Stop, and give back what is not done, for others to begin with at once."""
+        entries = list(self._running)
+        await end_tasks([*self._loops, *self._running.values()])
+        try:
+            async with asyncio.timeout(_GIVE_BACK_S):
+                for entry in entries:
+                    await self._claims.give_back(entry)
+        except (JobsUnavailable, Overloaded, TimeoutError):
+            pass  # they lapse
+
+    async def _take_turn(self) -> None:
+        """Take over what lapsed, or else read what is new."""
+        await self._wait_for_idle()
+        if await self._take_over():
+            return
+        while len(self._running) >= self._at_a_time:
+            await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED, timeout=LOOK_S)
+            await self._wait_for_idle()
+        for entry in await self._claims.read(self._at_a_time - len(self._running)):
+            self._begin(entry)
+
+    async def _take_over(self) -> bool:
+        """Run one picture of a silent worker alone. Returns whether there was one."""
+        now_s = time.monotonic()
+        if now_s < self._looked_s + LOOK_S or self._outage.stable_s < self._settle_s:
+            return False
+        if not await self._claims.has_lapsed():
+            self._looked_s = now_s
+            return False
+        while self._running:
+            await asyncio.wait(self._running.values())
+        if entry := await self._claims.reclaim():
+            await asyncio.wait([self._begin(entry)])
+        return True
+
+    async def _wait_for_idle(self) -> None:
+        while True:
+            try:
+                if self._is_idle():
+                    return
+            except NotReady:
+                await asyncio.sleep(_BROKEN_PAUSE_S)
+            await asyncio.sleep(_IDLE_POLL_S)
+
+    def _begin(self, entry: str) -> asyncio.Task[None]:
+        task = self._running[entry] = asyncio.create_task(self._run(entry))
+        task.add_done_callback(lambda _: self._end(entry, task))
+        return task
+
+    def _end(self, entry: str, task: asyncio.Task[None]) -> None:
+        self._running.pop(entry, None)
+        if not task.cancelled() and (fault := task.exception()):  # its claim lapses, which counts as an attempt
+            logger.error("a picture of a job could not be handled", exc_info=fault)
+
+    async def _run(self, entry: str) -> None:
+        work = await self._outage.outlast(lambda: self._claims.begin(entry))
+        if isinstance(work, DeadLetter):
+            self._metrics.count_dead_letter()
+            self._count_end(work.state)
+        elif work is not None:
+            await self._work_off(work)
+
+    async def _work_off(self, work: Work) -> None:
+        try:
+            result = await self._classify_or_refuse(work)
+        except NotReady:
+            await self._outage.outlast(lambda: self._claims.give_back(work.entry))
+            return
+        except Exception as exc:  # noqa: BLE001 whatever it is, the picture had its attempt, and others go on
+            reason = f"{type(exc).__name__}: {exc}"[:500]
+            await self._outage.outlast(lambda: self._claims.give_back(work.entry, work, reason))
+            return
+        error = (result.error.code, result.error.detail) if result.error else None
+        text = result.model_dump_json()
+        self._count_end(await self._outage.outlast(lambda: self._claims.finish(work, text, error)))
+
+    async def _classify_or_refuse(self, work: Work) -> FileResult:
+        result = FileResult(name=work.name, index=work.index)
+        try:
+            result.prediction = await self._classify(work.picture, work.top_k)
+        except ServiceError as exc:
+            if exc.status not in _CLIENTS_FAULT:
+                raise
+            result.error = JobFault(code=exc.code, detail=exc.detail)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise NotReady("the batch loop of this replica has ended") from None
+        return result
+
+    def _count_end(self, state: str) -> None:
+        if state:
+            self._metrics.count_ended(state)
+
+    async def _renew(self) -> None:
+        if entries := list(self._running):
+            for entry in await self._claims.renew(entries):
+                if task := self._running.get(entry):
+                    task.cancel()
+
+    async def _sweep(self) -> None:
+        with suppress(Overloaded):  # a full Redis makes nothing, and that it is there is likely
+            await self._claims.open()
+        for _ in range(await self._claims.sweep()):
+            self._metrics.count_ended("failed")

@@ -1,0 +1,121 @@
+"""A classifier's API with jobs at a real Redis, through ASGI without Ray, for the tests."""
+
+import asyncio
+import io
+import time
+import uuid
+import zipfile
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from serve_app.classifier.api import build_model_api
+from serve_app.classifier.classifier import Classifier
+from serve_app.jobs.api import add_job_routes
+from serve_app.jobs.jobs import Jobs
+from serve_app.jobs.metrics import JobMetrics
+from serve_app.redis.job_settings import JobSettings
+
+DEADLINE_S = 20.0
+LEASE_S = 0.5
+
+
+class CountedJobs(JobMetrics):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.submitted = 0
+        self.ended: list[str] = []
+        self.dead_letters = 0
+        self.queue: list[tuple[int, int, float]] = []
+
+    def count_submitted(self) -> None:
+        self.submitted += 1
+
+    def count_ended(self, state: str) -> None:
+        self.ended.append(state)
+
+    def count_dead_letter(self) -> None:
+        self.dead_letters += 1
+
+    def set_queue(self, waiting: int, running: int, oldest_s: float) -> None:
+        self.queue.append((waiting, running, oldest_s))
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One replica: its HTTP client, its jobs, its counts."""
+
+    http: httpx.AsyncClient
+    jobs: Jobs
+    settings: JobSettings
+    counted: CountedJobs
+
+    async def submit(self, *pictures: bytes, top_k: int = 5, key: str | None = None) -> httpx.Response:
+        """Send pictures as one job, named 0.jpg, 1.jpg, …"""
+        files = [("file", (f"{index}.jpg", picture)) for index, picture in enumerate(pictures)]
+        headers = {"Idempotency-Key": key} if key is not None else {}
+        return await self.http.post("/jobs", params={"top_k": top_k}, files=files, headers=headers)
+
+    async def accepted(self, *pictures: bytes, top_k: int = 5) -> str:
+        """Send a job that is taken, and return its id."""
+        response = await self.submit(*pictures, top_k=top_k)
+        assert response.status_code == 202, response.text
+        return str(response.json()["id"])
+
+    async def look(self, job: str) -> dict[str, Any]:
+        """Return a job as it is now."""
+        response = await self.http.get(f"/jobs/{job}")
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()
+        return found
+
+    async def ended(self, job: str) -> dict[str, Any]:
+        """Return a job once it has ended; fails after DEADLINE_S."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            response = await self.http.get(f"/jobs/{job}", params={"wait": 5})
+            if response.status_code == 503:
+                await asyncio.sleep(0.1)
+                continue
+            found: dict[str, Any] = response.json()
+            if found["state"] not in ("queued", "running"):
+                return found
+        raise AssertionError(f"job {job} has not ended within {DEADLINE_S} s")
+
+    async def once(self, job: str, state: str) -> dict[str, Any]:
+        """Return a job once it is in that state; fails after DEADLINE_S."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (found := await self.look(job))["state"] != state:
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.02)
+        return found
+
+
+@asynccontextmanager
+async def replica(classifier: Classifier, url: str, **jobs: object) -> AsyncIterator[Desk]:
+    """Serve `classifier` with the jobs of a queue of its own, unless `queue` is given."""
+    given = {"queue": uuid.uuid4().hex, "lease_s": LEASE_S, **jobs}
+    settings = JobSettings.model_validate(given)
+    counted = CountedJobs()
+    opened = Jobs(url, classifier, settings, counted)
+    api = build_model_api(classifier)
+    add_job_routes(api, classifier.settings.model_copy(update={"jobs": settings}), opened)
+    transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test/model", timeout=60) as http:
+            yield Desk(http, opened, settings, counted)
+    finally:
+        await opened.close()
+
+
+def zipped(members: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return a ZIP of these names and contents."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return buffer.getvalue()
