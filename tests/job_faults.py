@@ -6,7 +6,6 @@ For tests/test_durable_jobs.py and tests/benchmarks/durable_jobs.py. Linux, wher
 import asyncio
 import hashlib
 import itertools
-import math
 import random
 import time
 from collections import Counter
@@ -19,9 +18,8 @@ import httpx
 
 from serve_app.redis.connection import connect
 from tests.redis_server import RedisServer
-from tests.service import Service, processes_of
+from tests.service import Service
 
-REPLICA = "ray::ServeReplica:model:"
 NOT_A_PICTURE = b"not a picture"
 _SENDERS = 8
 _PAUSE_S = 0.25
@@ -106,7 +104,7 @@ async def _break(running: Service, redis: RedisServer, account: Account, plan: P
     for fault in plan.faults:
         await asyncio.sleep(plan.every_s)
         if fault == "replica":
-            victim = random.choice(_replicas(running))
+            victim = random.choice(running.replicas("model"))
             account.faults.append(Fault(fault, time.time()))
             victim.kill()
         else:
@@ -115,14 +113,9 @@ async def _break(running: Service, redis: RedisServer, account: Account, plan: P
             await asyncio.sleep(1)
             await asyncio.to_thread(redis.start)
     deadline = time.monotonic() + 60
-    while len(_replicas(running)) < 2:
+    while len(running.replicas("model")) < 2:
         assert time.monotonic() < deadline, "a killed replica was not replaced"
         await asyncio.sleep(0.2)
-
-
-def _replicas(running: Service) -> list[Any]:
-    found = processes_of(running.environment)
-    return [process for process in found if " ".join(process.cmdline()).startswith(REPLICA)]
 
 
 async def _submit_all(http: httpx.AsyncClient, uploads: list[list[bytes]], account: Account, per_s: float) -> list[str]:
@@ -266,7 +259,7 @@ def describe(account: Account) -> list[tuple[str, str]]:
 
 
 def _longest(found_s: list[float]) -> str:
-    return f"{max(found_s, default=math.nan):.1f} s ({len(found_s)} jobs)"
+    return f"{max(found_s):.1f} s ({len(found_s)} jobs)" if found_s else "none"
 
 
 def _judged(account: Account) -> list[tuple[str, list[str]]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
@@ -47,8 +48,9 @@ class CountedJobs(JobMetrics):
 
 @dataclass(frozen=True)
 class Desk:
-    """One replica: its HTTP client, its jobs, its counts."""
+    """One replica: its API, an HTTP client of it, its jobs, its counts."""
 
+    api: FastAPI
     http: httpx.AsyncClient
     jobs: Jobs
     settings: JobSettings
@@ -107,7 +109,7 @@ async def replica(classifier: Classifier, url: str, **jobs: object) -> AsyncIter
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://test/model", timeout=60) as http:
-            yield Desk(http, opened, settings, counted)
+            yield Desk(api, http, opened, settings, counted)
     finally:
         await opened.close()
 

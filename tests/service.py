@@ -97,6 +97,15 @@ class Service:
                 pass
             time.sleep(0.1)
 
+    def replicas(self, application: str = "") -> list[psutil.Process]:
+        """Return the living replicas of an application, or of all, the oldest first."""
+        return self.titled(f"ray::ServeReplica:{application}:" if application else "ray::ServeReplica:")
+
+    def titled(self, title: str) -> list[psutil.Process]:
+        """Return the living processes whose command line begins so, the oldest first."""
+        found = [each for each in processes_of(self.environment) if " ".join(each.cmdline()).startswith(title)]
+        return sorted(found, key=lambda process: process.create_time())
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal and return the exit code. Fails if that takes too long or leaves a process."""
         deadline = time.monotonic() + STOP_S

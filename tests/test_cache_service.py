@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 
 import httpx
-import psutil
 import pytest
 
 from loadtest.measuring.target_metrics import discover
@@ -17,14 +16,13 @@ from loadtest.pictures import PicturePool
 from tests.conftest import Fitted
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.service import Service, adapted, launcher, own_environment, processes_of, service, write_config
+from tests.service import Service, adapted, launcher, own_environment, service, write_config
 from tests.test_serve import DISCOVERY
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only"),
 ]
-REPLICA = "ray::ServeReplica:model:"
 EXPORTED_S = 25
 PATIENT = {"max_wait_s": 60, "deadline_s": 60}  # on a busy machine nothing shall be refused
 
@@ -41,13 +39,9 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, module_red
         yield started
 
 
-def replicas(running: Service) -> list[psutil.Process]:
-    return [found for found in processes_of(running.environment) if " ".join(found.cmdline()).startswith(REPLICA)]
-
-
 def wait_for_replicas(running: Service, count: int) -> None:
     deadline = time.monotonic() + 60
-    while len(replicas(running)) != count or "Ctrl-C" not in running.printed():
+    while len(running.replicas("model")) != count or "Ctrl-C" not in running.printed():
         assert time.monotonic() < deadline, running.printed()
         time.sleep(0.2)
 
@@ -81,7 +75,7 @@ async def test_equal_pictures_are_answered_when_a_replica_is_killed_with_them(ru
 
     async def kill(after_s: float) -> None:
         await asyncio.sleep(after_s)
-        replicas(running)[0].send_signal(signal.SIGKILL)
+        running.replicas("model")[0].send_signal(signal.SIGKILL)
 
     began = time.monotonic()
     busy = post(running, [pool.next_picture() for _ in range(60)])

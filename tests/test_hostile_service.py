@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.conftest import Fitted
@@ -20,7 +19,7 @@ from tests.hostile import ANSWER_S, Answer, Case, cases, send
 from tests.kit import Kit
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.service import Service, adapted, launcher, own_environment, processes_of, service, write_config
+from tests.service import Service, adapted, launcher, own_environment, service, write_config
 
 pytestmark = pytest.mark.long
 
@@ -58,15 +57,10 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, redis_serv
         yield started
 
 
-def replicas(running: Service) -> list[psutil.Process]:
-    found = [process for process in processes_of(running.environment) if process.cmdline()]
-    return [process for process in found if process.cmdline()[0].startswith("ray::ServeReplica:")]
-
-
 @pytest.fixture(scope="module")
 async def siege(running: Service, fitted: Fitted) -> Siege:
     """Send every case, several at a time, beside good requests."""
-    found, watched = Siege(), replicas(running)
+    found, watched = Siege(), running.replicas()
     found.pids = {process.pid for process in watched}
     waiting = list(CASES)
 
@@ -106,7 +100,7 @@ async def test_the_neighbours_are_answered_meanwhile(siege: Siege) -> None:
 
 
 async def test_no_replica_ends_and_memory_is_bounded(siege: Siege, running: Service) -> None:
-    assert {process.pid for process in replicas(running)} == siege.pids
+    assert {process.pid for process in running.replicas()} == siege.pids
     before = siege.rss_bytes[0]
     assert max(siege.rss_bytes) < before + 700 * MIB  # two of 50 megapixels may be in decoding
     assert siege.rss_bytes[-1] < before + 250 * MIB

@@ -28,6 +28,7 @@ LOOKERS, SENDERS = 6, 3
 PAUSE_S = 0.05
 BACK_S = 40
 WATCHED_S = 1.2  # the launcher looks for HAProxy every second
+APPLICATIONS = ("users", "model")
 GAP_S = 0.5
 
 
@@ -57,20 +58,14 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, postgres: 
         yield started
 
 
-def parts(running: Service, title: str) -> list[psutil.Process]:
-    """Return the living processes of the service whose command line begins so, the oldest first."""
-    found = [process for process in processes_of(running.environment) if " ".join(process.cmdline()).startswith(title)]
-    return sorted(found, key=lambda process: process.create_time())
-
-
 def haproxies(running: Service) -> list[psutil.Process]:
     return [process for process in processes_of(running.environment) if process.name() == "haproxy"]
 
 
 async def wait_for(running: Service, title: str, count: int) -> None:
     deadline = time.monotonic() + BACK_S
-    while len(parts(running, title)) != count:
-        assert time.monotonic() < deadline, parts(running, title)
+    while len(running.titled(title)) != count:
+        assert time.monotonic() < deadline, running.titled(title)
         await asyncio.sleep(0.2)
 
 
@@ -110,11 +105,10 @@ async def load(running: Service, fitted: Fitted) -> AsyncIterator[tuple[Seen, Se
 
 
 async def test_killed_replicas_cost_at_most_what_was_under_way(running: Service, fitted: Fitted) -> None:
-    titles = [f"ray::ServeReplica:{part}:" for part in ("users", "model")]
     async with load(running, fitted) as (lookups, predictions):
         killed = time.time()
-        for title in titles:
-            parts(running, title)[0].kill()
+        for application in APPLICATIONS:
+            running.replicas(application)[0].kill()
         await asyncio.sleep(2)
     # HAProxy sends most of it to another replica, but not what hits a connection in the moment of its end.
     lost = [*lookups.wrong, *predictions.wrong]
@@ -122,12 +116,12 @@ async def test_killed_replicas_cost_at_most_what_was_under_way(running: Service,
     assert len(lost) <= LOOKERS + SENDERS
     assert lookups.right > 50
     assert predictions.right > 10
-    for title in titles:
-        await wait_for(running, title, 2)
+    for application in APPLICATIONS:
+        await wait_for(running, f"ray::ServeReplica:{application}:", 2)
 
 
 async def test_no_request_waits_for_frozen_replicas(running: Service, fitted: Fitted) -> None:
-    struck = [parts(running, f"ray::ServeReplica:{part}:")[0] for part in ("users", "model")]
+    struck = [running.replicas(application)[0] for application in APPLICATIONS]
     async with load(running, fitted) as (lookups, predictions):
         for process in struck:
             process.send_signal(signal.SIGSTOP)
@@ -169,7 +163,7 @@ async def test_a_killed_haproxy_costs_what_was_under_way_and_half_a_second(runni
         # Meanwhile Serve's own HAProxy takes over from the launcher's stand-in.
         await wait_for(running, "ray::HAProxyManager", 0)
         await wait_for(running, "ray::HAProxyManager", 1)
-        (manager,) = parts(running, "ray::HAProxyManager")
+        (manager,) = running.titled("ray::HAProxyManager")
         deadline = time.monotonic() + BACK_S
         while {process.ppid() for process in haproxies(running)} != {manager.pid}:
             assert time.monotonic() < deadline, haproxies(running)

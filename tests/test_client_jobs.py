@@ -1,0 +1,110 @@
+"""The client's jobs mode against the API it was made for: the real routes, engine and Redis, over HTTP."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from serve_app.classifier.api import build_model_api
+from serve_app.classifier.classifier import Classifier
+from serve_app.jobs.api import add_job_routes
+from tests.conftest import Fitted
+from tests.jobs import Desk, replica
+from tests.ports import free_port
+from tests.redis_server import RedisServer
+
+RUN_S = 60
+
+
+@asynccontextmanager
+async def served(api: FastAPI) -> AsyncIterator[str]:
+    """Serve `api` below /model on a free port, in this event loop; yields the address."""
+    mounted = FastAPI()
+    mounted.mount("/model", api)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(mounted, host="127.0.0.1", port=port, log_level="critical", lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not running.done()
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = server.force_exit = True
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+@pytest.fixture(scope="module")
+async def desk(classifier: Classifier, redis_server: RedisServer) -> AsyncIterator[Desk]:
+    async with replica(classifier, redis_server.url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def server(desk: Desk) -> AsyncIterator[str]:
+    async with served(desk.api) as url:
+        yield url
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, fitted: Fitted) -> Path:
+    """Return a folder with every known picture and a broken one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for label, data in fitted.pictures.items():
+        (folder / f"{label}.jpg").write_bytes(data)
+    (folder / "zz.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    return folder
+
+
+async def client(server: str, *arguments: str | Path) -> tuple[int | None, str, str]:
+    """Run it and return exit code, standard output and standard error."""
+    command = [sys.executable, "-m", "serve_app.client", "--server", server, *map(str, arguments)]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+    out, err = await asyncio.wait_for(process.communicate(), RUN_S)
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_a_folder_becomes_jobs_and_the_same_command_finds_them_again(
+    server: str, desk: Desk, pictures: Path, fitted: Fitted
+) -> None:
+    for _ in range(2):
+        code, out, err = await client(server, pictures, "--jobs", "--batch", "4", "--format", "jsonl", "--top-k", "2")
+        *good, broken = [json.loads(line) for line in out.splitlines()]
+        assert code == 1, err
+        assert [answer["prediction"]["prediction"] for answer in good] == sorted(fitted.pictures)
+        assert {len(answer["prediction"]["predictions"]) for answer in good} == {2}
+        assert broken["error"]["code"] == "unreadable_image"
+        assert f"{len(good)} classified, 1 failed" in err
+    # The last of the three holds nothing but the broken picture, so it has failed and is made anew.
+    assert desk.counted.submitted == 3 + 1
+
+
+async def test_a_job_is_fetched_by_its_id_and_one_that_has_ended_cannot_be_cancelled(
+    server: str, desk: Desk, fitted: Fitted
+) -> None:
+    job = await desk.accepted(*fitted.pictures.values())
+    code, out, err = await client(server, "--job", job, "--format", "jsonl")
+    assert code == 0, err
+    assert [json.loads(line)["prediction"]["prediction"] for line in out.splitlines()] == list(fitted.pictures)
+    code, out, err = await client(server, "--job", job, "--cancel")
+    assert (code, out) == (1, "")
+    assert "it had ended before" in err
+
+
+async def test_a_service_without_redis_says_so_and_pictures_need_no_jobs(
+    classifier: Classifier, pictures: Path
+) -> None:
+    api = build_model_api(classifier)
+    add_job_routes(api, classifier.settings, None)
+    async with served(api) as server:
+        code, out, err = await client(server, pictures, "--jobs")
+    assert (code, out) == (2, "")
+    assert "--jobs: this service has no queue: its operator must set REDIS_URL" in err
+    assert "without --jobs it classifies all the same" in err
