@@ -6,8 +6,8 @@ The libraries are no dependency of this project; give a Python that has them:
     .venv/bin/uv pip install --python /tmp/queues/bin/python 'celery[redis]==5.7.0' taskiq==0.13.0 \\
         taskiq-redis==1.2.4 'dramatiq[redis]==2.2.1'
 
-Two workers of four tasks each. `takeover`: 8 tasks of 1 s, one worker is killed with SIGKILL; until the last of its
-tasks begins at the other. `done twice`: a task of 20 s, nobody is killed; how often it begins. `poison`: a task that
+Two workers of four tasks each. `takeover`: 8 tasks of 1 s, one worker is killed with SIGKILL; until the last
+task begins at the other. `done twice`: a task of 20 s, nobody is killed; how often it begins. `poison`: a task that
 ends its worker, which is started again; how often it begins within a minute. `speed`: 1,000 tasks that do nothing.
 """
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ FOLDER = Path(__file__).parent / "queue_workers"
 SHIPPED, QUICK = "as shipped", "5 s"
 LEASES_S = {SHIPPED: "", QUICK: "5"}
 READY_S, TAKEOVER_S, TWICE_S, POISONED_S, SPEED_S = 8, 75, 40, 60, 120
-TASKS, TASK_S, LONG_TASK_S, MANY = 8, 1, 20, 1000
+TASKS, TASK_S, LONG_TASK_S, MANY, THREADS = 8, 1, 20, 1000, 4
 POLL_S = 0.05
 
 
@@ -134,21 +135,19 @@ def bench(candidate: Candidate, lease: str) -> Iterator[Bench]:
 
 
 def measure_takeover(opened: Bench) -> float:
-    """Return seconds from a worker's death until the last of its tasks begins elsewhere; NaN when it does not."""
+    """Return seconds from a worker's death until the last unfinished task begins elsewhere; NaN when one does not."""
     opened.send(TASKS, TASK_S)
-    assert opened.wait(lambda events: len(events) >= TASKS, READY_S), "tasks were not taken"
-    victim = opened.workers[0]
-    held = {event.number for event in opened.events() if event.worker == victim.pid}
+    assert opened.wait(lambda events: len(events) >= THREADS, READY_S), "tasks were not taken"
+    time.sleep(TASK_S / 2)
+    held = Counter(event.worker for event in opened.events())
+    victim = next(worker for worker in opened.workers if worker.pid == held.most_common(1)[0][0])
     kill(victim)
     killed_s = time.time()
-
-    def begun_again(events: list[Event]) -> list[float]:
-        first = {event.number: event.at_s for event in reversed(events) if begins(event) and event.at_s > killed_s}
-        return [first[number] - killed_s for number in held & set(first)]
-
-    opened.wait(lambda events: len(begun_again(events)) == len(held), TAKEOVER_S)
-    found = begun_again(opened.events())
-    return max(found) if len(found) == len(held) else math.nan
+    opened.wait(lambda events: len(ended(events)) == TASKS, TAKEOVER_S)
+    events = opened.events()
+    if len(ended(events)) < TASKS:
+        return math.nan
+    return max(event.at_s for event in events if begins(event)) - killed_s
 
 
 def measure_twice(opened: Bench) -> float:
@@ -171,6 +170,11 @@ def measure_speed(opened: Bench) -> float:
     assert opened.wait(lambda events: len(events) >= 2 * MANY, SPEED_S), "tasks were not worked off"
     at_s = [event.at_s for event in opened.events()]
     return MANY / (max(at_s) - min(at_s))
+
+
+def ended(events: list[Event]) -> set[int]:
+    """Return the tasks that have an end."""
+    return {event.number for event in events if event.what == "end"}
 
 
 def begins(event: Event) -> bool:
