@@ -209,7 +209,7 @@ class _Pools:
 
     def __init__(self, settings: ClassifierSettings) -> None:
         lower = (settings.niceness,)
-        # Half of a start is the import of TensorFlow, 3 s of CPU that replicas which serve must not lack.
+        # Much of a start is the import of TensorFlow, CPU that replicas which serve must not lack.
         self.load = ThreadPoolExecutor(1, "load", _lower_priority, (LOWEST_PRIORITY,))
         self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", _lower_priority, lower)
         self.engine = ThreadPoolExecutor(1, "engine", _lower_priority, lower)

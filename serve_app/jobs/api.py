@@ -143,7 +143,7 @@ def _opened(jobs: Jobs | None) -> Jobs:
 
 def _checked(job: str) -> str:
     if not re.fullmatch(ID, job):
-        raise NotFound(f"there is no job {job[:64]}; an id is what the answer to POST {PATH} says")
+        raise NotFound(f"there is no job {job[:64]}; an id is what the answer to its POST says")
     return job
 
 
