@@ -146,10 +146,14 @@ class _KeyRequired:
         await answer(scope, receive, send)
 
     def _has_key(self, headers: Headers) -> bool:
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        given = [credentials.strip()] if scheme.lower() == "bearer" else []
-        given += [headers[KEY_HEADER]] if KEY_HEADER in headers else []
-        return any(self._keys.admit(key) for key in given)
+        return any(self._keys.admit(key) for key in given_keys(headers))
+
+
+def given_keys(headers: Headers) -> list[str]:
+    """Return the API keys that a request has, whichever way it sends them."""
+    scheme, _, credentials = headers.get("authorization", "").partition(" ")
+    given = [credentials.strip()] if scheme.lower() == "bearer" else []
+    return [*given, headers[KEY_HEADER]] if KEY_HEADER in headers else given
 
 
 def _path_in_application(scope: Scope) -> str:

@@ -46,7 +46,7 @@ def test_a_job_comes_back_through_haproxy_and_a_long_poll(running: Running, fitt
         files = [("file", (label, data)) for label, data in fitted.pictures.items()]
         taken = http.post("/model/jobs", files=files)
         assert taken.status_code == 202, taken.text
-        job = http.get(taken.headers["location"], params={"wait": 20}).json()
+        job = http.get(taken.headers["location"], params={"wait": 15}).json()
         assert [result["prediction"]["prediction"] for result in job["results"]] == list(fitted.pictures)
 
 
@@ -55,7 +55,7 @@ def test_a_large_batch_comes_through_haproxy(running: Running, fitted: Fitted) -
     padded = data + bytes(4_000_000)
     with httpx.Client(base_url=running.service.url, timeout=60) as http:
         job = http.post("/model/jobs", files=[("file", padded)] * 10).json()
-        ended = http.get(f"/model/jobs/{job['id']}", params={"wait": 30}).json()
+        ended = http.get(f"/model/jobs/{job['id']}", params={"wait": 15}).json()
         assert [result["prediction"]["prediction"] for result in ended["results"]] == ["thing 7"] * 10
         refused = http.post("/model/jobs", files=[("file", padded)] * 14)
         assert (refused.status_code, refused.json()["code"]) == (413, "upload_too_large")

@@ -123,3 +123,18 @@ async def test_a_full_redis_takes_no_more_jobs_and_works_off_those_it_has(
         await redis.config_set("maxmemory", "0")
         assert (await desk.ended(await desk.accepted(pictures[0])))["state"] == "done"
     await redis.aclose()
+
+
+async def test_a_replica_that_starts_beside_a_full_redis_works_off_what_is_there(
+    classifier: Classifier, own_redis: RedisServer, fitted: Fitted
+) -> None:
+    """The pictures are what fills it: nobody else would make room."""
+    redis = connect(own_redis.url, 3)
+    async with replica(classifier, own_redis.url, queue="full") as desk:
+        with classifier.admission.place():
+            jobs = [await desk.accepted(picture) for picture in fitted.pictures.values()]
+            await redis.config_set("maxmemory", "1")
+            await desk.jobs.close()
+    async with replica(classifier, own_redis.url, queue="full") as desk:
+        assert {(await desk.ended(job))["state"] for job in jobs} == {"done"}
+    await redis.aclose()

@@ -46,7 +46,7 @@ async def test_uploads_are_bounded(classifier: Classifier, redis_server: RedisSe
     data = fitted.pictures["thing 7"]
     bounds = {"max_files": 3, "max_job_bytes": 3_000_000, "max_held_bytes": 7_500_000}
     async with replica(classifier, redis_server.url, **bounds) as desk:
-        assert_error(await desk.submit(*[data] * 4), 400, "malformed_upload", "Too many files", "3 files")
+        assert_error(await desk.submit(*[data] * 4), 413, "upload_too_large", "more than 3 files", "fewer")
         assert_error(await desk.submit(b"x" * 2_000_001), 413, "upload_too_large", "'0.jpg'", "2,000,000")
         assert_error(await desk.submit(*[b"x" * 1_100_000] * 3), 413, "upload_too_large", "3,000,000", "fewer")
         packed = zipped((f"{index}.jpg", data) for index in range(4))
@@ -83,6 +83,11 @@ BAD_UPLOADS: dict[str, tuple[dict[str, object], str]] = {
 async def test_a_bad_upload_is_a_clear_400(desk: Desk, name: str) -> None:
     request, word = BAD_UPLOADS[name]
     assert_error(await desk.http.post("/jobs", **request), 400, "malformed_upload", word)  # type: ignore[arg-type]
+
+
+def test_a_queue_for_less_than_one_upload_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="max_waiting_bytes must be at least max_job_bytes, 50000000"):
+        JobSettings(max_waiting_bytes=49_999_999)
 
 
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:

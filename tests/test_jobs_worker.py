@@ -6,7 +6,7 @@ import statistics
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -356,3 +356,22 @@ async def test_the_queue_is_counted(classifier: Classifier, redis_server: RedisS
             waiting, running, oldest_s = desk.counted.queue[-1]
             assert (waiting, running, desk.counted.submitted) == (2, 0, 2)
             assert 0.25 < oldest_s < 5
+
+
+@pytest.mark.parametrize("apart_s", [0.15, 0.33])
+async def test_a_living_worker_keeps_its_picture_however_short_the_lease(
+    redis_server: RedisServer, apart_s: float
+) -> None:
+    async def take_time(picture: bytes, top_k: int) -> Prediction:
+        await asyncio.sleep(4 * LEASE_S)
+        return await say_what_it_is(picture, top_k)
+
+    queue = Queue(redis_server.url)
+    job = await queue.submit(b"cat", b"dog")
+    async with AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(queue.worker(take_time))
+            await asyncio.sleep(apart_s)
+        ended = await queue.ended(job)
+    assert (ended.state, ended.attempts) == ("done", 1)
+    await queue.close()

@@ -93,12 +93,17 @@ async def discard_upload(request: Request, bounds: BodyBounds) -> None:
 
 
 async def parse_form(request: Request, body: bytes, max_files: int = 1) -> FormData:
-    """Return the form in `body`, to be closed. Raises MalformedUpload, with the limits of a form."""
+    """Return the form in `body`, to be closed. Raises MalformedUpload, with the limits of a form.
+
+    Raises UploadTooLarge where many files may come, and more do.
+    """
     try:
         parser = MultiPartParser(request.headers, _once(body), max_files=max_files, max_fields=MAX_TEXT_FIELDS)
         parser.spool_max_size = len(body)  # it is in memory already: no temporary file
         return await parser.parse()
     except MultiPartException as exc:
+        if max_files > 1 and exc.message.startswith("Too many files"):
+            raise UploadTooLarge(f"the form has more than {max_files:,} files; send fewer at a time") from exc
         fault = exc.__cause__ or exc.message  # the parser's own words where it has any
         limits = (
             f"a form may have {'one file' if max_files == 1 else f'{max_files:,} files'}, {MAX_TEXT_FIELDS} text "

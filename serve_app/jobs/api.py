@@ -24,11 +24,12 @@ from serve_app.jobs.intake import job_bounds, read_submission
 from serve_app.jobs.job import ID, Job, describe_job
 from serve_app.jobs.jobs import Jobs
 from serve_app.redis.jobs import Submission
-from serve_app.web import KEY_HEADER, documented
+from serve_app.web import documented, given_keys
 
 PATH = "/jobs"
 REPLAYED_HEADER = "Idempotent-Replayed"
-LONGEST_WAIT_S = 30
+LONGEST_WAIT_S = 15
+"""Less than a replica that is to end waits for its requests (Serve: 20 s)."""
 
 JobId = Annotated[str, Path(description="As the answer to POST has it.")]
 IdempotencyKey = Annotated[
@@ -151,7 +152,7 @@ def _scoped(request: Request, key: str | None) -> str:
     """Return the key as one client's: another client's equal key is another one."""
     if key is None:
         return ""
-    client = request.headers.get("authorization", "") + request.headers.get(KEY_HEADER, "")
+    client = next(iter(given_keys(request.headers)), "")
     return f"{client}\n{key}"
 
 

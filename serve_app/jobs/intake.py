@@ -52,7 +52,12 @@ def job_bounds(settings: ClassifierSettings) -> BodyBounds:
 async def read_submission(request: Request, lease: Lease, settings: ClassifierSettings, top_k: int) -> Submission:
     """Return what the request wants done. Raises the errors of `classifier.upload`, and Overloaded from `lease`."""
     body = await read_body(request, lease, job_bounds(settings))
-    files = await _form_files(request, body, settings) if is_form(request) else [(FIELD, body)]
+    if is_form(request):
+        lease.add(len(body))  # its parts, beside it
+        files = await _form_files(request, body, settings)
+    else:
+        files = [(FIELD, body)]
+    del body
     if len(files) == 1 and is_archive(files[0][1]):
         lease.add(settings.jobs.max_job_bytes)  # what it may unpack to
         files = await asyncio.to_thread(
@@ -72,9 +77,16 @@ async def _form_files(request: Request, body: bytes, settings: ClassifierSetting
         parts = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
         if not parts:
             raise MalformedUpload(f"the multipart form has no complete file in the field `{FIELD}`")
-        return [(part.filename or FIELD, await part.read()) for part in parts]
+        return [(part.filename or FIELD, await _take(part)) for part in parts]
     finally:
         await form.close()
+
+
+async def _take(part: UploadFile) -> bytes:
+    try:
+        return await part.read()
+    finally:
+        await part.close()  # or all parts were in memory twice
 
 
 def _check(files: _Files, settings: ClassifierSettings) -> None:

@@ -51,8 +51,7 @@ class Jobs:
         await self.store.close()
 
     async def _open(self) -> None:
-        await self._outage.outlast(self._claims.open)
-        self._worker.start()
+        self._worker.start()  # makes the queue if it is not there; a full Redis must not keep it from what is
         for warning in await self._outage.outlast(self._claims.warnings):
             logger.warning(warning)
 

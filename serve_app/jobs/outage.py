@@ -52,7 +52,8 @@ class Outage:
             try:
                 answer = await call()
             except (JobsUnavailable, Overloaded) as exc:
-                self.begin(exc)
+                if isinstance(exc, JobsUnavailable):  # a full one answers: what frees memory goes on
+                    self.begin(exc)
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_RETRY_S)
             else:

@@ -27,6 +27,7 @@ CheckIdle = Callable[[], bool]
 
 LOOK_S = 1.0
 RENEW_S = 1.0
+"""Or a fifth of the lease, if that is less."""
 SETTLE_S = 3.0
 """After an outage of Redis every claim looks silent: by then whoever lives has reconnected and renewed its own."""
 
@@ -58,13 +59,14 @@ class Worker:
         self._metrics = metrics
         self._at_a_time = at_a_time
         self._settle_s = min(lease_s, SETTLE_S)
+        self._renew_s = min(lease_s / 5, RENEW_S)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._looked_s = 0.0
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin; Redis need not be there yet."""
-        steps = ((self._take_turn, 0.0), (self._renew, RENEW_S), (self._sweep, _SWEEP_S))
+        steps = ((self._take_turn, 0.0), (self._renew, self._renew_s), (self._sweep, _SWEEP_S))
         self._loops = [asyncio.create_task(self._outage.run_forever(step, pause_s)) for step, pause_s in steps]
 
     async def close(self) -> None:

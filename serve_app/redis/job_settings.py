@@ -36,8 +36,10 @@ class JobSettings(BaseModel):
     max_waiters: int = Field(200, ge=1, description="Most requests of a replica that wait with ?wait=; beyond: 503.")
 
     @model_validator(mode="after")
-    def _one_upload_fits_into_memory(self) -> Self:
+    def _one_upload_fits(self) -> Self:
         least = int(HELD_PER_UPLOAD * self.max_job_bytes)
         if self.max_held_bytes < least:
             raise ValueError(f"max_held_bytes must be at least {least}: {HELD_PER_UPLOAD} × max_job_bytes")
+        if self.max_waiting_bytes < self.max_job_bytes:
+            raise ValueError(f"max_waiting_bytes must be at least max_job_bytes, {self.max_job_bytes}")
         return self

@@ -170,7 +170,7 @@ class JobStore:
                 return Submitted(found.decode(), is_replayed=became == b"replayed")
             case b"reused":
                 raise IdempotencyKeyReused(
-                    f"the Idempotency-Key belongs to job {found.decode()}, whose files or top_k are others; "
+                    "the Idempotency-Key belongs to another job, whose files or top_k are others; "
                     "use a new key for other content"
                 )
             case b"full":
