@@ -13,6 +13,7 @@ import pytest
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.jobs.api import add_job_routes
+from serve_app.redis.job_settings import FILE_BYTES
 from tests.conftest import Fitted
 from tests.jobs import Desk, replica
 from tests.redis_server import RedisServer
@@ -209,12 +210,12 @@ async def test_the_queue_is_bounded_in_jobs_and_bytes_and_says_when_to_come_back
             assert (await desk.submit(data, key="first")).json()["id"] == first.json()["id"]  # it has its place
             await desk.http.delete(f"/jobs/{first.json()['id']}")
             await desk.accepted(data)
-        async with replica(
-            classifier, redis_server.url, max_job_bytes=3 * len(data), max_waiting_bytes=3 * len(data)
-        ) as desk:
+        room = 3 * (len(data) + FILE_BYTES)
+        bounds = {"max_files": 2, "max_job_bytes": 2 * len(data), "max_waiting_bytes": room}
+        async with replica(classifier, redis_server.url, **bounds) as desk:
             job = await desk.accepted(data, data)
             refused = await desk.submit(data, data)
-            assert_error(refused, 503, "overloaded", f"{2 * len(data):,} bytes are waiting")
+            assert_error(refused, 503, "overloaded", f"{2 * (len(data) + FILE_BYTES):,} bytes are waiting")
             await desk.accepted(data)
             await desk.http.delete(f"/jobs/{job}")
             await desk.accepted(data, data)

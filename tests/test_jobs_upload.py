@@ -86,8 +86,8 @@ async def test_a_bad_upload_is_a_clear_400(desk: Desk, name: str) -> None:
 
 
 def test_a_queue_for_less_than_one_upload_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match="max_waiting_bytes must be at least max_job_bytes, 50000000"):
-        JobSettings(max_waiting_bytes=49_999_999)
+    with pytest.raises(ValueError, match="max_waiting_bytes must be at least 50256000: max_job_bytes"):
+        JobSettings(max_waiting_bytes=50_255_999)
 
 
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:

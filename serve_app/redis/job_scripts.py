@@ -8,7 +8,7 @@ input:ID     hash: index → the picture's bytes; a field goes when its picture 
 results:ID   hash: index → the picture's result, JSON; written once
 key:HASH     the id of the job with this idempotency key
 waiting      sorted set of the queued jobs, in order; `running`: set of those that have begun
-bytes        how many bytes the inputs of all jobs have
+bytes        how many bytes the inputs of all jobs have, with FILE_BYTES for each
 ended        stream of ids, newest 1,000, that waiters read; `dead`: the dead letters, newest 1,000
 poison:ID:I  the picture of a dead letter, for as long as its job is kept
 
@@ -16,7 +16,11 @@ Time is that of Redis, so that machines need not agree on it. Each script that m
 with a command that frees: after one, Redis lets the rest of a script through (`maxmemory`, 6.2 and 7).
 """
 
-_SHARED = """
+from serve_app.redis.job_settings import FILE_BYTES
+
+_SHARED = (
+    f"local file_bytes = {FILE_BYTES}"
+     """
 local prefix = KEYS[1]
 local stream, group = prefix .. 'stream', 'workers'
 
@@ -60,12 +64,12 @@ end
 -- Returns the job's new state when that was its last picture.
 local function end_file(entry, id, file, result, code, detail, ttl_ms)
   local job, input = prefix .. 'job:' .. id, prefix .. 'input:' .. id
-  local size = redis.call('HSTRLEN', input, file)
+  local size = redis.call('HSTRLEN', input, file) + file_bytes
   redis.call('HDEL', input, file)
   drop_entry(entry)
   if redis.call('HSETNX', prefix .. 'results:' .. id, file, result) == 0 then return '' end
   redis.call('DECRBY', prefix .. 'bytes', size)
-  redis.call('HINCRBY', job, 'bytes', 0 - size)  -- of an empty file, -size is -0, which is no integer
+  redis.call('HINCRBY', job, 'bytes', 0 - size)
   local done = redis.call('HINCRBY', job, 'done', 1)
   local bad = redis.call('HINCRBY', job, 'bad', code == '' and 0 or 1)
   local files = tonumber(redis.call('HGET', job, 'files'))
@@ -81,6 +85,7 @@ local function end_file(entry, id, file, result, code, detail, ttl_ms)
   return 'failed'
 end
 """
+)
 
 SUBMIT = (
     _SHARED

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 # A ZIP is in memory packed and unpacked, and a form has its boundaries and part headers.
 HELD_PER_UPLOAD = 2.5
+FILE_BYTES = 512
+"""What a picture takes in Redis besides its own bytes: its name, twice, and its entry in the stream."""
 
 
 class JobSettings(BaseModel):
@@ -18,7 +20,7 @@ class JobSettings(BaseModel):
     )
     max_waiting: int = Field(1000, ge=1, le=100_000, description="Most jobs that wait; beyond: 503.")
     max_waiting_bytes: int = Field(
-        536_870_912, ge=1, description="Most bytes of pictures in Redis that are not done; beyond: 503."
+        536_870_912, ge=1, description=f"Most bytes of pictures in Redis, and {FILE_BYTES} for each; beyond: 503."
     )
     max_wait_s: float = Field(86_400, gt=0, description="Longest time in the queue; then the job fails: expired.")
     max_files: int = Field(500, ge=1, le=10_000, description="Most pictures of one job; beyond: 413.")
@@ -40,6 +42,7 @@ class JobSettings(BaseModel):
         least = int(HELD_PER_UPLOAD * self.max_job_bytes)
         if self.max_held_bytes < least:
             raise ValueError(f"max_held_bytes must be at least {least}: {HELD_PER_UPLOAD} × max_job_bytes")
-        if self.max_waiting_bytes < self.max_job_bytes:
-            raise ValueError(f"max_waiting_bytes must be at least max_job_bytes, {self.max_job_bytes}")
+        least = self.max_job_bytes + FILE_BYTES * self.max_files
+        if self.max_waiting_bytes < least:
+            raise ValueError(f"max_waiting_bytes must be at least {least}: max_job_bytes and {FILE_BYTES} × max_files")
         return self

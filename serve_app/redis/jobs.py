@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from serve_app.errors import IdempotencyKeyReused, JobsUnavailable, Overloaded
 from serve_app.redis import job_scripts
 from serve_app.redis.job_calls import JobCalls
-from serve_app.redis.job_settings import JobSettings
+from serve_app.redis.job_settings import FILE_BYTES, JobSettings
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -37,8 +37,8 @@ class Submission:
 
     @property
     def bytes(self) -> int:
-        """All pictures together."""
-        return sum(len(data) for _, data in self.files)
+        """What all pictures together take in Redis."""
+        return sum(len(data) + FILE_BYTES for _, data in self.files)
 
 
 @dataclass(frozen=True)
