@@ -21,6 +21,7 @@ from tests.redis_server import RedisServer
 from tests.service import Service
 
 NOT_A_PICTURE = b"not a picture"
+PREFIX = "serve-app:{jobs:model}:"
 _SENDERS = 8
 _PAUSE_S = 0.25
 _LOOKERS = 8
@@ -88,6 +89,7 @@ async def run_jobs(running: Service, redis: RedisServer, uploads: list[list[byte
     Raises AssertionError when a killed replica does not come back.
     """
     account = Account(len(uploads), pictures=sum(len(upload) for upload in uploads))
+    before = await _count_jobs(redis)
     began_s = time.monotonic()
     async with httpx.AsyncClient(base_url=f"{running.url}/model", timeout=60) as http:
         breaking = asyncio.create_task(_break(running, redis, account, plan))
@@ -96,7 +98,7 @@ async def run_jobs(running: Service, redis: RedisServer, uploads: list[list[byte
         account.took_s = time.monotonic() - began_s
         await breaking
         _judge(account, ids, uploads, found)
-    await _look_into(redis, account, ids)
+    await _look_into(redis, account, ids, before)
     return account
 
 
@@ -217,22 +219,28 @@ def _note_recovery(account: Account, told: dict[str, Any]) -> None:
         (account.recovered_s if is_alone else account.recovered_beside_outage_s).append(ended_s - kills[-1])
 
 
-async def _look_into(redis: RedisServer, account: Account, ids: list[str]) -> None:
+async def _count_jobs(redis: RedisServer) -> int:
+    """Return how many jobs Redis knows, those of earlier tests included."""
+    client = connect(redis.url, 5)
+    known = [key async for key in client.scan_iter(f"{PREFIX}job:*", count=1000)]
+    await client.aclose()
+    return len(known)
+
+
+async def _look_into(redis: RedisServer, account: Account, ids: list[str], before: int) -> None:
     """Count what is left of the queue, and how often each job was announced as ended."""
     client = connect(redis.url, 5)
-    prefix = "serve-app:{jobs:model}:"
-    announced: Any = await client.xrange(f"{prefix}ended")
+    announced: Any = await client.xrange(f"{PREFIX}ended")
     ended = Counter(fields[b"job"].decode() for _, fields in announced)
     account.ended_twice = [job for job, times in ended.items() if times > 1]
-    known = [key async for key in client.scan_iter(f"{prefix}job:*", count=1000)]
     account.left_in_redis = {
-        "jobs beyond those answered": len(known) - len(set(ids)) + len(account.lost),
-        "pictures in the stream": await client.xlen(f"{prefix}stream"),
-        "claims": (await client.xpending(f"{prefix}stream", "workers"))["pending"],
-        "waiting": await client.zcard(f"{prefix}waiting"),
-        "running": await client.scard(f"{prefix}running"),
-        "bytes of inputs": int(await client.get(f"{prefix}bytes") or 0),
-        "inputs": len([key async for key in client.scan_iter(f"{prefix}input:*", count=1000)]),
+        "jobs beyond those answered": await _count_jobs(redis) - before - len(set(ids)) + len(account.lost),
+        "pictures in the stream": await client.xlen(f"{PREFIX}stream"),
+        "claims": (await client.xpending(f"{PREFIX}stream", "workers"))["pending"],
+        "waiting": await client.zcard(f"{PREFIX}waiting"),
+        "running": await client.scard(f"{PREFIX}running"),
+        "bytes of inputs": int(await client.get(f"{PREFIX}bytes") or 0),
+        "inputs": len([key async for key in client.scan_iter(f"{PREFIX}input:*", count=1000)]),
     }
     await client.aclose()
 

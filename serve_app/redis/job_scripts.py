@@ -20,7 +20,7 @@ from serve_app.redis.job_settings import FILE_BYTES
 
 _SHARED = (
     f"local file_bytes = {FILE_BYTES}"
-     """
+    """
 local prefix = KEYS[1]
 local stream, group = prefix .. 'stream', 'workers'
 
