@@ -97,7 +97,7 @@ async def test_what_waits_has_a_position_and_can_be_cancelled(
             assert response.json()["state"] == "cancelled"
             assert [(await desk.look(job))["position"] for job in jobs] == [None, 0, 1]
             again = await desk.http.delete(f"/jobs/{jobs[0]}")
-            assert_error(again, 409, "job_ended", "cancelled")
+            assert (again.status_code, again.json()["state"]) == (200, "cancelled")
             await asyncio.sleep(0.3)
             assert (await desk.look(jobs[1]))["state"] == "queued"
             busy.close()

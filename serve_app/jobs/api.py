@@ -21,7 +21,7 @@ from serve_app.errors import (
     UploadTooSlow,
 )
 from serve_app.jobs.intake import job_bounds, read_submission
-from serve_app.jobs.job import ID, Job, describe_job
+from serve_app.jobs.job import ID, Job, describe_job, taken_job
 from serve_app.jobs.jobs import Jobs
 from serve_app.redis.jobs import Submission
 from serve_app.web import documented, given_keys
@@ -117,7 +117,10 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: Jobs | None
         else:
             opened.metrics.count_submitted()
         response.headers["Location"] = f"{request.scope.get('root_path', '')}{PATH}/{submitted.id}"
-        return describe_job(await opened.waiters.find(submitted.id, 0))
+        try:
+            return describe_job(await opened.waiters.find(submitted.id, 0))
+        except (JobsUnavailable, NotFound):  # it is taken all the same, and its client must learn the id
+            return taken_job(submitted.id, len(submission.files))
 
     @api.get(f"{PATH}/{{job}}", summary="How is it going?", responses=documented(*LOOK_ERRORS))
     async def look(job: JobId, wait_s: WaitS = 0) -> Job:
@@ -129,10 +132,12 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: Jobs | None
     async def cancel(job: JobId) -> Job:
         """End a job that waits or runs; the results that it has are kept as long as those of any other."""
         opened = _opened(jobs)
-        if ended := await opened.store.cancel(_checked(job)):
+        ended = await opened.store.cancel(_checked(job))
+        if ended not in (None, "cancelled"):  # a repeated request finds its own work
             raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
         cancelled = describe_job(await opened.waiters.find(job, 0))
-        opened.metrics.count_ended(cancelled.state)
+        if ended is None:
+            opened.metrics.count_ended(cancelled.state)
         return cancelled
 
 

@@ -64,6 +64,24 @@ def describe_job(stored: StoredJob) -> Job:
     )
 
 
+def taken_job(job: str, files: int) -> Job:
+    """Return a job that was stored just now, when Redis cannot be asked how it stands."""
+    return Job(
+        id=job,
+        state="queued",
+        position=None,
+        files=files,
+        files_done=0,
+        created_at=datetime.now(UTC),
+        started_at=None,
+        ended_at=None,
+        expires_at=None,
+        attempts=0,
+        error=None,
+        results=None,
+    )
+
+
 def _moment(since_1970_ms: int) -> datetime:
     return datetime.fromtimestamp(since_1970_ms / 1000, UTC)
 

@@ -138,8 +138,9 @@ class Worker:
         except NotReady:
             await self._outage.outlast(lambda: self._claims.give_back(work.entry))
             return
-        except Exception as exc:  # noqa: BLE001 whatever it is, the picture had its attempt, and others go on
-            reason = f"{type(exc).__name__}: {exc}"[:500]
+        except Exception as exc:
+            logger.exception("picture %d of job %s failed and is tried again later", work.index, work.job)
+            reason = type(exc).__name__  # its text is for the log: clients read this
             await self._outage.outlast(lambda: self._claims.give_back(work.entry, work, reason))
             return
         error = (result.error.code, result.error.detail) if result.error else None

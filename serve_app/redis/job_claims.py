@@ -104,7 +104,7 @@ class JobClaims:
         return str(state.decode())
 
     async def give_back(self, entry: str, work: Work | None = None, reason: str = "") -> None:
-        """Let anyone have the entry at once. With a `reason` this was an attempt that failed, otherwise none."""
+        """Let anyone have the entry at once; with a `reason`, of an attempt that failed, after lease_s."""
         job, index = (work.job, work.index) if work else ("", 0)
         await self._calls.script(job_scripts.GIVE_BACK, entry, self._worker, job, index, reason)
 

@@ -203,14 +203,16 @@ local entry, worker, id, file, reason = unpack(ARGV)
 local holder, tries = claim_of(entry)
 if holder ~= worker then return 0 end
 if reason == '' then tries = tries - 1 end
-redis.call('XCLAIM', stream, group, worker, 0, entry, 'IDLE', 86400000, 'RETRYCOUNT', tries, 'JUSTID')
+redis.call('XCLAIM', stream, group, worker, 0, entry, 'IDLE', reason == '' and 86400000 or 0, 'RETRYCOUNT', tries,
+           'JUSTID')
 if reason ~= '' and redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then
   redis.call('HSET', prefix .. 'job:' .. id, 'reason:' .. file, reason)
 end
 return 1
 """
 )
-"""ARGV: entry, worker, id, index, reason. Anyone may take it from now on; without a reason this was no attempt."""
+"""ARGV: entry, worker, id, index, reason. Without a reason this was no attempt, and anyone may take it from now on;
+with one, when it has lapsed: an engine that fails for a moment must not use up all attempts in it."""
 
 RENEW = (
     _SHARED

@@ -13,7 +13,7 @@ FILE_BYTES = 512
 class JobSettings(BaseModel):
     """How much the queue takes, for how long, and how it is worked off. Only with REDIS_URL are there jobs at all."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
     queue: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
         "model", description="Name of the queue; services with different models need different ones in one Redis."
