@@ -44,16 +44,16 @@ async def test_the_picture_may_be_the_body_itself(desk: Desk, fitted: Fitted) ->
 
 async def test_uploads_are_bounded(classifier: Classifier, redis_server: RedisServer, fitted: Fitted) -> None:
     data = fitted.pictures["thing 7"]
-    bounds = {"max_files": 3, "max_job_bytes": 3_000_000, "max_held_bytes": 7_500_000}
+    bounds = {"max_files": 3, "max_job_bytes": 3_000_000, "max_held_bytes": 9_300_000}
     async with replica(classifier, redis_server.url, **bounds) as desk:
         assert_error(await desk.submit(*[data] * 4), 413, "upload_too_large", "more than 3 files", "fewer")
         assert_error(await desk.submit(b"x" * 2_000_001), 413, "upload_too_large", "'0.jpg'", "2,000,000")
         assert_error(await desk.submit(*[b"x" * 1_100_000] * 3), 413, "upload_too_large", "3,000,000", "fewer")
         packed = zipped((f"{index}.jpg", data) for index in range(4))
         assert_error(await desk.http.post("/jobs", content=packed), 413, "upload_too_large", "4 files", "up to 3")
-        desk.jobs.memory.hold(7_000_000)
+        desk.jobs.memory.hold(8_800_000)
         assert_error(await desk.submit(b"x" * 600_000), 503, "overloaded", "are in memory already")
-        desk.jobs.memory.free(7_000_000)
+        desk.jobs.memory.free(8_800_000)
         assert desk.jobs.memory._held_bytes == 0
         assert (await desk.ended(await desk.accepted(data, data, data)))["state"] == "done"
 
@@ -91,5 +91,5 @@ def test_a_queue_for_less_than_one_upload_is_refused_at_the_start() -> None:
 
 
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match="max_held_bytes must be at least 2500"):
+    with pytest.raises(ValueError, match="max_held_bytes must be at least 3100"):
         JobSettings(max_job_bytes=1000, max_held_bytes=2000)

@@ -35,15 +35,15 @@ class Waiters:
             return found
         deadline_s = time.monotonic() + wait_s
         with self._bell(job) as bell:
-            # Asked again with the bell in place: it may have ended just before.
-            while not (found := await self._find(job)).has_ended:
+            # Asked again with the bell in place: it may have ended just before. Of many results, only once at the end.
+            while await self._store.is_open(job):
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     break
                 with suppress(TimeoutError):
                     await asyncio.wait_for(bell.wait(), min(left_s, RECHECK_S))
                 bell.clear()
-        return found
+        return await self._find(job)
 
     async def close(self) -> None:
         """Stop listening; who waits sees the end at the next look."""

@@ -4,8 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-# A ZIP is in memory packed and unpacked, and a form has its boundaries and part headers.
-HELD_PER_UPLOAD = 2.5
+# A ZIP in a form is in memory as the body, as its part, and unpacked; and a form has its boundaries and headers.
+HELD_PER_UPLOAD = 3.1
 FILE_BYTES = 512
 """What a picture takes in Redis besides its own bytes: its name, twice, and its entry in the stream."""
 

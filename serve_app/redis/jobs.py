@@ -124,6 +124,11 @@ class JobStore:
         fields, position, results = await self._calls.script(job_scripts.FIND, job)
         return _stored(job, _pairs(fields), position, _pairs(results)) if fields else None
 
+    async def is_open(self, job: str) -> bool:
+        """Tell whether a job waits or runs, without reading its results."""
+        found: Any = await self._calls.call(lambda redis: redis.hmget(self._key("job", job), "state"))
+        return found[0] in (b"queued", b"running")
+
     async def cancel(self, job: str) -> State | None:
         """End a job that has not ended: its state if it had, else None. Whoever works on it stops soon."""
         state = await self._calls.script(job_scripts.CANCEL, job, _ms(self._settings.result_ttl_s))
