@@ -53,21 +53,17 @@ PREDICT_ERRORS: tuple[type[ServiceError], ...] = (
     MalformedUpload, UnreadableImage, UploadTooSlow, UploadTooLarge, ImageTooLarge, UnsupportedImage,
     InvalidParameter, NotReady, Overloaded, DeadlineExceeded,
 )  # fmt: skip
-PREDICT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {FIELD: {"type": "string", "format": "binary"}},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+
+
+def document_upload(field: dict[str, Any], *types: str) -> dict[str, Any]:
+    """Return the OpenAPI of a body that is a form whose field `file` has this schema, or one of the media `types`."""
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    content = {"multipart/form-data": {"schema": form}, **{media: {"schema": BINARY} for media in types}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+PREDICT_BODY = document_upload(BINARY, "image/*")
 SERVER_TIMING_DOC = {
     "Server-Timing": {
         "description": f"Milliseconds by stage: {', '.join(STAGES)}. They add up to the whole.",

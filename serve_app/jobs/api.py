@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 
 from serve_app.classifier.admission import Lease
-from serve_app.classifier.api import TopK
+from serve_app.classifier.api import BINARY, TopK, document_upload
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.upload import FIELD, discard_upload
+from serve_app.classifier.upload import discard_upload
 from serve_app.errors import (
     IdempotencyKeyReused,
     InvalidParameter,
@@ -53,23 +53,7 @@ WaitS = Annotated[
     ),
 ]
 
-_BINARY = {"type": "string", "format": "binary"}
-SUBMIT_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [FIELD],
-                    "properties": {FIELD: {"type": "array", "items": _BINARY, "minItems": 1}},
-                }
-            },
-            "application/zip": {"schema": _BINARY},
-            "image/*": {"schema": _BINARY},
-        },
-    }
-}
+SUBMIT_BODY = document_upload({"type": "array", "items": BINARY, "minItems": 1}, "application/zip", "image/*")
 ACCEPTED: dict[str, Any] = {
     "headers": {
         "Location": {"description": "Path of the job.", "schema": {"type": "string"}},
