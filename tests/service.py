@@ -1,12 +1,15 @@
 """Starts the real service as a user would, as a process of its own, and sees to it that nothing of it is left."""
 
 import os
+import re
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import yaml
 
 from serve_app.data_plane import data_plane_environment
 from serve_app.deployments.rest import ServeRest
+from tests.failures import keep_on_failure
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +80,11 @@ class Service:
     def printed(self) -> str:
         return self.output.read_text(errors="replace")
 
+    def logs(self) -> list[Path]:
+        """Return what it printed, HAProxy's log, and the folder of Ray's logs."""
+        named = re.search(r"^ *logs +(\S+)$", self.printed(), re.MULTILINE)
+        return [self.output, self.output.with_name("haproxy.log"), *([Path(named[1])] if named else [])]
+
     def rest(self) -> ServeRest:
         """Return Serve's REST API at the address that the ready block names."""
         url = self.printed().split("dashboard")[-1].split()[0]
@@ -121,16 +130,41 @@ class Service:
 def service(command: list[str], environment: dict[str, str], folder: Path, port: int) -> Iterator[Service]:
     """Run `command` in a process group of its own with its output in a file; kill what is left at the end."""
     output = folder / "output.txt"
-    with output.open("wb") as file:
+    with ExitStack() as stack:
+        log_port = stack.enter_context(syslog(folder / "haproxy.log"))
+        environment = {**environment, "RAY_SERVE_HAPROXY_LOG_TARGET": f"127.0.0.1:{log_port}"}
+        file = stack.enter_context(output.open("wb"))
         process = subprocess.Popen(
             command, env=environment, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    try:
-        yield Service(process, output, f"http://127.0.0.1:{port}", environment)
-    finally:
-        for left in processes_of(environment):
-            left.kill()
-        process.wait(10)
+        started = Service(process, output, f"http://127.0.0.1:{port}", environment)
+        stack.enter_context(keep_on_failure("service", started.logs))
+        try:
+            yield started
+        finally:
+            for left in processes_of(environment):
+                left.kill()
+            process.wait(10)
+
+
+@contextmanager
+def syslog(path: Path) -> Iterator[int]:
+    """Write what comes to a UDP port of its own, which is yielded, into a file: one line a datagram."""
+
+    class Line(socketserver.DatagramRequestHandler):
+        def handle(self) -> None:
+            with path.open("ab") as file:
+                file.write(self.rfile.read().rstrip() + b"\n")
+
+    path.touch()
+    with socketserver.UDPServer(("127.0.0.1", 0), Line) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def launcher(config: Path) -> list[str]:

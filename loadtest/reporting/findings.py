@@ -35,7 +35,8 @@ LEAST_MEMORY_SAVED_SHARE = 0.1
 
 
 ENOUGH_REPETITIONS = 5
-"""Of two minutes each, they find a difference of 15 % more than nine times in ten (tests/test_comparison.py)."""
+"""Of two minutes each, they find a difference of 15 % more than nine times in ten
+(tests/loadtest/reporting/test_comparison.py)."""
 
 
 def conclude(figures: Figures) -> Figures:

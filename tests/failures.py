@@ -1,0 +1,114 @@
+"""What a failed test leaves behind: the logs of what it started, in a folder that its report names, and its requests.
+
+Registered as a pytest plugin by conftest. Whoever starts a server says `keep_on_failure` where its logs are.
+"""
+
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "build" / "test-failures"
+MOST_BYTES = 4_000_000
+"""Of one file: its end is kept."""
+
+Logs = Callable[[], list[Path]]
+
+_watched: dict[str, Logs] = {}
+_requests: deque[str] = deque(maxlen=30)
+
+
+@contextmanager
+def keep_on_failure(name: str, logs: Logs) -> Iterator[None]:
+    """Copy what `logs` returns, files and folders, if a test fails inside; `name` says what wrote them."""
+    unique = name if name not in _watched else f"{name}-{len(_watched)}"
+    _watched[unique] = logs
+    try:
+        yield
+    finally:
+        del _watched[unique]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failed test's report where the logs are and which requests it sent last."""
+    report = yield
+    if report.failed:
+        folder = FOLDER / re.sub(r"[^\w.-]+", "_", item.nodeid.removeprefix("tests/"))[:150]
+        kept = _keep(folder)
+        if kept:
+            report.sections.append(("look at", "\n".join(str(path) for path in kept)))
+        if _requests:
+            report.sections.append(("last requests of this process, newest last", "\n".join(_requests)))
+    return report
+
+
+def pytest_runtest_setup() -> None:
+    """Forget the requests of the test before."""
+    _requests.clear()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _requests_are_noted() -> Iterator[None]:
+    """Note method, URL, status and request id of each request that httpx sends here."""
+    with pytest.MonkeyPatch.context() as patch:
+        send, send_async = httpx.Client.send, httpx.AsyncClient.send
+
+        def noted(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+            try:
+                return _note(send(self, request, **options))
+            except httpx.HTTPError as exc:
+                _note_error(request, exc)
+                raise
+
+        async def noted_async(self: httpx.AsyncClient, request: httpx.Request, **options: Any) -> httpx.Response:
+            try:
+                return _note(await send_async(self, request, **options))
+            except httpx.HTTPError as exc:
+                _note_error(request, exc)
+                raise
+
+        patch.setattr(httpx.Client, "send", noted)
+        patch.setattr(httpx.AsyncClient, "send", noted_async)
+        yield
+
+
+def _note(response: httpx.Response) -> httpx.Response:
+    request = response.request
+    _requests.append(
+        f"{request.method} {request.url} -> {response.status_code}, "
+        f"request id {response.headers.get('x-request-id', 'none')}"
+    )
+    return response
+
+
+def _note_error(request: httpx.Request, error: httpx.HTTPError) -> None:
+    _requests.append(f"{request.method} {request.url} -> {type(error).__name__}: {error}")
+
+
+def _keep(folder: Path) -> list[Path]:
+    """Return the copies of everything that is watched now."""
+    shutil.rmtree(folder, ignore_errors=True)
+    kept = []
+    for name, logs in _watched.items():
+        for source in logs():
+            files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+            for file in files:
+                copy = folder / name / (file.name if file is source else file.relative_to(source))
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(_end_of(file))
+            if files:
+                kept.append(folder / name / source.name if source.is_file() else folder / name)
+    return kept
+
+
+def _end_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - MOST_BYTES))
+        return file.read()

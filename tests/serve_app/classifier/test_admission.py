@@ -1,0 +1,314 @@
+"""Admission: who is taken, who is refused and until when, and that a refusal or a missed deadline costs nothing."""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from itertools import pairwise
+
+import httpx
+import pytest
+
+from serve_app.classifier.admission import STANDING_AFTER_S, Admission, HeldUpload
+from serve_app.classifier.early import build_early_refusal
+from serve_app.classifier.metrics import Metrics
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import Overloaded
+from tests.conftest import Fitted
+from tests.serve_app.classifier.test_model_api import assert_error
+
+PICTURE_S = 0.1
+
+
+class Counted(Metrics):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.refusals = Counter[str]()
+        self.missed_deadlines = 0
+        self.batches: list[int] = []
+        self.queue_lengths = [0]
+        self.stages: list[Mapping[str, float]] = []
+
+    def count_refusal(self, reason: str) -> None:
+        self.refusals[reason] += 1
+
+    def count_missed_deadline(self) -> None:
+        self.missed_deadlines += 1
+
+    def observe_batch(self, pictures: int) -> None:
+        self.batches.append(pictures)
+
+    def set_queue_length(self, pictures: int) -> None:
+        self.queue_lengths.append(pictures)
+
+    def observe_stages(self, spent_s: Mapping[str, float]) -> None:
+        self.stages.append(dict(spent_s))
+
+
+def admission(clock: Callable[[], float] = time.monotonic, **args: object) -> Admission:
+    return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S, clock=clock)
+
+
+def fill(gate: Admission, stack: ExitStack, within_s: float | None = None) -> Overloaded:
+    """Take places until one is refused; return the refusal."""
+    while True:
+        try:
+            stack.enter_context(gate.place(within_s))
+        except Overloaded as exc:
+            return exc
+
+
+def test_pictures_are_taken_as_long_as_their_turn_comes_in_time() -> None:
+    gate = admission(max_wait_s=1.05)
+    with ExitStack() as taken:
+        refusal = fill(gate, taken)
+        assert gate.wait_s == pytest.approx(1.1)  # eleven: the tenth had 0.9 s before it, the eleventh 1.0 s
+        assert refusal.retry_after_s == math.ceil(gate.wait_s)
+        assert "11 pictures" in refusal.detail
+        assert "1.1 s" in refusal.detail
+    assert gate.wait_s == 0
+    gate.check()
+
+
+def test_a_standing_queue_is_half_as_long_as_a_burst_may_be_until_it_has_been_short() -> None:
+    now_s = 100.0
+    gate = admission(lambda: now_s, max_wait_s=4)
+    with ExitStack() as taken:
+        fill(gate, taken)
+        assert gate.wait_s == pytest.approx(4.1)
+        now_s += STANDING_AFTER_S
+        assert gate.most_wait_s == 4
+        now_s += 1
+        assert gate.most_wait_s == 2
+        assert "longer than 2 s" in fill(gate, taken).detail
+    assert gate.most_wait_s == 4  # all were answered
+    with ExitStack() as taken:
+        fill(gate, taken)
+        assert gate.wait_s == pytest.approx(4.1)
+
+
+def test_the_work_of_a_standing_queue_hovers_at_its_limit() -> None:
+    now_s = 100.0
+    gate = admission(lambda: now_s, max_wait_s=4)
+    queue: list[ExitStack] = []
+    waits_s = []
+    for _ in range(600):  # a picture is worked off each PICTURE_S, and three come
+        for _ in range(3):
+            place = ExitStack()
+            with suppress(Overloaded):
+                place.enter_context(gate.place())
+                queue.append(place)
+        now_s += PICTURE_S
+        queue.pop(0).close()
+        waits_s.append(gate.wait_s)
+    assert max(waits_s[:200]) == pytest.approx(4.0)
+    assert [min(waits_s[300:]), max(waits_s[300:])] == pytest.approx([2.0, 2.0], abs=PICTURE_S)
+
+
+def test_an_idle_replica_takes_a_picture_however_slow_it_is() -> None:
+    gate = admission(max_wait_s=0.001)
+    with gate.place():
+        pass
+
+
+def test_a_client_in_a_hurry_is_refused_earlier_and_a_patient_one_no_later() -> None:
+    gate = admission(max_wait_s=1.05)
+    with ExitStack() as taken:
+        fill(gate, taken, within_s=0.35)
+        assert gate.wait_s == pytest.approx(0.4)
+        fill(gate, taken, within_s=60)
+        assert gate.wait_s == pytest.approx(1.1)
+
+
+def test_the_number_of_pictures_is_bounded_too() -> None:
+    gate = admission(max_wait_s=600, max_queue=3)
+    with ExitStack() as taken:
+        assert "3 pictures" in fill(gate, taken).detail
+    assert isinstance(gate.metrics, Counted)
+    assert gate.metrics.refusals == {"queue_full": 1}
+    assert gate.metrics.queue_lengths == [0, 1, 2, 3, 2, 1, 0]
+
+
+def test_the_service_time_follows_what_the_engine_shows() -> None:
+    gate = admission()
+    with gate.place():
+        for _ in range(30):
+            gate.learn(8, 8 * 0.02)
+        assert gate.wait_s == pytest.approx(0.02, rel=0.01)
+
+
+def test_a_process_that_was_stopped_is_not_taken_for_a_slow_one() -> None:
+    gate = admission()
+    with gate.place():
+        before_s = gate.wait_s
+        gate.learn(1, 10.0)
+        assert gate.wait_s < 2 * before_s
+
+
+def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
+    gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
+    first, second = gate.lease(), gate.lease()
+    first.add(15_000)
+    second.add(5_000)
+    with pytest.raises(Overloaded, match="20,000 bytes"):
+        second.add(1)
+    first.end()
+    first.end()
+    second.add(15_000)
+    second.end()
+    gate.lease().add(20_000)
+
+
+def test_who_waits_for_anothers_picture_counts_but_makes_nobody_wait() -> None:
+    gate = admission(max_wait_s=600, max_queue=3)
+    with gate.place(), gate.share(), gate.share():
+        assert gate.wait_s == pytest.approx(PICTURE_S)
+        with pytest.raises(Overloaded, match="3 pictures"):
+            gate.check()
+        with pytest.raises(Overloaded), gate.share():
+            pass
+    gate.check()
+
+
+def test_an_upload_is_counted_once_whoever_holds_it() -> None:
+    gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
+    lease = gate.lease()
+    lease.add(20_000)
+    first = HeldUpload(b"x", lease)
+    second = first.hand_over()
+    assert (first.data, second.data) == (b"", b"x")
+    first.free()
+    lease.end()
+    with pytest.raises(Overloaded, match="20,000 bytes"):
+        gate.lease().add(1)
+    second.free()
+    gate.lease().add(20_000)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "is_refused"),
+    [
+        ("POST", "/model/predict", [], True),
+        ("POST", "/predict", [(b"x-deadline-ms", b"60000")], True),
+        ("POST", "/model/predict", [(b"x-deadline-ms", b"soon")], True),
+        ("GET", "/model/predict", [], False),
+        ("GET", "/model/ready", [], False),
+        ("POST", "/model/other", [], False),
+    ],
+)
+def test_a_full_queue_refuses_predictions_before_the_api_and_nothing_else(
+    method: str, path: str, headers: list[tuple[bytes, bytes]], *, is_refused: bool
+) -> None:
+    gate = admission(max_wait_s=1)
+    refuse = build_early_refusal(gate)
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    assert refuse(scope) is None
+    with ExitStack() as stack:
+        fill(gate, stack)
+        assert isinstance(refuse(scope), Overloaded) is is_refused
+    assert refuse(scope) is None
+
+
+def test_a_client_in_a_hurry_is_refused_early_while_others_are_taken() -> None:
+    gate = admission(max_wait_s=10)
+    refuse = build_early_refusal(gate)
+    scope = {"type": "http", "method": "POST", "path": "/model/predict", "headers": [(b"x-deadline-ms", b"100")]}
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(gate.place())
+        assert isinstance(refuse(scope), Overloaded)
+        assert refuse({**scope, "headers": []}) is None
+
+
+@asynccontextmanager
+async def served(fitted: Fitted, metrics: Metrics, **args: object) -> AsyncIterator[httpx.AsyncClient]:
+    from serve_app.classifier.api import build_model_api
+    from serve_app.classifier.classifier import Classifier
+
+    settings = ClassifierSettings.model_validate({**fitted.args, "max_upload_bytes": 2_000_000, **args})
+    classifier = await Classifier.load(settings, metrics)
+    transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/model", timeout=60) as client:
+        yield client
+    await classifier.close()
+
+
+async def slowly(data: bytes, pause_s: float) -> AsyncIterator[bytes]:
+    yield data
+    await asyncio.sleep(pause_s)
+    yield data
+
+
+async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right(fitted: Fitted) -> None:
+    metrics = Counted()
+    async with served(fitted, metrics, max_wait_s=0.4) as client:
+        label, data = next(iter(fitted.pictures.items()))
+        answers = await asyncio.gather(*(client.post("/predict", content=data) for _ in range(60)))
+        right = [answer for answer in answers if answer.status_code == 200]
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert len(right) + len(refused) == 60
+        assert len(right) >= 2
+        assert {answer.json()["prediction"] for answer in right} == {label}
+        for answer in refused:
+            assert_error(answer, 503, "overloaded", "pictures", "try again later")
+            assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        assert metrics.refusals == {"wait_too_long": len(refused)}
+        assert sum(metrics.batches) == len(metrics.stages) == len(right)
+        assert metrics.queue_lengths[-1] == 0
+        assert {abs(later - earlier) for earlier, later in pairwise(metrics.queue_lengths)} == {1}
+        assert (await client.post("/predict", content=data)).status_code == 200
+
+
+async def test_a_missed_deadline_is_a_504_and_never_reaches_the_engine(fitted: Fitted) -> None:
+    metrics = Counted()
+    async with served(fitted, metrics, max_wait_s=60, deadline_s=60) as client:
+        data = next(iter(fitted.pictures.values()))
+        others = [asyncio.create_task(client.post("/predict", content=data)) for _ in range(24)]
+        async with asyncio.timeout(60):
+            while not metrics.batches:  # noqa: ASYNC110 an event would need a second Metrics
+                await asyncio.sleep(0.01)
+        late = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "1"})
+        assert late.status_code in (503, 504)
+        assert {(await other).status_code for other in others} == {200}
+        assert sum(metrics.batches) == 24
+        alone = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "1"})
+        assert_error(alone, 504, "deadline_exceeded", "0.001 s")
+        assert metrics.missed_deadlines >= 1
+
+
+@pytest.mark.parametrize("deadline", ["0", "-5", "soon", "1.5", "", "600001"])
+async def test_a_deadline_that_is_none_is_refused_by_name(
+    model_client: httpx.AsyncClient, fitted: Fitted, deadline: str
+) -> None:
+    response = await model_client.post(
+        "/predict", content=fitted.pictures["thing 7"], headers={"X-Deadline-Ms": deadline}
+    )
+    assert_error(response, 422, "invalid_parameter", "X-Deadline-Ms")
+
+
+async def test_no_client_can_make_the_deadline_longer(fitted: Fitted) -> None:
+    async with served(fitted, Counted(), deadline_s=0.001) as client:
+        data = next(iter(fitted.pictures.values()))
+        response = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "600000"})
+        assert_error(response, 504, "deadline_exceeded", "0.001 s")
+
+
+async def test_uploads_are_bounded_in_time_and_together_in_memory(fitted: Fitted) -> None:
+    metrics = Counted()
+    limits = {"upload_timeout_s": 0.3, "max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000}
+    async with served(fitted, metrics, **limits) as client, AsyncExitStack():
+        dawdler = asyncio.create_task(client.post("/predict", content=slowly(b"x" * 1_500_000, 5)))
+        await asyncio.sleep(0.05)
+        assert_error(await client.post("/predict", content=b"y" * 1_900_000), 503, "overloaded", "bytes are in memory")
+        assert metrics.refusals == {"memory": 1}
+        assert_error(await dawdler, 408, "upload_too_slow", "0.3 s")
+        data = next(iter(fitted.pictures.values()))
+        assert (await client.post("/predict", content=data)).status_code == 200
+
+
+def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="max_held_bytes must be at least 1016384"):
+        ClassifierSettings(max_upload_bytes=1_000_000, max_held_bytes=1_000_000)

@@ -1,0 +1,458 @@
+"""The prediction cache of the whole classifier: two replicas (real engines, without Ray) that share a real Redis."""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.metrics import Metrics
+from serve_app.classifier.model_cache import Manifest, PreparedModel
+from serve_app.classifier.prediction_cache import PredictionCache
+from serve_app.classifier.prediction_store import KEPT_CLASSES, MemoryPredictions, build_store, fingerprint_model
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import SetupError
+from serve_app.redis.predictions import CLAIM_S
+from tests.conftest import Fitted
+from tests.redis_server import RedisServer
+from tests.serve_app.classifier.test_admission import Counted
+from tests.serve_app.classifier.test_images import encode, smooth
+from tests.serve_app.classifier.test_model_api import assert_error, stages_ms
+
+BUSY = 12
+
+
+class Looked(Counted):
+    """Also keeps what it is told of the cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lookups = Counter[str]()
+        self.faults = Counter[str]()
+        self.breaker: list[bool] = []
+
+    def count_lookup(self, result: str) -> None:
+        self.lookups[result] += 1
+
+    def count_cache_fault(self, fault: str) -> None:
+        self.faults[fault] += 1
+
+    def set_cache_breaker(self, *, is_open: bool) -> None:
+        self.breaker.append(is_open)
+
+    def begin(self) -> None:
+        """Forget what was before this test."""
+        self.lookups.clear()
+        self.faults.clear()
+        self.batches.clear()
+        self.queue_lengths[:] = [0]
+
+
+@dataclass(frozen=True)
+class Replica:
+    client: httpx.AsyncClient
+    classifier: Classifier
+    metrics: Looked
+
+    async def predict(self, data: bytes, /, **headers: str) -> httpx.Response:
+        """Post a picture; `headers` with underscores for hyphens."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return await self.client.post(f"/predict?top_k={KEPT_CLASSES}", content=data, headers=given)
+
+    def begin(self, data: bytes, /, **headers: str) -> "asyncio.Task[httpx.Response]":
+        return asyncio.create_task(self.predict(data, **headers))
+
+    @property
+    def inferences(self) -> int:
+        return sum(self.metrics.batches)
+
+
+@asynccontextmanager
+async def replica(fitted: Fitted, **args: object) -> AsyncIterator[Replica]:
+    from serve_app.classifier.api import build_model_api
+
+    metrics = Looked()
+    settings = ClassifierSettings.model_validate({**fitted.args, "max_wait_s": 60, **args})
+    classifier = await Classifier.load(settings, metrics)
+    transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test/model", timeout=60) as client:
+        yield Replica(client, classifier, metrics)
+    await classifier.close()
+
+
+@pytest.fixture(scope="module")
+async def both(fitted: Fitted, module_redis: RedisServer) -> AsyncIterator[tuple[Replica, Replica]]:
+    """Two replicas at one Redis."""
+    async with AsyncExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("REDIS_URL", module_redis.url)
+            one, other = [await stack.enter_async_context(replica(fitted)) for _ in range(2)]
+        yield one, other
+
+
+@pytest.fixture
+async def one(both: tuple[Replica, Replica], module_redis: RedisServer) -> Replica:
+    """One of them, its Redis empty and its counts at zero; the other's too."""
+    async with Redis.from_url(module_redis.url) as raw:
+        await raw.flushall()
+    for each in both:
+        each.metrics.begin()
+    return both[0]
+
+
+@pytest.fixture
+def other(both: tuple[Replica, Replica]) -> Replica:
+    return both[1]
+
+
+@pytest.fixture
+def data(fitted: Fitted) -> bytes:
+    return fitted.pictures["thing 7"]
+
+
+async def until(condition: Callable[[], object], what: str, within_s: float = 10) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def busy_engine(one: Replica, fitted: Fitted) -> AsyncIterator[None]:
+    """Keep the engine of a replica busy for a second or so, with pictures past its cache."""
+    picture = fitted.pictures["thing 999"]
+    others = [one.begin(picture, cache_control="no-store") for _ in range(BUSY)]
+    await until(lambda: one.metrics.batches, "the first batch")
+    yield
+    assert {response.status_code for response in await asyncio.gather(*others)} == {200}
+
+
+async def written(module_redis: RedisServer, data: bytes) -> None:
+    """Return when the prediction of `data` is in Redis."""
+    end = hashlib.sha256(data).hexdigest()
+    async with Redis.from_url(module_redis.url, decode_responses=True) as raw, asyncio.timeout(2):
+        while True:
+            keys = [key for key in await raw.keys() if str(key).endswith(end)]
+            if keys and str(await raw.get(keys[0])).startswith("["):
+                return
+            await asyncio.sleep(0.005)
+
+
+async def test_a_picture_seen_before_is_answered_without_decoding_it_by_any_replica(
+    one: Replica, other: Replica, module_redis: RedisServer, data: bytes
+) -> None:
+    first = await one.predict(data)
+    await written(module_redis, data)
+    for again in (one, other):
+        again.metrics.begin()
+        second = await again.predict(data)
+        assert second.json() == {**first.json(), "cached": True}
+        spent_ms = stages_ms(second)
+        assert list(spent_ms) == ["upload", "cache", "decode", "queue", "inference", "answer"]
+        assert spent_ms["cache"] > 0 == spent_ms["decode"] == spent_ms["queue"] == spent_ms["inference"]
+        assert set(again.metrics.stages[-1]) == {"upload", "cache", "answer"}
+        assert again.metrics.lookups == {"hit": 1}
+        assert (again.metrics.batches, again.metrics.queue_lengths) == ([], [0])
+    assert first.json()["cached"] is False
+    assert stages_ms(first)["cache"] > 0
+
+
+async def test_one_prediction_answers_every_top_k(one: Replica, module_redis: RedisServer, data: bytes) -> None:
+    uncached = (await one.predict(data, cache_control="no-store")).json()
+    await one.client.post("/predict?top_k=1", content=data)
+    await written(module_redis, data)
+    for top_k in (1, 5, KEPT_CLASSES):
+        answer = (await one.client.post(f"/predict?top_k={top_k}", content=data)).json()
+        assert answer["cached"] is True
+        assert answer["predictions"] == uncached["predictions"][:top_k]
+    assert one.inferences == 2
+
+
+async def test_a_hundred_identical_pictures_at_once_are_one_inference(one: Replica, data: bytes) -> None:
+    answers = [response.json() for response in await asyncio.gather(*(one.predict(data) for _ in range(100)))]
+    assert {answer["prediction"] for answer in answers} == {"thing 7"}
+    assert sorted(answer["cached"] for answer in answers) == [False] + [True] * 99
+    assert one.inferences == 1
+    assert one.metrics.lookups == {"miss": 1, "shared": 99}
+    assert max(one.metrics.queue_lengths) == 1
+
+
+async def test_a_hundred_identical_pictures_at_two_replicas_are_one_inference(
+    one: Replica, other: Replica, data: bytes
+) -> None:
+    responses = await asyncio.gather(*((one, other)[number % 2].predict(data) for number in range(100)))
+    answers = [response.json() for response in responses]
+    assert {answer["prediction"] for answer in answers} == {"thing 7"}
+    assert sum(not answer["cached"] for answer in answers) == 1
+    assert one.inferences + other.inferences == 1
+
+
+async def test_different_pictures_are_computed_each(one: Replica, fitted: Fitted) -> None:
+    responses = await asyncio.gather(*(one.predict(picture) for picture in fitted.pictures.values()))
+    assert [response.json()["prediction"] for response in responses] == list(fitted.pictures)
+    assert one.metrics.lookups == {"miss": len(fitted.pictures)}
+
+
+async def test_the_others_are_answered_when_the_first_to_ask_has_gone(
+    one: Replica, fitted: Fitted, data: bytes
+) -> None:
+    async with busy_engine(one, fitted):
+        first = one.begin(data)
+        await asyncio.sleep(0.05)
+        others = [one.begin(data) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        first.cancel()
+        for response in await asyncio.gather(*others):
+            assert response.json()["prediction"] == "thing 7"
+    assert one.inferences == BUSY + 1
+
+
+async def test_the_others_are_answered_when_the_first_to_ask_was_in_a_hurry(
+    one: Replica, fitted: Fitted, data: bytes
+) -> None:
+    async with busy_engine(one, fitted):
+        one.classifier.admission.learn(1, 0)  # or the hurry alone would be refused
+        first = one.begin(data, x_deadline_ms="60")
+        await asyncio.sleep(0.02)
+        patient = one.begin(data)
+        assert (await first).status_code in (503, 504)
+        assert (await patient).json()["prediction"] == "thing 7"
+
+
+async def test_a_picture_for_which_nobody_waits_any_more_never_reaches_the_engine_and_is_free_for_others(
+    one: Replica, other: Replica, fitted: Fitted, data: bytes
+) -> None:
+    async with busy_engine(one, fitted):
+        waiting = [one.begin(data) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        for task in waiting:
+            task.cancel()
+        await asyncio.sleep(0.05)
+        began = time.monotonic()
+        assert (await other.predict(data)).json()["cached"] is False
+        assert time.monotonic() - began < CLAIM_S
+    assert (one.inferences, other.inferences) == (BUSY, 1)
+
+
+async def test_who_waits_for_another_needs_no_memory_for_the_upload(one: Replica, fitted: Fitted) -> None:
+    picture = encode(smooth(1500, 1500), "BMP")
+    async with busy_engine(one, fitted):
+        before = one.classifier.admission._held_bytes
+        waiting = [one.begin(picture) for _ in range(20)]
+        await until(lambda: one.classifier.admission._sharing == 19, "all who share")
+        assert one.classifier.admission._held_bytes - before <= len(picture)
+        assert {response.status_code for response in await asyncio.gather(*waiting)} == {200}
+    assert one.classifier.admission._held_bytes == one.classifier.admission._sharing == 0
+
+
+async def test_a_bad_picture_is_the_same_error_for_all_and_is_not_kept(
+    one: Replica, module_redis: RedisServer, data: bytes
+) -> None:
+    bad = data[:2000]
+    for _ in range(2):
+        for response in await asyncio.gather(*(one.predict(bad) for _ in range(20))):
+            assert_error(response, 400, "unreadable_image", "truncated")
+    await asyncio.sleep(0.05)
+    async with Redis.from_url(module_redis.url) as raw:
+        assert await raw.keys() == []
+    assert one.metrics.lookups == {}
+    assert one.classifier.admission._held_bytes == 0
+
+
+async def test_no_store_neither_looks_nor_keeps(one: Replica, module_redis: RedisServer, data: bytes) -> None:
+    async with Redis.from_url(module_redis.url) as raw:
+        for directives in ("no-store", "No-Store", "max-age=0, no-store", "no-cache,no-store"):
+            response = await one.predict(data, cache_control=directives)
+            assert response.json()["cached"] is False
+            await asyncio.sleep(0.02)
+            assert await raw.keys() == []
+        await one.predict(data)
+        await written(module_redis, data)
+        assert (await one.predict(data, cache_control="no-store")).json()["cached"] is False
+    assert one.metrics.lookups == {"skipped": 5, "miss": 1}
+    assert one.inferences == 6
+
+
+async def test_no_cache_computes_again_and_keeps_that(one: Replica, module_redis: RedisServer, data: bytes) -> None:
+    assert (await one.predict(data, cache_control="no-cache")).json()["cached"] is False
+    await written(module_redis, data)
+    assert (await one.predict(data, cache_control="no-cache")).json()["cached"] is False
+    assert (await one.predict(data, cache_control="max-age=60")).json()["cached"] is True
+    assert one.inferences == 2
+
+
+@pytest.mark.long
+async def test_a_killed_replicas_picture_is_computed_by_another_soon(
+    one: Replica, module_redis: RedisServer, data: bytes
+) -> None:
+    async with Redis.from_url(module_redis.url) as raw:
+        await one.predict(data)
+        await written(module_redis, data)
+        [key] = await raw.keys()
+        await raw.set(key, "?a replica that was killed", px=round(1000 * CLAIM_S))
+        began = time.monotonic()
+        responses = await asyncio.gather(*(one.predict(data) for _ in range(10)))
+        assert time.monotonic() - began < CLAIM_S + 1
+        assert {response.json()["prediction"] for response in responses} == {"thing 7"}
+    assert one.inferences == 2
+
+
+async def test_an_upload_too_big_to_hash_at_once_is_found_again(one: Replica, module_redis: RedisServer) -> None:
+    picture = encode(smooth(800, 800), "BMP")
+    first = await one.predict(picture)
+    await written(module_redis, picture)
+    second = await one.predict(picture)
+    assert second.json() == {**first.json(), "cached": True}
+    assert second.json()["image_sha256"] == hashlib.sha256(picture).hexdigest()
+
+
+@pytest.mark.parametrize("fault", ["freeze", pytest.param("kill", marks=pytest.mark.long)])
+async def test_predictions_go_on_while_redis_fails_and_use_it_again_afterwards(
+    one: Replica, module_redis: RedisServer, fitted: Fitted, fault: str
+) -> None:
+    pictures = list(fitted.pictures.items())
+    getattr(module_redis, fault)()
+    try:
+        for label, picture in pictures[:3]:
+            began = time.monotonic()
+            assert (await one.predict(picture)).json()["prediction"] == label
+            assert time.monotonic() - began < 1
+        await until(lambda: one.metrics.breaker[-1], "the breaker")
+        one.classifier.check_ready()
+        one.metrics.stages.clear()
+        for label, picture in pictures:
+            answer = (await one.predict(picture)).json()
+            assert (answer["prediction"], answer["cached"]) == (label, False)
+        assert sum(stages["cache"] for stages in one.metrics.stages) / len(pictures) < 0.001
+    finally:
+        module_redis.thaw() if fault == "freeze" else module_redis.start()
+    await until(lambda: not one.metrics.breaker[-1], "healing")
+    label, picture = pictures[-1]
+    await one.predict(picture, cache_control="no-cache")
+    await written(module_redis, picture)
+    assert (await one.predict(picture)).json()["cached"] is True
+
+
+async def test_which_cache_is_on_is_told(one: Replica, model_client: httpx.AsyncClient) -> None:
+    assert (await one.client.get("/")).json()["cache"] == "redis"
+    assert (await model_client.get("/")).json()["cache"] == "off"
+
+
+async def test_without_a_cache_equal_pictures_are_computed_each(model_client: httpx.AsyncClient, data: bytes) -> None:
+    responses = [await model_client.post("/predict", content=data) for _ in range(2)]
+    assert [response.json()["cached"] for response in responses] == [False, False]
+    assert all(stages_ms(response)["inference"] > 0 for response in responses)
+
+
+async def test_openapi_documents_the_cache(model_client: httpx.AsyncClient) -> None:
+    document = (await model_client.get("/openapi.json")).json()
+    parameters = document["paths"]["/predict"]["post"]["parameters"]
+    [described] = [found["description"] for found in parameters if found["name"] == "Cache-Control"]
+    assert "no-store" in described
+    assert "no-cache" in described
+    assert document["components"]["schemas"]["Prediction"]["properties"]["cached"]["type"] == "boolean"
+    assert document["components"]["schemas"]["ModelInfo"]["properties"]["cache"]["enum"] == ["redis", "memory", "off"]
+
+
+async def test_in_memory_the_least_used_make_room_and_all_expire() -> None:
+    best = [(number, 0.1) for number in range(10)]
+    store = MemoryPredictions(max_entries=3, ttl_s=0.2)
+    for key in "abc":
+        store.keep(key, best)
+    assert await store.find_or_claim("a") == best
+    store.keep("d", best)
+    assert [await store.find_or_claim(key) for key in "abcd"] == [best, None, best, best]
+    await asyncio.sleep(0.25)
+    assert [await store.find_or_claim(key) for key in "abcd"] == [None] * 4
+
+
+async def test_the_memory_of_one_replica_does_the_same_for_it_alone(
+    one: Replica, other: Replica, monkeypatch: pytest.MonkeyPatch, fitted: Fitted, data: bytes
+) -> None:
+    for each in (one, other):
+        cache = PredictionCache(MemoryPredictions(100, 60), "a model", each.classifier.admission)
+        monkeypatch.setattr(each.classifier, "_cache", cache)
+    assert one.classifier.cache_kind == "memory"
+    assert [(await one.predict(data)).json()["cached"] for _ in range(3)] == [False, True, True]
+    responses = await asyncio.gather(*(one.predict(fitted.pictures["thing 999"]) for _ in range(50)))
+    assert sum(not response.json()["cached"] for response in responses) == 1
+    assert (await other.predict(data)).json()["cached"] is False
+    assert (one.inferences, other.inferences) == (2, 1)
+
+
+def made_model(**manifest: object) -> PreparedModel:
+    known = {"name": "resnet50", "weights": "w.h5", "weights_sha256": "a" * 64, "labels_from": "l", "labels": ["x"]}
+    return PreparedModel(folder=Path("x"), manifest=Manifest.model_validate({**known, **manifest}), fingerprint="x")
+
+
+def test_whatever_decides_the_scores_is_in_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ClassifierSettings()
+    seen = [
+        fingerprint_model(settings, made_model()),
+        fingerprint_model(settings, made_model(weights_sha256="b" * 64)),
+        fingerprint_model(settings, made_model(name="another")),
+        fingerprint_model(settings, made_model(weights="imagenet", weights_sha256=None)),
+        fingerprint_model(settings, made_model(weights="random", weights_sha256=None)),
+        fingerprint_model(ClassifierSettings(seed=1), made_model(weights="random", weights_sha256=None)),
+        fingerprint_model(ClassifierSettings(engine="openvino"), made_model()),
+        fingerprint_model(ClassifierSettings(engine="openvino", precision="bfloat16"), made_model()),
+    ]
+    for name, value in (("DECODING", "2, Pillow 99"), ("RECIPE", 99)):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"serve_app.classifier.prediction_store.{name}", value)
+            seen.append(fingerprint_model(settings, made_model()))
+    assert len(set(seen)) == len(seen)
+
+
+def test_what_does_not_decide_the_scores_is_not_in_the_fingerprint() -> None:
+    expected = fingerprint_model(ClassifierSettings(), made_model())
+    for alike in (
+        fingerprint_model(ClassifierSettings(), made_model(labels_from="other", labels=["y"])),
+        fingerprint_model(ClassifierSettings(), made_model(weights="another name.h5")),
+        fingerprint_model(ClassifierSettings(seed=7, threads=2, max_pixels=1000), made_model()),
+    ):
+        assert alike == expected
+
+
+@pytest.mark.parametrize(
+    ("cache", "url", "kind"),
+    [
+        ({}, "", "off"),
+        ({}, "redis://127.0.0.1:1/0", "redis"),
+        ({"store": "auto"}, "redis://127.0.0.1:1/0", "redis"),
+        ({"store": "memory"}, "redis://127.0.0.1:1/0", "memory"),
+        ({"store": "memory"}, "", "memory"),
+        ({"store": "off"}, "redis://127.0.0.1:1/0", "off"),
+    ],
+)
+async def test_redis_is_used_where_there_is_one_unless_the_config_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, cache: dict[str, str], url: str, kind: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    store = build_store(ClassifierSettings.model_validate({"cache": cache}), made_model(), Metrics())
+    assert (store.kind if store else "off") == kind
+
+
+def test_a_redis_that_is_asked_for_and_has_no_address_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    with pytest.raises(SetupError, match=r"cache.store: redis needs REDIS_URL"):
+        build_store(ClassifierSettings.model_validate({"cache": {"store": "redis"}}), made_model(), Metrics())
+    monkeypatch.setenv("REDIS_URL", "http://127.0.0.1")
+    with pytest.raises(SetupError, match="REDIS_URL must look like"):
+        build_store(ClassifierSettings(), made_model(), Metrics())
+
+
+@pytest.mark.parametrize(
+    "cache", [{"stores": "redis"}, {"store": "disk"}, {"ttl_s": 0}, {"max_entries": 0}, {"timeout_s": 5}]
+)
+def test_a_cache_section_with_a_fault_is_refused_by_name(cache: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"cache.{next(iter(cache))}"):
+        ClassifierSettings.model_validate({"cache": cache})

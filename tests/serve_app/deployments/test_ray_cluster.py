@@ -1,0 +1,210 @@
+"""ray_cluster.yaml by Ray's own checks, and its commands in real shells on a node that only takes notes."""
+
+import ipaddress
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
+
+ROOT = Path(__file__).parents[3]
+SHELLS = ["sh", "bash"]
+HEAD_IP = "192.0.2.10"
+SHELL_DEADLINE_S = 30
+
+# Each binary writes its arguments to ~/calls and its environment to ~/env.<name>.<first argument>. The first
+# `serve status` calls fail, one for each line of ~/refusals, as they do while the dashboard starts.
+NOTE_TAKER = """#!/bin/sh
+name=$(basename "$0")
+echo "$name $*" >> "$HOME/calls"
+env -0 > "$HOME/env.$name.$1"
+if [ "$name $1" = "serve status" ] && [ -s "$HOME/refusals" ]; then sed -i 1d "$HOME/refusals"; exit 1; fi
+if [ "$name $2" = "python3 venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/pip"; fi
+"""
+
+
+class Node:
+    """A home directory as the launcher leaves it after copying, plus note-taking binaries."""
+
+    def __init__(self, home: Path, cluster: dict[str, Any]) -> None:
+        self.home = home
+        self.project = home / "serve-app"
+        (home / "here" / ".ray").mkdir(parents=True)
+        (home / "here" / ".ray" / "auth_token").write_text("the token")
+        for remote, local in cluster["file_mounts"].items():
+            source = ROOT / local.replace("~", str(home / "here"), 1)
+            target = home / remote.removeprefix("~/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns(*cluster["rsync_exclude"]))
+            else:
+                shutil.copy(source, target)
+
+    def install(self, *binaries: str) -> None:
+        """Put note takers at these paths below the home directory."""
+        for binary in binaries:
+            path = self.home / binary
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(NOTE_TAKER)
+            path.chmod(0o755)
+
+    def run(self, shell: str, commands: Sequence[str]) -> list[int]:
+        """Run each command in a non-login shell of its own, as Ray can over SSH; return exit codes."""
+        environment = {"HOME": str(self.home), "PATH": f"{self.home / 'bin'}:/usr/bin:/bin"}
+        return [
+            subprocess.run(
+                [shell, "-c", command], cwd=self.home, env=environment, timeout=SHELL_DEADLINE_S, check=False
+            ).returncode
+            for command in commands
+        ]
+
+    def calls(self) -> list[str]:
+        """Return the command lines noted so far."""
+        return (self.home / "calls").read_text().splitlines()
+
+    def environment(self, binary: str, argument: str) -> dict[str, str]:
+        """Return the environment in which `binary argument` ran last."""
+        lines = (self.home / f"env.{binary}.{argument}").read_text().split("\0")
+        return dict(line.split("=", 1) for line in lines if line)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@pytest.fixture
+def node(tmp_path: Path, cluster: dict[str, Any]) -> Node:
+    node = Node(tmp_path, cluster)
+    node.install("serve-app/.venv/bin/ray", "serve-app/.venv/bin/serve", "bin/sleep")
+    return node
+
+
+def head_start(cluster: dict[str, Any]) -> list[str]:
+    return list(with_envs(cluster["head_start_ray_commands"], {"RAY_enable_autoscaler_v2": "1"}))
+
+
+def worker_start(cluster: dict[str, Any]) -> list[str]:
+    return list(with_envs(cluster["worker_start_ray_commands"], {"RAY_HEAD_IP": HEAD_IP}))
+
+
+def serve_env() -> dict[str, str]:
+    lines = (ROOT / "configs" / "serve.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if line.strip() and not line.startswith("#"))
+    return {name: shlex.split(value)[0] for name, value in settings.items()}
+
+
+def test_ray_accepts_the_file(cluster: dict[str, Any]) -> None:
+    prepared = prepare_config(cluster)
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(cluster["provider"]["worker_ips"])
+
+
+def test_the_provider_has_only_keys_that_ray_reads(cluster: dict[str, Any]) -> None:
+    """Ray's schema lets any key of `provider` pass."""
+    assert cluster["provider"].keys() == {"type", "head_ip", "worker_ips"}
+
+
+def test_every_address_is_an_example(cluster: dict[str, Any]) -> None:
+    provider = cluster["provider"]
+    examples = ipaddress.ip_network("192.0.2.0/24")
+    assert all(ipaddress.ip_address(ip) in examples for ip in [provider["head_ip"], *provider["worker_ips"]])
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_ray_starts_with_every_setting_of_serve_env_on_head_and_worker(
+    node: Node, cluster: dict[str, Any], shell: str
+) -> None:
+    program = str(node.project / ".venv/bin/serve-app-haproxy")
+    expected = serve_env() | {"RAY_AUTH_MODE": "token", "RAY_SERVE_HAPROXY_BINARY_PATH": program}
+    for commands in (head_start(cluster), worker_start(cluster)):
+        assert set(node.run(shell, commands)) == {0}
+        started = node.environment("ray", "start")
+        assert expected.items() <= started.items()
+
+
+def test_the_head_keeps_its_dashboard_to_itself_and_sets_up_the_workers(node: Node, cluster: dict[str, Any]) -> None:
+    node.run("sh", head_start(cluster))
+    stop, start, *_ = node.calls()
+    assert stop == "ray stop"
+    assert start.startswith("ray start --head --port=6379 --dashboard-host=127.0.0.1 ")
+    assert start.endswith("--autoscaling-config=~/ray_bootstrap_config.yaml")
+
+
+def test_a_worker_joins_the_head(node: Node, cluster: dict[str, Any]) -> None:
+    node.run("sh", worker_start(cluster))
+    assert node.calls() == ["ray stop", f"ray start --address={HEAD_IP}:6379"]
+
+
+def test_a_node_without_its_settings_does_not_start(node: Node, cluster: dict[str, Any]) -> None:
+    (node.project / "configs" / "serve.env").unlink()
+    assert 0 not in node.run("sh", [*head_start(cluster), *worker_start(cluster)])
+    assert not (node.home / "calls").exists()
+
+
+def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(node: Node, cluster: dict[str, Any]) -> None:
+    (node.home / "refusals").write_text("no\n" * 3)
+    node.run("sh", head_start(cluster))
+    questions = [call for call in node.calls() if call == "serve status"]
+    assert len(questions) == 4
+    assert node.calls()[-1] == "serve deploy configs/one_replica.yaml"
+    assert node.environment("serve", "status")["RAY_AUTH_MODE"] == "token"
+    assert node.environment("serve", "deploy")["RAY_AUTH_MODE"] == "token"
+
+
+def test_a_dashboard_that_never_answers_fails_the_launch(node: Node, cluster: dict[str, Any]) -> None:
+    (node.home / "refusals").write_text("no\n" * 100)
+    assert node.run("sh", head_start(cluster)) == [0, 1]
+    assert not any(call.startswith("serve deploy") for call in node.calls())
+
+
+def test_the_token_is_shipped_to_where_ray_looks_for_it(node: Node) -> None:
+    assert (node.home / ".ray" / "auth_token").read_text() == "the token"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_setup_installs_the_lock_then_the_project_and_makes_the_venv_once(
+    tmp_path: Path, cluster: dict[str, Any], shell: str
+) -> None:
+    node = Node(tmp_path, cluster)
+    node.install("bin/python3")
+    assert set(node.run(shell, cluster["setup_commands"] * 2)) == {0}
+    venv, lock, project, *second_time = node.calls()
+    assert venv == "python3 -m venv .venv"
+    assert lock.endswith(" -r requirements.lock")
+    assert "--no-deps" in project
+    assert project.endswith(" -e .")
+    assert second_time == [lock, project]
+
+
+def test_every_file_that_a_command_names_is_shipped(node: Node, cluster: dict[str, Any]) -> None:
+    """~/ray_bootstrap_config.yaml is Ray's: the launcher writes it to the head."""
+    commands = [line for key, lines in cluster.items() if key.endswith("_commands") for line in lines]
+    words = {word.strip(";") for command in commands for word in command.split()}
+    files = {word for word in words if word.endswith((".yaml", ".env", ".lock", ".toml")) and "~" not in word}
+    assert files >= {"configs/serve.env", "configs/one_replica.yaml", "requirements.lock"}
+    assert {file for file in files if not (node.project / file).is_file()} == set()
+
+
+def test_the_shipped_files_are_enough_to_install_the_project(node: Node) -> None:
+    build = "from setuptools import build_meta; print(build_meta.prepare_metadata_for_build_editable('.'))"
+    command = [sys.executable, "-c", build]
+    built = subprocess.run(command, cwd=node.project, capture_output=True, text=True, check=False, timeout=60)
+    assert built.returncode == 0, built.stderr
+    assert "serve_app-" in built.stdout
+
+
+def test_no_mount_makes_ray_read_the_venv_or_git(cluster: dict[str, Any]) -> None:
+    """Ray hashes every file below a mount, and does not ask rsync_exclude."""
+    mounted = [ROOT / local for local in cluster["file_mounts"].values() if not local.startswith("~")]
+    folders = [Path(folder) for mount in mounted for folder, _, _ in os.walk(mount)]
+    assert not [folder for folder in folders if folder.name in {".venv", ".git"}]

@@ -1,0 +1,95 @@
+"""What may be sent as a job, and what may not: forms, ZIPs, bodies and their bounds, through ASGI with a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from serve_app.classifier.classifier import Classifier
+from serve_app.redis.job_settings import JobSettings
+from tests.conftest import Fitted
+from tests.jobs import Desk, replica, zipped
+from tests.redis_server import RedisServer
+from tests.serve_app.classifier.test_model_api import assert_error
+
+
+@pytest.fixture(scope="module")
+async def desk(classifier: Classifier, redis_server: RedisServer) -> AsyncIterator[Desk]:
+    async with replica(classifier, redis_server.url) as opened:
+        yield opened
+
+
+async def test_a_zip_is_one_job(desk: Desk, fitted: Fitted) -> None:
+    members = [(f"summer/{label}.jpg", data) for label, data in fitted.pictures.items()]
+    members.append(("inner.zip", zipped(members[:1])))
+    litter = [("summer/.DS_Store", b"x"), ("__MACOSX/summer/._a.jpg", b"x")]
+    packed = zipped([*members, *litter])
+    for response in (
+        await desk.http.post("/jobs", files={"file": ("holiday.zip", packed)}),
+        await desk.http.post("/jobs", content=packed, headers={"content-type": "application/zip"}),
+    ):
+        ended = await desk.ended(response.json()["id"])
+        assert [result["name"] for result in ended["results"]] == [name for name, _ in members]
+        predicted = [result["prediction"]["prediction"] for result in ended["results"][:-1]]
+        assert predicted == list(fitted.pictures)
+        assert ended["results"][-1]["error"]["code"] == "unsupported_image"  # a ZIP in a ZIP is not opened
+
+
+async def test_the_picture_may_be_the_body_itself(desk: Desk, fitted: Fitted) -> None:
+    response = await desk.http.post("/jobs", content=fitted.pictures["thing 7"], headers={"content-type": "image/jpeg"})
+    ended = await desk.ended(response.json()["id"])
+    assert ended["results"][0]["name"] == "file"
+    assert ended["results"][0]["prediction"]["prediction"] == "thing 7"
+
+
+async def test_uploads_are_bounded(classifier: Classifier, redis_server: RedisServer, fitted: Fitted) -> None:
+    data = fitted.pictures["thing 7"]
+    bounds = {"max_files": 3, "max_job_bytes": 3_000_000, "max_held_bytes": 9_300_000}
+    async with replica(classifier, redis_server.url, **bounds) as desk:
+        assert_error(await desk.submit(*[data] * 4), 413, "upload_too_large", "more than 3 files", "fewer")
+        assert_error(await desk.submit(b"x" * 2_000_001), 413, "upload_too_large", "'0.jpg'", "2,000,000")
+        assert_error(await desk.submit(*[b"x" * 1_100_000] * 3), 413, "upload_too_large", "3,000,000", "fewer")
+        packed = zipped((f"{index}.jpg", data) for index in range(4))
+        assert_error(await desk.http.post("/jobs", content=packed), 413, "upload_too_large", "4 files", "up to 3")
+        desk.jobs.memory.hold(8_800_000)
+        assert_error(await desk.submit(b"x" * 600_000), 503, "overloaded", "are in memory already")
+        desk.jobs.memory.free(8_800_000)
+        assert desk.jobs.memory._held_bytes == 0
+        assert (await desk.ended(await desk.accepted(data, data, data)))["state"] == "done"
+
+
+async def test_a_dawdling_upload_is_a_408(classifier: Classifier, redis_server: RedisServer) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(5)
+        yield b"x"
+
+    async with replica(classifier, redis_server.url, upload_timeout_s=0.2) as desk:
+        assert_error(await desk.http.post("/jobs", content=slowly()), 408, "upload_too_slow", "0.2 s")
+
+
+BAD_UPLOADS: dict[str, tuple[dict[str, object], str]] = {
+    "nothing": ({"content": b""}, "empty"),
+    "an empty file": ({"files": {"file": b""}}, "empty"),
+    "another field": ({"files": {"image": b"x"}}, "`file`"),
+    "an empty ZIP": ({"content": zipped([])}, "no files"),
+    "a ZIP of folders": ({"content": zipped([("a/", b"")])}, "no files"),
+    "half a ZIP": ({"content": zipped([("a.jpg", b"x" * 999)])[:60]}, "ZIP cannot be read"),
+    "no boundary": ({"content": b"--x", "headers": {"content-type": "multipart/form-data"}}, "boundary"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_UPLOADS)
+async def test_a_bad_upload_is_a_clear_400(desk: Desk, name: str) -> None:
+    request, word = BAD_UPLOADS[name]
+    assert_error(await desk.http.post("/jobs", **request), 400, "malformed_upload", word)  # type: ignore[arg-type]
+
+
+def test_a_queue_for_less_than_one_upload_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="max_waiting_bytes must be at least 50256000: max_job_bytes"):
+        JobSettings(max_waiting_bytes=50_255_999)
+
+
+def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="max_held_bytes must be at least 3100"):
+        JobSettings(max_job_bytes=1000, max_held_bytes=2000)

@@ -1,0 +1,119 @@
+"""The prediction cache of the running service: two replicas behind HAProxy, a real Redis, and both being killed."""
+
+import asyncio
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from loadtest.measuring.target_metrics import discover
+from loadtest.pictures import PicturePool
+from tests.conftest import Fitted
+from tests.ports import free_port
+from tests.redis_server import RedisServer
+from tests.serve_app.running.test_serve import DISCOVERY
+from tests.service import Service, adapted, launcher, own_environment, service, write_config
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only"),
+]
+EXPORTED_S = 25
+PATIENT = {"max_wait_s": 60, "deadline_s": 60}  # on a busy machine nothing shall be refused
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, module_redis: RedisServer) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("service")
+    port = free_port()
+    config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT))
+    environment = own_environment(folder) | {"REDIS_URL": module_redis.url}
+    with service(launcher(config), environment, folder, port) as started:
+        started.wait_until_ready()
+        wait_for_replicas(started, 2)
+        yield started
+
+
+def wait_for_replicas(running: Service, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(running.replicas("model")) != count or "Ctrl-C" not in running.printed():
+        assert time.monotonic() < deadline, running.printed()
+        time.sleep(0.2)
+
+
+async def post(running: Service, pictures: list[bytes]) -> list[httpx.Response | BaseException]:
+    """Post all of them at once, each on a connection of its own."""
+    limits = httpx.Limits(max_connections=len(pictures))
+    async with httpx.AsyncClient(base_url=running.url, timeout=30, limits=limits) as client:
+        sent = (client.post("/model/predict", content=picture) for picture in pictures)
+        return list(await asyncio.gather(*sent, return_exceptions=True))
+
+
+def count_cached(responses: list[httpx.Response | BaseException]) -> Counter[bool]:
+    return Counter(response.json()["cached"] for response in responses if isinstance(response, httpx.Response))
+
+
+async def test_a_hundred_equal_pictures_at_two_replicas_are_one_inference(running: Service) -> None:
+    for _ in range(5):
+        picture = PicturePool(1).next_picture()
+        assert count_cached(await post(running, [picture] * 100)) == {False: 1, True: 99}
+    assert "cache: redis" in running.printed()
+
+
+async def test_equal_pictures_are_answered_when_a_replica_is_killed_with_them(running: Service) -> None:
+    """Whichever replica has claimed the picture: the others wait for it, and one takes over."""
+    pool, picture = PicturePool(32), PicturePool(1).next_picture()
+
+    async def later(after_s: float) -> list[httpx.Response | BaseException]:
+        await asyncio.sleep(after_s)
+        return await post(running, [picture] * 40)
+
+    async def kill(after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        running.replicas("model")[0].send_signal(signal.SIGKILL)
+
+    began = time.monotonic()
+    busy = post(running, [pool.next_picture() for _ in range(60)])
+    _, responses, _ = await asyncio.gather(busy, later(0.3), kill(0.6))
+    assert time.monotonic() - began < 20
+    right = [found for found in responses if isinstance(found, httpx.Response) and found.status_code == 200]
+    assert len(right) >= 15  # about half of them were in the other one
+    assert len({found.json()["prediction"] for found in right}) == 1
+    assert count_cached(await post(running, [picture] * 10)) == {True: 10}
+    wait_for_replicas(running, 2)
+
+
+async def test_predictions_go_on_while_redis_is_away_and_it_is_taken_back(
+    running: Service, module_redis: RedisServer
+) -> None:
+    pool = PicturePool(8)
+    module_redis.freeze()
+    for _ in range(3):
+        responses = await post(running, [pool.next_picture() for _ in range(10)])
+        assert [found.status_code for found in responses if isinstance(found, httpx.Response)] == [200] * 10
+    module_redis.thaw()
+    module_redis.kill()
+    assert count_cached(await post(running, [pool.next_picture()] * 4))[True] < 4
+    module_redis.start()
+    picture, deadline = pool.next_picture(), time.monotonic() + 15
+    while count_cached(await post(running, [picture] * 4)) != {True: 4}:
+        assert time.monotonic() < deadline, "never taken back"
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.usefixtures("running")
+async def test_the_counts_are_exported() -> None:
+    deadline = time.monotonic() + EXPORTED_S
+    async with httpx.AsyncClient(timeout=10) as client:
+        while True:
+            text = "".join([(await client.get(url)).text for url in discover(DISCOVERY)])
+            found = set(re.findall(r'^ray_classifier_cache_lookups_total{.*result="(\w+)"', text, re.MULTILINE))
+            if {"hit", "miss", "shared"} <= found and "ray_classifier_cache_faults_total{" in text:
+                return
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(1)
