@@ -9,8 +9,9 @@ UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements
 PLAN ?= configs/stress/quick.yaml
 
 MINUTES ?= 10
+RUNS ?= 5
 
-.PHONY: serve test test-long check stress soak format lock clean
+.PHONY: serve test test-long test-system test-redis test-noisy check stress soak format lock clean
 .DELETE_ON_ERROR:
 
 serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
@@ -36,6 +37,13 @@ stress: .venv/dev.stamp ## measure what PLAN says and make its report
 
 soak: .venv/dev.stamp ## load for MINUTES with a fault every minute
 	@$(BIN)/python -m loadtest soak --minutes $(MINUTES)
+
+test-redis: .venv/dev.stamp ## the tests of Redis against the server that TEST_REDIS_SERVER names
+	@TEST_REDIS_SERVER=$(TEST_REDIS_SERVER) $(BIN)/pytest tests/serve_app/redis tests/serve_app/jobs \
+		tests/serve_app/classifier/test_prediction_cache.py
+
+test-noisy: .venv/dev.stamp ## `make test` RUNS times in a row while another process keeps one core busy
+	@$(BIN)/python -m tests.noisy --runs $(RUNS)
 
 format: .venv/dev.stamp ## rewrite the code as `make check` wants it
 	$(BIN)/ruff format .
