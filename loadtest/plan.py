@@ -38,6 +38,10 @@ KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
 """Roles that the kit names itself: Locust, the kit, the target's processes that no pattern matches, everything that
 runs on this machine, and the CPU time that its host gave to other machines instead."""
 
+MOST_LATE_PERCENT = 4.0
+"""Of the time: while the generator's event loop is late, its lateness is in the latencies. From 5 % of the time on it
+would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the time, most of all when nearly idle."""
+
 MOST_IN_FLIGHT = 200
 """Requests under way in an open loop, unless told otherwise: by Little's law enough for 200 a second that take 1 s."""
 
@@ -111,6 +115,8 @@ class Replicas(_Checked):
 
     role: Name
     count: PositiveInt
+    wait_s: NonNegativeFloat = 10
+    """Once the target is ready, the longest wait until so many run: replicas may come after the first that answers."""
 
 
 class Target(_Checked):
@@ -266,6 +272,9 @@ class Plan(_Checked):
     Processes of the target that neither the kit started nor a role `anywhere` names count as other work."""
     most_stolen_cpu_percent: NonNegativeFloat = 100
     """Of one core: what the host of a virtual machine may give to others instead until a cell is INVALID."""
+    most_generator_late_percent: NonNegativeFloat = MOST_LATE_PERCENT
+    """Of the time: for how much of it the load generator's event loop may be late until a cell is INVALID. More, where
+    only counts matter: latencies are then partly the generator's own."""
     repetitions: PositiveInt = 1
     seed: int = 1
     workload: Workload

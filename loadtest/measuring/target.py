@@ -34,8 +34,6 @@ from loadtest.target_key import key_headers
 _POLL_S = 0.1
 _ASK_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 1.0
-# Replicas may come a moment after the first of them answers.
-_REPLICAS_WAIT_S = 10.0
 _STRAGGLERS_S = 3.0
 _STOP_COMMAND_S = 60.0
 
@@ -88,7 +86,7 @@ class RunningTarget:
         asked = self.target.replicas
         if asked is None or self.process is None:
             return None
-        deadline = time.monotonic() + _REPLICAS_WAIT_S
+        deadline = time.monotonic() + asked.wait_s
         while (found := count_role(roles, asked.role)) != asked.count and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return found

@@ -8,7 +8,7 @@ resource explains is looked for in the stages of the target's answers.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from loadtest.plan import STOLEN, Workload
+from loadtest.plan import MOST_LATE_PERCENT, STOLEN, Workload
 from loadtest.reporting.figures import (
     Bottleneck,
     CellFigures,
@@ -20,7 +20,7 @@ from loadtest.reporting.figures import (
     show_rps,
 )
 from loadtest.reporting.level import FULL_PERCENT, CpuUse, Level
-from loadtest.reporting.validity import MOST_GENERATOR_CPU_PERCENT, MOST_LATE_PERCENT
+from loadtest.reporting.validity import MOST_GENERATOR_CPU_PERCENT
 
 LATE_GENERATOR_CPU_PERCENT = 50.0
 """Of a core: a generator that is late and uses less was held up by others, and its own work is not the limit."""

@@ -530,6 +530,7 @@ def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
         "limits",
         "most_other_cpu_percent",
         "most_stolen_cpu_percent",
+        "most_generator_late_percent",
     )
     return {
         **{key: raw[key] for key in kept},

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.plan import STOLEN, Plan, Target
+from loadtest.plan import MOST_LATE_PERCENT, STOLEN, Plan, Target
 from loadtest.reporting.caching import find_cache_faults, find_cache_notes
 from loadtest.reporting.figures import Traffic, show_count, show_ms, show_percent, show_rps
 from loadtest.rows import GeneratorRow, ResourceRow
@@ -22,10 +22,6 @@ LEAST_DURATION_SHARE = 0.98
 
 MOST_GENERATOR_CPU_PERCENT = 90.0
 """Locust runs on one core; above this its event loop is late so often that it measures itself."""
-
-MOST_LATE_PERCENT = 4.0
-"""Of the time: while the generator's event loop is late, its lateness is in the latencies. From 5 % of the time on it
-would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the time, most of all when nearly idle."""
 
 NOTED_LATE_PERCENT = 1.0
 """Of the time: from here on p99 may be the generator's own."""
@@ -119,7 +115,7 @@ def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
     """Return what a reader of the figures should know of a cell that is valid all the same."""
     notes = []
     late_percent = _late_percent(evidence)
-    if NOTED_LATE_PERCENT < late_percent <= MOST_LATE_PERCENT:
+    if NOTED_LATE_PERCENT < late_percent <= plan.most_generator_late_percent:
         share = f"{show_percent(late_percent)} % of the time"
         notes.append(
             f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"
@@ -150,14 +146,15 @@ def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[str]:
         yield f"the machine's clock jumped by {largest_s:+.2f} s during the load, so its times cannot be compared"
 
 
-def _generator_faults(_: Plan, evidence: Evidence) -> Iterator[str]:
+def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
     if not evidence.generator:
         yield "generator.csv has no row of the steady window, so nobody knows whether the generator was late"
-    elif (late_percent := _late_percent(evidence)) > MOST_LATE_PERCENT:
+    elif (late_percent := _late_percent(evidence)) > plan.most_generator_late_percent:
         longest_ms = max(row.lag_ms for row in evidence.generator)
         yield (
             f"the load generator was late: its event loop for {show_percent(late_percent)} % of the time "
-            f"(by {show_ms(longest_ms)} ms at most), {show_percent(MOST_LATE_PERCENT)} % are allowed"
+            f"(by {show_ms(longest_ms)} ms at most), {show_percent(plan.most_generator_late_percent)} % are allowed "
+            "(most_generator_late_percent)"
         )
     cpu_percent = _generator_cpu_percent(evidence)
     if cpu_percent is None:
