@@ -35,6 +35,9 @@ _NO_CONNECT_TIMEOUT_S = 120
 _MARK = f"# Hardened by {PROGRAM}."
 _REQUEST_ID = "%[unique-id]"
 _FROZEN_REPLICAS = Path(__file__).with_name("frozen_replicas.lua")
+_WHOLE_UPLOADS = Path(__file__).with_name("whole_uploads.lua")
+_HOLD_S = 2
+_UPLOADS_BACKEND = "http-model"
 _SUCCESSOR = "successor"
 # HAProxy 2.8 has no setting for its answers to what is no request yet, 400 and 408: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
@@ -76,7 +79,7 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
     """Return the config with every edit made. Raises SetupError that names the edits whose place is not there."""
     missed = []
     config = rendered
-    for purpose, count, pattern, replacement in _edits(header_timeout_s, _connect_timeout_s(rendered)):
+    for purpose, count, pattern, replacement in _edits(rendered, header_timeout_s):
         config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
@@ -97,10 +100,9 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
 _Replacement = str | Callable[[re.Match[str]], str]
 
 
-def _edits(header_timeout_s: int, connect_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]]:
+def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
-    load = f'lua-load "{_FROZEN_REPLICAS}" {connect_timeout_s}'
-    yield "requests out of a frozen replica", 1, r"^global$", _literal("global", load)
+    yield from _programs(rendered)
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
     yield "metrics for this machine only", 1, r"^(frontend prometheus\n    bind) :(\d+)$", r"\1 127.0.0.1:\2"
@@ -154,6 +156,27 @@ def _edits(header_timeout_s: int, connect_timeout_s: int) -> Iterator[tuple[str,
         1,
         r"^(backend default_backend)\n    http-request return status 404 .*$",
         r"\1\n" + _literal(_refusal(NotFound, _NOT_FOUND), first="    "),
+    )
+
+
+def _programs(rendered: str) -> Iterator[tuple[str, int, str, _Replacement]]:
+    """Yield the edits by which no request is lost with a replica that is frozen or dies."""
+    buffer_bytes = re.search(r"^    tune.bufsize (\d+)$", rendered, re.MULTILINE)
+    programs = [
+        f'lua-load "{_FROZEN_REPLICAS}" {_connect_timeout_s(rendered)}',
+        f'lua-load "{_WHOLE_UPLOADS}" {buffer_bytes[1] if buffer_bytes else 0} {_HOLD_S}',
+    ]
+    yield "requests out of a frozen replica", 1, r"^global$", _literal("global", *programs)
+    # Who asks to be told first whether to send the upload (Expect) would wait in vain.
+    hold = "http-request lua.hold_until_whole if { method POST } !{ req.hdr(expect) -m found }"
+    yield "uploads that can be sent again", 1, r"^    # Health check endpoint$", _literal(hold, first="    ")
+    # Where a request cannot be sent again and its replica's connection is not a new one, HAProxy closes the client's
+    # connection without an answer or a line in its log. With a new connection the answer is 502.
+    yield (
+        "an answer to uploads that are lost",
+        rendered.count(f"\nbackend {_UPLOADS_BACKEND}\n"),
+        rf"^backend {_UPLOADS_BACKEND}$",
+        _literal(f"backend {_UPLOADS_BACKEND}", "option http-server-close"),
     )
 
 

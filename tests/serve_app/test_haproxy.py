@@ -79,11 +79,19 @@ def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
     assert [line.split()[3] for line in first[1:]] == ["405", "414", "431"]
 
 
-def test_haproxy_runs_the_program_that_ends_requests_in_a_silent_replica(rendered: str) -> None:
+def test_haproxy_runs_the_programs_that_send_requests_to_another_replica(rendered: str) -> None:
     hardened = harden(rendered)
-    [loaded] = [line for line in lines_below("global", f"\n{hardened}") if line.startswith("lua-load ")]
-    assert Path(loaded.split('"')[1]).is_file()
+    loaded = [line for line in lines_below("global", f"\n{hardened}") if line.startswith("lua-load ")]
+    programs = [Path(line.split('"')[1]) for line in loaded]
+    assert [program.name for program in programs] == ["frozen_replicas.lua", "whole_uploads.lua"]
+    assert all(program.is_file() for program in programs)
     assert "shutdown-sessions" not in hardened  # would also end requests that wait to connect, and lose them
+
+
+def test_only_connections_for_uploads_are_not_kept(rendered: str) -> None:
+    hardened = harden(rendered)
+    assert "option http-server-close" in lines_below("backend http-model", hardened)
+    assert "option http-server-close" not in lines_below("backend http-user", hardened)
 
 
 @pytest.mark.parametrize(
@@ -191,10 +199,12 @@ def test_a_time_limit_that_is_none_is_refused(rendered: str, tmp_path: Path, giv
 class Replica:
     """An HTTP server that answers with its name, until it is frozen."""
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, *, dies_of_uploads: bool = False) -> None:
         self._name = name
+        self._dies_of_uploads = dies_of_uploads
         self.is_frozen = False
         self.asked = 0
+        self.uploads = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -204,6 +214,11 @@ class Replica:
                 if self.is_frozen:
                     await reader.read()  # until HAProxy gives up
                     break
+                if length := re.search(rb"content-length: *(\d+)", head, re.IGNORECASE):
+                    await reader.readexactly(int(length[1]))
+                    self.uploads += 1
+                    if self._dies_of_uploads:
+                        break
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + self._name)
         writer.close()
 
@@ -247,9 +262,11 @@ async def haproxy(
 
     timeouts = {"timeout_connect_s": limits.connect_s, "timeout_client_s": 30, "timeout_server_s": 30}
     own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
-    checks = {"health_check_inter": limits.check_every, "retry_on": "conn-failure empty-response"}
-    config = render(folder, replica_ports, **timeouts, **own_ports, **checks)
+    as_shipped = {"retry_on": "conn-failure empty-response", "bufsize": 262_144}
+    checks = {"health_check_inter": limits.check_every}
+    config = render(folder, replica_ports, **timeouts, **own_ports, **as_shipped, **checks)
     config = harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"))
+    config = re.sub(r'(?<=whole_uploads.lua" 262144) \d+$', " 60", config, flags=re.MULTILINE)
     config = config.replace("\ndefaults\n", f"\ndefaults\n    timeout check {limits.silence_s * 1000:.0f}ms\n")
     path = folder / "haproxy.cfg"
     path.write_text(config.replace("log 127.0.0.1:514 local0 info", "log stderr format raw local0 info"))
@@ -267,7 +284,7 @@ def client_of(port: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
 
 
-async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: str) -> None:
+async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: str, path: str = "/user/") -> None:
     """Return when each of the replicas `names` has answered."""
     deadline = time.monotonic() + 10
     seen: set[str] = set()
@@ -275,7 +292,7 @@ async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: st
         assert time.monotonic() < deadline, seen
         assert process.returncode is None
         with suppress(httpx.TransportError):  # HAProxy does not listen yet
-            seen.add((await http.get("/user/")).text)
+            seen.add((await http.get(path)).text)
 
 
 async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:
@@ -327,6 +344,25 @@ async def test_no_request_is_lost_while_connections_to_a_dead_replica_are_refuse
             answers = await asyncio.gather(*(http.get("/user/", headers=own_connection) for _ in range(20)))
             assert {answer.status_code for answer in answers} == {200}
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("upload_bytes", [20_000, 200_000, 400_000])
+async def test_an_upload_whose_replica_dies_is_answered_by_another_or_if_it_is_large_with_a_502(
+    tmp_path: Path, upload_bytes: int
+) -> None:
+    """httpx sends headers and upload separately, and the client's connection is a kept one, as usual."""
+    port, dying = free_port(), Replica(b"ice", dies_of_uploads=True)
+    async with (
+        replicas(dying, Replica(b"sun")) as servers,
+        haproxy(tmp_path, port, [port_of(server) for server in servers]) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice", "sun", path="/model/")
+        seen = set()
+        while dying.uploads < 5:
+            answer = await http.post("/model/predict", files={"file": bytes(upload_bytes)})
+            seen.add((answer.status_code, "sun" if answer.status_code == 200 else answer.json()["code"]))
+    assert seen == ({(200, "sun")} if upload_bytes < 262_144 else {(200, "sun"), (502, "replica_lost")})
 
 
 async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tmp_path: Path) -> None:
