@@ -16,7 +16,7 @@ from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
 from serve_app.classifier.settings import CacheSettings, ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.redis.connection import VARIABLE, redis_url
-from serve_app.redis.predictions import BestClasses, RedisPredictions
+from serve_app.redis.predictions import BestClasses, RedisPredictions, Timing
 
 KEPT_CLASSES = 10
 """The most that a client may ask for."""
@@ -83,7 +83,7 @@ def build_store(settings: ClassifierSettings, prepared: PreparedModel, metrics: 
             return RedisPredictions(
                 url,
                 ttl_s=cache.ttl_s,
-                timeout_s=cache.timeout_s,
+                timing=Timing(answer_s=cache.timeout_s),
                 is_possible=lambda best: _is_possible(best, len(prepared.manifest.labels)),
                 metrics=metrics,
             )

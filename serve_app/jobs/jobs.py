@@ -12,6 +12,7 @@ from serve_app.jobs.waiters import Waiters
 from serve_app.jobs.worker import CheckIdle, Classify, Worker
 from serve_app.redis.job_claims import JobClaims
 from serve_app.redis.job_settings import JobSettings
+from serve_app.redis.job_timing import SHIPPED, JobTiming
 from serve_app.redis.jobs import JobStore
 
 logger = logging.getLogger(__name__)
@@ -23,14 +24,19 @@ class Jobs:
     """The jobs of one replica, from when it is made until `close`. Redis may come and go meanwhile."""
 
     def __init__(
-        self, url: str, classifier: Classifier, settings: JobSettings, metrics: JobMetrics | None = None
+        self,
+        url: str,
+        classifier: Classifier,
+        settings: JobSettings,
+        metrics: JobMetrics | None = None,
+        timing: JobTiming = SHIPPED,
     ) -> None:
         self.metrics = metrics or JobMetrics()
-        self.store = JobStore(url, settings)
+        self.store = JobStore(url, settings, timing)
         self.memory = UploadMemory(settings.max_held_bytes)
-        self._claims = JobClaims(url, settings)
+        self._claims = JobClaims(url, settings, timing)
         self._outage = Outage()
-        self.waiters = Waiters(self.store, self._outage, settings.max_waiters)
+        self.waiters = Waiters(self.store, self._outage, settings.max_waiters, timing.recheck_s)
         self._worker = Worker(
             self._claims,
             _background(classifier),
@@ -39,6 +45,7 @@ class Jobs:
             self.metrics,
             at_a_time=2 * settings.max_batch,  # one batch in the engine, one ready for it
             lease_s=settings.lease_s,
+            timing=timing,
         )
         self._tasks = [asyncio.create_task(self._open()), asyncio.create_task(self._keep_counting())]
 

@@ -9,15 +9,13 @@ from serve_app.errors import NotFound, Overloaded
 from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.redis.jobs import JobStore, StoredJob
 
-RECHECK_S = 5.0
-"""Redis is asked this often all the same: what was announced while it restarted, nobody heard."""
-
 
 class Waiters:
     """Who waits for which job, in this replica."""
 
-    def __init__(self, store: JobStore, outage: Outage, max_waiters: int) -> None:
+    def __init__(self, store: JobStore, outage: Outage, max_waiters: int, recheck_s: float) -> None:
         self._store = store
+        self._recheck_s = recheck_s
         self._outage = outage
         self._max_waiters = max_waiters
         self._bells: dict[str, set[asyncio.Event]] = {}
@@ -41,7 +39,7 @@ class Waiters:
                 if left_s <= 0:
                     break
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(bell.wait(), min(left_s, RECHECK_S))
+                    await asyncio.wait_for(bell.wait(), min(left_s, self._recheck_s))
                 bell.clear()
         return await self._find(job)
 

@@ -16,6 +16,7 @@ from serve_app.jobs.job import FileResult, JobFault
 from serve_app.jobs.metrics import JobMetrics
 from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.redis.job_claims import DeadLetter, JobClaims, Work
+from serve_app.redis.job_timing import SHIPPED, JobTiming
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +26,8 @@ Classify = Callable[[bytes, int], Awaitable[Prediction]]
 CheckIdle = Callable[[], bool]
 """Tells whether no client waits; raises NotReady when nothing can be classified."""
 
-LOOK_S = 1.0
-RENEW_S = 1.0
-"""Or a fifth of the lease, if that is less."""
-SETTLE_S = 3.0
-"""After an outage of Redis every claim looks silent: by then whoever lives has reconnected and renewed its own."""
-
-_SWEEP_S = 2.0
 _IDLE_POLL_S = 0.02
 _BROKEN_PAUSE_S = 1.0
-_GIVE_BACK_S = 2.0
 _CLIENTS_FAULT = range(400, 500)
 
 
@@ -51,6 +44,7 @@ class Worker:
         *,
         at_a_time: int,
         lease_s: float,
+        timing: JobTiming = SHIPPED,
     ) -> None:
         self._claims = claims
         self._classify = classify
@@ -58,15 +52,17 @@ class Worker:
         self._outage = outage
         self._metrics = metrics
         self._at_a_time = at_a_time
-        self._settle_s = min(lease_s, SETTLE_S)
-        self._renew_s = min(lease_s / 5, RENEW_S)
+        self._timing = timing
+        self._settle_s = min(lease_s, timing.settle_s)
+        self._renew_s = min(lease_s / 5, timing.renew_s)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._classifying: set[str] = set()
         self._looked_s = 0.0
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin; Redis need not be there yet."""
-        steps = ((self._take_turn, 0.0), (self._renew, self._renew_s), (self._sweep, _SWEEP_S))
+        steps = ((self._take_turn, 0.0), (self._renew, self._renew_s), (self._sweep, self._timing.sweep_s))
         self._loops = [asyncio.create_task(self._outage.run_forever(step, pause_s)) for step, pause_s in steps]
 
     async def close(self) -> None:
@@ -74,7 +70,7 @@ class Worker:
         entries = list(self._running)
         await end_tasks([*self._loops, *self._running.values()])
         try:
-            async with asyncio.timeout(_GIVE_BACK_S):
+            async with asyncio.timeout(self._timing.give_back_s):
                 for entry in entries:
                     await self._claims.give_back(entry)
         except (JobsUnavailable, Overloaded, TimeoutError):
@@ -86,7 +82,7 @@ class Worker:
         if await self._take_over():
             return
         while len(self._running) >= self._at_a_time:
-            await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED, timeout=LOOK_S)
+            await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED, timeout=self._timing.look_s)
             await self._wait_for_idle()
         for entry in await self._claims.read(self._at_a_time - len(self._running)):
             self._begin(entry)
@@ -94,7 +90,7 @@ class Worker:
     async def _take_over(self) -> bool:
         """Run one picture of a silent worker alone. Returns whether there was one."""
         now_s = time.monotonic()
-        if now_s < self._looked_s + LOOK_S or self._outage.stable_s < self._settle_s:
+        if now_s < self._looked_s + self._timing.look_s or self._outage.stable_s < self._settle_s:
             return False
         if not await self._claims.has_lapsed():
             self._looked_s = now_s
@@ -149,6 +145,7 @@ class Worker:
 
     async def _classify_or_refuse(self, work: Work) -> FileResult:
         result = FileResult(name=work.name, index=work.index)
+        self._classifying.add(work.entry)
         try:
             result.prediction = await self._classify(work.picture, work.top_k)
         except ServiceError as exc:
@@ -160,6 +157,8 @@ class Worker:
             if task is not None and task.cancelling():
                 raise
             raise NotReady("the batch loop of this replica has ended") from None
+        finally:
+            self._classifying.discard(work.entry)
         return result
 
     def _count_end(self, state: str) -> None:
@@ -169,8 +168,9 @@ class Worker:
     async def _renew(self) -> None:
         if entries := list(self._running):
             for entry in await self._claims.renew(entries):
-                if task := self._running.get(entry):
-                    task.cancel()
+                # One that is ending just now has no claim any more either, and its end is still to be counted.
+                if entry in self._classifying:
+                    self._running[entry].cancel()
 
     async def _sweep(self) -> None:
         with suppress(Overloaded):  # a full Redis makes nothing, and that it is there is likely

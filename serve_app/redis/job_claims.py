@@ -11,12 +11,9 @@ from redis.exceptions import ResponseError
 from serve_app.redis import job_scripts
 from serve_app.redis.job_calls import JobCalls
 from serve_app.redis.job_settings import JobSettings
+from serve_app.redis.job_timing import SHIPPED, JobTiming
 
 GROUP = "workers"
-READ_S = 1.0
-"""How long a read waits for a picture, and so how often a worker with nothing to do looks for lapsed claims."""
-
-_ANSWER_S = 3.0
 _FORGOTTEN_S = 3600
 
 
@@ -43,9 +40,10 @@ class DeadLetter:
 class JobClaims:
     """What one worker holds of the queue. Calls raise JobsUnavailable, and Overloaded when Redis is full."""
 
-    def __init__(self, url: str, settings: JobSettings) -> None:
+    def __init__(self, url: str, settings: JobSettings, timing: JobTiming = SHIPPED) -> None:
         self._settings = settings
-        self._calls = JobCalls(url, settings.queue, _ANSWER_S)
+        self._read_ms = int(1000 * timing.read_s)
+        self._calls = JobCalls(url, settings.queue, timing.worker_s)
         self._stream = f"{self._calls.prefix}stream"
         self._worker = secrets.token_hex(8)
         self._ttl_ms = int(1000 * settings.result_ttl_s)
@@ -55,12 +53,12 @@ class JobClaims:
         await self._calls.call(lambda redis: _make_group(redis, self._stream))
 
     async def read(self, count: int) -> list[str]:
-        """Return up to `count` entries that nobody had before, after waiting up to READ_S for the first."""
+        """Return up to `count` entries that nobody had before, after waiting up to `read_s` for the first."""
 
         async def read(redis: Redis) -> Any:
             try:
                 return await redis.xreadgroup(
-                    GROUP, self._worker, {self._stream: ">"}, count=count, block=int(1000 * READ_S)
+                    GROUP, self._worker, {self._stream: ">"}, count=count, block=self._read_ms
                 )
             except ResponseError as exc:
                 if "NOGROUP" not in str(exc):

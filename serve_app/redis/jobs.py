@@ -14,13 +14,10 @@ from serve_app.errors import IdempotencyKeyReused, JobsUnavailable, Overloaded
 from serve_app.redis import job_scripts
 from serve_app.redis.job_calls import JobCalls
 from serve_app.redis.job_settings import FILE_BYTES, JobSettings
+from serve_app.redis.job_timing import SHIPPED, JobTiming
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
-ANSWER_S = 0.8
-"""Longest wait for Redis on a client's behalf: whoever asks learns within a second that it is gone."""
-
-LISTEN_S = 1.0
 _STAGED_S = 300
 _PACE_S = 60.0
 _LONGEST_RETRY_S = 60
@@ -83,12 +80,13 @@ class Counts:
 
 
 class JobStore:
-    """The jobs of one queue. Everything raises JobsUnavailable when Redis does not answer within ANSWER_S."""
+    """The jobs of one queue. Everything raises JobsUnavailable when Redis does not answer within `client_s`."""
 
-    def __init__(self, url: str, settings: JobSettings) -> None:
+    def __init__(self, url: str, settings: JobSettings, timing: JobTiming = SHIPPED) -> None:
         self._settings = settings
-        self._calls = JobCalls(url, settings.queue, ANSWER_S)
-        self._listening = JobCalls(url, settings.queue, 2 * LISTEN_S)
+        self._listen_s = timing.listen_s
+        self._calls = JobCalls(url, settings.queue, timing.client_s)
+        self._listening = JobCalls(url, settings.queue, timing.listener_s)
         self._ended = f"{self._calls.prefix}ended"
         self._ended_at_s: deque[float] = deque(maxlen=1000)
 
@@ -147,9 +145,10 @@ class JobStore:
     async def hear_ended(self, mark: str) -> tuple[list[str], str]:
         """Return the jobs that ended after the one with this mark, and the mark of the last of them.
 
-        Waits up to LISTEN_S for the first of them.
+        Waits up to `listen_s` for the first of them.
         """
-        found: Any = await self._listening.call(lambda redis: redis.xread({self._ended: mark}, block=_ms(LISTEN_S)))
+        block_ms = _ms(self._listen_s)
+        found: Any = await self._listening.call(lambda redis: redis.xread({self._ended: mark}, block=block_ms))
         if not found:
             return [], mark
         entries = found[0][1]

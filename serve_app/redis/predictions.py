@@ -1,7 +1,7 @@
 """Predictions in Redis, shared by all replicas and nodes: what is known, who is working on what, what came of it.
 
 One string a picture, at a key that says which model looked at which bytes. While a replica works on it, the value is
-`?` and that replica's name (a claim, which lives for _CLAIM_S unless it is renewed); afterwards it is the best classes
+`?` and that replica's name (a claim, which lives for CLAIM_S unless it is renewed); afterwards it is the best classes
 as JSON. Whoever finds another's claim waits for a message on the channel of the same name, or until the claim is gone.
 Every fault of Redis ends as None: compute it yourself. Made by `classifier.prediction_store`; knows nothing of models.
 """
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from typing import Annotated, Any, Protocol
@@ -31,10 +32,6 @@ PREFIX = "serve_app:prediction:1:"
 CLAIM_S = 1.0
 """So long others wait for a replica that was killed."""
 
-_CLAIM_MS = round(1000 * CLAIM_S)
-_RENEW_S = 0.3
-_LOOK_AGAIN_S = 0.25
-"""Between two looks at another's claim while no message comes: its holder may be dead, or Redis."""
 _AT_A_TIME = 4
 """Lookups on their way to Redis. Each needs a connection, and making one takes longer than a lookup may."""
 _MOST_WAITED_FOR = 64
@@ -43,10 +40,6 @@ _MOST_UNWRITTEN = 256
 _WRITES_AT_ONCE = 64
 _GATHER_S = 0.002
 """From a result to its writing: its request is answered first, and its whole batch goes in one packet."""
-_UNHURRIED_S = 1.0
-"""For what no request waits for: writes, and new connections."""
-_SUBSCRIBE_S = 0.2
-_PROBE_S = 1.0
 _MOST_DOUBLINGS = 5
 _QUIET_S = 10.0
 _MOST_VALUE_BYTES = 4096
@@ -58,6 +51,22 @@ _FAULTS = (RedisError, OSError, TimeoutError, ValueError, LookupError, TypeError
 """What redis-py raises; from ValueError on, when what answers does not speak Redis' protocol."""
 
 _Command = tuple[str | bytes | int, ...]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a replica waits for what, in seconds. Operators set the first; tests of something else, all of them."""
+
+    answer_s: float
+    """The longest that a request waits for an answer of Redis."""
+    unhurried_s: float = 1.0
+    """The same for what no request waits for: writes, and new connections."""
+    subscribe_s: float = 0.2
+    claim_s: float = CLAIM_S
+    renew_s: float = 0.3
+    look_again_s: float = 0.25
+    """Between two looks at another's claim while no message comes: its holder may be dead, or Redis."""
+    probe_s: float = 1.0
 
 
 class CacheMetrics(Protocol):
@@ -86,18 +95,15 @@ class RedisPredictions:
         url: str,
         *,
         ttl_s: float,
-        timeout_s: float,
+        timing: Timing,
         is_possible: Callable[[BestClasses], bool],
         metrics: CacheMetrics,
     ) -> None:
-        """Prepare; nothing is connected yet. Values live for `ttl_s`; those that are not `is_possible` are garbage.
-
-        No request waits for an answer of Redis longer than `timeout_s`.
-        """
+        """Prepare; nothing is connected yet. Values live for `ttl_s`; those that are not `is_possible` are garbage."""
         most_connections = 2 * _AT_A_TIME + _MOST_WAITED_FOR + 1
-        self._redis = connect(url, _UNHURRIED_S, most_connections)
+        self._redis = connect(url, timing.unhurried_s, most_connections)
         self._ttl_ms = round(1000 * ttl_s)
-        self._timeout_s = timeout_s
+        self._timing = timing
         self._is_possible = is_possible
         self._metrics = metrics
         self._claim = _CLAIM_MARK + secrets.token_hex(8).encode()
@@ -111,7 +117,7 @@ class RedisPredictions:
         self._reads = Breaker(
             "Redis does not answer in time; predictions go on without the shared cache: %s",
             "Redis answers again after %.1f s; predictions use the shared cache",
-            patience_s=timeout_s / 2,
+            patience_s=timing.answer_s / 2,
             on_change=lambda is_open: metrics.set_cache_breaker(is_open=is_open),
         )
         self._writes = Breaker(
@@ -135,7 +141,7 @@ class RedisPredictions:
             self._background.cancel()
             await asyncio.wait([self._background])
         with suppress(TimeoutError):
-            async with asyncio.timeout(_UNHURRIED_S):
+            async with asyncio.timeout(self._timing.unhurried_s):
                 while self._unwritten and not self._reads.is_open:
                     await self._write()
         await self._redis.aclose()
@@ -172,7 +178,7 @@ class RedisPredictions:
         name = PREFIX + key
         async with self._at_a_time:
             answers = await self._ask(
-                ("SET", name, self._claim, "NX", "PX", _CLAIM_MS), ("GETRANGE", name, 0, _MOST_VALUE_BYTES)
+                ("SET", name, self._claim, "NX", "PX", self._claim_ms), ("GETRANGE", name, 0, _MOST_VALUE_BYTES)
             )
         if answers is None:
             return _Seen.NOTHING
@@ -205,11 +211,11 @@ class RedisPredictions:
         self._waited_for += 1
         try:
             async with self._redis.pubsub() as messages:
-                async with asyncio.timeout(_SUBSCRIBE_S):
+                async with asyncio.timeout(self._timing.subscribe_s):
                     await messages.subscribe(PREFIX + key)
                 while seen is _Seen.CLAIMED:
                     # The first message is that the subscription holds; the look finds what came before it.
-                    await messages.get_message(ignore_subscribe_messages=True, timeout=_LOOK_AGAIN_S)
+                    await messages.get_message(ignore_subscribe_messages=True, timeout=self._timing.look_again_s)
                     seen = await self._look(key)
         except _FAULTS as exc:
             self._note_failure(exc)
@@ -223,7 +229,7 @@ class RedisPredictions:
         if self._reads.is_open:
             return None
         try:
-            answers = await self._send(commands, self._timeout_s)
+            answers = await self._send(commands, self._timing.answer_s)
             if isinstance(answers[-1], ResponseError) and not str(answers[-1]).startswith("WRONGTYPE"):
                 raise answers[-1]
         except _FAULTS as exc:
@@ -241,6 +247,10 @@ class RedisPredictions:
             answers: list[Any] = await pipe.execute(raise_on_error=False)
             return answers
 
+    @property
+    def _claim_ms(self) -> int:
+        return round(1000 * self._timing.claim_s)
+
     def _soon(self, *commands: _Command) -> None:
         if self._reads.is_open:
             return
@@ -252,17 +262,17 @@ class RedisPredictions:
 
     async def _work(self) -> None:
         """Write results, renew claims, and look after a Redis that does not answer."""
-        renew_s = time.monotonic() + _RENEW_S
+        renew_s = time.monotonic() + self._timing.renew_s
         while True:
             if self._reads.is_open:
                 await self._heal()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_RENEW_S):
+                async with asyncio.timeout(self._timing.renew_s):
                     await self._something_to_write.wait()
             await asyncio.sleep(_GATHER_S)
             if self._claimed and time.monotonic() >= renew_s:
-                renew_s = time.monotonic() + _RENEW_S
-                self._unwritten.append(tuple(("PEXPIRE", PREFIX + key, _CLAIM_MS) for key in self._claimed))
+                renew_s = time.monotonic() + self._timing.renew_s
+                self._unwritten.append(tuple(("PEXPIRE", PREFIX + key, self._claim_ms) for key in self._claimed))
             await self._write()
 
     async def _write(self) -> None:
@@ -273,7 +283,7 @@ class RedisPredictions:
         if not writes:
             return
         try:
-            answers = await self._send(chain.from_iterable(writes), _UNHURRIED_S)
+            answers = await self._send(chain.from_iterable(writes), self._timing.unhurried_s)
         except _FAULTS as exc:
             self._note_failure(exc)
             return
@@ -301,15 +311,15 @@ class RedisPredictions:
         self._unwritten.clear()
         self._claimed.clear()
         while self._reads.is_open:
-            await asyncio.sleep(_PROBE_S * 2 ** min(self._reads.times_reopened, _MOST_DOUBLINGS))
+            await asyncio.sleep(self._timing.probe_s * 2 ** min(self._reads.times_reopened, _MOST_DOUBLINGS))
             with suppress(*_FAULTS):
                 await self._probe()
                 self._reads.heal()
 
     async def _probe(self) -> None:
         """Make the connections that lookups need, and read in the time that a lookup has. Raises _FAULTS."""
-        async with asyncio.timeout(_UNHURRIED_S):
+        async with asyncio.timeout(self._timing.unhurried_s):
             await asyncio.gather(*(self._redis.ping() for _ in range(_AT_A_TIME)))
-        [answer] = await self._send([("GETRANGE", PREFIX, 0, 0)], self._timeout_s)
+        [answer] = await self._send([("GETRANGE", PREFIX, 0, 0)], self._timing.answer_s)
         if isinstance(answer, ResponseError):
             raise answer
