@@ -5,7 +5,8 @@ Written while a cell is measured, read by the report. The column names are the f
 
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from types import UnionType
 from typing import IO, Any, TypeVar
@@ -91,11 +92,13 @@ class RowWriter:
         """Create the file. Raises OSError, also later, when it cannot be written."""
         self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file, lineterminator="\n")
-        self._csv.writerow([field.name for field in fields(kind)])
+        names = [field.name for field in fields(kind)]
+        self._values = attrgetter(*names)  # dataclasses.astuple copies each value, 20 µs of every request's CPU
+        self._csv.writerow(names)
 
     def write(self, row: AnyRow) -> None:
         """Add a row; it is in the file after the next flush."""
-        self._csv.writerow(astuple(row))
+        self._csv.writerow(self._values(row))
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""
