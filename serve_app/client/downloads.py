@@ -6,7 +6,7 @@ import httpx
 
 from serve_app.client.errors import FETCH_FAILED, TOO_LARGE, ItemError
 from serve_app.client.patience import Patience, read_retry_after
-from serve_app.client.service import TRANSIENT, describe
+from serve_app.client.service import TRANSIENT, describe, trusted
 
 MAX_REDIRECTS = 5
 FETCH_S = 30.0
@@ -32,6 +32,7 @@ class Downloads:
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
             timeout=httpx.Timeout(_SILENT_S, connect=_CONNECT_S, pool=None),
+            verify=trusted(),
         )
 
     async def aclose(self) -> None:
