@@ -4,19 +4,20 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
 
 from serve_app.classifier.admission import STANDING_AFTER_S, Admission, HeldUpload
+from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.early import build_early_refusal
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import Overloaded
 from tests.conftest import Fitted
+from tests.held_engine import HANG_S, held, in_two_parts
 from tests.serve_app.classifier.test_model_api import assert_error
 
 PICTURE_S = 0.1
@@ -223,60 +224,48 @@ def test_a_client_in_a_hurry_is_refused_early_while_others_are_taken() -> None:
         assert refuse({**scope, "headers": []}) is None
 
 
-@asynccontextmanager
-async def served(fitted: Fitted, metrics: Metrics, **args: object) -> AsyncIterator[httpx.AsyncClient]:
-    from serve_app.classifier.api import build_model_api
-    from serve_app.classifier.classifier import Classifier
-
-    settings = ClassifierSettings.model_validate({**fitted.args, "max_upload_bytes": 2_000_000, **args})
-    classifier = await Classifier.load(settings, metrics)
-    transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test/model", timeout=60) as client:
-        yield client
-    await classifier.close()
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when what other tasks do has made the condition true."""
+    async with asyncio.timeout(HANG_S):
+        while not condition():  # noqa: ASYNC110 nothing tells of it
+            await asyncio.sleep(0.005)
 
 
-async def slowly(data: bytes, pause_s: float) -> AsyncIterator[bytes]:
-    yield data
-    await asyncio.sleep(pause_s)
-    yield data
-
-
-async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right(fitted: Fitted) -> None:
+async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right(
+    classifier: Classifier, fitted: Fitted
+) -> None:
     metrics = Counted()
-    async with served(fitted, metrics, max_wait_s=0.4) as client:
+    async with held(classifier, metrics, picture_s=PICTURE_S, max_wait_s=0.45) as replica:
         label, data = next(iter(fitted.pictures.items()))
-        answers = await asyncio.gather(*(client.post("/predict", content=data) for _ in range(60)))
+        posts = [asyncio.create_task(replica.client.post("/predict", content=data)) for _ in range(60)]
+        await wait_until(lambda: metrics.refusals.total() == 55)  # the fifth had 0.4 s before it, the sixth 0.5 s
+        replica.engine.release()
+        answers = await asyncio.gather(*posts)
         right = [answer for answer in answers if answer.status_code == 200]
         refused = [answer for answer in answers if answer.status_code == 503]
-        assert len(right) + len(refused) == 60
-        assert len(right) >= 2
+        assert (len(right), len(refused)) == (5, 55)
         assert {answer.json()["prediction"] for answer in right} == {label}
         for answer in refused:
             assert_error(answer, 503, "overloaded", "pictures", "try again later")
-            assert 1 <= int(answer.headers["Retry-After"]) <= 60
-        assert metrics.refusals == {"wait_too_long": len(refused)}
-        assert sum(metrics.batches) == len(metrics.stages) == len(right)
-        assert metrics.queue_lengths[-1] == 0
-        assert {abs(later - earlier) for earlier, later in pairwise(metrics.queue_lengths)} == {1}
-        assert (await client.post("/predict", content=data)).status_code == 200
+            assert answer.headers["Retry-After"] == "1"
+        assert metrics.refusals == {"wait_too_long": 55}
+        assert sum(metrics.batches) == len(metrics.stages) == 5
+        assert metrics.queue_lengths == [*range(6), *reversed(range(5))]
+        assert (await replica.client.post("/predict", content=data)).status_code == 200
 
 
-async def test_a_missed_deadline_is_a_504_and_never_reaches_the_engine(fitted: Fitted) -> None:
+async def test_a_missed_deadline_is_a_504_and_never_reaches_the_engine(classifier: Classifier, fitted: Fitted) -> None:
     metrics = Counted()
-    async with served(fitted, metrics, max_wait_s=60, deadline_s=60) as client:
+    async with held(classifier, metrics, picture_s=0.001, deadline_s=HANG_S) as replica:
         data = next(iter(fitted.pictures.values()))
-        others = [asyncio.create_task(client.post("/predict", content=data)) for _ in range(24)]
-        async with asyncio.timeout(60):
-            while not metrics.batches:  # noqa: ASYNC110 an event would need a second Metrics
-                await asyncio.sleep(0.01)
-        late = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "1"})
-        assert late.status_code in (503, 504)
+        others = [asyncio.create_task(replica.client.post("/predict", content=data)) for _ in range(4)]
+        await replica.engine.begun()
+        late = await replica.client.post("/predict", content=data, headers={"X-Deadline-Ms": "200"})
+        assert_error(late, 504, "deadline_exceeded", "0.2 s")
+        assert metrics.missed_deadlines == 1
+        replica.engine.release()
         assert {(await other).status_code for other in others} == {200}
-        assert sum(metrics.batches) == 24
-        alone = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "1"})
-        assert_error(alone, 504, "deadline_exceeded", "0.001 s")
-        assert metrics.missed_deadlines >= 1
+        assert sum(metrics.batches) == replica.engine.pictures == 4
 
 
 @pytest.mark.parametrize("deadline", ["0", "-5", "soon", "1.5", "", "600001"])
@@ -289,24 +278,35 @@ async def test_a_deadline_that_is_none_is_refused_by_name(
     assert_error(response, 422, "invalid_parameter", "X-Deadline-Ms")
 
 
-async def test_no_client_can_make_the_deadline_longer(fitted: Fitted) -> None:
-    async with served(fitted, Counted(), deadline_s=0.001) as client:
+async def test_no_client_can_make_the_deadline_longer(classifier: Classifier, fitted: Fitted) -> None:
+    async with held(classifier, Counted(), deadline_s=0.05) as replica:
         data = next(iter(fitted.pictures.values()))
-        response = await client.post("/predict", content=data, headers={"X-Deadline-Ms": "600000"})
-        assert_error(response, 504, "deadline_exceeded", "0.001 s")
+        response = await replica.client.post("/predict", content=data, headers={"X-Deadline-Ms": "600000"})
+        assert_error(response, 504, "deadline_exceeded", "0.05 s")
 
 
-async def test_uploads_are_bounded_in_time_and_together_in_memory(fitted: Fitted) -> None:
-    metrics = Counted()
-    limits = {"upload_timeout_s": 0.3, "max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000}
-    async with served(fitted, metrics, **limits) as client, AsyncExitStack():
-        dawdler = asyncio.create_task(client.post("/predict", content=slowly(b"x" * 1_500_000, 5)))
-        await asyncio.sleep(0.05)
-        assert_error(await client.post("/predict", content=b"y" * 1_900_000), 503, "overloaded", "bytes are in memory")
+async def test_uploads_are_bounded_together_in_memory(classifier: Classifier) -> None:
+    metrics, half_sent, go_on = Counted(), asyncio.Event(), asyncio.Event()
+    limits = {"max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000, "upload_timeout_s": HANG_S}
+    async with held(classifier, metrics, **limits) as replica:
+        body = in_two_parts(b"x" * 2_000_000, half_sent, go_on)
+        first = asyncio.create_task(replica.client.post("/predict", content=body))
+        await half_sent.wait()
+        second = await replica.client.post("/predict", content=b"y" * 1_900_000)
+        assert_error(second, 503, "overloaded", "bytes are in memory")
         assert metrics.refusals == {"memory": 1}
-        assert_error(await dawdler, 408, "upload_too_slow", "0.3 s")
-        data = next(iter(fitted.pictures.values()))
-        assert (await client.post("/predict", content=data)).status_code == 200
+        go_on.set()
+        assert_error(await first, 415, "unsupported_image")
+        assert_error(await replica.client.post("/predict", content=b"y" * 1_900_000), 415, "unsupported_image")
+
+
+async def test_an_upload_that_takes_too_long_is_a_408_and_leaves_nothing_in_memory(classifier: Classifier) -> None:
+    never = asyncio.Event()
+    limits = {"max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000, "upload_timeout_s": 0.1}
+    async with held(classifier, Counted(), **limits) as replica:
+        body = in_two_parts(b"x" * 2_000_000, asyncio.Event(), never)
+        assert_error(await replica.client.post("/predict", content=body), 408, "upload_too_slow", "0.1 s")
+        assert_error(await replica.client.post("/predict", content=b"y" * 1_900_000), 415, "unsupported_image")
 
 
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
