@@ -25,6 +25,9 @@ pytest_plugins = ["tests.failures", "tests.postgres", "tests.redis_server"]
 _FIRST = ("ray", "engine", "test_kit_proof", "test_kit_faults")
 """Groups of tests that take longest: they begin first. "ray" holds those of a whole service, one service at a time, and
 "engine" those that compute with TensorFlow in the test's own process, which then loads it once."""
+_SLOW_TO_BEGIN = ("ray", "engine")
+SLOW_BEGINNING_S = 600
+"""Their first test makes the model and starts the service: half a minute, and several on a machine that does more."""
 _ENGINE_FIXTURES = {"classifier", "fitted", "model_client"}
 
 # TensorFlow keeps the number of threads it was first given for as long as the process lives.
@@ -45,13 +48,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     groups = {path: _group_of(path, tests) for path, tests in by_file.items()}
     for item in items:
         item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+        if groups[item.path] in _SLOW_TO_BEGIN and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SLOW_BEGINNING_S))
     items.sort(key=lambda item: _FIRST.index(groups[item.path]) if groups[item.path] in _FIRST else len(_FIRST))
 
 
 def _group_of(path: Path, tests: list[pytest.Item]) -> str:
     if path.parent.name == "running":
         return "ray"
-    uses = {name for test in tests for name in getattr(test, "fixturenames", [])}
+    usual = [test for test in tests if test.get_closest_marker("long") is None]
+    uses = {name for test in usual for name in getattr(test, "fixturenames", [])}
     return "engine" if uses & _ENGINE_FIXTURES else path.stem
 
 
@@ -68,6 +74,12 @@ class Fitted:
     @property
     def labels(self) -> Path:
         return self.folder / "labels.json"
+
+    @property
+    def crops(self) -> np.ndarray:
+        """What the bare Keras model was given: uint8 RGB, shape (pictures, 224, 224, 3)."""
+        pixels: np.ndarray = np.load(self.folder / "crops.npy")
+        return pixels
 
     @property
     def expected(self) -> np.ndarray:
@@ -88,9 +100,12 @@ class Fitted:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the tests away from the user's database and model cache, and off the internet."""
+    """Keep the tests away from the user's database and model cache, and off the internet.
+
+    The model cache is that of all processes of this run: what one of them has prepared, the others find.
+    """
     given = dict(os.environ)
-    os.environ["SERVE_APP_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["SERVE_APP_CACHE_DIR"] = str(_folder_of_all_processes(tmp_path_factory) / "cache")
     os.environ["SERVE_APP_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
     os.environ["https_proxy"] = "http://127.0.0.1:9"  # refused at once: the ImageNet weights cannot be had

@@ -3,7 +3,7 @@
 Run once per test session as `python -m tests.fitted_model FOLDER`, so that Keras' memory and threads stay out of
 pytest. Four of the pictures are the other four with red and blue exchanged, under other labels: swapped channels,
 wrong scaling or mixed-up rows of a batch give wrong names. What the bare Keras model says, with Keras' own
-preprocessing, is written beside the weights.
+preprocessing, is written beside the weights, and so is what it was given.
 """
 
 import json
@@ -72,6 +72,7 @@ def main(folder: Path) -> None:
     network.save_weights(folder / "fitted.weights.h5")
     labels = [f"thing {index}" for index in range(1000)]
     (folder / "labels.json").write_text(json.dumps(labels))
+    np.save(folder / "crops.npy", np.stack(crops).astype(np.uint8))  # they are whole numbers
     np.save(folder / "expected.npy", network(inputs, training=False).numpy())
 
 

@@ -14,8 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.classifier import model_cache
-from serve_app.classifier.images import decode_image
-from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.model_cache import Manifest, PreparedModel, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
@@ -68,28 +67,26 @@ def served(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted) -> Iterator
         server.shutdown()
 
 
+@pytest.fixture
+def new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a cache folder in which nothing has been fetched or prepared."""
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
 def prepared(fitted: Fitted) -> PreparedModel:
     return find_or_prepare(settings(**fitted.args))
 
 
-def pictures_of(fitted: Fitted) -> np.ndarray:
-    return np.stack([decode_image(data, 10**7) for data in fitted.pictures.values()])
-
-
 def test_the_engine_computes_what_the_bare_keras_model_computes(fitted: Fitted, prepared: PreparedModel) -> None:
     """Same pixels in, same probabilities out, although BatchNorm is folded away and the batch is another."""
-    import keras
-
     from serve_app.classifier.engines import load_engine
 
-    pictures = pictures_of(fitted)
-    inputs = keras.applications.resnet50.preprocess_input(pictures.astype(np.float32))
-    bare = keras.applications.ResNet50(weights=str(fitted.weights))(inputs, training=False).numpy()
     engine = load_engine("tensorflow", prepared.folder, threads=THREADS, precision="float32")
-    assert np.allclose(engine.infer(pictures), bare, atol=1e-4)
-    for row, picture in enumerate(pictures):
-        assert np.allclose(engine.infer(picture[np.newaxis]), bare[row], atol=1e-4)
+    assert np.allclose(engine.infer(fitted.crops), fitted.expected, atol=1e-4)
+    for row, picture in zip(fitted.expected, fitted.crops, strict=True):
+        assert np.allclose(engine.infer(picture[np.newaxis]), row, atol=1e-4)
 
 
 def test_preprocessing_is_keras_own() -> None:
@@ -103,13 +100,15 @@ def test_preprocessing_is_keras_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def openvino_prepared(fitted: Fitted) -> PreparedModel:
+def openvino_prepared(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
     """Made where a damaged one lies, as a disk that was full leaves it."""
     wanted = settings(**fitted.args, engine="openvino")
-    damaged = cache_dir() / "models" / model_cache._fingerprint(wanted)
-    damaged.mkdir(parents=True)
-    (damaged / "manifest.json").write_text("{")
-    return find_or_prepare(wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        damaged = cache_dir() / "models" / model_cache._fingerprint(wanted)
+        damaged.mkdir(parents=True)
+        (damaged / "manifest.json").write_text("{")
+        return find_or_prepare(wanted)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-2), ("bfloat16", 0.3)])
@@ -119,7 +118,7 @@ def test_openvino_gives_the_same_names(
     from serve_app.classifier.engines import load_engine
 
     engine = load_engine("openvino", openvino_prepared.folder, threads=THREADS, precision=precision)
-    scores = engine.infer(pictures_of(fitted))
+    scores = engine.infer(fitted.crops)
     assert np.abs(scores - fitted.expected).max() < tolerance
     assert (scores.argmax(axis=1) == fitted.expected.argmax(axis=1)).all()
 
@@ -136,23 +135,43 @@ def test_a_prepared_model_is_found_again(fitted: Fitted, prepared: PreparedModel
     assert again.folder.stat().st_mtime_ns == made
 
 
-def test_auto_with_unusable_labels_is_an_error_and_no_reason_for_random_weights() -> None:
+def test_auto_with_unusable_labels_is_an_error_and_no_reason_for_random_weights(new_cache: Path) -> None:
     with pytest.raises(SetupError, match=r"labels: /no/such\.json cannot be read"):
         find_or_prepare(settings(weights="auto", labels="/no/such.json"))
-    assert not (cache_dir() / "models" / "imagenet-unavailable.txt").exists()
+    assert not (new_cache / "models" / "imagenet-unavailable.txt").exists()
 
 
-def test_auto_falls_back_to_random_weights_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
-    """Two replicas start at once: one prepares the model, the other waits for it."""
+def start_two_replicas(caplog: pytest.LogCaptureFixture) -> PreparedModel:
+    """Let two prepare `weights: auto` at once, and return what both found."""
     caplog.set_level("INFO")
     with ThreadPoolExecutor(2) as starting:
         found, other = starting.map(find_or_prepare, [settings(weights="auto")] * 2)
     assert found == other
     assert caplog.text.count("preparing the model (weights: imagenet)") == 1
-    assert caplog.text.count("preparing the model (weights: random)") == 1
     assert found.manifest.weights == "random"
     assert found.manifest.labels_from == "placeholder"
     assert "cannot be had" in (found.note or "")
+    return found
+
+
+def test_auto_falls_back_to_random_weights_and_says_why(new_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two replicas start at once: one looks for the ImageNet weights, the other waits for it. Random ones are there."""
+    labels = [f"class_{index:04d}" for index in range(1000)]
+    manifest = Manifest(
+        name="resnet50", weights="random", weights_sha256=None, labels_from="placeholder", labels=labels
+    )
+    random = new_cache / "models" / model_cache._fingerprint(settings(weights="random"))
+    random.mkdir(parents=True)
+    (random / "manifest.json").write_text(manifest.model_dump_json())
+    assert start_two_replicas(caplog).folder == random
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("new_cache")
+def test_auto_prepares_random_weights_once(caplog: pytest.LogCaptureFixture) -> None:
+    found = start_two_replicas(caplog)
+    assert caplog.text.count("preparing the model (weights: random)") == 1
+    assert (found.folder / "saved_model").is_dir()
 
 
 def test_imagenet_weights_or_labels_that_cannot_be_had_are_an_error() -> None:
@@ -164,6 +183,7 @@ def test_imagenet_weights_or_labels_that_cannot_be_had_are_an_error() -> None:
         obtain_labels(settings(weights="imagenet"))
 
 
+@pytest.mark.usefixtures("new_cache")
 def test_weights_and_labels_come_from_a_url_with_a_checksum(served: tuple[str, Path], fitted: Fitted) -> None:
     from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
 
@@ -178,10 +198,10 @@ def test_weights_and_labels_come_from_a_url_with_a_checksum(served: tuple[str, P
     assert obtain_labels(wanted) == ("labels.json", [f"thing {index}" for index in range(1000)])
 
 
+@pytest.mark.usefixtures("new_cache")
 def test_a_download_that_breaks_off_or_has_another_checksum_is_refused(
-    served: tuple[str, Path], fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: tuple[str, Path], fitted: Fitted
 ) -> None:
-    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path))  # nothing fetched earlier is found there
     from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
 
     url, _ = served
