@@ -1,7 +1,6 @@
 """What only PostgreSQL can do to the users application: stop, hang, lock, refuse, be somebody else's."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,12 +9,17 @@ import pytest
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from serve_app.users.settings import database_url
-from serve_app.users.store import ensure_seeded
+from serve_app.users.settings import UsersSettings, database_url
+from serve_app.users.store import UserStore, ensure_seeded
 from tests.postgres import Postgres
-from tests.serve_app.users.test_users import SLACK_S, assert_error, users_client
+from tests.serve_app.users.test_users import HANG_S, assert_error, client_of, users_client
 
-LIMITS: dict[str, Any] = {"pool_wait_s": 0.3, "statement_timeout_s": 0.5}
+LIMITS: dict[str, Any] = {"pool_wait_s": 1, "statement_timeout_s": 1}
+"""Of a database that does not answer. They hold for the next request too, which a slow machine has to answer."""
+
+WAITING_FOR_A_LOCK = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 
 
 @pytest.fixture
@@ -50,11 +54,9 @@ async def test_a_stopped_database_is_a_503_and_heals(postgres: Postgres, seeded_
         await asyncio.to_thread(postgres.stop)  # so that the loop sees the sockets close, as a service would
         try:
             for path in ("/", "/1", "/ready"):
-                started = time.perf_counter()
                 answer = await client.get(path)
                 assert_error(answer, 503, "database_unavailable")
                 assert answer.headers["Retry-After"] == "1"
-                assert time.perf_counter() - started < SLACK_S
         finally:
             await asyncio.to_thread(postgres.start)
         answers = await asyncio.gather(*(client.get("/") for _ in range(20)))
@@ -62,19 +64,30 @@ async def test_a_stopped_database_is_a_503_and_heals(postgres: Postgres, seeded_
 
 
 async def test_a_hanging_database_is_a_503_within_the_bound_and_heals(postgres: Postgres, seeded_url: str) -> None:
-    """Sockets stay open and nothing answers, neither on a pooled connection nor on a new one."""
-    async with users_client(seeded_url, pool_size=2, **LIMITS) as client:
+    """Sockets stay open and nothing answers, neither on a pooled connection nor on a new one.
+
+    The bound is the settings': who has a long one waits on.
+    """
+    unconnected = UserStore(seeded_url, UsersSettings(**LIMITS))
+    async with (
+        users_client(seeded_url, pool_size=2, **LIMITS) as client,
+        client_of(unconnected) as newcomer,
+        users_client(seeded_url) as patient,
+    ):
+        await asyncio.gather(*(client.get("/") for _ in range(5)))
         postgres.freeze()
         try:
-            for _ in range(2):
-                started = time.perf_counter()
-                answers = await asyncio.gather(*(client.get("/") for _ in range(5)))
-                assert time.perf_counter() - started < sum(LIMITS.values()) + SLACK_S
-                for answer in answers:
-                    assert_error(answer, 503, "database_unavailable")
+            waiting = asyncio.create_task(patient.get("/"))
+            answers = await asyncio.gather(newcomer.get("/"), *(client.get("/") for _ in range(5)))
+            assert not waiting.done()
         finally:
             postgres.thaw()
-        assert (await client.get("/")).status_code == 200
+        for answer in answers:
+            assert_error(answer, 503, "database_unavailable")
+        assert (await waiting).status_code == 200
+        for each in (client, newcomer):
+            assert (await each.get("/")).status_code == 200
+        await unconnected.close()
 
 
 class Firewall:
@@ -125,26 +138,24 @@ async def test_a_connection_that_fell_silent_costs_one_request(seeded_url: str) 
 
 
 async def test_a_slow_statement_is_cancelled_by_the_server(seeded_url: str) -> None:
-    """Only the first wait is the statement's own limit; the connection that waited is not leaked."""
-    async with users_client(seeded_url, pool_size=1, **LIMITS) as client:
+    """Its own limit ends it and not that of the whole request; the connection that waited is not leaked."""
+    async with users_client(seeded_url, pool_size=1, statement_timeout_s=1) as client:
         async with table_lock(seeded_url):
-            started = time.perf_counter()
             detail = assert_error(await client.get("/"), 503, "database_unavailable")
-            assert 0.4 < time.perf_counter() - started < 0.5 + SLACK_S
             assert "QueryCanceledError" in detail
         assert (await client.get("/")).status_code == 200
 
 
 async def test_an_exhausted_pool_is_a_503_within_the_wait(seeded_url: str) -> None:
-    """Two stuck statements hold both connections; the third request waits 0.2 s and no longer."""
-    async with users_client(seeded_url, pool_size=2, pool_wait_s=0.2, statement_timeout_s=5) as client:
+    """Two stuck statements hold both connections; the third request waits 0.2 s, and they wait on."""
+    async with users_client(seeded_url, pool_size=2, pool_wait_s=0.2) as client, owner_of(seeded_url) as owner:
         async with table_lock(seeded_url):
             stuck = [asyncio.create_task(client.get("/")) for _ in range(2)]
-            await asyncio.sleep(0.1)
-            started = time.perf_counter()
-            detail = assert_error(await client.get("/"), 503, "database_unavailable")
-            assert 0.1 < time.perf_counter() - started < 0.2 + SLACK_S
-            assert "busy" in detail
+            async with asyncio.timeout(HANG_S):
+                while (await owner.exec_driver_sql(WAITING_FOR_A_LOCK)).scalar() != 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+            assert "busy for 0.2 s" in assert_error(await client.get("/"), 503, "database_unavailable")
+            assert not any(each.done() for each in stuck)
         assert [answer.status_code for answer in await asyncio.gather(*stuck)] == [200, 200]
 
 
