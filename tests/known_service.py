@@ -2,6 +2,7 @@
 
 It runs in a thread of the test, on a real port. A picture's bytes say what becomes of it: `label:…` is its class,
 `bad:…` is no picture. What is to go wrong before that stands in `trouble`: each request takes the next one from there.
+No answer takes a time of its own: a slow one waits for something else to have happened.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,24 +24,30 @@ from starlette.types import Receive, Scope, Send
 
 from tests.ports import free_port
 
-START_S = 10.0
+START_S = 60.0
 FILE_S = 0.02
 """What a job takes for one file."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What happens to a request instead of an answer; without status it is cut off, after `delay_s` in any case."""
+    """What happens to a request instead of an answer; without status it is cut off."""
 
     status: int | None = None
     code: str = "overloaded"
     headers: dict[str, str] = field(default_factory=dict)
-    delay_s: float = 0
-    goes_on: bool = False
-    """Whether the request is answered all the same, after the delay."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A request that is answered as usual, but not before `until` holds."""
+
+    until: Callable[["KnownService"], bool]
 
 
 RESET = Trouble()
+AT_ONCE = Held(lambda _: True)
+SILENCE = Held(lambda _: False)
 
 
 @dataclass
@@ -54,11 +61,13 @@ class KnownService:
     max_upload_bytes: int = 100_000
     max_job_files: int = 100
     file_s: float = FILE_S
-    trouble: deque[Trouble] = field(default_factory=deque)
+    trouble: deque[Trouble | Held] = field(default_factory=deque)
     """For the next requests with pictures; each takes one."""
     pages: dict[str, Response] = field(default_factory=dict)
     """What GET answers below /pages."""
     seen: list[Scope] = field(default_factory=list)
+    seen_unix_s: list[float] = field(default_factory=list)
+    """When each of them came."""
     pictures: Counter[bytes] = field(default_factory=Counter)
     most_at_once: int = 0
     jobs: dict[str, "Job"] = field(default_factory=dict)
@@ -84,6 +93,7 @@ class KnownService:
         if scope["type"] != "http":
             return
         self.seen.append(scope)
+        self.seen_unix_s.append(time.time())
         request = Request(scope, receive)
         try:
             answer = await self._answer(request)
@@ -139,8 +149,9 @@ class KnownService:
         if not self.trouble:
             return
         trouble = self.trouble.popleft()
-        await asyncio.sleep(trouble.delay_s)
-        if trouble.goes_on:
+        if isinstance(trouble, Held):
+            while not trouble.until(self):  # noqa: ASYNC110 it may be anything
+                await asyncio.sleep(0.005)
             return
         if trouble.status is None:
             raise CutOff

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -13,13 +13,19 @@ from fastapi import FastAPI
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
+from serve_app.client.__main__ import main
 from serve_app.jobs.api import add_job_routes
 from tests.conftest import Fitted
 from tests.jobs import Desk, replica
+from tests.patience import HANG_S, until
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 
-RUN_S = 60
+Ended = tuple[int | None, str, str]
+"""Exit code, standard output and standard error."""
+Client = Callable[..., Awaitable[Ended]]
+
+INSIST = ("--give-up-after", str(HANG_S))
 
 
 @asynccontextmanager
@@ -30,9 +36,8 @@ async def served(api: FastAPI) -> AsyncIterator[str]:
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(mounted, host="127.0.0.1", port=port, log_level="critical", lifespan="off"))
     running = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not running.done()
-        await asyncio.sleep(0.01)
+    await until(lambda: server.started or running.done(), "the server")
+    assert server.started
     yield f"http://127.0.0.1:{port}"
     server.should_exit = server.force_exit = True
     with suppress(asyncio.CancelledError):
@@ -62,20 +67,33 @@ def pictures(tmp_path: Path, fitted: Fitted) -> Path:
     return folder
 
 
-async def client(server: str, *arguments: str | Path) -> tuple[int | None, str, str]:
-    """Run it and return exit code, standard output and standard error."""
-    command = [sys.executable, "-m", "serve_app.client", "--server", server, *map(str, arguments)]
+@pytest.fixture
+def client(capsys: pytest.CaptureFixture[str]) -> Client:
+    """Return what runs the client in this process."""
+
+    async def run(server: str, *arguments: str | Path) -> Ended:
+        code = await asyncio.to_thread(main, ["--server", server, *INSIST, *map(str, arguments)])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+async def client_process(server: str, *arguments: str | Path) -> Ended:
+    """Run it as a user does."""
+    command = [sys.executable, "-m", "serve_app.client", "--server", server, *INSIST, *map(str, arguments)]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
-    out, err = await asyncio.wait_for(process.communicate(), RUN_S)
+    out, err = await asyncio.wait_for(process.communicate(), 2 * HANG_S)
     return process.returncode, out.decode(), err.decode()
 
 
 async def test_a_folder_becomes_jobs_and_the_same_command_finds_them_again(
-    server: str, desk: Desk, pictures: Path, fitted: Fitted
+    server: str, desk: Desk, pictures: Path, fitted: Fitted, client: Client
 ) -> None:
-    for _ in range(2):
-        code, out, err = await client(server, pictures, "--jobs", "--batch", "4", "--format", "jsonl", "--top-k", "2")
+    before = desk.counted.submitted
+    for run in (client, client_process):
+        code, out, err = await run(server, pictures, "--jobs", "--batch", "4", "--format", "jsonl", "--top-k", "2")
         *good, broken = [json.loads(line) for line in out.splitlines()]
         assert code == 1, err
         assert [answer["prediction"]["prediction"] for answer in good] == sorted(fitted.pictures)
@@ -83,11 +101,11 @@ async def test_a_folder_becomes_jobs_and_the_same_command_finds_them_again(
         assert broken["error"]["code"] == "unreadable_image"
         assert f"{len(good)} classified, 1 failed" in err
     # The last of the three holds nothing but the broken picture, so it has failed and is made anew.
-    assert desk.counted.submitted == 3 + 1
+    assert desk.counted.submitted == before + 3 + 1
 
 
 async def test_a_job_is_fetched_by_its_id_and_one_that_has_ended_cannot_be_cancelled(
-    server: str, desk: Desk, fitted: Fitted
+    server: str, desk: Desk, fitted: Fitted, client: Client
 ) -> None:
     job = await desk.accepted(*fitted.pictures.values())
     code, out, err = await client(server, "--job", job, "--format", "jsonl")
@@ -99,12 +117,12 @@ async def test_a_job_is_fetched_by_its_id_and_one_that_has_ended_cannot_be_cance
 
 
 async def test_a_service_without_redis_says_so_and_pictures_need_no_jobs(
-    classifier: Classifier, pictures: Path
+    classifier: Classifier, pictures: Path, client: Client
 ) -> None:
     api = build_model_api(classifier)
     add_job_routes(api, classifier.settings, None)
     async with served(api) as server:
-        code, out, err = await client(server, pictures, "--jobs")
+        code, out, err = await client(server, pictures, "--jobs", "--retries", "0")
     assert (code, out) == (2, "")
     assert "--jobs: this service has no queue: its operator must set REDIS_URL" in err
     assert "without --jobs it classifies all the same" in err

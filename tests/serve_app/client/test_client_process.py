@@ -4,13 +4,12 @@ import json
 import os
 import pty
 import re
-import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +17,13 @@ import psutil
 import pytest
 
 from tests.conftest import Fitted
-from tests.known_service import KnownService, Trouble, known_service
+from tests.known_service import AT_ONCE, SILENCE, Held, KnownService, known_service
 from tests.ports import free_port
 from tests.service import adapted, launcher, own_environment, service, write_config
 
 RUN_S = 60.0
-START_CPU_S = 0.5
+MOST_MODULES = 500
+"""Of an interpreter that is ready to ask; 355 of them, a third of Python's own start, take 0.3 s."""
 MOST_RSS_BYTES = 100_000_000
 HEAVY = ("ray", "tensorflow", "sqlalchemy", "PIL", "redis", "fastapi", "pydantic", "numpy", "serve_app.errors")
 
@@ -56,25 +56,28 @@ def interrupt(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def wait_until_sent(known: KnownService, method: str, path: str, count: int) -> None:
+def wait_until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Return when what the client does has made the condition true; fails at once when it has ended."""
     deadline_s = time.monotonic() + RUN_S
-    while len(known.requests(method, path)) < count:
+    while not condition():
+        assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
 
 
 def test_ctrl_c_leaves_what_was_answered_and_resume_does_the_rest(known: KnownService, tmp_path: Path) -> None:
     folder, output = make_pictures(tmp_path / "many", 40), tmp_path / "out.jsonl"
-    known.trouble.extend([Trouble(delay_s=0.05, goes_on=True)] * 40)
+    known.trouble.extend([AT_ONCE] * 10 + [SILENCE] * 30)
     process = start(command(known, folder, "--output", output, "--parallel", "2"))
-    wait_until_sent(known, "POST", "/model/predict", 10)
+    # Two at a time: who asks for the twelfth has the answers to ten.
+    wait_until(lambda: len(known.requests("POST", "/model/predict")) == 12, process)
     code, out, err = interrupt(process)
     answered = output.read_text().splitlines()
     assert (code, out) == (130, "")
     assert "Traceback" not in err
     assert "the same command with --resume goes on from here" in err
     assert err.endswith("stopped by Ctrl-C\n")
-    assert 8 <= len(answered) < 40
+    assert len(answered) == 10
     known.trouble.clear()
     subprocess.run(command(known, folder, "--output", output, "--resume"), check=True, timeout=RUN_S)
     answers = [json.loads(line) for line in output.read_text().splitlines()]
@@ -82,13 +85,15 @@ def test_ctrl_c_leaves_what_was_answered_and_resume_does_the_rest(known: KnownSe
 
 
 def test_ctrl_c_leaves_jobs_to_the_service_and_says_how_to_fetch_them(known: KnownService, tmp_path: Path) -> None:
-    known.file_s = 0.3
+    known.file_s = 3600
     process = start(command(known, make_pictures(tmp_path / "many", 4), "--jobs", "--batch", "2"))
-    wait_until_sent(known, "GET", "/model/jobs/job-1", 1)
+    wait_until(lambda: len(known.requests("GET", "/model/jobs/job-1")) >= 1, process)
     code, out, err = interrupt(process)
     assert (code, out) == (130, "")
     assert "2 job(s) go on in the service" in err
     assert f"python -m serve_app.client --server {known.url} --job job-0 --job job-1 --cancel " in err
+    for job in known.jobs.values():
+        job.file_s = 0.001
     told = [sys.executable, *re.findall(r"python (-m .*--job job-1) +waits", err)[0].split(), "--format", "jsonl"]
     fetched = subprocess.run(told, check=True, capture_output=True, text=True, timeout=RUN_S)
     answers = [json.loads(line) for line in fetched.stdout.splitlines()]
@@ -97,20 +102,22 @@ def test_ctrl_c_leaves_jobs_to_the_service_and_says_how_to_fetch_them(known: Kno
 
 def test_a_terminal_shows_a_bar_and_standard_output_has_nothing_of_it(known: KnownService, tmp_path: Path) -> None:
     known.weights = "random"
-    known.trouble.extend([Trouble(delay_s=0.3, goes_on=True)] * 8)
+    seen = threading.Event()
+    known.trouble.extend([AT_ONCE] * 5 + [Held(lambda _: seen.is_set())] * 3)
     ours, theirs = pty.openpty()
     process = start(command(known, make_pictures(tmp_path / "many", 8), "--format", "jsonl"), stderr=theirs)
     os.close(theirs)
-    shown: list[str] = []
-    reader = threading.Thread(target=lambda: shown.append(read_all(ours)))
+    shown = bytearray()
+    reader = threading.Thread(target=read_all, args=(ours, shown))
     reader.start()
+    wait_until(lambda: re.search("[━╸╺]{10}.*5/8", shown.decode(errors="ignore")) is not None, process)
+    seen.set()
     out, _ = process.communicate(timeout=RUN_S)
     reader.join(RUN_S)
     os.close(ours)
     assert process.returncode == 0
     assert [json.loads(line)["file"][-8:] for line in out.splitlines()] == [f"{number:04}.jpg" for number in range(8)]
-    assert re.search("[━╸╺]{10}.*[4-7]/8", shown[0])
-    assert "RANDOM" in shown[0]
+    assert "RANDOM" in shown.decode()
 
 
 def test_without_a_terminal_standard_error_is_plain_lines(known: KnownService, tmp_path: Path) -> None:
@@ -124,30 +131,26 @@ def test_without_a_terminal_standard_error_is_plain_lines(known: KnownService, t
 
 
 def test_a_reader_that_has_gone_ends_it_quietly(known: KnownService, tmp_path: Path) -> None:
-    known.trouble.extend([Trouble(delay_s=0.1, goes_on=True)] * 50)
-    process = start(command(known, make_pictures(tmp_path / "many", 50), "--format", "csv"))
+    gone = threading.Event()
+    known.trouble.extend([AT_ONCE] + [Held(lambda _: gone.is_set())] * 49)
+    process = start(command(known, make_pictures(tmp_path / "many", 50), "--format", "csv", "--parallel", "1"))
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
+    gone.set()
     assert process.wait(RUN_S) == 1
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
 
 
-def test_it_starts_at_once_and_loads_nothing_of_the_service() -> None:
-    """Processor time, the best of three: what else the machine does is not its fault."""
+def test_it_loads_little_and_nothing_of_the_service() -> None:
     script = "import sys; from serve_app.client import command, table; print(*sys.modules)"
-    cpu_s = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert not set(HEAVY) & set(ended.stdout.split())
-        if cpu_s[-1] < START_CPU_S:
-            return
-    pytest.fail(f"starting took {min(cpu_s):.2f} s of processor time")
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    modules = ended.stdout.split()
+    assert "serve_app.client.table" in modules
+    assert not set(HEAVY) & set(modules)
+    assert len(modules) < MOST_MODULES
 
 
 @pytest.mark.long
@@ -198,12 +201,8 @@ def test_the_real_service_classifies_a_folder(tmp_path: Path, fitted: Fitted) ->
     assert broken["error"]["code"] == "unreadable_image"
 
 
-def read_all(terminal: int) -> str:
-    """Return what is printed on a terminal until its other end is closed."""
-    shown = b""
-    try:
+def read_all(terminal: int, shown: bytearray) -> None:
+    """Add to `shown` what is printed on a terminal until its other end is closed."""
+    with suppress(OSError):  # how Linux says so
         while chunk := os.read(terminal, 4096):
-            shown += chunk
-    except OSError:  # how Linux says so
-        pass
-    return shown.decode()
+            shown.extend(chunk)
