@@ -9,8 +9,10 @@ Written through the kit's own classes, so that it is read like a real one; the s
 import random
 import shutil
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,19 @@ def write_made_run(folder: Path, plan: Plan | None = None, change: Callable[[Mad
 
 def made_cell(plan: Plan, cell: Cell, began_unix_s: float) -> MadeCell:
     """Return what one cell would leave behind: users who send, wait for the answer and think, one by one."""
+    made = _made_cell(plan.model_dump_json(), cell, began_unix_s)
+    return replace(
+        made,
+        record=made.record.model_copy(deep=True),
+        requests=[*made.requests],
+        generator=[*made.generator],
+        resources=[*made.resources],
+    )
+
+
+@lru_cache(maxsize=64)
+def _made_cell(plan_json: str, cell: Cell, began_unix_s: float) -> MadeCell:
+    plan = Plan.model_validate_json(plan_json)
     rng = random.Random(f"{plan.seed} {cell.id}")
     started_s = began_unix_s + 15
     moments = Moments(
@@ -224,9 +239,9 @@ def _requests_of_user(
     rng, user = chance
     workload = plan.workload
     now_s = moments.started_unix_s + user / plan.spawn_rate_per_s
+    endpoints, weights = [*workload.endpoints], [endpoint.weight for endpoint in workload.endpoints.values()]
     while now_s < moments.stopping_unix_s:
-        weights = [endpoint.weight for endpoint in workload.endpoints.values()]
-        (endpoint,) = rng.choices(list(workload.endpoints), weights)
+        (endpoint,) = rng.choices(endpoints, weights)
         row = _request(cell, endpoint, now_s, rng)
         yield row
         pause_s = rng.uniform(*workload.wait_s) if workload.wait_s else 0.0
@@ -261,8 +276,8 @@ def _generator_rows(plan: Plan, cell: Cell, requests: list[RequestRow], moments:
             unix_s=now_s,
             monotonic_s=5000.0 + now_s - BEGAN_UNIX_S,
             users=min(cell.users, int(second * plan.spawn_rate_per_s) + 1),
-            requests=sum(time_s <= now_s for time_s in sent_s),
-            failures=sum(time_s <= now_s for time_s in failed_s),
+            requests=bisect_right(sent_s, now_s),
+            failures=bisect_right(failed_s, now_s),
             lag_ms=1.5 + 3 * (second % 7 == 0),
         )
 

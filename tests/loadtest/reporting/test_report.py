@@ -167,7 +167,7 @@ def test_repetitions_are_told_apart(tmp_path: Path) -> None:
     assert "10 (2×)" in markdown
 
 
-def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
+def figures_of_a_plain_locust_csv() -> Figures:
     whole = Traffic(
         requests=100, failures=0, failures_percent=0, rps=5, median_ms=10, avg_ms=11, p95_ms=20, p99_ms=30, max_ms=40
     )
@@ -178,16 +178,18 @@ def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
         metrics_after_s=None, limits=[], **lacks,
     )  # fmt: skip
     point = PointFigures(target="locust", users=10, repetitions=1, think_time_limit_rps=None, whole_run=whole, **lacks)
-    markdown = render_markdown(
-        conclude(
-            Figures(
-                title="A CSV", source="Locust CSV", machine=None, dates=[], test={}, endpoints=[], baseline=None,
-                targets=[TargetFacts(name="locust", title="locust", replicas=None, about={})],
-                points=[point], cells=[cell], comparisons=[], takeaways=[], recommendations=[], bottom_line="",
-                all_valid=True, all_limits_met=True,
-            )
+    return conclude(
+        Figures(
+            title="A CSV", source="Locust CSV", machine=None, dates=[], test={}, endpoints=[], baseline=None,
+            targets=[TargetFacts(name="locust", title="locust", replicas=None, about={})],
+            points=[point], cells=[cell], comparisons=[], takeaways=[], recommendations=[], bottom_line="",
+            all_valid=True, all_limits_met=True,
         )
     )  # fmt: skip
+
+
+def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
+    markdown = render_markdown(figures_of_a_plain_locust_csv())
     assert (
         "**locust was measured: at 10 users it had 5.0 requests/s, 0 % failures and a median of 10.0 ms.**" in markdown
     )
@@ -198,40 +200,47 @@ def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
 # Files
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
-    folder = write_made_run(tmp_path / "run", made_plan(users=[10, 100]))
-    other = tmp_path / "other"
-    other.mkdir()
-    first = {path.name: path.read_bytes() for path in write_report(summarize(RunFolder(folder)), folder)}
-    again = {path.name: path.read_bytes() for path in write_report(summarize(RunFolder(folder)), other)}
-    assert first == again
-    reread = Figures.model_validate_json(first["report.json"])
-    assert {path.name: path.read_bytes() for path in write_report(reread, other)} == first
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_made_run(tmp_path_factory.mktemp("run"), made_plan(users=[10, 100]))
 
 
-def test_the_report_names_no_folder_of_the_machine(tmp_path: Path) -> None:
-    folder = write_made_run(tmp_path / "run", made_plan(users=[10]))
-    for path in write_report(summarize(RunFolder(folder)), folder):
-        assert str(tmp_path) not in path.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def written(run_folder: Path) -> dict[str, bytes]:
+    """The files of a report by their paths in the run's folder; those are all that came into it."""
+    before = {*run_folder.rglob("*")}
+    paths = write_report(summarize(RunFolder(run_folder)), run_folder)
+    assert {path for path in {*run_folder.rglob("*")} - before if path.is_file()} == set(paths)
+    return {path.relative_to(run_folder).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_every_file_is_told_and_there(tmp_path: Path, figures: Figures) -> None:
-    written = write_report(figures, tmp_path)
-    assert {"report.json", "report.md", "report.html", "throughput.svg", "latency_lookup.svg"} <= {
-        path.name for path in written
-    }
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(written)
-    linked = set(re.findall(r"\((plots/.*)\)", (tmp_path / "report.md").read_text(encoding="utf-8")))
-    assert linked == {path.relative_to(tmp_path).as_posix() for path in written if path.suffix == ".svg"}
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path, run_folder: Path, written: dict[str, bytes]) -> None:
+    reread = Figures.model_validate_json(written["report.json"])
+    assert summarize(RunFolder(run_folder)) == reread
+    again = write_report(reread, tmp_path)
+    assert {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in again} == written
 
 
-def test_pictures_of_an_earlier_report_go_and_those_of_others_stay(tmp_path: Path, figures: Figures) -> None:
+def test_the_report_names_no_folder_of_the_machine(run_folder: Path, written: dict[str, bytes]) -> None:
+    for data in written.values():
+        assert str(run_folder.parent) not in data.decode("utf-8")
+
+
+def test_every_file_is_told_and_there(written: dict[str, bytes]) -> None:
+    assert {
+        "report.json", "report.md", "report.html", "plots/throughput.svg", "plots/latency_lookup.svg"
+    } <= written.keys()  # fmt: skip
+    linked = set(re.findall(r"\((plots/.*)\)", written["report.md"].decode("utf-8")))
+    assert linked == {path for path in written if path.endswith(".svg")}
+
+
+def test_pictures_of_an_earlier_report_go_and_those_of_others_stay(tmp_path: Path) -> None:
     stale, foreign = tmp_path / "plots" / "latency_gone.svg", tmp_path / "plots" / "holiday.svg"
     stale.parent.mkdir()
     stale.touch()
     foreign.touch()
     (tmp_path / "report.md").write_text("# Earlier\n\n![Latency](plots/latency_gone.svg)\n")
-    write_report(figures, tmp_path)
+    write_report(figures_of_a_plain_locust_csv(), tmp_path)
     assert (stale.exists(), foreign.exists()) == (False, True)
 
 

@@ -42,7 +42,7 @@ STARTED = BEGAN_UNIX_S + 15
 
 
 def one_cell_plan(**changes: Any) -> Plan:
-    return made_plan(**{"targets": [made_target("two_replicas", 2)], "users": [10], **changes})
+    return made_plan(**{"targets": [made_target("two_replicas", 2)], "users": [10], "baseline": None, **changes})
 
 
 def workload(**changes: Any) -> dict[str, Any]:
@@ -784,7 +784,7 @@ def test_published_figures_without_exactly_one_target_are_left_out() -> None:
 
 
 def test_a_missing_baseline_is_none_and_a_broken_one_is_refused(tmp_path: Path) -> None:
-    folder = RunFolder(write_made_run(tmp_path, one_cell_plan()))
+    folder = RunFolder(write_made_run(tmp_path, one_cell_plan(baseline=made_plan().baseline)))
     folder.baseline_path.write_text("title: x\n")
     with pytest.raises(BadInputError, match="is not a baseline"):
         summarize(folder)
