@@ -34,7 +34,6 @@ ROOT = Path(__file__).parents[3]
 PUBLISHED = Path("tests/audits/published_report.yaml")
 COMMITTED = ROOT / "docs/reports"
 PAGE = ROOT / "docs/audit_of_the_published_report.md"
-EXPERIMENTS = 240
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -228,9 +227,13 @@ class Simulated:
     stated_s: float | tuple[float, float]
 
 
-@pytest.fixture(scope="module")
-def experiments() -> list[Simulated]:
-    return [draw_experiment(seed) for seed in range(EXPERIMENTS)]
+@pytest.fixture(
+    scope="module",
+    params=[range(60), pytest.param(range(60, 240), marks=pytest.mark.long)],
+    ids="{0} experiments".format,
+)
+def experiments(request: pytest.FixtureRequest) -> list[Simulated]:
+    return [draw_experiment(seed) for seed in request.param]
 
 
 def draw_experiment(seed: int) -> Simulated:

@@ -15,7 +15,6 @@ from tests.benchmarks.verdicts import compare_pairs, count_verdicts
 from tests.queueing import Service, simulate
 
 LENGTH_S = 60.0
-PAIRS = 200
 USERS = 50
 REPETITIONS = 5
 WINDOW_S = 115.0
@@ -65,26 +64,26 @@ def difference_in(level: LevelComparison, metric: str) -> Difference:
 # The claim
 
 
-@pytest.fixture(scope="module")
-def claimed() -> dict[float, list[LevelComparison]]:
-    """The verdicts on 200 pairs of queues, by how much longer the latencies of the second are."""
-    series = simulate(Service(), USERS, WINDOW_S, 2 * REPETITIONS * PAIRS, seed=4)
+@pytest.fixture(scope="module", params=[60, pytest.param(200, marks=pytest.mark.long)], ids="{} pairs".format)
+def claimed(request: pytest.FixtureRequest) -> dict[float, list[LevelComparison]]:
+    """The verdicts on many pairs of queues, by how much longer the latencies of the second are."""
+    series = simulate(Service(), USERS, WINDOW_S, 2 * REPETITIONS * request.param, seed=4)
     return {slower: [*compare_pairs(series, USERS, REPETITIONS, slower=slower, draws=200)] for slower in (1.0, 1.15)}
 
 
-def test_equal_targets_are_a_tie_in_95_percent_of_200_pairs(claimed: dict[float, list[LevelComparison]]) -> None:
-    counts = count_verdicts(claimed[1.0])
-    assert counts["level"].total() == PAIRS
-    assert counts["level"]["tie"] >= 0.95 * PAIRS, counts
-    assert all(counts[metric]["a"] + counts[metric]["b"] <= 0.03 * PAIRS for metric in counts if metric != "level")
+def test_equal_targets_are_a_tie_in_95_percent_of_the_pairs(claimed: dict[float, list[LevelComparison]]) -> None:
+    counts, pairs = count_verdicts(claimed[1.0]), len(claimed[1.0])
+    assert counts["level"].total() == pairs >= 60
+    assert counts["level"]["tie"] >= 0.95 * pairs, counts
+    assert all(counts[metric]["a"] + counts[metric]["b"] <= 0.03 * pairs for metric in counts if metric != "level")
 
 
-def test_a_difference_of_15_percent_is_found_in_90_percent_of_200_pairs(
+def test_a_difference_of_15_percent_is_found_in_90_percent_of_the_pairs(
     claimed: dict[float, list[LevelComparison]],
 ) -> None:
     """With five repetitions of 115 s at 50 users, some 9,300 requests of each target."""
-    counts = count_verdicts(claimed[1.15])
-    assert counts["level"]["a"] >= 0.9 * PAIRS, counts
+    counts, pairs = count_verdicts(claimed[1.15]), len(claimed[1.15])
+    assert counts["level"]["a"] >= 0.9 * pairs, counts
     assert counts["level"]["b"] == 0
     samples = [difference_in(level, "rps").samples["a"] for level in claimed[1.15]]
     assert 9000 < np.median(samples) < 9600
@@ -95,7 +94,7 @@ def test_the_interval_holds_the_true_difference(claimed: dict[float, list[LevelC
         for metric in ("predict.median_ms", "predict.p95_ms", "lookup.median_ms", "lookup.p95_ms"):
             intervals = [difference_in(level, metric).interval_percent for level in levels]
             held = [low <= 100 * (slower - 1) <= high for low, high in filter(None, intervals)]
-            assert len(held) == PAIRS
+            assert len(held) == len(levels)
             assert np.mean(held) >= 0.95, metric
 
 
