@@ -51,29 +51,41 @@ def split_command(command: str) -> list[str]:
 def start_process(arguments: list[str], log: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own, so that Ctrl-C reaches only the kit; its output goes into `log`.
 
-    On Linux it gets SIGTERM when the kit dies, however that happens. Raises CellFailedError.
+    On Linux it gets SIGTERM when the kit dies, however that happens. Raises CellFailedError, and Interrupted when it
+    was started while a signal came; then it has been killed.
     """
-    with log.open("ab") as output:
-        try:
-            return subprocess.Popen(
-                arguments,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 it takes no lock that a thread could hold
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        # An exception of a signal handler that Python runs while it forks would be printed and lost.
+        with log.open("ab") as output, undisturbed():
+            started.append(
+                subprocess.Popen(
+                    arguments,
+                    env=dict(environment),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_begin_child,  # noqa: PLW1509 it takes no lock that a thread could hold
+                )
             )
-        except (OSError, subprocess.SubprocessError) as exc:
-            raise CellFailedError(f"`{shlex.join(arguments)}` cannot be started: {exc}") from exc
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise CellFailedError(f"`{shlex.join(arguments)}` cannot be started: {exc}") from exc
+    except BaseException:
+        for process in started:
+            kill(family(process.pid))
+            process.wait()
+        raise
+    return started[0]
 
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def _end_with_parent() -> None:
+def _begin_child() -> None:
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    let_signals_through()
 
 
 def family(pid: int) -> list[psutil.Process]:

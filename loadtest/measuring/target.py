@@ -62,11 +62,13 @@ class RunningTarget:
         """Return when every ready path answers 200. Raises CellFailedError when it ends or takes too long."""
         began = time.monotonic()
         waiting = list(self.target.ready)
-        fault = ""
         with self._client() as client:
             while waiting:
                 self.check_lives()
-                if time.monotonic() - began > self.target.ready_timeout_s:
+                fault = _ask(client, waiting[0])
+                if not fault:
+                    waiting.pop(0)
+                elif time.monotonic() - began > self.target.ready_timeout_s:
                     raise CellFailedError(
                         _with_log(
                             f"the target was not ready within {self.target.ready_timeout_s:g} s "
@@ -74,11 +76,8 @@ class RunningTarget:
                             self.log,
                         )
                     )
-                fault = _ask(client, waiting[0])
-                if fault:
-                    time.sleep(_POLL_S)
                 else:
-                    waiting.pop(0)
+                    time.sleep(_POLL_S)
         self.ready_after_s = round(time.monotonic() - began, 3)
 
     def count_replicas(self, roles: list[Role]) -> int | None:

@@ -1,0 +1,30 @@
+"""Processes that the kit starts, and signals that come meanwhile."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.kit import ROOT, STOP_S
+
+INTERRUPTED_WHILE_FORKING = """
+import os, signal, sys
+from pathlib import Path
+import psutil
+from loadtest.measuring.processes import start_process
+from loadtest.measuring.runner import Interrupted, raising_on_signals
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+try:
+    with raising_on_signals():
+        start_process([sys.executable, "-c", "import signal; signal.pause()"], Path(sys.argv[1]), os.environ)
+except Interrupted as exc:
+    print("interrupted by", exc.number, "which leaves", psutil.Process().children())
+"""
+
+
+def test_ctrl_c_while_a_process_is_started_is_not_lost_and_leaves_no_process(tmp_path: Path) -> None:
+    """Python prints and forgets what a signal handler raises within the hooks that it calls around a fork."""
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_FORKING, f"{tmp_path}/log"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=STOP_S, check=False)
+    assert (ended.stdout, ended.returncode) == ("interrupted by 2 which leaves []\n", 0), ended.stderr
