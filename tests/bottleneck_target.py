@@ -1,4 +1,4 @@
-"""A target with one known bottleneck: `python -m tests.bottleneck_target KIND --port 8000`.
+"""A target with one known bottleneck: `python -m tests.bottleneck_target KIND --port 8000 --behind 8001`.
 
 Its processes are roles, told apart by their command lines: `--role worker`, `--role proxy`, `--role database`.
 
@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 WORK_MS = 20.0
-STOP_S = 5
+STOP_S = 60
 CORES = os.cpu_count() or 1
 # Above 2047 bytes hashlib releases Python's interpreter lock, so that threads compute side by side.
 BLOCK = bytes(200_000)
@@ -157,14 +157,14 @@ def wait_until_listening(port: int, process: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError(f"{process.args!r} does not listen on {port}")
 
 
-def run_roles(kind: str, port: int) -> None:
+def run_roles(kind: str, port: int, behind_port: int) -> None:
     """Start a process for each role, those behind first, and stop them all on SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     roles = ROLES[kind]
     processes = []
     try:
         for role in roles:
-            own, behind = (port, port + 1) if role == roles[-1] else (port + 1, port)
+            own, behind = (port, behind_port) if role == roles[-1] else (behind_port, port)
             command = [sys.executable, "-m", "tests.bottleneck_target", kind, "--role", role]
             processes.append(subprocess.Popen([*command, "--port", str(own), "--behind", str(behind)]))
             wait_until_listening(own, processes[-1])
@@ -183,10 +183,10 @@ def main() -> None:
     parser.add_argument("kind", choices=ROLES)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--role", help=argparse.SUPPRESS)
-    parser.add_argument("--behind", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--behind", type=int, metavar="PORT", help="of the process behind (default: the next)")
     options = parser.parse_args()
     if options.role is None:
-        run_roles(options.kind, options.port)
+        run_roles(options.kind, options.port, options.behind or options.port + 1)
         return
     asyncio.run(start(options))
 

@@ -1,29 +1,38 @@
 """A target with known answers, to prove that the kit measures right: `python -m tests.known_target --port 8000`.
 
 GET /fixed answers after `--delay-ms`; GET /serial passes one server that serves exactly `--serial-rate` a second.
-Both state their true times as Server-Timing. GET / and /ready say whether it is ready, /about what it is, and
-/metrics how many requests arrived. The other options make it misbehave, as real targets do. With `--config` it is a
-service that is set up by a YAML file: so many `workers`, each of which serves `rate_per_worker` a second.
+Both state their true times as Server-Timing, and in it what they saw of the request (see Seen), so that whatever a
+client says of it can be checked against that. GET / and /ready say whether it is ready, /about what it is, and /metrics
+how many requests arrived. The other options make it misbehave, as real targets do. With `--config` it is a service that
+is set up by a YAML file: so many `workers`, each of which serves `rate_per_worker` a second.
+
+What a test waits for is counted in requests, not in seconds: the N-th one ends the target or its client, or waits at a
+gate, a file that the test makes when it has seen what it came for.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 
+import psutil
 import yaml
 
-STOP_S = 5
+STOP_S = 60
+GATE_POLL_S = 0.02
+MEASURED = ("/fixed", "/serial")
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,61 @@ class Behaviour:
     stall_s: float
     most_wait_s: float
     refusal_ms: float
+    crowd: int
+    crowd_ms: float
+    die_at: int
+    kill_client_at: int
+    hold_at: int
+    hold_end: bool
+    gate: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the target saw of a request to /fixed or /serial."""
+
+    client: int
+    """The connection, counted from 1 in the order in which they came."""
+    number: int
+    """Of the request among those of its connection, from 1 on."""
+    unix_s: float
+    """When it arrived."""
+
+    def encode(self) -> str:
+        """Return a part of Server-Timing that is no stage: it has no duration."""
+        return f'seen;desc="{self.client} {self.number} {self.unix_s:.6f}"'
+
+
+def read_seen(server_timing: str) -> Seen:
+    """Return what the target saw of the request that it answered with this header."""
+    found = re.search(r'seen;desc="(\d+) (\d+) ([\d.]+)"', server_timing)
+    assert found, server_timing
+    return Seen(int(found[1]), int(found[2]), float(found[3]))
+
+
+class FileGate:
+    """A file that is there while the gate is open; `PATH.reached` says that something waits for that."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def reached(self) -> Path:
+        return self._path.with_suffix(".reached")
+
+    def open(self) -> None:
+        self._path.touch()
+
+    def shut(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self.reached.unlink(missing_ok=True)
+
+    def lets_through(self) -> bool:
+        """Return whether it is open; called by what waits for it."""
+        if self._path.exists():
+            return True
+        self.reached.touch()
+        return False
 
 
 @dataclass(frozen=True)
@@ -71,11 +135,33 @@ class KnownTarget:
         self._free_s = now_s
         self._arrived: Counter[tuple[str, HTTPStatus]] = Counter()
         self._measured = 0
+        self._gate = FileGate(Path(behaviour.gate))
+        self.clients: set[int] = set()
+        """Open connections on which a measured request came."""
+
+    def holds(self) -> bool:
+        """Return whether the measured request that comes next must wait at the gate."""
+        hold_at = self._behaviour.hold_at
+        return bool(hold_at) and self._measured + 1 >= hold_at and not self._gate.lets_through()
 
     def answer(self, path: str, now_s: float) -> Answer:
+        if path in MEASURED:
+            self._measured += 1
+            self._do_harm()
         answer = self._answer(path, now_s)
         self._arrived[path, answer.status] += 1
         return answer
+
+    def _do_harm(self) -> None:
+        if self._measured == self._behaviour.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._measured == self._behaviour.kill_client_at:
+            (generator,) = [
+                process
+                for process in psutil.Process(os.getppid()).children()
+                if "loadtest.recorder" in process.cmdline()
+            ]
+            generator.kill()
 
     def _answer(self, path: str, now_s: float) -> Answer:
         match path:
@@ -94,13 +180,13 @@ class KnownTarget:
 
     def _refused(self, now_s: float) -> Answer | None:
         """Return a 503 for every `fail_every`-th request: at once and without stages, so that it would show in both."""
-        self._measured += 1
         if self._behaviour.fail_every and self._measured % self._behaviour.fail_every == 0:
             return Answer(now_s, HTTPStatus.SERVICE_UNAVAILABLE, b"")
         return None
 
     def _fixed(self, now_s: float) -> Answer:
-        delay_ms = self._behaviour.delay_ms
+        is_crowded = self._behaviour.crowd and len(self.clients) > self._behaviour.crowd
+        delay_ms = self._behaviour.delay_ms + (self._behaviour.crowd_ms if is_crowded else 0)
         padding = ", pad;desc=" + "x" * self._behaviour.padding_bytes if self._behaviour.padding_bytes else ""
         return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
 
@@ -125,7 +211,12 @@ class KnownTarget:
 class Connection(asyncio.Protocol):
     """One client's connection; it stays open, and its GET requests come one after the other."""
 
+    _count = 0
+
     def __init__(self, target: KnownTarget, loop: asyncio.AbstractEventLoop) -> None:
+        Connection._count += 1
+        self._client = Connection._count
+        self._measured = 0
         self._target = target
         self._loop = loop
         self._received = b""
@@ -135,17 +226,34 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
+    def connection_lost(self, _: Exception | None) -> None:
+        self._target.clients.discard(self._client)
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         while b"\r\n\r\n" in self._received:
             head, self._received = self._received.split(b"\r\n\r\n", 1)
-            self._answer(head.split(b" ", 2)[1].decode())
+            self._take(head.split(b" ", 2)[1].decode())
 
-    def _answer(self, path: str) -> None:
+    def _take(self, path: str) -> None:
+        if path not in MEASURED:
+            self._send(self._target.answer(path, self._loop.time()))
+            return
+        self._measured += 1
+        self._target.clients.add(self._client)
+        self._answer(path, Seen(self._client, self._measured, time.time()))
+
+    def _answer(self, path: str, seen: Seen) -> None:
+        if self._target.holds():
+            self._loop.call_later(GATE_POLL_S, self._answer, path, seen)
+            return
+        answer = self._target.answer(path, self._loop.time())
+        timing = ", ".join(part for part in (answer.server_timing, seen.encode()) if part)
+        self._send(replace(answer, server_timing=timing))
+
+    def _send(self, answer: Answer) -> None:
         assert self._transport
-        now_s = self._loop.time()
-        answer = self._target.answer(path, now_s)
-        if answer.due_s > now_s:
+        if answer.due_s > self._loop.time():
             self._loop.call_at(answer.due_s, self._transport.write, answer.encode())
         else:
             self._transport.write(answer.encode())
@@ -157,6 +265,8 @@ async def serve(behaviour: Behaviour) -> int:
     ended: asyncio.Future[int] = loop.create_future()
     if behaviour.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif behaviour.hold_end:
+        loop.add_signal_handler(signal.SIGTERM, _end_behind, FileGate(Path(behaviour.gate)), loop, ended)
     else:
         loop.add_signal_handler(signal.SIGTERM, _end, ended, 0)
     if behaviour.exit_after_s is not None:
@@ -165,6 +275,13 @@ async def serve(behaviour: Behaviour) -> int:
     server = await loop.create_server(lambda: Connection(target, loop), "127.0.0.1", behaviour.port, backlog=1024)
     async with server:
         return await ended
+
+
+def _end_behind(gate: FileGate, loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[int]") -> None:
+    if gate.lets_through():
+        _end(ended, 0)
+    else:
+        loop.call_later(GATE_POLL_S, _end_behind, gate, loop, ended)
 
 
 def _end(ended: "asyncio.Future[int]", code: int) -> None:
@@ -213,6 +330,13 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--stall-s", type=float, default=0, metavar="S", help="for so long, as collecting garbage does")
     parser.add_argument("--most-wait-s", type=float, default=float("inf"), metavar="S", help="503 for longer queues")
     parser.add_argument("--refusal-ms", type=float, default=0, metavar="MS", help="what such a 503 takes")
+    parser.add_argument("--crowd", type=int, default=0, metavar="N", help="with more clients, GET /fixed takes longer")
+    parser.add_argument("--crowd-ms", type=float, default=0, metavar="MS", help="by so much")
+    parser.add_argument("--die-at", type=int, default=0, metavar="N", help="the N-th request kills the target")
+    parser.add_argument("--kill-client-at", type=int, default=0, metavar="N", help="the N-th kills the load generator")
+    parser.add_argument("--hold-at", type=int, default=0, metavar="N", help="from the N-th on they wait at the gate")
+    parser.add_argument("--hold-end", action="store_true", help="after SIGTERM it waits there before it ends")
+    parser.add_argument("--gate", default="", metavar="FILE", help="see FileGate")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())

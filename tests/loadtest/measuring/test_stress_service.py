@@ -11,7 +11,7 @@ from loadtest.rows import RequestRow, ResourceRow, read_rows
 from loadtest.run_folder import Cell, CellRecord, RunFolder
 from tests.service import ROOT
 
-SMOKE_S = 400
+SMOKE_S = 1200
 CELLS = [Cell(target=name, users=20, repetition=1) for name in ("one_replica", "two_replicas")]
 pytestmark = pytest.mark.timeout(SMOKE_S + 20)
 
@@ -43,7 +43,7 @@ def test_every_cell_ran_as_many_replicas_as_its_config_says(smoke: RunFolder) ->
 def test_every_request_was_answered_right(smoke: RunFolder) -> None:
     for cell in CELLS:
         rows = list(read_rows(smoke.cell_path(cell) / "requests.csv", RequestRow))
-        assert len(rows) > 30
+        assert len(rows) >= cell.users
         assert {(row.endpoint, row.status, row.error) for row in rows} == {("lookup", 200, ""), ("predict", 200, "")}
         assert all("inference;dur=" in row.server_timing for row in rows if row.endpoint == "predict")
 

@@ -1,12 +1,14 @@
-"""What the threads of a process did, as Linux' scheduler tells it: read from real processes."""
+"""What the threads of a process did, as Linux' scheduler tells it: read from real processes, and from made files."""
 
 import hashlib
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from loadtest.measuring.resources import ResourceSampler
 from loadtest.measuring.threads import ThreadReader, ThreadUse, add_up, knows_threads
 from loadtest.plan import Role
+from tests.kit import STOP_S
 
 pytestmark = pytest.mark.skipif(not knows_threads(), reason="only Linux tells how long a thread waited for a core")
 CORES = os.cpu_count() or 1
@@ -24,7 +27,8 @@ READ_AFTER_S = 0.5
 @contextmanager
 def computing_threads(count: int) -> Iterator[None]:
     """Run threads that compute outside of Python's interpreter lock, and as many that sleep."""
-    stop, block = threading.Event(), bytes(1_000_000)
+    # So large that they hardly ever wait for the interpreter lock, which is no waiting for a core.
+    stop, block = threading.Event(), bytes(20_000_000)
 
     def compute() -> None:
         while not stop.is_set():
@@ -41,17 +45,46 @@ def computing_threads(count: int) -> Iterator[None]:
             thread.join()
 
 
-def test_threads_that_want_a_core_are_busy_whether_they_get_one_or_wait() -> None:
+def wait_until_asleep(process: psutil.Process) -> None:
+    deadline_s = time.monotonic() + STOP_S
+    while process.status() != psutil.STATUS_SLEEPING:
+        assert time.monotonic() < deadline_s, process
+        time.sleep(0.01)
+
+
+def test_threads_that_want_a_core_wait_for_it_while_others_run() -> None:
     reader, process = ThreadReader(), psutil.Process()
     with computing_threads(THREADS):
         reader.begin(process)
         began_s = time.monotonic()
         time.sleep(READ_AFTER_S)
         use = reader.read(process, time.monotonic() - began_s)
-    assert use.busy_threads == THREADS
+    assert use.busy_threads <= THREADS
     assert 0 < use.busiest_thread_percent < 110
     # Twice as many threads as cores: half of them wait at any time, more if others want the cores too.
     assert use.runqueue_wait_percent > 50 * CORES
+
+
+def test_a_thread_is_busy_whether_it_gets_a_core_or_waits_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made schedstat files: ns on a core and on a run queue, and the number of turns, of five threads in a second."""
+    monkeypatch.setattr("loadtest.measuring.threads._PROC", tmp_path)
+    reader, process = ThreadReader(), psutil.Process()
+    use_ms = {"runs": (900, 0), "waits": (60, 800), "hardly_ran": (40, 900), "wakes_up": (150, 50), "sleeps": (0, 0)}
+    before_ms = 5000
+    for moment in ("before", "after"):
+        for thread, (ran_ms, waited_ms) in use_ms.items():
+            file = tmp_path / str(process.pid) / "task" / thread / "schedstat"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            times_ms = (before_ms + (moment == "after") * used_ms for used_ms in (ran_ms, waited_ms))
+            file.write_text(" ".join(str(time_ms * 1_000_000) for time_ms in times_ms) + " 7\n")
+        if moment == "before":
+            reader.begin(process)
+    use = reader.read(process, elapsed_s=1.0)
+    assert use.busy_threads == 2
+    assert use.busiest_thread_percent == pytest.approx(90)
+    assert use.runqueue_wait_percent == pytest.approx(80 + 90 + 5)
 
 
 def test_a_process_that_has_ended_did_nothing() -> None:
@@ -68,20 +101,28 @@ def test_of_several_processes_threads_and_waiting_add_up_and_the_busiest_counts(
 
 
 def test_a_role_tells_of_its_threads_and_a_process_at_rest_of_none() -> None:
-    code = "import hashlib\nwhile True: hashlib.sha256(bytes(10**6)).digest()"
+    begins = "print(flush=True)\n"
+    code = {"busy": f"import hashlib\n{begins}while True: hashlib.sha256(bytes(10**6)).digest()"}
+    code["idle"] = f"import signal\n{begins}signal.pause()"
     roles = [Role(name="busy", command="while True"), Role(name="idle", command="signal.pause")]
     with (
-        psutil.Popen([sys.executable, "-c", code]) as busy,
-        psutil.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as idle,
+        psutil.Popen([sys.executable, "-c", code["busy"]], stdout=subprocess.PIPE) as busy,
+        psutil.Popen([sys.executable, "-c", code["idle"]], stdout=subprocess.PIPE) as idle,
     ):
         try:
-            time.sleep(READ_AFTER_S)
+            for process in (busy, idle):
+                assert process.stdout.readline()
+            wait_until_asleep(idle)
             sampler = ResourceSampler(roles, 0)
             time.sleep(READ_AFTER_S)
             rows = {row.role: row for row in sampler.sample()}
         finally:
             busy.kill()
             idle.kill()
-    assert rows["busy"].busy_threads == 1
+    used = rows["busy"]
+    assert used.busiest_thread_percent is not None
+    assert used.runqueue_wait_percent is not None
+    assert used.busiest_thread_percent > 0
+    assert used.busiest_thread_percent + used.runqueue_wait_percent > 50  # it runs or waits for a core, all the time
     assert (rows["idle"].busy_threads, rows["idle"].runqueue_wait_percent) == (0, 0)
     assert (rows["machine"].busy_threads, rows["stolen"].busiest_thread_percent) == (None, None)

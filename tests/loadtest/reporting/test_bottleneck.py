@@ -191,6 +191,17 @@ def test_a_worker_whose_only_thread_uses_a_core_is_limited_by_it(tmp_path: Path)
     )
 
 
+def test_the_stages_of_a_service_that_queues_out_of_sight_leave_latency_unexplained(tmp_path: Path) -> None:
+    """A single thread reads a request when it has answered those before it: no stage of it sees the wait."""
+    blind = bottleneck_of(tmp_path / "blind", Made(400, "work;dur=20", {"classifier": Use(97.0)}))
+    assert (blind.limit, blind.where) == ("role_cpu", "classifier")
+    assert blind.queue_percent == 0
+    assert blind.unexplained_percent == pytest.approx(95)
+    seeing = bottleneck_of(tmp_path / "seeing", Made(400, "queue;dur=360, work;dur=20", {"classifier": Use(97.0)}))
+    assert seeing.queue_percent == pytest.approx(90)
+    assert seeing.unexplained_percent == pytest.approx(5)
+
+
 def test_an_ingress_at_one_core_in_front_of_a_worker_that_has_time(tmp_path: Path) -> None:
     roles = {"classifier": Use(30.0), "ingress": Use(108.0, 1, 1, 96.0)}
     found = bottleneck_of(tmp_path, Made(400, roles=roles))
