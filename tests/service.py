@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -26,8 +27,17 @@ from tests.ports import free_port
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 MARK = "SERVE_APP_TEST_RUN"
-START_S = 120
-STOP_S = 15
+START_S = 170
+"""Longest wait for a service, or for anything of one: a busy machine takes a minute for the 15 s of a quiet one."""
+STOP_S = 60
+
+PATIENT_MODEL: dict[str, object] = {"max_wait_s": 60, "deadline_s": 60}
+PATIENT_USERS: dict[str, object] = {"pool_wait_s": 60, "statement_timeout_s": 60}
+"""Settings for tests that are not about these limits: on a busy machine nothing is refused."""
+QUICK_METRICS = {"RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "200", "RAY_metrics_report_interval_ms": "1000"}
+"""Environment in which what has been counted is exported a second later. Serve waits 5 s by default, Ray 10 s."""
+
+Found = TypeVar("Found")
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -35,12 +45,16 @@ def read_config(name: str) -> dict[str, Any]:
     return config
 
 
-def adapted(name: str, *, port: int, model_args: dict[str, object]) -> dict[str, Any]:
-    """Return a shipped config on another port, with `model_args` over its classifier's settings."""
+def adapted(
+    name: str, *, port: int, model_args: dict[str, object], users_args: dict[str, object] | None = None
+) -> dict[str, Any]:
+    """Return a shipped config on another port, with `model_args` and `users_args` over the applications' settings."""
     config = read_config(name)
     config["http_options"]["port"] = port
-    threads = {"threads": config["applications"][1]["args"]["threads"]}
-    config["applications"][1]["args"] |= model_args | threads
+    users, model = config["applications"]
+    threads = {"threads": model["args"]["threads"]}
+    users["args"] |= users_args or {}
+    model["args"] |= model_args | threads
     return config
 
 
@@ -77,6 +91,15 @@ class Service:
     url: str
     environment: dict[str, str]
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[-1])
+
+    @property
+    def dashboard(self) -> str:
+        """Its URL, as the ready block names it."""
+        return self.printed().split("dashboard")[-1].split()[0]
+
     def printed(self) -> str:
         return self.output.read_text(errors="replace")
 
@@ -87,24 +110,40 @@ class Service:
 
     def rest(self) -> ServeRest:
         """Return Serve's REST API at the address that the ready block names."""
-        url = self.printed().split("dashboard")[-1].split()[0]
         os.environ["RAY_AUTH_TOKEN_PATH"] = self.environment["RAY_AUTH_TOKEN_PATH"]
-        return ServeRest(url)
+        return ServeRest(self.dashboard)
+
+    def metrics(self) -> str:
+        """Return all metrics that this service's own Ray exports, and no other Ray of this machine."""
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        url, headers = f"{self.dashboard}/api/prometheus/sd", {"Authorization": f"Bearer {token}"}
+        groups = httpx.get(url, headers=headers, timeout=START_S).raise_for_status().json()
+        addresses = [address for group in groups for address in group["targets"]]
+        return "".join(httpx.get(f"http://{address}/metrics", timeout=START_S).text for address in addresses)
+
+    def wait_for(self, condition: Callable[[], Found | None], what: str) -> Found:
+        """Return what `condition` returns once that is true; fails at once when the process has ended."""
+        deadline = time.monotonic() + START_S
+        while not (found := condition()):
+            assert self.process.poll() is None, f"ended before {what}\n{self.printed()}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}\n{self.printed()}"
+            time.sleep(0.1)
+        return found
 
     def wait_until_ready(self) -> None:
-        """Return when both applications answer 200 on /ready; fails at once when the process has ended."""
-        deadline = time.monotonic() + START_S
-        waiting = ["/user/ready", "/model/ready"]
-        while waiting:
-            assert self.process.poll() is None, self.printed()
-            assert time.monotonic() < deadline, self.printed()
-            try:
-                if httpx.get(self.url + waiting[0], timeout=5).status_code == 200:
-                    waiting.pop(0)
-                    continue
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        """Return when both applications answer 200 on /ready."""
+        for path in ("/user/ready", "/model/ready"):
+            self.wait_for(partial(self._answers, path), f"an answer of {path}")
+
+    def wait_for_ready_block(self) -> None:
+        """Return when the launcher has said where everything is, and so watches over HAProxy."""
+        self.wait_for(lambda: "Ctrl-C" in self.printed(), "the ready block")
+
+    def _answers(self, path: str) -> bool:
+        try:
+            return httpx.get(self.url + path, timeout=STOP_S).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def replicas(self, application: str = "") -> list[psutil.Process]:
         """Return the living replicas of an application, or of all, the oldest first."""
@@ -112,7 +151,7 @@ class Service:
 
     def titled(self, title: str) -> list[psutil.Process]:
         """Return the living processes whose command line begins so, the oldest first."""
-        found = [each for each in processes_of(self.environment) if " ".join(each.cmdline()).startswith(title)]
+        found = [each for each in processes_of(self.environment) if command_of(each).startswith(title)]
         return sorted(found, key=lambda process: process.create_time())
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -143,8 +182,9 @@ def service(command: list[str], environment: dict[str, str], folder: Path, port:
             yield started
         finally:
             for left in processes_of(environment):
-                left.kill()
-            process.wait(10)
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+            process.wait(STOP_S)
 
 
 @contextmanager
@@ -195,3 +235,18 @@ def processes_of(environment: dict[str, str]) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return its command line; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""

@@ -11,19 +11,16 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from loadtest.measuring.target_metrics import discover
 from loadtest.pictures import PicturePool
 from tests.conftest import Fitted
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.serve_app.running.test_serve import DISCOVERY
 from tests.service import Service, adapted, launcher, own_environment, service, write_config
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only"),
 ]
-EXPORTED_S = 25
 PATIENT = {"max_wait_s": 60, "deadline_s": 60}  # on a busy machine nothing shall be refused
 
 
@@ -106,14 +103,10 @@ async def test_predictions_go_on_while_redis_is_away_and_it_is_taken_back(
         await asyncio.sleep(0.5)
 
 
-@pytest.mark.usefixtures("running")
-async def test_the_counts_are_exported() -> None:
-    deadline = time.monotonic() + EXPORTED_S
-    async with httpx.AsyncClient(timeout=10) as client:
-        while True:
-            text = "".join([(await client.get(url)).text for url in discover(DISCOVERY)])
-            found = set(re.findall(r'^ray_classifier_cache_lookups_total{.*result="(\w+)"', text, re.MULTILINE))
-            if {"hit", "miss", "shared"} <= found and "ray_classifier_cache_faults_total{" in text:
-                return
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(1)
+def test_the_counts_are_exported(running: Service) -> None:
+    def are_exported() -> bool:
+        text = running.metrics()
+        found = set(re.findall(r'^ray_classifier_cache_lookups_total{.*result="(\w+)"', text, re.MULTILINE))
+        return {"hit", "miss", "shared"} <= found and "ray_classifier_cache_faults_total{" in text
+
+    running.wait_for(are_exported, "exported metrics")

@@ -1,0 +1,39 @@
+"""Starts the one service that the quick tests of this folder share. Those that break or stop it come last."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Fitted
+from tests.ports import free_port
+from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, SECOND_KEY, config_of
+from tests.service import QUICK_METRICS, Service, launcher, own_environment, service, write_config
+
+LAST = "test_starts_and_stops.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests last after which the shared service is no more."""
+    items.sort(key=lambda item: item.path.name == LAST)
+
+
+@pytest.fixture(scope="session")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys"
+    path.write_text(f"# of the tests\n{KEY}\n{SECOND_KEY}  # to be withdrawn\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file: Path) -> Iterator[Service]:
+    """`make serve` with one_replica.yaml and API keys from a file, behind a proxy for HTTP that is not there."""
+    folder = tmp_path_factory.mktemp("service")
+    port = free_port()
+    config = write_config(folder, config_of("one_replica.yaml", port, fitted, keys_file))
+    environment = own_environment(folder) | QUICK_METRICS | {"http_proxy": "http://127.0.0.1:9"}
+    environment["SERVE_APP_HEADER_TIMEOUT_S"] = str(HEADER_TIMEOUT_S)
+    with service(launcher(config), environment, folder, port) as started:
+        started.wait_until_ready()
+        started.wait_for_ready_block()
+        yield started

@@ -1,0 +1,180 @@
+"""How the service starts and does not start, loses processes, and stops. The shared one is stopped here."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import Fitted
+from tests.ports import free_port
+from tests.serve_app.classifier.test_model_api import assert_error
+from tests.serve_app.running.shared import client_of
+from tests.service import (
+    START_S,
+    Service,
+    adapted,
+    launcher,
+    own_environment,
+    processes_of,
+    serve_run,
+    service,
+    without_data_plane,
+    write_config,
+)
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
+
+
+@pytest.fixture(scope="module")
+def refused(running: Service, fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Service]:
+    """Two starts that have ended: on the running service's port, and with a config that has faults."""
+    configs = {
+        "port": adapted("one_replica.yaml", port=running.port, model_args=fitted.args),
+        "config": adapted("one_replica.yaml", port=free_port(), model_args={"thread": 2, "max_batch": 0}),
+    }
+    started = {}
+    with ExitStack() as stack:
+        for name, config in configs.items():
+            folder = tmp_path_factory.mktemp(name)
+            command = launcher(write_config(folder, config))
+            started[name] = stack.enter_context(service(command, own_environment(folder), folder, running.port))
+        for each in started.values():
+            each.process.wait(START_S)
+    return started
+
+
+def test_a_second_start_on_the_same_port_says_so_before_it_starts_anything(
+    running: Service, refused: dict[str, Service]
+) -> None:
+    second = refused["port"]
+    assert second.process.returncode == 2
+    assert f"port {running.port} cannot be used" in second.printed()
+    assert "http_options.port" in second.printed()
+    assert "starting" not in second.printed()
+
+
+def test_a_bad_config_ends_before_it_starts_anything_with_all_its_faults(refused: dict[str, Service]) -> None:
+    bad = refused["config"]
+    assert bad.process.returncode == 2
+    assert "args.thread: Extra inputs" in bad.printed()
+    assert "args.max_batch" in bad.printed()
+    assert "Traceback" not in bad.printed()
+    assert "starting" not in bad.printed()
+
+
+def haproxies(running: Service) -> list[psutil.Process]:
+    return [process for process in processes_of(running.environment) if process.name() == "haproxy"]
+
+
+@linux_only
+async def test_haproxy_comes_back_hardened_after_a_kill(running: Service) -> None:
+    [before] = haproxies(running)
+    before.kill()
+
+    def serves_own() -> psutil.Process | None:
+        """Not the launcher's stand-in, whose parent is the launcher."""
+        managers = {process.pid for process in running.titled("ray::HAProxyManager")}
+        found = [process for process in haproxies(running) if process.ppid() in managers and process.pid != before.pid]
+        return next((process for process in found if addresses(process)), None)
+
+    def addresses(process: psutil.Process) -> set[str]:
+        return {found.laddr.ip for found in process.net_connections("tcp") if found.status == psutil.CONN_LISTEN}
+
+    after = await asyncio.to_thread(running.wait_for, serves_own, "another HAProxy of Serve")
+    assert after.cmdline()[1] == "-db"
+    assert addresses(after) == {"127.0.0.1"}
+    async with client_of(running) as http:
+        assert_error(await http.get("/nothing"), 404, "not_found")
+
+
+@linux_only
+async def test_without_a_replica_the_answer_is_a_503_that_says_when_to_come_back(running: Service) -> None:
+    """Serve's fallback proxy stands in for lost replicas; without both HAProxy itself answers."""
+    [controller] = running.titled("ray::ServeController")
+    controller.suspend()  # it would replace them
+    try:
+        lost = [*running.replicas(), *running.titled("ray::ProxyActor")]
+        for process in lost:
+            process.kill()
+        psutil.wait_procs(lost, START_S)
+        async with client_of(running) as http:
+            for path in ("/user/", "/model/"):
+                answer = await http.get(path)
+                assert_error(answer, 503, "not_ready")
+                assert int(answer.headers["Retry-After"]) >= 1
+    finally:
+        controller.resume()
+
+
+def test_sigterm_stops_everything_even_while_much_of_it_is_lost(running: Service) -> None:
+    assert len(processes_of(running.environment)) > 5
+    assert running.stop(signal.SIGTERM) == 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger
+        probe.bind(("127.0.0.1", running.port))
+
+
+def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=fitted.args))
+    environment = without_data_plane(own_environment(tmp_path))
+    with service(serve_run(config), environment, tmp_path, port) as bare:
+        bare.wait_until_ready()
+        assert haproxies(bare) == []
+        for label, data in fitted.pictures.items():
+            answer = httpx.post(f"{bare.url}/model/predict", files={"file": data}, timeout=START_S)
+            assert answer.json()["prediction"] == label
+        assert httpx.get(f"{bare.url}/user/7", timeout=START_S).json()["id"] == 7
+        bare.stop(signal.SIGTERM)
+
+
+def model_alone(port: int, model_args: dict[str, object]) -> dict[str, object]:
+    """Return one_replica.yaml without lookups, which what follows is not about."""
+    config = adapted("one_replica.yaml", port=port, model_args=model_args)
+    config["applications"] = config["applications"][1:]
+    return config
+
+
+def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(fitted: Fitted, tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, model_alone(port, {**fitted.args, "weights": "/no/such.h5"}))
+    environment = own_environment(tmp_path) | {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
+    with service(launcher(config), environment, tmp_path, port) as failing:
+        assert failing.process.wait(START_S) == 1
+        printed = failing.printed()
+        assert "NOT DEPLOYED" in printed
+        assert "weights: /no/such.h5 cannot be read" in printed
+        assert len(printed.splitlines()) < 50
+        assert not processes_of(failing.environment)
+
+
+def is_starting_ray(starting: Service) -> bool:
+    return any(process.name() == "gcs_server" for process in processes_of(starting.environment))
+
+
+def is_starting_a_replica(starting: Service) -> bool:
+    return bool(starting.replicas("model"))
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGTERM, is_starting_ray), (signal.SIGINT, is_starting_a_replica)]
+)
+def test_a_signal_while_starting_leaves_nothing(
+    fitted: Fitted, tmp_path: Path, number: signal.Signals, moment: Callable[[Service], bool]
+) -> None:
+    port = free_port()
+    config = write_config(tmp_path, model_alone(port, fitted.args))
+    with service(launcher(config), own_environment(tmp_path), tmp_path, port) as starting:
+        starting.wait_for(lambda: moment(starting), moment.__name__)
+        assert starting.stop(number) == 0
+        assert "READY" not in starting.printed()
+        assert "stopped" in starting.printed()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
