@@ -33,6 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file:
     config = write_config(folder, config_of("one_replica.yaml", port, fitted, keys_file))
     environment = own_environment(folder) | QUICK_METRICS | {"http_proxy": "http://127.0.0.1:9"}
     environment["SERVE_APP_HEADER_TIMEOUT_S"] = str(HEADER_TIMEOUT_S)
+    del environment["no_proxy"]
     with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
         started.wait_for_ready_block()
