@@ -45,7 +45,7 @@ from tests.known_target import FileGate
 from tests.made_run import write_made_run
 from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(RUN_S + 60)
+pytestmark = pytest.mark.timeout(3 * RUN_S)
 
 BROKEN = ["unready", "missing", "quitter", "occupied", "named", "killed", "unloaded", "verbose"]
 FILE_SIZE_BYTES = 2_000_000
@@ -91,6 +91,8 @@ def broken_targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
 class Interrupted:
     """A run of two cells, the first of them over, that was stopped three times in its second one, and then resumed."""
 
+    second: Ended
+    """Of the same command while the first one ran."""
     by_ctrl_c: Ended
     report: Ended
     by_sigterm: Ended
@@ -112,11 +114,13 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupte
     cells = [RunFolder(run).cell_path(Cell(target=name, users=5, repetition=1)) for name in ("first", "second")]
     (cells[1] / "cell.json").unlink()
     first_cells = {fingerprint(cells[0])}
+    beside: list[Ended] = []
 
     def stop_by(number: signal.Signals, within_s: float = 0) -> Ended:
         gate.shut()
         with started_kit(plan, run) as kit:
             kit.wait_until(gate.reached.is_file, "the load on second")
+            beside.append(ask("run", plan, "--out", run))
             if number == signal.SIGINT:
                 kit.interrupt()
             else:
@@ -132,7 +136,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupte
     by_sigkill = stop_by(signal.SIGKILL, within_s=STOP_S)
     resumed = run_kit(plan, run)
     with keep_on_failure("interrupted", lambda: [run]):
-        yield Interrupted(by_ctrl_c, report, by_sigterm, by_sigkill, resumed, first_cells | {fingerprint(cells[0])})
+        first_cells.add(fingerprint(cells[0]))
+        yield Interrupted(beside[0], by_ctrl_c, report, by_sigterm, by_sigkill, resumed, first_cells)
 
 
 def test_a_plan_of_broken_targets_runs_to_its_end_with_1(broken_targets: Ended) -> None:
@@ -211,19 +216,6 @@ def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) 
         assert "Traceback" not in ended.output
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    plan = write_plan(tmp_path / "plan.yaml", [known_target("one", free_port(), "--never-ready")])
-    with started_kit(plan, tmp_path / "run") as kit:
-        kit.wait_until((tmp_path / "run" / "run.json").is_file, "the run folder")
-        second = ask("run", plan, "--out", tmp_path / "run")
-        kit.interrupt()
-        first = kit.wait()
-        assert_nothing_left(kit.mark)
-        assert second.exit_code == 2
-        assert "another run uses" in second.stderr
-        assert first.exit_code == 130
-
-
 def test_ctrl_c_on_a_terminal_waits_until_the_target_is_taken_down(tmp_path: Path) -> None:
     """The live display has a thread of its own, through which a signal that is held back must not arrive."""
     gate, mark = FileGate(tmp_path / "gate"), f"{tmp_path} terminal"
@@ -259,6 +251,11 @@ def test_files_that_a_plan_names_and_that_are_missing_are_told_at_once(tmp_path:
     assert ended.exit_code == 2
     assert "targets.one.files: nix.yaml is not a file" in ended.stderr
     assert "nix_either.yaml is not a file" in ended.stderr
+
+
+def test_a_second_run_in_the_same_folder_is_refused(interrupted: Interrupted) -> None:
+    assert interrupted.second.exit_code == 2
+    assert "another run uses" in interrupted.second.stderr
 
 
 def test_ctrl_c_and_sigterm_end_with_their_codes_and_say_how_to_go_on(interrupted: Interrupted) -> None:

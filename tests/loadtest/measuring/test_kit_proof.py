@@ -46,7 +46,7 @@ from tests.known_target import Seen, read_seen
 from tests.made_run import made_plan, write_made_run
 from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(RUN_S + 60)
+pytestmark = pytest.mark.timeout(3 * RUN_S)
 
 USERS = 5
 DELAY_MS = 20.0
@@ -253,8 +253,9 @@ def test_a_report_made_again_from_raw_data_is_the_same_to_the_byte(live: Ended, 
     shutil.copytree(live.folder.path, copy, ignore=shutil.ignore_patterns("report.*", "plots"))
     assert make_report(copy).exit_code == live.exit_code
     first, second = report_files(live.folder.path), report_files(copy)
-    assert {"report.md", "report.html", "report.json"} < set(first)
-    assert any(name.startswith("plots/") for name in first)
+    assert {"report.md", "report.html", "report.json"} <= set(first)
+    # There is nothing to draw of cells that a busy machine made invalid.
+    assert any(name.startswith("plots/") for name in first) == any(cell.valid for cell in live.figures().cells)
     assert [name for name in first if first[name] != second.get(name)] == []
     assert first.keys() == second.keys()
 
@@ -340,8 +341,8 @@ def test_bad_options_end_with_2_before_anything_is_made(tmp_path: Path, options:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_plan_that_is_not_there_is_named_by_the_real_command(tmp_path: Path) -> None:
-    ended = run_kit(tmp_path / "nowhere.yaml", tmp_path / "run")
+def test_a_plan_that_is_not_there_is_named(tmp_path: Path) -> None:
+    ended = ask("run", tmp_path / "nowhere.yaml", "--out", tmp_path / "run")
     assert ended.exit_code == 2
     assert f"{tmp_path / 'nowhere.yaml'}: cannot be read: No such file" in ended.stderr
 

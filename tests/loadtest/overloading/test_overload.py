@@ -19,7 +19,7 @@ from tests.failures import keep_on_failure
 from tests.kit import RUN_S, Ended, ask, known_target, run_command, workload, write_plan
 from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(RUN_S + 60)
+pytestmark = pytest.mark.timeout(3 * RUN_S)
 
 CAPACITY_RPS = 40
 TIMES = 5

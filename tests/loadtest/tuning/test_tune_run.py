@@ -36,7 +36,7 @@ from tests.known_target import FileGate
 from tests.made_run import MadeCell, write_made_run
 from tests.ports import free_port
 
-pytestmark = pytest.mark.timeout(RUN_S + 60)
+pytestmark = pytest.mark.timeout(3 * RUN_S)
 
 USERS = 10
 RATE = 50
