@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import time
 import uuid
 import zipfile
 from collections.abc import AsyncIterator, Iterable
@@ -19,9 +18,11 @@ from serve_app.jobs.api import add_job_routes
 from serve_app.jobs.jobs import Jobs
 from serve_app.jobs.metrics import JobMetrics
 from serve_app.redis.job_settings import JobSettings
+from serve_app.redis.job_timing import JobTiming
+from tests.patience import HANG_S, PATIENT_JOBS, until
 
-DEADLINE_S = 20.0
-LEASE_S = 0.5
+LEASE_S = HANG_S
+"""No worker that lives loses a picture, however long the machine stands still."""
 
 
 class CountedJobs(JobMetrics):
@@ -76,34 +77,36 @@ class Desk:
         return found
 
     async def ended(self, job: str) -> dict[str, Any]:
-        """Return a job once it has ended; fails after DEADLINE_S."""
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
-            response = await self.http.get(f"/jobs/{job}", params={"wait": 5})
-            if response.status_code == 503:
-                await asyncio.sleep(0.1)
-                continue
-            found: dict[str, Any] = response.json()
-            if found["state"] not in ("queued", "running"):
-                return found
-        raise AssertionError(f"job {job} has not ended within {DEADLINE_S} s")
+        """Return a job once it has ended, also while Redis comes and goes; fails after HANG_S."""
+        async with asyncio.timeout(HANG_S):
+            while True:
+                response = await self.http.get(f"/jobs/{job}", params={"wait": 5})
+                if response.status_code == 503:
+                    await asyncio.sleep(0.1)
+                    continue
+                found: dict[str, Any] = response.json()
+                if found["state"] not in ("queued", "running"):
+                    return found
 
-    async def once(self, job: str, state: str) -> dict[str, Any]:
-        """Return a job once it is in that state; fails after DEADLINE_S."""
-        deadline = time.monotonic() + DEADLINE_S
-        while (found := await self.look(job))["state"] != state:
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.02)
-        return found
+    async def counted_ends(self, *states: str) -> None:
+        """Return once the replica has counted exactly these ends, which it does after it has told them to Redis."""
+        await until(lambda: sorted(self.counted.ended) == sorted(states), f"the count of {states}")
+
+    def wait_for_redis(self, at_most_s: float) -> None:
+        """Let clients and worker give up after so many seconds from now on."""
+        for calls in (self.jobs.store._calls, self.jobs.store._listening, self.jobs._claims._calls):
+            calls._timeout_s = at_most_s
 
 
 @asynccontextmanager
-async def replica(classifier: Classifier, url: str, **jobs: object) -> AsyncIterator[Desk]:
+async def replica(
+    classifier: Classifier, url: str, timing: JobTiming = PATIENT_JOBS, /, **jobs: object
+) -> AsyncIterator[Desk]:
     """Serve `classifier` with the jobs of a queue of its own, unless `queue` is given."""
     given = {"queue": uuid.uuid4().hex, "lease_s": LEASE_S, **jobs}
     settings = JobSettings.model_validate(given)
     counted = CountedJobs()
-    opened = Jobs(url, classifier, settings, counted)
+    opened = Jobs(url, classifier, settings, counted, timing)
     api = build_model_api(classifier)
     add_job_routes(api, classifier.settings.model_copy(update={"jobs": settings}), opened)
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
