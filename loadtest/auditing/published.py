@@ -239,16 +239,21 @@ def _keys_at(location: tuple[int | str, ...], endpoints: Mapping[str, Any]) -> l
 
 def _row(file: _File, result: _Result) -> Row:
     spawn_rate = file.test.spawn_rate_per_s or LOCUST_SPAWN_RATE_PER_S
+    parts = {name: _printed(part, part.requests) for name, part in result.endpoints.items()}
     return Row(
         name=f"{result.label}, {result.users} users",
         target=result.key,
         users=result.users,
         all=_printed(result, result.requests),
-        parts={name: _printed(part, part.requests) for name, part in result.endpoints.items()},
+        parts=parts,
         parts_are_all=bool(file.endpoints) and set(result.endpoints) == set(file.endpoints),
         window=Window(stated_s=_duration_s(file.test), ramp_s=result.users / spawn_rate),
         wait_s=file.workload.wait_s,
         weights=file.workload.weights,
+        # What Locust prints of an endpoint whose requests have no response time.
+        may_lack_times=any(
+            part.requests and part.avg_ms is not None and part.avg_ms.value == 0 for part in parts.values()
+        ),
     )
 
 
