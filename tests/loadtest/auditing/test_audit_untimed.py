@@ -115,7 +115,7 @@ def test_a_changed_mean_of_a_run_in_which_all_are_timed_is_found(tmp_path: Path,
 def test_users_who_do_not_wait_for_untimed_answers_are_not_accused_of_too_many_requests(tmp_path: Path) -> None:
     # Ten users: each sends and waits for the answer, pushes without waiting for one, and thinks for 1 s after either.
     rounds = 200
-    kinds = {"/a": [2000.0, None] * (rounds // 2)}
+    kinds: dict[str, Times] = {"/a": [2000.0, None] * (rounds // 2)}
     facts = RunFacts(users=4, duration_s=60, wait_s=(1.0, 1.0), spawn_rate_per_s=1000)
     # 4 users × 60 s ÷ 200 requests = 1.2 s a cycle: less than 1 s of waiting and the mean of 2 s.
     assert "think-time limit" not in {one.rule for one in audit(tmp_path, stats_csv(kinds), facts).findings}
