@@ -24,6 +24,7 @@ from pathlib import Path
 import yaml
 
 STOP_S = 5
+SLOW_TIMES = 4.0
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Behaviour:
     stall_s: float
     most_wait_s: float
     refusal_ms: float
+    slow_clients: int
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,19 @@ class KnownTarget:
         self._free_s = now_s
         self._arrived: Counter[tuple[str, HTTPStatus]] = Counter()
         self._measured = 0
+        self._clients: dict[object, int] = {}
 
-    def answer(self, path: str, now_s: float) -> Answer:
-        answer = self._answer(path, now_s)
+    def answer(self, path: str, now_s: float, client: object = None) -> Answer:
+        answer = self._answer(path, now_s, client)
         self._arrived[path, answer.status] += 1
         return answer
 
-    def _answer(self, path: str, now_s: float) -> Answer:
+    def _answer(self, path: str, now_s: float, client: object) -> Answer:
         match path:
             case "/fixed":
                 return self._refused(now_s) or self._fixed(now_s)
             case "/serial":
-                return self._refused(now_s) or self._serial(now_s)
+                return self._refused(now_s) or self._serial(now_s, self._slowness(client))
             case "/" | "/ready":
                 is_ready = now_s >= self._ready_s
                 return Answer(now_s, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, b"")
@@ -104,13 +107,18 @@ class KnownTarget:
         padding = ", pad;desc=" + "x" * self._behaviour.padding_bytes if self._behaviour.padding_bytes else ""
         return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
 
-    def _serial(self, now_s: float) -> Answer:
+    def _slowness(self, client: object) -> float:
+        """Return how many times as long a request to GET /serial takes, by the connection that it comes on."""
+        self._clients.setdefault(client, len(self._clients))
+        return SLOW_TIMES if self._clients[client] < self._behaviour.slow_clients else 1.0
+
+    def _serial(self, now_s: float, slowness: float) -> Answer:
         if self._free_s - now_s > self._behaviour.most_wait_s:
             return Answer(now_s + self._behaviour.refusal_ms / 1000, HTTPStatus.SERVICE_UNAVAILABLE, b"")
         stall_s = self._behaviour.stall_s if self._measured == self._behaviour.stall_at else 0
         # From the end before, not from when its timer woke us: being late must not add up.
         begin_s = max(self._free_s, now_s) + stall_s
-        service_s = 1 / self._behaviour.serial_rate
+        service_s = slowness / self._behaviour.serial_rate
         self._free_s = begin_s + service_s
         timing = f"queue;dur={(begin_s - now_s) * 1000:.3f}, work;dur={service_s * 1000:g}"
         return Answer(self._free_s, HTTPStatus.OK, b"serial", timing)
@@ -144,7 +152,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, path: str) -> None:
         assert self._transport
         now_s = self._loop.time()
-        answer = self._target.answer(path, now_s)
+        answer = self._target.answer(path, now_s, self)
         if answer.due_s > now_s:
             self._loop.call_at(answer.due_s, self._transport.write, answer.encode())
         else:
@@ -213,6 +221,7 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--stall-s", type=float, default=0, metavar="S", help="for so long, as collecting garbage does")
     parser.add_argument("--most-wait-s", type=float, default=float("inf"), metavar="S", help="503 for longer queues")
     parser.add_argument("--refusal-ms", type=float, default=0, metavar="MS", help="what such a 503 takes")
+    parser.add_argument("--slow-clients", type=int, default=0, metavar="N", help="slow on the first N connections")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())
