@@ -162,7 +162,7 @@ def test_where_steps_contradict_each_other_the_interval_covers_all_of_them() -> 
 def test_noise_that_is_sure_of_itself_ends_all_the_same() -> None:
     for seed in range(200):
         chance = random.Random(seed)
-        steps, result = search(USERS, mistaken(100, lambda *_, chance=chance: chance.random() < 0.1))  # type: ignore[misc]
+        steps, result = search(USERS, mistaken(100, lambda *_, chance=chance: chance.random() < 0.1))
         assert result.status in {"confirmed", "none_holds"}
         assert len(steps) < 80
 
