@@ -258,7 +258,8 @@ def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
     try:
         rest.deploy(config)
     except urllib.error.HTTPError as exc:
-        raise DeployError(f"Serve refused the config: {exc.read().decode(errors='replace')[:2000]}") from exc
+        # Without its words, which quote the config, passwords in URLs included.
+        raise DeployError(f"Serve refused the config (status {exc.code}); dashboard.log of Ray says why") from exc
     except OSError as exc:
         raise DeployError(f"the dashboard does not answer: {exc}") from exc
 

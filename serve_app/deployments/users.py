@@ -53,7 +53,8 @@ class UsersDeployment:
 
 
 def build(args: UsersSettings) -> Application:
-    """Return the application; `args` are those of the YAML."""
+    """Return the application; `args` are those of the YAML. Raises SetupError, once, before any replica starts."""
+    database_url()
     application: Application = UsersDeployment.bind(args)  # type: ignore[attr-defined]
     return application
 
