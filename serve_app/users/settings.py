@@ -100,7 +100,7 @@ def _postgres_url(address: Address) -> str:
     _refuse_missing_driver()
     user = "" if address.username is None else _escaped(address.username)
     password = "" if address.password is None else f":{_escaped(address.password)}"
-    place = address.place if "host" in given or port is None else replace(address, port=port).place
+    place = "" if "host" in given else replace(address, port=port).place
     at = "@" if user or password else ""
     name = f"/{quote(database)}" if database else ""
     return f"postgresql+asyncpg://{user}{password}{at}{place}{name}" + (f"?{urlencode(query)}" if query else "")
