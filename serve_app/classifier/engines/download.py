@@ -51,6 +51,7 @@ def describe_fault(fault: BaseException) -> str:
     causes = list(_causes(fault))
     for cause in causes:
         if isinstance(cause, HTTPError):
+            cause.close()  # it is the answer, too, and its connection
             return f"the server answered {cause.code}"
         for kind, words in _WORDS:
             if isinstance(cause, kind):
