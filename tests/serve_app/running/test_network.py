@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 import httpx
@@ -20,6 +21,8 @@ import pytest
 
 from tests.conftest import Fitted
 from tests.ports import free_port
+from tests.postgres import Postgres
+from tests.redis_server import RedisServer
 from tests.serve_app.classifier.test_model_api import assert_error
 from tests.service import ROOT, Service, adapted, launcher, own_environment, processes_of, service, write_config
 
@@ -30,6 +33,7 @@ HEADER_TIMEOUT_S = 2
 UPLOAD_TIMEOUT_S = 2
 ANSWER_S = 10
 SECRET_PICTURE = b"these bytes of a picture belong into no log"
+REDIS_PASSWORD, DATABASE_PASSWORD = "pl4nted-in-REDIS_URL/@", "pl4nted-in-DATABASE_URL/@"
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +44,30 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file: Path) -> Iterator[Service]:
-    """`make serve` with API keys from a file, and short limits for slow clients."""
+def addresses(module_redis: RedisServer, postgres: Postgres) -> dict[str, str]:
+    """Return the addresses of a Redis that asks for a password, and of a PostgreSQL that takes any."""
+    with socket.create_connection(("127.0.0.1", module_redis.port), timeout=ANSWER_S) as connection:
+        connection.sendall(f"CONFIG SET requirepass {REDIS_PASSWORD}\r\n".encode())
+        assert connection.recv(100) == b"+OK\r\n"
+    login = quote(DATABASE_PASSWORD, safe="")
+    return {
+        "REDIS_URL": module_redis.url.replace("//", f"//:{quote(REDIS_PASSWORD, safe='')}@"),
+        "DATABASE_URL": postgres.new_database().replace("//postgres@", f"//postgres:{login}@"),
+    }
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file: Path, addresses: dict[str, str]
+) -> Iterator[Service]:
+    """`make serve` with API keys from a file, passwords in addresses, and short limits for slow clients."""
     folder = tmp_path_factory.mktemp("guarded")
     port = free_port()
     args = {**fitted.args, "upload_timeout_s": UPLOAD_TIMEOUT_S}
     config = adapted("one_replica.yaml", port=port, model_args=args)
     for application in config["applications"]:
         application["args"]["auth"] = {"keys_file": str(keys_file)}
-    environment = {**own_environment(folder), "SERVE_APP_HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
+    environment = {**own_environment(folder), **addresses, "SERVE_APP_HEADER_TIMEOUT_S": str(HEADER_TIMEOUT_S)}
     environment["RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S"] = "1"  # a killed HAProxy is noticed by three of these
     with service(launcher(write_config(folder, config)), environment, folder, port) as started:
         started.wait_until_ready()
@@ -273,23 +292,87 @@ async def test_successes_carry_the_id_that_the_client_gave_or_a_new_one(guarded:
         assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["X-Request-ID"])
 
 
-async def test_no_log_shows_a_key_or_a_picture(guarded: Service, keys_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/user/ready", 200),
+        ("/user/", 200),
+        ("/user", 200),
+        ("/user/1", 200),
+        ("/user/x", 422),
+        ("/user/docs", 200),
+        ("/model/ready", 200),
+        ("/model/", 200),
+        ("/model/jobs/" + "0" * 22, 404),
+        ("/model/predict", 405),
+        ("/model/nothing", 404),
+        ("/nothing", 404),  # by HAProxy itself
+        ("/user/" + "a" * 9_000, 414),
+    ],
+)
+async def test_head_answers_as_get_does_without_a_body(guarded: Service, path: str, status: int) -> None:
+    """On one connection: a byte of a body would be taken for the beginning of the next answer."""
+    limits = httpx.Limits(max_connections=1)
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=ANSWER_S, limits=limits) as http:
+        for key in ({}, {"X-API-Key": FIRST}):
+            head, body, again = [await http.request(method, path, headers=key) for method in ("HEAD", "GET", "HEAD")]
+            assert {head.status_code, again.status_code} == {body.status_code}
+            assert body.status_code in (status, 401)
+            assert head.content == again.content == b""
+            assert head.headers["Content-Type"] == body.headers["Content-Type"]
+            assert int(head.headers["Content-Length"]) == len(body.content) > 0
+        assert body.status_code == status
+
+
+async def test_what_a_405_allows_has_head_in_it(guarded: Service) -> None:
+    async with httpx.AsyncClient(base_url=guarded.url, timeout=ANSWER_S, headers={"X-API-Key": FIRST}) as http:
+        job = "/model/jobs/" + "0" * 22
+        for method, path, allowed in (
+            ("OPTIONS", "/user/", "GET, HEAD"),
+            ("POST", "/model/ready", "GET, HEAD"),
+            ("PUT", job, "DELETE, GET, HEAD"),
+            ("FROBNICATE", "/user/", "GET, HEAD, POST, DELETE"),  # by HAProxy, which does not know the paths' own
+        ):
+            answer = await http.request(method, path)
+            assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+
+
+async def test_no_log_shows_a_key_a_password_or_a_picture(guarded: Service, keys_file: Path) -> None:
     async with httpx.AsyncClient(base_url=guarded.url, timeout=ANSWER_S, headers={"X-API-Key": FIRST}) as http:
         assert (await http.post("/model/predict", content=SECRET_PICTURE)).status_code == 415
         assert (await http.post("/model/predict", files={"file": SECRET_PICTURE})).status_code == 415
         assert (await http.post("/model/predict", content=b"\xff\xd8\xff\xe0" + SECRET_PICTURE)).status_code == 400
         about = (await http.get("/model/")).text
+        assert (await http.get("/model/jobs/" + "0" * 22)).status_code == 404  # so Redis lets the service in
+        assert (await http.get("/user/1")).status_code == 200
     await ask(guarded, f"/user/{SECOND}", X_API_Key=SECOND)
     keys_file.write_text("short")  # each replica says once that it keeps the old ones
     for path in ("/user/", "/model/"):
         assert (await ask(guarded, path, X_API_Key=FIRST)).status_code == 200
-    secrets = [FIRST.encode(), SECOND.encode(), THIRD.encode(), SECRET_PICTURE]
+    secrets = [FIRST.encode(), SECOND.encode(), THIRD.encode(), SECRET_PICTURE, b"pl4nted-in"]
     shown = [about.encode(), guarded.output.read_bytes(), json.dumps(guarded.rest().applications()).encode()]
+    shown += [(await ask_metrics(port)).encode() for port in metrics_ports(guarded)]
+    assert any(b"ray_" in text for text in shown)
     [logs] = re.findall(r"logs\s+(/\S+)", guarded.printed())
     files = [path for path in Path(logs).parent.rglob("*") if path.is_file()]
     shown += [path.read_bytes() for path in files]
     assert any(b"API keys stay as they were" in text for text in shown)
     assert [secret for secret in secrets for text in shown if secret in text] == []
+
+
+def metrics_ports(service: Service) -> set[int]:
+    """Return the ports that tell metrics, Ray's own and HAProxy's."""
+    own = {int(service.environment[f"RAY_SERVE_HAPROXY_{kind}_PORT"]) for kind in ("METRICS", "STATS")}
+    return own | {port for role, _, port in open_sockets(service) if role in ("dashboard", "dashboard agent")}
+
+
+async def ask_metrics(port: int) -> str:
+    """Return what a port tells at /metrics, if it speaks HTTP there."""
+    async with httpx.AsyncClient(timeout=ANSWER_S) as http:
+        try:
+            return (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+        except httpx.HTTPError:
+            return ""
 
 
 LOOPBACK = ("127.0.0.1", "::1")
