@@ -13,7 +13,10 @@ from serve_app.redis.address import read_redis_url, redis_url
 from serve_app.users.settings import database_url
 
 Read = Callable[[str], object]
-READERS = {"redis": (read_redis_url, "redis", "0"), "database": (database_url, "postgresql", "name")}
+READERS: dict[str, tuple[Read, str, str]] = {
+    "redis": (read_redis_url, "redis", "0"),
+    "database": (database_url, "postgresql", "name"),
+}
 
 
 def refusal(read: Read, url: str) -> str:

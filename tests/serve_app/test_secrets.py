@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from serve_app import redeploy
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import model, users
 from serve_app.deployments.config_file import load_config
 from serve_app.deployments.config_text import check_environment
@@ -129,7 +130,7 @@ async def start_replica(deployment: Any, settings: object) -> None:
 async def test_without_the_launcher_the_model_refuses_a_bad_redis(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """`serve run` builds the application once; a replica on another node looks again."""
     monkeypatch.setenv("REDIS_URL", url)
-    settings = model.ClassifierSettings(auth="none")
+    settings = ClassifierSettings(auth="none")
     with pytest.raises(SetupError, match=r"^REDIS_URL: ") as built:
         model.build(settings)
     with pytest.raises(SetupError, match=r"^REDIS_URL: ") as started:

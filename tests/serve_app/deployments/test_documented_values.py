@@ -116,7 +116,8 @@ def test_a_documented_value_starts(
 
     for read in (yaml.safe_load(path.read_text()), json.loads(json.dumps(config))):
         schema = ServeDeploySchema.model_validate(read)
-        for application, build in zip(schema.applications, (users.build, model.build), strict=True):
+        builders: tuple[Any, ...] = (users.build, model.build)
+        for application, build in zip(schema.applications, builders, strict=True):
             assert call_user_app_builder_with_args_if_necessary(build, application.args)
 
 
@@ -138,8 +139,8 @@ def test_the_words_that_the_pages_name_for_the_store_are_those_of_the_settings()
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_what_a_config_explains_in_a_comment_can_be_written_as_it_stands(name: str) -> None:
     lines = [line.strip().removeprefix("#").strip() for line in (CONFIGS / name).read_text().splitlines()]
-    jobs = dict(match.groups() for line in lines if (match := re.fullmatch(r"(\w+): (\S+)   +[^#]*", line)))
-    jobs.pop("auth", None)
+    found = [match for line in lines if (match := re.fullmatch(r"(\w+): (\S+)   +[^#]*", line))]
+    jobs = {match[1]: match[2] for match in found if match[1] != "auth"}
     assert JobSettings.model_validate({key: yaml.safe_load(value) for key, value in jobs.items()}) == JobSettings()
     assert set(jobs) == set(JobSettings.model_fields)
     auth = [match[1] for line in lines if (match := re.match(r"auth: (\{[^}]*\}|none)  ", line))]
