@@ -1,9 +1,10 @@
 """Reads a Serve config and checks the addresses that its applications take from the environment. Imports no Ray.
 
-So whoever starts the service learns of a bad address in the first second.
+So whoever starts the service learns of a bad address in the first second, and soon of a table that cannot be served.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from pydantic import ValidationError
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.redis.address import redis_url
-from serve_app.users.settings import database_url
+from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
+from serve_app.users.settings import UsersSettings, database_url
 
 USERS = "serve_app.deployments.users:build"
 MODEL = "serve_app.deployments.model:build"
@@ -58,7 +60,9 @@ def read_yaml(text: str) -> Any:
 
 
 def check_environment(config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Return if the applications of `config` can use the addresses in `environment`. Raises SetupError.
+    """Return if the applications of `config` can use the addresses in `environment`, and the users table there.
+
+    Raises SetupError. A database that cannot be asked now is no fault: the service waits for it.
 
     What is wrong with the config itself is told elsewhere.
     """
@@ -67,16 +71,22 @@ def check_environment(config: Mapping[str, Any], environment: Mapping[str, str])
         if not isinstance(application, dict):
             continue
         if application.get("import_path") == USERS:
-            database_url(environment=environment)
+            _check_users(application.get("args") or {}, environment)
         elif application.get("import_path") == MODEL:
-            check_redis(application.get("args") or {}, environment)
+            _check_redis(application.get("args") or {}, environment)
 
 
-def check_redis(args: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Return if a classifier with these args can use REDIS_URL as it is in `environment`. Raises SetupError."""
-    url = redis_url(environment)
-    try:
-        cache = ClassifierSettings.model_validate(args).cache
-    except ValidationError:
+def _check_users(args: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    url = database_url(environment=environment)
+    if not environment.get(DATABASE_VARIABLE):  # then the table is one that the service has made
         return
-    cache.kind_with(url)
+    from serve_app.users.store import check_table
+
+    with suppress(ValidationError):
+        check_table(url, UsersSettings.model_validate(args))
+
+
+def _check_redis(args: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    url = redis_url(environment)
+    with suppress(ValidationError):
+        ClassifierSettings.model_validate(args).cache.kind_with(url)

@@ -234,6 +234,15 @@ def serving_engine(url: str, settings: UsersSettings) -> AsyncEngine:
     return engine
 
 
+def check_table(url: str, settings: UsersSettings) -> None:
+    """Return if the users table can be served, is not there yet, or cannot be asked now; SetupError otherwise."""
+    parsed = make_url(database_url(url))
+    find = _find_sqlite_misfit if parsed.get_backend_name() == "sqlite" else _find_postgres_misfit
+    misfit = find(parsed, settings)
+    if misfit is not None:
+        raise SetupError(misfit)
+
+
 async def ensure_seeded(url: str, count: int) -> int:
     """Create the users table and `count` demo users unless it has a user; return how many were added.
 
@@ -243,7 +252,7 @@ async def ensure_seeded(url: str, count: int) -> int:
     parsed = make_url(database_url(url))
     engine = _seeding_engine(parsed)
     try:
-        _make_folder(parsed)
+        _make_file(parsed)
         async with asyncio.timeout(_SEED_S):
             return await _seed(engine, count)
     except _faults_of(engine.dialect) as exc:
@@ -376,15 +385,19 @@ def _seeding_engine(url: URL) -> AsyncEngine:
     return create_async_engine(url, poolclass=NullPool, connect_args=limits)
 
 
-def _make_folder(url: URL) -> None:
+def _make_file(url: URL) -> None:
     if url.get_backend_name() == "sqlite":
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(str(url.database))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # One that cannot be opened is told here: aiosqlite's thread would speak to a loop that may have ended.
+        sqlite3.connect(file).close()
 
 
 async def _seed(engine: AsyncEngine, count: int) -> int:
     async with engine.connect() as connection:
         # Looked at without the lock first: a replica that restarts needs no right to write.
-        await _check_table(connection)
+        if misfit := await _misfit_of(connection):
+            raise SetupError(misfit)
         if await connection.run_sync(_has_users):
             return 0
         await connection.rollback()
@@ -394,14 +407,40 @@ async def _seed(engine: AsyncEngine, count: int) -> int:
         return added
 
 
-async def _check_table(connection: AsyncConnection) -> None:
+def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
+    # Not through aiosqlite, whose thread outlives a loop that ends when a file cannot be opened, and says so on stderr.
+    try:
+        name = f"file:{quote(str(url.database))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(name, uri=True, timeout=settings.statement_timeout_s)) as connection:
+            connection.text_factory = bytes
+            declared = connection.execute(DECLARED["sqlite"]).fetchall()
+            stored = connection.execute(STORED).fetchall() if find_misfit("sqlite", declared) is None else ()
+            return find_misfit("sqlite", declared, stored)
+    except sqlite3.Error:
+        return None
+
+
+def _find_postgres_misfit(url: URL, settings: UsersSettings) -> str | None:
+    async def find() -> str | None:
+        engine = serving_engine(url.render_as_string(hide_password=False), settings)
+        try:
+            async with asyncio.timeout(_SEED_CONNECT_S), engine.connect() as connection:
+                return await _misfit_of(connection)
+        except _faults_of(engine.dialect):
+            return None
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(find())
+
+
+async def _misfit_of(connection: AsyncConnection) -> str | None:
     dialect = connection.dialect.name
     declared = (await connection.exec_driver_sql(DECLARED[dialect])).all()
     misfit = find_misfit(dialect, declared)
     if misfit is None and declared and dialect == "sqlite":
         misfit = find_misfit(dialect, declared, (await connection.exec_driver_sql(STORED)).all())
-    if misfit is not None:
-        raise SetupError(misfit)
+    return misfit
 
 
 def _has_users(connection: Connection) -> bool:

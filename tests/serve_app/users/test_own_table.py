@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from serve_app.deployments.config_text import check_environment
 from serve_app.errors import SetupError
 from serve_app.seed_users import main as seed_users
 from serve_app.users.settings import UsersSettings, database_url
 from serve_app.users.store import UserStore, ensure_seeded
 from tests.serve_app.users.test_users import assert_error, users_client
+from tests.service import read_config
 
 PLAIN = "CREATE TABLE users (id integer PRIMARY KEY, name text, email text, created_at timestamp)"
 GOOD = "INSERT INTO users VALUES (1, 'Zoë', 'z@example.com', '2024-05-06 07:08:09')"
@@ -50,7 +52,8 @@ def sqlite_table(tmp_path: Path, table: str, rows: Sequence[Sequence[object]] = 
     path = tmp_path / "own.sqlite3"
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(table)
-        connection.executemany("INSERT INTO users VALUES (?, ?, ?, ?)", rows)
+        if rows:
+            connection.executemany("INSERT INTO users VALUES (?, ?, ?, ?)", rows)
         connection.commit()
     return f"sqlite:///{path}"
 
@@ -172,6 +175,23 @@ def test_the_command_names_the_column_too(tmp_path: Path, capsys: pytest.Capture
     err = capsys.readouterr().err
     assert err.lower().startswith("seed_users: the table users does not fit: created_at is integer")
     assert err.count("\n") == 1
+
+
+def test_the_launcher_names_the_column_before_ray_starts(tmp_path: Path) -> None:
+    url = sqlite_table(tmp_path, "CREATE TABLE users (id integer, name text, email text, created_at integer)")
+    with pytest.raises(SetupError, match=r"(?i)does not fit: created_at is integer"):
+        check_environment(read_config("one_replica.yaml"), {"DATABASE_URL": url})
+
+
+@pytest.mark.parametrize("kind", ["no table", "no file", "no server", "fits"])
+def test_a_database_that_fits_or_cannot_be_asked_now_does_not_stop_the_launcher(tmp_path: Path, kind: str) -> None:
+    url = f"sqlite:///{tmp_path}/own.sqlite3"
+    if kind == "no server":
+        url = "postgresql://127.0.0.1:1/x"
+    elif kind != "no file":
+        sqlite_table(tmp_path, PLAIN if kind == "fits" else "CREATE TABLE others (id integer)")
+    check_environment(read_config("one_replica.yaml"), {"DATABASE_URL": url})
+    assert (tmp_path / "own.sqlite3").exists() == (kind in ("fits", "no table"))
 
 
 # --- SQLite: any value in any column ---
