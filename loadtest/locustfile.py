@@ -9,6 +9,7 @@ unless its status is 200 and its JSON has what was asked for.
 
 import argparse
 import json
+from contextlib import suppress
 from typing import ClassVar
 
 from locust import FastHttpUser, between, events, tag, task
@@ -17,6 +18,7 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.runners import MasterRunner
 
+from loadtest.base_url import read_base_url
 from loadtest.pictures import PicturePool
 from loadtest.target_key import key_headers
 
@@ -42,6 +44,8 @@ class Visitor(FastHttpUser):
 
     def __init__(self, environment: Environment) -> None:
         self.default_headers = key_headers()
+        with suppress(ValueError):  # Locust says itself what is wrong with another one
+            self.host = read_base_url(self.host or "")
         super().__init__(environment)
 
     @tag("lookup")

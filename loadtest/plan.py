@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,7 +23,9 @@ from pydantic import (
     model_validator,
 )
 
+from loadtest.base_url import read_base_url
 from loadtest.errors import BadInputError
+from loadtest.yaml_file import read_yaml_mapping
 
 LATENCY_METRICS = ("median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
 METRICS = ("failures_percent", "rps", *LATENCY_METRICS)
@@ -45,6 +46,8 @@ would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the ti
 MOST_IN_FLIGHT = 200
 """Requests under way in an open loop, unless told otherwise: by Little's law enough for 200 a second that take 1 s."""
 
+_LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|[?&]password=")
+"""An address with a password that is not empty."""
 _LIMIT = re.compile(r"(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[\d.]+)")
 _NAME = r"^[A-Za-z0-9][\w-]*$"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -127,7 +130,8 @@ class Target(_Checked):
     start: str | None = None
     """Run without a shell, from the folder in which the kit runs; `{python}` is the kit's own interpreter."""
     environment: dict[str, str] = {}
-    url: str = Field(pattern=r"^https?://[^/\s]+$")
+    url: Annotated[str, AfterValidator(read_base_url)]
+    """Where it is; a path may follow, which then stands before that of every request."""
     ready: list[Annotated[str, Field(pattern="^/")]] = Field(default=["/"], min_length=1)
     """Paths that answer 200 once the target can be measured."""
     ready_timeout_s: PositiveFloat = 120
@@ -147,6 +151,24 @@ class Target(_Checked):
     def title(self) -> str:
         """Return what reports call it."""
         return self.label or self.name
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _no_login(cls, url: object) -> object:
+        if isinstance(url, str) and "@" in url:
+            raise ValueError("must have no user and password: plans and run folders are shown around")
+        return url
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _no_password(cls, environment: object) -> object:
+        for name, value in environment.items() if isinstance(environment, dict) else ():
+            if _LOGIN.search(str(value)):
+                raise ValueError(
+                    f"{name} holds a password, and plans and run folders are shown around: export it where the kit "
+                    "is started, whose environment the target has too"
+                )
+        return environment
 
 
 class Role(_Checked):
@@ -330,7 +352,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     `overrides["targets"]` is a list of names to keep; with `rate_rps`, `arrivals` and `in_flight` (the most requests
     under way) the load becomes an open loop. Raises BadInputError with all faults.
     """
-    raw = read_yaml(path, Plan)
+    raw = read_yaml_mapping(path, [*Plan.model_fields])
     if overrides:
         raw = _overridden(path, raw, dict(overrides))
     return check_keys(path, raw, Plan)
@@ -342,19 +364,6 @@ def check_keys(path: Path, raw: dict[str, Any], model: type[_Model]) -> _Model:
         return model.model_validate(raw)
     except ValidationError as exc:
         raise BadInputError("\n".join(_faults(path, exc, model))) from exc
-
-
-def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
-    """Return the mapping in a YAML file that is to hold the keys of `model`. Raises BadInputError."""
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise BadInputError(f"{path}: is not YAML: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise BadInputError(f"{path}: must be a mapping with the keys {', '.join(model.model_fields)}")
-    return raw
 
 
 def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

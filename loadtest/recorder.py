@@ -17,6 +17,7 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import nan
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -229,10 +230,10 @@ class Recorder:
         self._count["requests"] += 1
         self._count["failures"] += bool(error)
         row = RequestRow(
-            start_unix_s=round(float(request["start_time"]), 6),
+            start_unix_s=round(_start_unix_s(request), 6),
             endpoint=self._settings.endpoints.get(request["name"], request["name"]),
             status=status,
-            latency_ms=round(float(request["response_time"] or 0), 3),
+            latency_ms=round(_latency_ms(request, error), 3),
             response_bytes=int(request["response_length"] or 0),
             error=error,
             server_timing=_header(getattr(response, "headers", None)),
@@ -301,6 +302,20 @@ def _describe(exception: object, status: int) -> str:
         return f"status {status}"  # each client says it in other words
     name = "" if isinstance(exception, CatchResponseError) else f"{type(exception).__name__}: "
     return " ".join(f"{name}{exception}".split())[:_ERROR_CHARACTERS]
+
+
+def _start_unix_s(request: Mapping[str, Any]) -> float:
+    """Return when a request was sent; a locustfile that fires the event itself may leave that out."""
+    start_unix_s = request.get("start_time")
+    return time.time() - (request.get("response_time") or 0.0) / 1000 if start_unix_s is None else float(start_unix_s)
+
+
+def _latency_ms(request: Mapping[str, Any], error: str) -> float:
+    """Return the latency; nan for a right answer without one, which Locust counts, and leaves out of its means."""
+    response_time_ms = request.get("response_time")
+    if response_time_ms is None:
+        return 0.0 if error else nan
+    return float(response_time_ms)
 
 
 def _header(headers: Any) -> str:

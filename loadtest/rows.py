@@ -6,6 +6,7 @@ Written while a cell is measured, read by the report. The column names are the f
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from math import isnan
 from operator import attrgetter
 from pathlib import Path
 from types import UnionType
@@ -23,7 +24,7 @@ class RequestRow:
     status: int
     """HTTP status; 0 when no answer came."""
     latency_ms: float
-    """Until the last byte of the answer."""
+    """Until the last byte of the answer; nan where the locustfile gives none, as of a message that nobody asked for."""
     response_bytes: int
     error: str
     """Empty when the answer was right."""
@@ -31,6 +32,16 @@ class RequestRow:
     """The answer's Server-Timing header as it came, such as `decode;dur=2.1, inference;dur=40`."""
     scheduled_unix_s: float | None = None
     """In an open loop, when it should have been sent; empty in a closed one."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Return whether it has a latency."""
+        return not isnan(self.latency_ms)
+
+    @property
+    def ended_unix_s(self) -> float:
+        """Return when it was over."""
+        return self.start_unix_s + (self.latency_ms / 1000 if self.is_timed else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """`python -m serve_app [CONFIG]`, what `make serve` runs: start Ray here, deploy the config, say when it is ready."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from serve_app.data_plane import apply_data_plane_environment
+from serve_app.deployments.config_text import check_environment, read_config
 from serve_app.errors import SetupError
 
 DEFAULT_CONFIG = Path("configs/one_replica.yaml")
@@ -20,6 +22,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         apply_data_plane_environment(arguments.config)
+        check_environment(read_config(arguments.config), os.environ)
     except SetupError as exc:
         return _refuse(exc)
     from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported

@@ -13,6 +13,7 @@ ServiceError                      500  internal_error
 ├── UploadTooSlow                 408  upload_too_slow        the body was not there within upload_timeout_s
 ├── UploadTooLarge                413  upload_too_large       more bytes than max_upload_bytes
 ├── UnsupportedImage              415  unsupported_image      not one of the accepted formats
+│   └── EncodedUpload             415  unsupported_image      not a picture, and Content-Encoding says why
 ├── UnreadableImage               400  unreadable_image       truncated or corrupted
 ├── ImageTooLarge                 413  image_too_large        more pixels than max_pixels
 ├── NotReady                      503  not_ready              the replica is not warm
@@ -138,6 +139,12 @@ class UnsupportedImage(ServiceError):
 
     status = 415
     code = "unsupported_image"
+
+
+class EncodedUpload(UnsupportedImage):
+    """The content is encoded, as its Content-Encoding says, and no encoding is undone here."""
+
+    headers = MappingProxyType({"Accept-Encoding": "identity"})
 
 
 class UnreadableImage(ServiceError):

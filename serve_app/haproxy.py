@@ -49,7 +49,7 @@ _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
 )
 # Those that the replica's HTTP parser knows; it leaves the refusal of most of them to the application.
 _METHODS = "GET HEAD POST PUT PATCH DELETE OPTIONS TRACE CONNECT"
-_SERVED_METHODS = "GET, POST, DELETE"
+_SERVED_METHODS = "GET, HEAD, POST, DELETE"
 _NOT_FOUND = "nothing is served at this path; /-/routes lists what is"
 
 

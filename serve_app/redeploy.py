@@ -6,14 +6,14 @@ is read as Ray reads it. Exit codes: 0 in place, 1 not deployed, 2 bad config or
 
 import argparse
 import os
+import re
 import sys
 import time
 import urllib.error
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from serve_app.deployments.config_text import read_yaml
 from serve_app.errors import SetupError
 
 DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
@@ -24,20 +24,21 @@ _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 def main() -> int:
     """Deploy what the arguments say and return the exit code."""
     arguments = _parser().parse_args()
-    from serve_app.deployments.config_file import load_config
+    from serve_app.deployments.config_file import check_config, load_config
     from serve_app.deployments.rest import ServeRest
 
     try:
         config = load_config(arguments.config)
         for change in arguments.set:
             _change(config, change)
+        check_config(config, arguments.config)
         rest = ServeRest(arguments.dashboard)
         rest.deploy(config)
     except SetupError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
     except urllib.error.HTTPError as exc:
-        print(f"error: Serve refused the config: {exc.read().decode(errors='replace')[:2000]}", file=sys.stderr)
+        print(f"error: Serve refused the config (status {exc.code}); see dashboard.log of Ray", file=sys.stderr)
         return 2
     except OSError as exc:
         print(f"error: the dashboard at {arguments.dashboard} does not answer: {exc}", file=sys.stderr)
@@ -61,8 +62,15 @@ def _change(config: dict[str, Any], change: str) -> None:
     found = [application for application in config["applications"] if application["name"] == name]
     if not (separator and dot and found):
         names = ", ".join(application["name"] for application in config["applications"])
-        raise SetupError(f"--set {change}: give APP.KEY=VALUE; applications: {names}")
-    found[0].setdefault("args", {})[key] = yaml.safe_load(value)
+        raise SetupError(f"--set {_named(where)}: give APP.KEY=VALUE; applications: {names}")
+    try:
+        found[0].setdefault("args", {})[key] = read_yaml(value)
+    except SetupError as exc:
+        raise SetupError(f"--set {_named(where)}: the value is {exc}") from None
+
+
+def _named(where: str) -> str:
+    return f"{where}=…" if re.fullmatch(r"[\w.-]+", where) else "…"  # anything else may be a URL with a password
 
 
 def _wait(rest: Any, config: dict[str, Any], deadline_s: float) -> int:

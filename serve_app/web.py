@@ -19,7 +19,8 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.access import ApiKeys
 from serve_app.errors import InvalidParameter, ServiceError, Unauthorized
@@ -63,6 +64,7 @@ def build_api(title: str, description: str) -> FastAPI:
     api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     api.add_exception_handler(HTTPException, _answer_http_exception)
     api.add_exception_handler(Exception, _answer_unexpected)
+    api.add_middleware(_HeadAsGet)
     return api
 
 
@@ -127,6 +129,29 @@ def error_response(error: ServiceError, request_id: str) -> JSONResponse:
 
 def _retry_after(error: ServiceError) -> dict[str, str]:
     return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+
+
+class _HeadAsGet:
+    """Answers HEAD as GET would, headers and their Content-Length included, without the body (RFC 9110, 9.3.2).
+
+    In OpenAPI each path would have the same operation twice, so it stands in none.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif not message.get("more_body", False):
+                await send({"type": "http.response.body", "body": b""})
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class _KeyRequired:
@@ -204,7 +229,17 @@ async def _answer_http_exception(request: Request, exc: Exception) -> JSONRespon
     assert isinstance(exc, HTTPException)
     code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
     detail = f"{request.method} {_path_of(request)}: {exc.detail}"
-    return _answer_error(request, exc.status_code, code, detail, exc.headers)
+    headers = dict(exc.headers or {})
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
+    return _answer_error(request, exc.status_code, code, detail, headers)
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """Return the methods of all routes to this path: the first one, which Starlette names, may be one of several."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    allowed = {method for route in routes for method in getattr(route, "methods", None) or {"GET"}}
+    return allowed | {"HEAD"} if "GET" in allowed else allowed
 
 
 async def _answer_unexpected(request: Request, exc: Exception) -> JSONResponse:

@@ -30,6 +30,9 @@ SLOW_BEGINNING_S = 600
 """Their first test makes the model and starts the service: half a minute, and several on a machine that does more."""
 _ENGINE_FIXTURES = {"classifier", "fitted", "model_client"}
 
+UNHURRIED = {"max_wait_s": 600, "deadline_s": 600, "upload_timeout_s": 600}
+"""A classifier's longest limits: where they are not what is tested, a slow machine must not meet them."""
+
 # TensorFlow keeps the number of threads it was first given for as long as the process lives.
 THREADS = 2
 
@@ -142,7 +145,8 @@ async def classifier(fitted: Fitted) -> "AsyncIterator[Classifier]":
     """The classifier with its real engine and fitted weights, without HTTP."""
     from serve_app.classifier.classifier import Classifier
 
-    settings = ClassifierSettings.model_validate({**fitted.args, "max_upload_bytes": 2_000_000, "max_pixels": 10**6})
+    bounds = {"max_upload_bytes": 2_000_000, "max_pixels": 10**6}
+    settings = ClassifierSettings.model_validate({**fitted.args, **bounds, **UNHURRIED})
     loaded = await Classifier.load(settings)
     yield loaded
     await loaded.close()

@@ -61,8 +61,8 @@ def main(folder: Path) -> None:
                 ]
             )
             layer.momentum = 0.0  # one pass in training mode then sets mean and variance to the pictures' own
-    network(inputs, training=True)
-    features = keras.Model(network.input, network.get_layer("avg_pool").output)(inputs, training=False).numpy()
+    pooled = keras.Model(network.input, network.get_layer("avg_pool").output)
+    features = pooled(inputs, training=True).numpy()
     centred = features - features.mean(axis=0)
     wanted = np.zeros((len(CLASS_IDS), 1000), np.float32)
     wanted[range(len(CLASS_IDS)), CLASS_IDS] = 12

@@ -67,7 +67,7 @@ class Held:
 async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, **args: object) -> AsyncIterator[Held]:
     """Run a classifier with the engine and threads of `loaded`, and `args` over its settings.
 
-    It begins with `picture_s` for what the engine takes for a picture, seconds.
+    It begins with `picture_s` for what the engine takes for a picture, seconds; what `args` do not say is unhurried.
     """
     settings = ClassifierSettings.model_validate({**loaded.settings.model_dump(), **args})
     engine = HeldEngine(loaded._batcher._infer)

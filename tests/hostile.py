@@ -6,6 +6,7 @@ prints the table in Markdown; exit code 1 if an answer is another than it should
 
 import asyncio
 import functools
+import gzip
 import io
 import struct
 import sys
@@ -25,7 +26,15 @@ BOUNDARY = "b0undary"
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 ANSWER_S = 60
 
-PICTURE_KINDS = ("too many pixels", "decompression bomb", "truncated", "corrupted", "polyglot", "odd shape")
+PICTURE_KINDS = (
+    "too many pixels",
+    "decompression bomb",
+    "truncated",
+    "corrupted",
+    "unsupported",
+    "polyglot",
+    "odd shape",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,7 @@ def cases() -> list[Case]:
         *_too_many_pixels(),
         *_bombs(),
         *_damaged(),
+        *_unsupported(),
         *_polyglots(),
         *_odd_shapes(),
         *_lying_types(),
@@ -324,13 +334,31 @@ def _damaged() -> list[Case]:
     return [*found, Case("truncated", "BMP of 1,000 × 1,000 in 154 bytes", 400, "unreadable_image", "truncated", lying)]
 
 
+def _unsupported() -> list[Case]:
+    def case(name: str, words: str, make_body: Callable[[], bytes]) -> Case:
+        return Case("unsupported", name, 415, "unsupported_image", words, make_body)
+
+    return [
+        case("BMP of 2 bits a pixel", "2 bits a pixel", lambda: bmp(8, 8, 2, data=bytes(64))),
+        case("BMP of 16 bits, masks of nothing", "colour masks", lambda: bmp(8, 8, 16, 3, bytes(200))),
+        case(
+            "JPEG of 12 bits a sample",
+            "12 bits a sample",
+            lambda: good().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
+        ),
+    ]
+
+
 def _polyglots() -> list[Case]:
     kind, refused, words = "polyglot", (415, "unsupported_image"), "JPEG, PNG, WEBP, GIF, BMP"
     zip_end = b"PK\x05\x06" + bytes(18)
+    scans = b"\xff\xda" * 400
     page = b"<html><script>alert(1)</script></html>"
     comment = b"!\xfe" + bytes([len(page)]) + page + b"\0"
     return [
         Case(kind, "JPEG with a ZIP behind it: a JPEG", 200, make_body=lambda: good() + zip_end),
+        Case(kind, "JPEG with a video behind it: a JPEG", 200, make_body=lambda: good() + b"ftypmp42" + scans),
+        Case(kind, "JPEG with scans in a comment: a JPEG", 200, make_body=lambda: segments(b"\xff\xfe", scans, 1)),
         Case(kind, "GIF with HTML in a comment: a GIF", 200, make_body=lambda: gif(4, 4, blocks=comment)),
         Case(kind, "PDF with a JPEG behind it", *refused, words, lambda: b"%PDF-1.7\n" + good()),
         Case(kind, "ZIP with a PNG behind it", *refused, words, lambda: b"PK\x03\x04" + bytes(26) + good("PNG")),
@@ -380,6 +408,15 @@ def _lying_types() -> list[Case]:
             headers={"content-type": "image/jpeg"},
         ),
         Case(kind, "gzip as Content-Encoding", 200, make_body=good, headers={"content-encoding": "gzip"}),
+        Case(
+            kind,
+            "gzip as Content-Encoding, and it is",
+            415,
+            "unsupported_image",
+            "Content-Encoding: gzip",
+            lambda: gzip.compress(good()),
+            headers={"content-encoding": "gzip"},
+        ),
     ]
 
 
@@ -400,10 +437,15 @@ def _forms() -> list[Case]:
         case("empty boundary", "multipart", whole, content_type=f"{plain}; boundary="),
         case("another boundary", "boundary", whole, content_type=f"{plain}; boundary=other"),
         case("boundary of 5,000 characters", "exceeds maximum", whole, content_type=f"{plain}; boundary={'b' * 5000}"),
-        case("no field `file`", "`file`", lambda: form(part('name="picture"; filename="a"', good()))),
-        case("text in the field `file`", "`file`", lambda: form(part('name="file"', b"text"))),
+        case("no field `file`", "`picture` (a file)", lambda: form(part('name="picture"; filename="a"', good()))),
+        case("text in the field `file`", "`file` (text)", lambda: form(part('name="file"', b"text"))),
         case("no name at all", '"name"', lambda: form(part('filename="a"', good()))),
-        case("no parts", "`file`", form),
+        case(
+            "a picture of 2 MB without a file name",
+            "`file` (text)",
+            lambda: form(part('name="file"', bytes(2 * 10**6))),
+        ),
+        case("no parts", "no complete field", form),
         case("no end", "complete file", lambda: whole()[:-20]),
         case("two files", "Maximum number of files is 1", lambda: form(file_part(good()), file_part(good()))),
         case(
@@ -417,6 +459,12 @@ def _forms() -> list[Case]:
         case("a filename with ../", "", lambda: form(file_part(good(), filename="../../etc/passwd")), 200),
         case("a filename of 10,000 characters", "4,224 bytes", lambda: form(file_part(good(), filename="n" * 10_000))),
         case("charset=undefined", "charset", whole, content_type=f"{plain}; charset=undefined; boundary={BOUNDARY}"),
+        case(
+            "charset=punycode, and a text of 1 MB",
+            "charset",
+            lambda: form(part('name="t"', b"0" * 10**6), file_part(good())),
+            content_type=f"{plain}; charset=punycode; boundary={BOUNDARY}",
+        ),
         case(
             "a name in latin1",
             "`file`",

@@ -33,6 +33,7 @@ import yaml
 STOP_S = 60
 GATE_POLL_S = 0.02
 MEASURED = ("/fixed", "/serial")
+SLOW_TIMES = 4.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Behaviour:
     hold_at: int
     hold_end: bool
     gate: str
+    slow_clients: int
 
 
 @dataclass(frozen=True)
@@ -138,17 +140,18 @@ class KnownTarget:
         self._gate = FileGate(Path(behaviour.gate))
         self.clients: set[int] = set()
         """Open connections on which a measured request came."""
+        self._in_order: dict[int, int] = {}
 
     def holds(self) -> bool:
         """Return whether the measured request that comes next must wait at the gate."""
         hold_at = self._behaviour.hold_at
         return bool(hold_at) and self._measured + 1 >= hold_at and not self._gate.lets_through()
 
-    def answer(self, path: str, now_s: float) -> Answer:
+    def answer(self, path: str, now_s: float, client: int = 0) -> Answer:
         if path in MEASURED:
             self._measured += 1
             self._do_harm()
-        answer = self._answer(path, now_s)
+        answer = self._answer(path, now_s, client)
         self._arrived[path, answer.status] += 1
         return answer
 
@@ -163,12 +166,12 @@ class KnownTarget:
             ]
             generator.kill()
 
-    def _answer(self, path: str, now_s: float) -> Answer:
+    def _answer(self, path: str, now_s: float, client: int) -> Answer:
         match path:
             case "/fixed":
                 return self._refused(now_s) or self._fixed(now_s)
             case "/serial":
-                return self._refused(now_s) or self._serial(now_s)
+                return self._refused(now_s) or self._serial(now_s, self._slowness(client))
             case "/" | "/ready":
                 is_ready = now_s >= self._ready_s
                 return Answer(now_s, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, b"")
@@ -190,13 +193,18 @@ class KnownTarget:
         padding = ", pad;desc=" + "x" * self._behaviour.padding_bytes if self._behaviour.padding_bytes else ""
         return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
 
-    def _serial(self, now_s: float) -> Answer:
+    def _slowness(self, client: int) -> float:
+        """Return how many times as long a request to GET /serial takes, by the connection that it comes on."""
+        place = self._in_order.setdefault(client, len(self._in_order))
+        return SLOW_TIMES if place < self._behaviour.slow_clients else 1.0
+
+    def _serial(self, now_s: float, slowness: float) -> Answer:
         if self._free_s - now_s > self._behaviour.most_wait_s:
             return Answer(now_s + self._behaviour.refusal_ms / 1000, HTTPStatus.SERVICE_UNAVAILABLE, b"")
         stall_s = self._behaviour.stall_s if self._measured == self._behaviour.stall_at else 0
         # From the end before, not from when its timer woke us: being late must not add up.
         begin_s = max(self._free_s, now_s) + stall_s
-        service_s = 1 / self._behaviour.serial_rate
+        service_s = slowness / self._behaviour.serial_rate
         self._free_s = begin_s + service_s
         timing = f"queue;dur={(begin_s - now_s) * 1000:.3f}, work;dur={service_s * 1000:g}"
         return Answer(self._free_s, HTTPStatus.OK, b"serial", timing)
@@ -247,7 +255,7 @@ class Connection(asyncio.Protocol):
         if self._target.holds():
             self._loop.call_later(GATE_POLL_S, self._answer, path, seen)
             return
-        answer = self._target.answer(path, self._loop.time())
+        answer = self._target.answer(path, self._loop.time(), seen.client)
         timing = ", ".join(part for part in (answer.server_timing, seen.encode()) if part)
         self._send(replace(answer, server_timing=timing))
 
@@ -337,6 +345,7 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--hold-at", type=int, default=0, metavar="N", help="from the N-th on they wait at the gate")
     parser.add_argument("--hold-end", action="store_true", help="after SIGTERM it waits there before it ends")
     parser.add_argument("--gate", default="", metavar="FILE", help="see FileGate")
+    parser.add_argument("--slow-clients", type=int, default=0, metavar="N", help="slow on the first N connections")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())

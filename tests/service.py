@@ -118,8 +118,12 @@ class Service:
         token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
         url, headers = f"{self.dashboard}/api/prometheus/sd", {"Authorization": f"Bearer {token}"}
         groups = httpx.get(url, headers=headers, timeout=START_S).raise_for_status().json()
-        addresses = [address for group in groups for address in group["targets"]]
-        return "".join(httpx.get(f"http://{address}/metrics", timeout=START_S).text for address in addresses)
+        texts = []
+        for address in (address for group in groups for address in group["targets"]):
+            # Autoscaler and dashboard have the same port in every Ray; where there are two, one may have taken it away.
+            with suppress(httpx.TransportError):
+                texts.append(httpx.get(f"http://{address}/metrics", timeout=START_S).text)
+        return "".join(texts)
 
     def wait_for(self, condition: Callable[[], Found | None], what: str) -> Found:
         """Return what `condition` returns once that is true; fails at once when the process has ended."""

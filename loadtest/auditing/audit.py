@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from loadtest.auditing import claims, counts, cycles, latencies, own_report, rates
+from loadtest.auditing import claims, counts, cycles, latencies, own_report, rates, untimed
 from loadtest.auditing.finding import Audit, Finding, Row, Rule, RuleResult, show
 from loadtest.auditing.locust_stats import RunFacts, read_locust_stats
 from loadtest.auditing.published import read_published
@@ -34,7 +34,8 @@ _CLAIM_RULES: Sequence[tuple[Rule, Callable[[Table], list[Finding] | None], Call
 def audit_file(path: Path, facts: RunFacts) -> Audit:
     """Return what arithmetic has against a report: .json is ours, .csv Locust's `_stats.csv`, .yaml a table.
 
-    `facts` says of a Locust run what its CSV does not. Raises BadInputError for a file that cannot be read.
+    `facts` says of a Locust run what its CSV does not. Raises BadInputError for a file that cannot be read, or that has
+    nothing to check.
     """
     if path.suffix == ".json":
         figures = own_report.read_own_report(path)
@@ -71,6 +72,10 @@ def _all_results(table: Table) -> list[_Result]:
 
 def _audit(path: Path, table: Table, apply: Callable[[Table], list[_Result]], further: list[_Result]) -> Audit:
     results = [*apply(table), *further]
+    has_requests = any(row.all.requests for row in table.rows)
+    if not any(checked for _, _, checked in results) or not (has_requests or further):
+        why = "does not print two figures that could be compared" if has_requests else "counts no request"
+        raise BadInputError(f"{path}: {why}, so there is nothing to check")
     return Audit(
         file=path.as_posix(),
         title=table.title,
@@ -91,7 +96,7 @@ def _audit(path: Path, table: Table, apply: Callable[[Table], list[_Result]], fu
             )
             for rule, found, checked in results
         ],
-        notes=[*table.notes, *claims.list_unread(table)],
+        notes=[*table.notes, *claims.list_unread(table), *untimed.list_untimed(table)],
     )
 
 

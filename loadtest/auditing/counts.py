@@ -21,7 +21,8 @@ def check_counts(row: Row) -> list[Finding] | None:
     """Check the counts of a row, of its endpoints, and their sums."""
     kinds = [(row.name, row.all), *((f"{row.name}, {name}", part) for name, part in row.parts.items())]
     known = [(name, figures) for name, figures in kinds if figures.requests is not None]
-    if not known:
+    compared = [one for _, one in known if one.failures is not None or one.failures_percent is not None]
+    if not compared and not (row.parts and all(part.requests is not None for part in row.parts.values())):
         return None
     own = [finding for name, figures in known for finding in _check_failures(name, figures)]
     return own + [finding for what in ("requests", "failures") for finding in _check_sum(row, what)]

@@ -156,8 +156,10 @@ def list_cycles(row: Row) -> list[CycleLine]:
 
 
 def _mean_latency_ms(row: Row) -> Interval | None:
-    """Return the mean latency of all requests; of failed ones that have none printed, it may be anything from 0 on."""
+    """Return the mean latency of all requests; of those that have none printed, it may be anything from 0 on."""
     mean_ms = row.all.avg_ms or row.mixed_avg_ms()
+    if mean_ms is not None and not row.has_all_times:
+        return Interval(0.0, mean_ms.value, mean_ms.high)
     if mean_ms is None or not _has_untimed(row) or not row.all.requests:
         return mean_ms
     timed_share = 1 - (row.all.failures or 0) / row.all.requests
@@ -299,9 +301,9 @@ def _hidden(row: Row, cycles: list[Cycle]) -> Finding:
         },
         instead=(
             f"A cycle holds at least {show_s(least.least_s)} s of something else: a call that the statistics do not "
-            "count (such as a login made by another client), requests that were never answered, or a load generator "
-            "that was late. So the latencies are not all that users waited for; and if it is a call, the service did "
-            "work that no figure here shows."
+            "count (such as a login made by another client), requests that were never answered or have no response "
+            "time, or a load generator that was late. So the latencies are not all that users waited for; and if it is "
+            "a call, the service did work that no figure here shows."
         ),
     )
 

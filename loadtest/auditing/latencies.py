@@ -1,12 +1,14 @@
 """Rules on latencies: means and medians of all requests against those of the endpoints, and against each other."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
 from loadtest.auditing.finding import Finding, Rule, show, show_exact, show_range
 from loadtest.auditing.interval import Interval, is_on_locust_step
 from loadtest.auditing.table import Printed, Row
+from loadtest.auditing.untimed import find_untimed
 
 WEIGHTED_MEAN = Rule(
     name="weighted mean",
@@ -14,7 +16,9 @@ WEIGHTED_MEAN = Rule(
     source="what a mean is",
     tolerance=(
         "Printed means by a whole unit of the last digit (Locust's console cuts them off). With shares from the task "
-        "weights instead of counts, 4 standard deviations of a mean over so many random choices of an endpoint."
+        "weights instead of counts, 4 standard deviations of a mean over so many random choices of an endpoint. Locust "
+        "counts requests without a response time and leaves them out of its means: a mean that some number of them "
+        "makes exactly is told in a note, and no rule then takes counts for those of the latencies."
     ),
 )
 
@@ -38,7 +42,10 @@ POSSIBLE_MEAN = Rule(
         "Σ (step between percentiles × share) bounds the mean on both sides; with the median alone, mean ≥ median ÷ 2"
     ),
     source="E[X] = ∫ P(X > x) dx (Markov's inequality, step by step)",
-    tolerance="Percentiles by the coarser of their last digit and Locust's two digits, means by a whole last unit.",
+    tolerance=(
+        "Percentiles by the coarser of their last digit and Locust's two digits, means by a whole last unit. Of a "
+        "Locust CSV only the maximum bounds the mean from above: its percentiles may be of more requests than its mean."
+    ),
 )
 
 PERCENTILE_ORDER = Rule(
@@ -57,7 +64,7 @@ def check_weighted_mean(row: Row) -> list[Finding] | None:
     mixed, whole = row.mixed_avg_ms(), row.all.avg_ms
     if mixed is None or whole is None:
         return None
-    if mixed.overlaps(whole):
+    if mixed.overlaps(whole) or find_untimed(row) is not None:
         return []
     shares = row.shares() or {}
     terms = " + ".join(
@@ -115,15 +122,23 @@ def check_possible_means(row: Row) -> list[Finding] | None:
     known = [(name, figures) for name, figures in _kinds(row) if figures.avg_ms and _thresholds(figures)]
     if not known:
         return None
-    return [finding for name, figures in known for finding in _check_mean(name, figures)]
+    # Before 2.47, percentiles of Locust count requests without a time as the shortest: too low to bound a mean by.
+    are_lower = row.may_lack_times
+    return [finding for name, figures in known for finding in _check_mean(name, figures, are_lower=are_lower)]
 
 
 def check_percentile_order(row: Row) -> list[Finding] | None:
     """Check that percentiles never fall, and lie between minimum and maximum."""
-    known = [(name, figures) for name, figures in _kinds(row) if len(_ordered(figures)) > 1]
+    is_whole = row.has_all_times
+    known = [
+        (name, figures, ordered)
+        for name, figures in _kinds(row)
+        for ordered in _ordered(figures, is_whole=is_whole)
+        if len(ordered) > 1
+    ]
     if not known:
         return None
-    return [finding for name, figures in known for finding in _falls(name, figures)]
+    return [finding for name, figures, ordered in known for finding in _falls(name, figures, ordered)]
 
 
 def lowest_mean_ms(figures: Printed) -> float:
@@ -147,7 +162,7 @@ def highest_mean_ms(figures: Printed) -> float:
     """
     if figures.max_ms is None:
         return inf
-    steps = [(share, value.high) for share, value in _thresholds(figures)] + [(1.0, figures.max_ms.high)]
+    steps = [*((share, value.high) for share, value in _thresholds(figures)), (1.0, figures.max_ms.high)]
     most = steps[0][1]
     for (share, below), (_, above) in pairwise(steps):
         most += max(0.0, above - below) * (1 - share)
@@ -184,7 +199,7 @@ def _median_range_ms(row: Row) -> tuple[float, float, str] | None:
         return None
     low, high = min(one.low for one in medians.values()), max(one.high for one in medians.values())
     why = f"between the smallest and the largest of them: {show(low)} to {show(high)} ms with rounding"
-    for name, share in (row.shares() or {}).items():
+    for name, share in (row.shares() or {}).items() if row.has_all_times else ():
         bound = highest_median_ms(row.parts[name], share)
         if bound < high:
             high, why = bound, _sharper(name, row.parts[name], share, bound)
@@ -211,9 +226,10 @@ def _thresholds(figures: Printed) -> list[tuple[float, Interval]]:
     return [(share, value) for share, value in figures.percentiles_ms if 0 < share < 1]
 
 
-def _check_mean(name: str, figures: Printed) -> Iterator[Finding]:
-    low, high, mean = lowest_mean_ms(figures), highest_mean_ms(figures), figures.avg_ms
+def _check_mean(name: str, figures: Printed, *, are_lower: bool) -> Iterator[Finding]:
+    low, mean = lowest_mean_ms(figures), figures.avg_ms
     assert mean is not None, "only of kinds that print a mean"
+    high = highest_mean_ms(replace(figures, percentiles_ms=[]) if are_lower else figures)
     if mean.high >= low and mean.low <= high * (1 + 1e-9):
         return
     percentiles = ", ".join(f"p{100 * share:g} {show_exact(value.value)}" for share, value in _thresholds(figures))
@@ -230,16 +246,28 @@ def _check_mean(name: str, figures: Printed) -> Iterator[Finding]:
     )
 
 
-def _ordered(figures: Printed) -> list[tuple[str, Interval]]:
-    """Return all latencies that must not fall, with their names."""
-    least = [("minimum", figures.min_ms)] if figures.min_ms else []
-    most = [("maximum", figures.max_ms)] if figures.max_ms else []
-    return [*least, *((f"p{100 * share:g}", value) for share, value in figures.percentiles_ms), *most]
+_Ordered = list[tuple[str, Interval]]
 
 
-def _falls(name: str, figures: Printed) -> Iterator[Finding]:
-    for (first, lower), (second, upper) in pairwise(_ordered(figures)):
-        if _is_above(lower, upper) or (first == second and _is_above(upper, lower)):
+def _ordered(figures: Printed, *, is_whole: bool) -> list[_Ordered]:
+    """Return lists of latencies that must not fall, with their names.
+
+    Where requests may have no time, Locust's median (the first) and its percentiles may not be of the same ones, and a
+    percentile of 0 is of none.
+    """
+    least: _Ordered = [("minimum", figures.min_ms)] if figures.min_ms else []
+    most: _Ordered = [("maximum", figures.max_ms)] if figures.max_ms else []
+    known = [(f"p{100 * share:g}", value) for share, value in figures.percentiles_ms]
+    if is_whole:
+        return [[*least, *known, *most]]
+    return [[*least, *known[:1], *most], [*least, *(one for one in known[1:] if one[1].value > 0), *most]]
+
+
+def _falls(name: str, figures: Printed, ordered: _Ordered) -> Iterator[Finding]:
+    # Of an even number Locust before 2.47 has the lower one of the middle two as its median, and the upper one as 50 %.
+    is_odd = bool(figures.timed and figures.timed % 2)
+    for (first, lower), (second, upper) in pairwise(ordered):
+        if _is_above(lower, upper) or (is_odd and first == second and _is_above(upper, lower)):
             yield Finding(
                 rule=PERCENTILE_ORDER.name,
                 row=name,

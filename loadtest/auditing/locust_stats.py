@@ -49,7 +49,9 @@ def read_locust_stats(path: Path, facts: RunFacts) -> Table:
     """Return the table of one Locust run. Raises BadInputError with the line and column of what cannot be read."""
     facts.check()
     lines = _read_lines(path)
-    kinds = {_name(line): _printed(path, number, line) for number, line in lines}
+    _check_once(path, lines)
+    names = _names([line for _, line in lines])
+    kinds = {name: _printed(path, number, line) for name, (number, line) in zip(names, lines, strict=True)}
     if TOTAL not in kinds:
         raise BadInputError(f"{path}: there is no line {TOTAL}; is it whole, and the `_stats.csv` of `locust --csv`?")
     ramp_s = (facts.users or 0) / (facts.spawn_rate_per_s or LOCUST_SPAWN_RATE_PER_S)
@@ -63,6 +65,7 @@ def read_locust_stats(path: Path, facts: RunFacts) -> Table:
         parts_are_all=len(kinds) > 1,
         window=Window(stated_s=stated_s, ramp_s=ramp_s),
         wait_s=facts.wait_s if facts.users else None,
+        may_lack_times=True,
     )
     return Table(
         title=path.name.removesuffix(".csv"),
@@ -89,7 +92,27 @@ def _read_lines(path: Path) -> list[tuple[int, dict[str, str | None]]]:
         raise BadInputError(
             f"{path}: has no column {', '.join(missing)}; give the `_stats.csv` that `locust --csv PREFIX` writes"
         )
+    repeated = sorted({column for column in header if header.count(column) > 1})
+    if repeated:
+        raise BadInputError(f"{path}: the column {', '.join(repeated)} stands there twice")
     return lines
+
+
+def _check_once(path: Path, lines: list[tuple[int, dict[str, str | None]]]) -> None:
+    first: dict[tuple[str | None, str | None], int] = {}
+    for number, line in lines:
+        known = first.setdefault((line["Type"], line["Name"]), number)
+        if known != number:
+            raise BadInputError(f"{path}: line {number}: {_name(line)} stands there twice, first in line {known}")
+
+
+def _names(lines: list[dict[str, str | None]]) -> list[str]:
+    """Return what to call each line; two kinds of requests never have one name."""
+    names = [_name(line) for line in lines]
+    return [
+        name if names.count(name) == 1 else f"type {line['Type']!r}, name {line['Name']!r}"
+        for name, line in zip(names, lines, strict=True)
+    ]
 
 
 def _name(line: dict[str, str | None]) -> str:

@@ -4,10 +4,12 @@ It checks the file, not the code that wrote it: each figure that follows from ot
 others as printed.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isclose
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, NonNegativeFloat, PositiveFloat, ValidationError
 
@@ -66,21 +68,39 @@ class _Test(BaseModel):
 def read_own_report(path: Path) -> Figures:
     """Return the figures in a report.json. Raises BadInputError with the first faults and their keys."""
     try:
-        figures = Figures.model_validate_json(path.read_text(encoding="utf-8"))
+        figures = Figures.model_validate(_read_json(path))
         _Test.model_validate(figures.test)
         for result in (result for cell in figures.cells for result in cell.limits):
             read_limit(result.limit)
         return figures
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise BadInputError(f"{path}: is not JSON: {exc}") from exc
     except ValidationError as exc:
         faults = [f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in exc.errors(include_url=False)[:5]]
         lines = [f"{path}: {fault}" for fault in faults]
         raise BadInputError("\n".join([*lines, "is it a report.json of `python -m loadtest`?"])) from exc
     except ValueError as exc:
         raise BadInputError(f"{path}: cells: limits: {exc}") from exc
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refuse_constant)
+    except OSError as exc:
+        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadInputError(f"{path}: Invalid JSON: {exc}") from exc
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; a key that stands in it twice would be read as the last one in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice in an object")
+    return found
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def tabulate(figures: Figures) -> Table:
@@ -159,6 +179,7 @@ def _row(figures: Figures, name: str, source: CellFigures | PointFigures, window
         window=window,
         wait_s=wait_s,
         covers_failures=_is_locust(figures),
+        may_lack_times=_is_locust(figures),
         generator_share=GENERATOR_SHARE,
     )
 
@@ -186,7 +207,7 @@ def _without_law(row: Row) -> Row:
 def _printed(figures: Figures, traffic: Traffic) -> Printed:
     percentile = locust_percentile if _is_locust(figures) else _four_decimals
     known = [(0.5, traffic.median_ms), (0.95, traffic.p95_ms), (0.99, traffic.p99_ms)]
-    untimed = 0 if _is_locust(figures) else traffic.failures
+    untimed = 0 if _is_locust(figures) else traffic.failures + traffic.untimed
     return Printed(
         requests=traffic.requests,
         failures=traffic.failures,

@@ -16,6 +16,7 @@ from loadtest.auditing.interval import Interval, exact, printed, printed_or_cut,
 from loadtest.auditing.statements import covers_all_levels, find_target
 from loadtest.auditing.table import LOCUST_SPAWN_RATE_PER_S, Claim, Conclusion, Printed, Row, Table, Window
 from loadtest.errors import BadInputError
+from loadtest.yaml_file import KitLoader, construct_float, read_yaml_mapping
 
 _PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 _RECOMMENDATION = "recommendation_at_"
@@ -147,7 +148,7 @@ class _File(_Strict):
 
 def read_published(path: Path) -> Table:
     """Return the table in the file at `path`. Raises BadInputError with every fault, each with its key."""
-    raw = _read_yaml(path)
+    raw = read_yaml_mapping(path, [*_File.model_fields], _PrintedNumbers)
     try:
         file = _File.model_validate(_gathered(path, raw))
     except ValidationError as exc:
@@ -163,30 +164,18 @@ def read_published(path: Path) -> Table:
     )
 
 
-class _PrintedNumbers(yaml.SafeLoader):
-    """A YAML loader that keeps the digits of a number: 1.0 is not 1."""
+class _PrintedNumbers(KitLoader):
+    """Keeps the digits of a number: 1.0 is not 1."""
 
 
 def _construct_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Decimal | float:
     try:
-        return Decimal(node.value.replace("_", ""))
-    except InvalidOperation:
-        return loader.construct_yaml_float(node)
+        return Decimal(node.value)
+    except InvalidOperation:  # .inf or .nan
+        return construct_float(loader, node)
 
 
 _PrintedNumbers.add_constructor("tag:yaml.org,2002:float", _construct_number)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _PrintedNumbers)  # noqa: S506 # it is a SafeLoader
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as exc:
-        raise BadInputError(f"{path}: is not YAML: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise BadInputError(f"{path}: must be a mapping with the keys {_listed(_File.model_fields)}")
-    return raw
 
 
 def _gathered(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
@@ -250,16 +239,21 @@ def _keys_at(location: tuple[int | str, ...], endpoints: Mapping[str, Any]) -> l
 
 def _row(file: _File, result: _Result) -> Row:
     spawn_rate = file.test.spawn_rate_per_s or LOCUST_SPAWN_RATE_PER_S
+    parts = {name: _printed(part, part.requests) for name, part in result.endpoints.items()}
     return Row(
         name=f"{result.label}, {result.users} users",
         target=result.key,
         users=result.users,
         all=_printed(result, result.requests),
-        parts={name: _printed(part, part.requests) for name, part in result.endpoints.items()},
+        parts=parts,
         parts_are_all=bool(file.endpoints) and set(result.endpoints) == set(file.endpoints),
         window=Window(stated_s=_duration_s(file.test), ramp_s=result.users / spawn_rate),
         wait_s=file.workload.wait_s,
         weights=file.workload.weights,
+        # What Locust prints of an endpoint whose requests have no response time.
+        may_lack_times=any(
+            part.requests and part.avg_ms is not None and part.avg_ms.value == 0 for part in parts.values()
+        ),
     )
 
 

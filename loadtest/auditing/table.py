@@ -76,6 +76,8 @@ class Row:
     """How often each part is chosen; counts of requests, where printed, come first."""
     covers_failures: bool = True
     """Whether the latencies are of failed requests too."""
+    may_lack_times: bool = False
+    """Whether requests without a response time may be among those counted, as Locust counts them."""
     generator_share: float = 0.0
     """Of the users' time: what the load generator may take for itself before its run counts as not valid."""
 
@@ -83,6 +85,18 @@ class Row:
     def mean_wait_s(self) -> float | None:
         """Return the mean think time."""
         return sum(self.wait_s) / 2 if self.wait_s else None
+
+    @property
+    def has_all_times(self) -> bool:
+        """Return whether every counted request has a response time, as far as the row tells.
+
+        With one that has none, the counts no longer make the mean of all from the endpoints' means, where these differ.
+        """
+        if not self.may_lack_times:
+            return True
+        mixed, whole = self.mixed_avg_ms(), self.all.avg_ms
+        means = {part.avg_ms.value for part in self.parts.values() if part.requests and part.avg_ms is not None}
+        return len(means) > 1 and mixed is not None and whole is not None and mixed.overlaps(whole)
 
     def shares(self) -> dict[str, Interval] | None:
         """Return the share of each part among all timed requests; None when the row does not tell.

@@ -19,7 +19,8 @@ def print_audit(audit: Audit, console: Console) -> None:
         console.print(Text(f"note: {note}", style="dim"))
     count = len(audit.findings)
     style = "bold red" if count else "bold green"
-    console.print(Text(f"{count} finding{'s' * (count != 1)}", style=style))
+    checked = sum(rule.checked for rule in audit.rules)
+    console.print(Text(f"{count} finding{'s' * (count != 1)} in {checked} checks", style=style))
 
 
 def _print_finding(number: int, finding: Finding, console: Console) -> None:

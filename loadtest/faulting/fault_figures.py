@@ -81,7 +81,9 @@ def read_faults(folder: FaultFolder) -> AllFaults:
                 figures.status, figures.reason = record.status, record.reason
             if record is not None and record.status == "finished":
                 rows, processes = folder.read_requests(fault.name), folder.read_processes(fault.name)
-                figures = figures_of(figures, fault, Seen(plan, record, rows, processes), record.events[0])
+                seen = Seen(plan, record, rows, processes)
+                figures = figures_of(figures, fault, seen, record.events[0])
+                figures.missed += untested(figures, seen)
             found.append(figures)
     return AllFaults(title=plan.title, users=plan.users, environment=folder.read_environment(), faults=found)
 
@@ -137,6 +139,15 @@ def figures_of(
     )
 
 
+def untested(figures: FaultFigures, seen: Seen) -> list[str]:
+    """Return which endpoints the load says nothing of: what was not asked for, or never answered, cannot get worse."""
+    before = {row.endpoint for row in seen.quiet if not row.error}
+    told = [f"no {name} was answered right in the quiet stretch" for name in seen.endpoints if name not in before]
+    return told + [
+        f"no {found.endpoint} was sent from the fault on" for found in figures.endpoints if not found.requests
+    ]
+
+
 def _endpoint(name: str, rows: list[RequestRow], quiet: list[RequestRow], began_unix_s: float) -> EndpointFigures:
     mine = [row for row in rows if row.endpoint == name]
     failed = [row for row in mine if row.error]
@@ -146,8 +157,8 @@ def _endpoint(name: str, rows: list[RequestRow], quiet: list[RequestRow], began_
         failed=len(failed),
         failed_under_way=sum(row.start_unix_s < began_unix_s for row in failed),
         errors=dict(Counter(row.error for row in failed).most_common()),
-        longest_ms=max((row.latency_ms for row in mine), default=None),
-        longest_failed_ms=max((row.latency_ms for row in failed), default=None),
+        longest_ms=percentile([row.latency_ms for row in mine], 1),
+        longest_failed_ms=percentile([row.latency_ms for row in failed], 1),
         quiet_p95_ms=percentile([row.latency_ms for row in quiet if row.endpoint == name], _P95),
     )
 

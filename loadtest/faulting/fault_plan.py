@@ -10,7 +10,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
-from loadtest.plan import Name, Pattern, Plan, Role, Target, Workload, check_keys, read_yaml
+from loadtest.plan import Name, Pattern, Plan, Role, Target, Workload, check_keys
+from loadtest.yaml_file import read_yaml_mapping
 
 Which = Literal["one", "all"]
 """Which processes of a role a fault strikes: the one that has lived longest, or all of them."""
@@ -237,7 +238,7 @@ class SoakPlan(FaultLoad, Setting):
 
 def load_fault_plan(path: Path) -> FaultPlan:
     """Return the fault plan in a file. Raises BadInputError with all that is wrong."""
-    return check_keys(path, read_yaml(path, FaultPlan), FaultPlan)
+    return check_keys(path, read_yaml_mapping(path, [*FaultPlan.model_fields]), FaultPlan)
 
 
 def choose(plan: FaultPlan, only: list[str] | None) -> list[str]:
@@ -250,7 +251,7 @@ def choose(plan: FaultPlan, only: list[str] | None) -> list[str]:
 
 def load_soak_plan(path: Path, minutes: float | None = None) -> SoakPlan:
     """Return the soak plan in a file, for so many minutes. Raises BadInputError with what is wrong."""
-    raw = read_yaml(path, SoakPlan)
+    raw = read_yaml_mapping(path, [*SoakPlan.model_fields])
     plan = check_keys(path, raw if minutes is None else {**raw, "minutes": minutes}, SoakPlan)
     if not plan.schedule():
         raise BadInputError(

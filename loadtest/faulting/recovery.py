@@ -25,8 +25,9 @@ _P95 = 0.95
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the smallest value that at least `share` of all are not above (nearest rank); None of none."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None
+    """Return the smallest value that at least `share` of all but nan are not above (nearest rank); None of none."""
+    known = sorted(value for value in values if not math.isnan(value))
+    return known[max(0, math.ceil(share * len(known)) - 1)] if known else None
 
 
 def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:
@@ -43,7 +44,7 @@ def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:
 
 def end_of(row: RequestRow) -> float:
     """Return when a request was over, seconds since the epoch."""
-    return row.start_unix_s + row.latency_ms / 1000
+    return row.ended_unix_s
 
 
 def is_disturbed(row: RequestRow, limits_ms: dict[str, float]) -> bool:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from pydantic import BaseModel
 
 from loadtest.errors import BadInputError
-from loadtest.faulting.fault_figures import FaultFigures, Seen, figures_of
+from loadtest.faulting.fault_figures import FaultFigures, Seen, figures_of, untested
 from loadtest.faulting.fault_folder import SOAK, FaultFolder, StretchRecord
 from loadtest.faulting.fault_plan import SoakPlan
 from loadtest.faulting.recovery import percentile
@@ -105,13 +105,16 @@ def _faults(plan: SoakPlan, record: StretchRecord, seen: Seen) -> list[FaultFigu
         if event.reason:
             figures.status = "failed"
         until = events[index + 1].began_unix_s if index + 1 < len(events) else None
-        found.append(figures_of(figures, fault, seen, event, until) if event.began_unix_s else figures)
+        if event.began_unix_s:
+            figures = figures_of(figures, fault, seen, event, until)
+            figures.missed += untested(figures, seen)
+        found.append(figures)
     return found
 
 
 def _lost_before_the_first(rows: list[RequestRow], record: StretchRecord) -> list[str]:
     first = min((event.began_unix_s for event in record.events if event.began_unix_s), default=float("inf"))
-    lost = sum(bool(row.error) and row.start_unix_s + row.latency_ms / 1000 < first for row in rows)
+    lost = sum(bool(row.error) and row.ended_unix_s < first for row in rows)
     return [f"{lost} requests failed before the first fault"] if lost else []
 
 
@@ -130,7 +133,7 @@ def _drift(name: str, rows: list[RequestRow], began_unix_s: float, ended_unix_s:
         last_median_ms=percentile(last, 0.5),
         first_p95_ms=percentile(first, 0.95),
         last_p95_ms=percentile(last, 0.95),
-        longest_ms=max((row.latency_ms for row in mine), default=None),
+        longest_ms=percentile([row.latency_ms for row in mine], 1),
     )
 
 

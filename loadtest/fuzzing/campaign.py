@@ -14,6 +14,7 @@ from loadtest.errors import BadInputError
 from loadtest.fuzzing.memory import MemoryWatch
 from loadtest.fuzzing.request import FuzzRequest
 from loadtest.fuzzing.tally import Answer, Outcome, Tally
+from loadtest.target_key import VARIABLE, key_headers
 
 ANSWER_TIMEOUT_S = 60.0
 LEAST_FOR_MEMORY = 1000
@@ -31,6 +32,8 @@ class Campaign:
     """What to send where."""
 
     url: str
+    valid: Iterable[FuzzRequest]
+    """Sent first, up to one that is accepted; none in a replay."""
     requests: Requests
     inputs: int
     seed: int
@@ -44,13 +47,17 @@ class Campaign:
 async def run_campaign(campaign: Campaign, tell: Callable[[Tally], None], tally: Tally) -> Outcome:
     """Send everything and return what came of it; `tell` hears of the `tally` several times a second.
 
-    Raises BadInputError when nobody answers at the URL.
+    Raises BadInputError when nobody answers at the URL, or refuses all that is valid: nothing would be tested.
     """
     started_s = time.monotonic()
     memory = MemoryWatch(campaign.process)
     limits = httpx.Limits(max_connections=campaign.at_a_time, max_keepalive_connections=campaign.at_a_time)
-    async with httpx.AsyncClient(base_url=campaign.url, limits=limits, timeout=ANSWER_TIMEOUT_S) as client:
+    headers = key_headers()  # of the client, so that no saved input holds the key
+    async with httpx.AsyncClient(
+        base_url=campaign.url, limits=limits, timeout=ANSWER_TIMEOUT_S, headers=headers
+    ) as client:
         await _expect_someone(client)
+        await _expect_one_accepted(client, campaign.valid)
         supply = _until(campaign, started_s + campaign.most_s)
         async with asyncio.TaskGroup() as group:  # after Ctrl-C none of them goes on
             senders = {group.create_task(_send_all(client, supply, tally, campaign)) for _ in range(campaign.at_a_time)}
@@ -80,6 +87,30 @@ async def _expect_someone(client: httpx.AsyncClient) -> None:
         await client.get("/")
     except httpx.TransportError as exc:
         raise BadInputError(f"{client.base_url}: nobody answers there ({exc}); start the service first") from exc
+
+
+async def _expect_one_accepted(client: httpx.AsyncClient, valid: Iterable[FuzzRequest]) -> None:
+    """Return when a valid request is accepted, or fails in a way that the campaign is to show."""
+    refused = None
+    for request in valid:
+        answer = await send_request(client, request)
+        if answer.is_offence or answer.is_success:
+            return
+        refused = refused or (request, answer)
+    if refused is not None:
+        request, answer = refused
+        raise BadInputError(
+            f"{client.base_url.copy_with(raw_path=request.target)}: refuses a valid file with {answer.status} "
+            f"{answer.code}, so nothing would be tested; {_remedy(answer)}"
+        )
+
+
+def _remedy(answer: Answer) -> str:
+    if answer.status in {401, 403}:
+        return f"put a key of the service into {VARIABLE}"
+    if answer.status in {404, 405}:
+        return "say with --path where it takes files"
+    return "see --path and --files"
 
 
 def _until(campaign: Campaign, deadline_s: float) -> Requests:

@@ -32,7 +32,8 @@ class MemoryFigures:
     @property
     def growth_percent(self) -> float:
         """How much more the middle or the end took than the second tenth."""
-        return 100 * (max(self.middle_bytes, self.end_bytes) - self.tenth_bytes) / self.tenth_bytes
+        grown_bytes = max(self.middle_bytes, self.end_bytes) - self.tenth_bytes
+        return 100 * grown_bytes / self.tenth_bytes if self.tenth_bytes else 0.0  # they had ended by then
 
     @property
     def is_flat(self) -> bool:

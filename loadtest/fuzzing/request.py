@@ -4,7 +4,7 @@ The file is the request as it went over the wire (a chunked body without its chu
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,14 @@ def read_request(path: Path) -> FuzzRequest:
     kept = tuple(header for header in headers if header[0] not in (b"transfer-encoding", b"x-fuzz"))
     was_done = next((value.decode() for name, value in headers if name == b"x-fuzz"), "")
     return FuzzRequest(words[1], kept, body, (b"transfer-encoding", b"chunked") in headers, was_done)
+
+
+def valid_requests(path: str, files: Sequence[bytes]) -> Iterator[FuzzRequest]:
+    """Yield each file as it is, as the body and in a form: one of them at least should be accepted."""
+    for file in files:
+        yield FuzzRequest(path.encode(), (), file)
+        form = _form([_part(b'name="file"; filename="a"', file)])
+        yield FuzzRequest(path.encode(), ((b"content-type", b"multipart/form-data; boundary=" + _BOUNDARY),), form)
 
 
 def make_request(path: str, files: Sequence[bytes], seed: int, number: int) -> FuzzRequest:

@@ -9,6 +9,11 @@ from loadtest.fuzzing.memory import FLAT_PERCENT, MemoryFigures
 
 MIB = 2**20
 _SERVER_ERROR = 500
+_UNREAD = frozenset({401, 403, 404, 405, 407, 421, 429})
+"""Statuses of answers that are given before anybody has looked into the body; so are redirections."""
+
+MOST_UNREAD_SHARE = 0.5
+"""Of the inputs: with more of them refused unread, that nothing broke says little."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,11 @@ class Answer:
     def is_offence(self) -> bool:
         """Whether no input at all may be answered so."""
         return self.status is None or self.status >= _SERVER_ERROR
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the input was accepted."""
+        return self.status is not None and 200 <= self.status < 300  # noqa: PLR2004 # HTTP's successes
 
 
 @dataclass
@@ -43,6 +53,15 @@ class Tally:
     def server_errors(self) -> int:
         """How many answers had a status of 500 or more."""
         return sum(count for (status, _), count in self.answers.items() if status >= _SERVER_ERROR)
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """How many inputs were refused before they were looked into, by status and code."""
+        return {
+            f"{status} {code}".strip(): count
+            for (status, code), count in sorted(self.answers.items())
+            if status in _UNREAD or 300 <= status < 400  # noqa: PLR2004 # HTTP's redirections
+        }
 
     def add(self, answer: Answer) -> None:
         """Count one more."""
@@ -76,11 +95,30 @@ class Outcome:
             found.append(f"memory grew by {self.memory.growth_percent:.1f} %, more than {FLAT_PERCENT:g} %")
         return found
 
+    def untested(self) -> str:
+        """Return why the absence of offences says nothing; empty when it says something."""
+        unread = self.tally.unread
+        if not self.tally.inputs:
+            return "no input came to an end"
+        if sum(unread.values()) <= MOST_UNREAD_SHARE * self.tally.inputs:
+            return ""
+        told = ", ".join(f"{count:,} × {what}" for what, count in unread.items())
+        return f"{sum(unread.values()):,} of {self.tally.inputs:,} inputs were refused unread: {told}"
+
+    @property
+    def has_held(self) -> bool:
+        """Whether the service was tested, and nothing is wrong with it."""
+        return not self.offences() and not self.untested()
+
     def verdict(self) -> str:
         """Return one line that says whether the service held."""
         if offences := self.offences():
             return f"FAILED: {'; '.join(offences)}"
+        if untested := self.untested():
+            return f"NOT TESTED: {untested}"
         said = f"HELD: {self.tally.inputs:,} inputs, no 5xx, no reset, no timeout"
+        if unread := sum(self.tally.unread.values()):
+            said += f"; {unread:,} of them were refused unread"
         if self.memory is None:
             return f"{said}; memory was not measured"
         if not self.is_judging_memory:
@@ -102,5 +140,7 @@ class Outcome:
             "memory": memory and {**vars(memory), "growth_percent": round(memory.growth_percent, 2)},
             "saved": [str(path) for path in self.tally.saved],
             "offences": self.offences(),
+            "unread": self.tally.unread,
+            "held": self.has_held,
             "verdict": self.verdict(),
         }

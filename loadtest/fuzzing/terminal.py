@@ -61,7 +61,7 @@ def print_outcome(outcome: Outcome) -> None:
     if len(outcome.tally.saved) > 10:  # noqa: PLR2004 the ten above
         console.print(Text(f"… and {len(outcome.tally.saved) - 10} more there", style="yellow"))
     took = f"{outcome.took_s:.0f} s, seed {outcome.seed}"
-    style = "bold red" if outcome.offences() else "bold green"
+    style = "bold green" if outcome.has_held else "bold red"
     console.print(Text(f"{outcome.verdict()} ({took})", style=style), soft_wrap=True)
 
 

@@ -23,6 +23,7 @@ from loadtest.measuring.target import RunningTarget
 from loadtest.plan import Plan
 from loadtest.rows import RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord, RunFolder, RunRecord, Session
+from loadtest.target_key import key_headers
 
 # What a cell takes besides its loads, until the first cells have shown it.
 _FIRST_OVERHEAD_S = 30.0
@@ -201,7 +202,8 @@ def _lock_path(folder: RunFolder) -> Path:
 
 @contextmanager
 def locked(folder: RunFolder) -> Iterator[None]:
-    """Keep a second run out of the folder. Raises BadInputError."""
+    """Keep a second run out of the folder. Raises BadInputError, also for a key that cannot be sent."""
+    key_headers()
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         with FileLock(_lock_path(folder), timeout=0):

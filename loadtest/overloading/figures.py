@@ -128,7 +128,7 @@ def read_capacity_rps(question: Question, folder: OverloadFolder) -> float:
     path = folder.capacity / "requests.csv"
     try:
         moments = Moments.model_validate_json((folder.capacity / "moments.json").read_text(encoding="utf-8"))
-        answered = [row.start_unix_s + row.latency_ms / 1000 for row in read_rows(path, RequestRow) if not row.error]
+        answered = [row.ended_unix_s for row in read_rows(path, RequestRow) if not row.error]
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{path}: the capacity is not measured yet: {exc}") from exc
     begin_s, end_s = moments.started_unix_s + _SETTLE_S, moments.stopping_unix_s
@@ -152,7 +152,13 @@ def judge(promises: Promises, levels: list[LevelFigures]) -> Iterator[Kept]:
 
 
 def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
-    slowest_ms = level.refusal_max_ms or 0.0
+    right_rps, slowest_ms = level.goodput_rps, level.refusal_max_ms or 0.0
+    yield Kept(
+        times=level.times,
+        promise="some requests get their result",
+        measured=f"{right_rps:.1f}/s" if level.sent_rps else "no request was sent",
+        kept=right_rps > 0 and level.sent_rps > 0,
+    )
     yield Kept(
         times=level.times,
         promise=f"every refusal within {promises.refusal_ms:g} ms",
@@ -185,12 +191,17 @@ def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[Kep
         measured="never" if after_s is None else f"{after_s:.1f} s",
         kept=after_s is not None and after_s <= promises.recovery_s,
     )
-    growth_percent = 100 * (level.memory_peak_bytes / max(1, level.memory_begin_bytes) - 1)
-    yield Kept(
+    yield _judge_memory(promises, level)
+
+
+def _judge_memory(promises: Promises, level: LevelFigures) -> Kept:
+    is_known = level.memory_begin_bytes > 0
+    growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1) if is_known else 0.0
+    return Kept(
         times=level.times,
         promise=f"memory grows by at most {promises.memory_percent:g} %",
-        measured=f"{growth_percent:.1f} %",
-        kept=growth_percent <= promises.memory_percent,
+        measured=f"{growth_percent:.1f} %" if is_known else "no process of the plan's roles was seen",
+        kept=is_known and growth_percent <= promises.memory_percent,
     )
 
 
@@ -203,7 +214,7 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     beside = list(read_rows(folder.neighbour(times) / "requests.csv", RequestRow))
     heavy_beside = [row for row in beside if row.endpoint == question.heavy]
     right = [row for row in rows if not row.error]
-    answered = [row.start_unix_s + row.latency_ms / 1000 for row in (*right, *heavy_beside) if not row.error]
+    answered = [row.ended_unix_s for row in (*right, *heavy_beside) if not row.error]
     length_s = ended_s - began_s
     failures = _count_failures(rows)
     refusals_ms = _latencies_ms(row for row in rows if row.error == REFUSED)
@@ -255,7 +266,7 @@ def _recovered_after_s(rows: list[RequestRow], record: LevelRecord, ended_s: flo
     Normal is right and at most _NORMAL_RATIO times as slow as the slowest right one before the load.
     """
     idle = [row for row in rows if record.idle_from_unix_s <= row.start_unix_s <= record.idle_to_unix_s]
-    most_ms = _NORMAL_RATIO * max((row.latency_ms for row in idle if not row.error), default=0.0)
+    most_ms = _NORMAL_RATIO * max((row.latency_ms for row in idle if row.is_timed and not row.error), default=0.0)
     after = sorted((row for row in rows if row.start_unix_s > ended_s), key=lambda row: row.start_unix_s)
     normal_from_s = None
     for row in after:
@@ -295,7 +306,7 @@ def _count_failures(rows: Iterable[RequestRow]) -> dict[str, int]:
 
 
 def _latencies_ms(rows: Iterable[RequestRow]) -> NDArray[np.float64]:
-    return np.array([row.latency_ms for row in rows], dtype=np.float64)
+    return np.array([row.latency_ms for row in rows if row.is_timed], dtype=np.float64)
 
 
 def _percentile_ms(latencies_ms: NDArray[np.float64], share: float) -> float | None:

@@ -6,12 +6,12 @@ Read by `summary`. Knows of our targets only how many replicas they ask for.
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.plan import Target
 from loadtest.reporting.figures import Baseline, BaselinePoint
+from loadtest.yaml_file import read_yaml_file
 
 
 class _Row(BaseModel):
@@ -40,10 +40,8 @@ def read_baseline(path: Path, targets: list[Target]) -> Baseline:
     A row that fits no target, or several, is left out. Raises BadInputError for a file of another form.
     """
     try:
-        file = _File.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as exc:
+        file = _File.model_validate(read_yaml_file(path))
+    except ValidationError as exc:
         raise BadInputError(f"{path}: is not a baseline as in configs/stress/baselines: {exc}") from exc
     points = []
     for row in file.points:

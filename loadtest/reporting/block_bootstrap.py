@@ -92,9 +92,9 @@ class Resampled:
         return len(self.requests.failed) / float(self._length_s.sum()), drawn / self._sums(self._length_s)
 
     def right(self, endpoint: str) -> NDArray[np.bool_]:
-        """Return which requests were right answers of an endpoint."""
+        """Return which requests were right answers of an endpoint, with a latency."""
         if endpoint not in self._right:
-            self._right[endpoint] = (self.requests.endpoint == endpoint) & ~self.requests.failed
+            self._right[endpoint] = (self.requests.endpoint == endpoint) & self.requests.timed
         return self._right[endpoint]
 
     def percentile_ms(self, endpoint: str, share: float) -> tuple[float, _Numbers]:
@@ -155,7 +155,8 @@ def choose_block_s(series: _Numbers) -> int:
 
 def _latency_sums(repetition: Repetition) -> _Numbers:
     """Return the sum of latencies of each second's requests: it follows the queue."""
-    sums_ms = np.bincount(repetition.second_of_each(), repetition.requests.latency_ms, repetition.seconds)
+    latency_ms = np.nan_to_num(repetition.requests.latency_ms)
+    sums_ms = np.bincount(repetition.second_of_each(), latency_ms, repetition.seconds)
     return sums_ms.astype(np.float64)
 
 

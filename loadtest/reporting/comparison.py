@@ -138,5 +138,6 @@ def _show(difference: Difference, titles: dict[str, str]) -> str:
     other = next(name for name in difference.values if name != difference.winner)
     better, worse = (show_value(difference.metric, difference.values[name]) for name in (difference.winner, other))
     certain = min(abs(end) for end in difference.interval_percent)
+    told = f"{certain:.2g}" if certain < 99.5 else f"{certain:,.0f}"  # noqa: PLR2004 # two digits
     unit = "points" if difference.metric == FAILURES else "%"
-    return f"{better} against {worse} ({titles[other]}), by at least {certain:.2g} {unit}"
+    return f"{better} against {worse} ({titles[other]}), by at least {told} {unit}"

@@ -19,6 +19,7 @@ UNITS = {
     "_bytes": "bytes",
     "requests": "requests",
     "failures": "requests",
+    "untimed": "requests",
     "users": "simulated users",
     "replicas": "processes",
     "replicas_asked": "processes",
@@ -80,6 +81,8 @@ class Traffic(_Figures):
     failures_percent: float | None
     failures_interval_percent: tuple[float, float] | None = None
     """With 95 % confidence (score interval), as if failures were independent of each other."""
+    untimed: int = 0
+    """Right answers of which the client gave no latency: they are in no figure of latencies."""
     rps: float | None
     """Requests (failed ones too) ÷ the window's length."""
     median_ms: float | None

@@ -4,19 +4,17 @@ Called with figures that are otherwise complete. Every sentence is made from the
 do not give is not said.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from math import ceil
 
-from loadtest.plan import KIT_ROLES
+from loadtest.reporting.choice import Choice, Data, choose, decides, listed, traffic_of, up_to
 from loadtest.reporting.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 from loadtest.reporting.figures import (
-    BaselinePoint,
     CellFigures,
     EndpointFigures,
     Figures,
     PointFigures,
     Traffic,
-    show_bytes,
     show_count,
     show_ms,
     show_percent,
@@ -30,19 +28,20 @@ AT_THINK_TIME_LIMIT_SHARE = 0.9
 SLOWER_FACTOR = 1.5
 """Below this, a median under load is called about the same as the one with few users."""
 
-LEAST_MEMORY_SAVED_SHARE = 0.1
-"""Of the larger memory; less is not a reason to choose."""
-
-
 ENOUGH_REPETITIONS = 5
-"""Of two minutes each, they find a difference of 15 % more than nine times in ten
+ENOUGH_DURATION_S = 120
+ENOUGH_DIFFERENCE_PERCENT = 15
+"""So many repetitions, each so long, find such a difference more than nine times in ten
 (tests/loadtest/reporting/test_comparison.py)."""
+
+_MOST_SHOWN = 3
+_STOP_S = 10.0
 
 
 def conclude(figures: Figures) -> Figures:
     """Return the figures with takeaways, recommendations and bottom line."""
-    data = _Data(figures)
-    choice = _choose(data)
+    data = Data(figures)
+    choice = choose(data)
     return figures.model_copy(
         update={
             "takeaways": _takeaways(data),
@@ -52,87 +51,14 @@ def conclude(figures: Figures) -> Figures:
     )
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Figures, with the questions that several sentences ask of them."""
-
-    figures: Figures
-
-    def title(self, target: str) -> str:
-        return next((facts.title for facts in self.figures.targets if facts.name == target), target)
-
-    def points(self, target: str) -> list[PointFigures]:
-        """Return the points of a target that have requests, by users."""
-        known = [point for point in self.figures.points if point.target == target and _has_requests(point)]
-        return sorted(known, key=lambda point: point.users)
-
-    def targets(self) -> list[str]:
-        """Return the targets that have a point."""
-        return [facts.name for facts in self.figures.targets if self.points(facts.name)]
-
-    def valid_cells(self) -> list[CellFigures]:
-        return [cell for cell in self.figures.cells if cell.valid]
-
-    def published(self, point: PointFigures) -> BaselinePoint | None:
-        rows = self.figures.baseline.points if self.figures.baseline else []
-        return next((row for row in rows if (row.target, row.users) == (point.target, point.users)), None)
-
-    def has_limits(self) -> bool:
-        return any(cell.limits for cell in self.figures.cells)
-
-    def common_users(self) -> list[int]:
-        """Return the numbers of users at which every target that has points has one."""
-        levels = [{point.users for point in self.points(target)} for target in self.targets()]
-        return sorted(set.intersection(*levels)) if levels else []
-
-    def held_users(self, target: str, levels: Sequence[int]) -> int:
-        """Return the most users among `levels` up to which a target met all objectives; 0 for none."""
-        held = 0
-        for users in levels:
-            cells = [cell for cell in self.valid_cells() if (cell.target, cell.users) == (target, users)]
-            if not all(result.met for cell in cells for result in cell.limits):
-                break
-            held = users
-        return held
-
-    def levels_won(self, target: str) -> int:
-        return sum(level.winner == target for level in self.figures.comparisons)
-
-    def memory_bytes(self, target: str, users: int) -> int | None:
-        """Return the memory of all processes of a target at a number of users."""
-        roles = next((point.roles for point in self.points(target) if point.users == users), [])
-        own = [role.rss_max_bytes for role in roles if role.role not in KIT_ROLES or role.role == "target_other"]
-        return sum(own) if own else None
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """The target to run, and why: a clause that goes on after `Run TITLE: `."""
-
-    target: str
-    because: str
-
-
-def _has_requests(point: PointFigures) -> bool:
-    traffic = point.steady or point.whole_run
-    return traffic is not None and traffic.requests > 0
-
-
-def _traffic(point: PointFigures) -> Traffic:
-    """Return the steady window's figures, or the whole run's where there is no such window."""
-    traffic = point.steady or point.whole_run
-    assert traffic is not None, "a point among _Data.points has requests"
-    return traffic
-
-
-def _takeaways(data: _Data) -> list[str]:
+def _takeaways(data: Data) -> list[str]:
     sentences = [*_failures(data), *_levels_won(data), *_pace(data), *_latencies(data), *_light_beside_heavy(data)]
     return [*sentences, *_beside_published(data), *_stages(data), *_objectives(data), *_invalid_cells(data)]
 
 
-def _failures(data: _Data) -> Iterator[str]:
+def _failures(data: Data) -> Iterator[str]:
     known = [point for target in data.targets() for point in data.points(target)]
-    whole = [(point, point.whole_run or _traffic(point)) for point in known]
+    whole = [(point, point.whole_run or traffic_of(point)) for point in known]
     requests = sum(traffic.requests for _, traffic in whole)
     failures = sum(traffic.failures for _, traffic in whole)
     if not requests:
@@ -145,7 +71,7 @@ def _failures(data: _Data) -> Iterator[str]:
     yield f"{told}, counted over the whole runs of all valid cells.{_published_failures(data, known)}"
 
 
-def _published_failures(data: _Data, points: list[PointFigures]) -> str:
+def _published_failures(data: Data, points: list[PointFigures]) -> str:
     rows = [row for point in points if (row := data.published(point))]
     requests = sum(row.requests for row in rows)
     if not requests:
@@ -158,24 +84,26 @@ def _published_failures(data: _Data, points: list[PointFigures]) -> str:
     )
 
 
-def _levels_won(data: _Data) -> Iterator[str]:
+def _levels_won(data: Data) -> Iterator[str]:
     levels = data.figures.comparisons
     for target in data.targets():
         won = [level for level in levels if level.winner == target]
         if won:
             told = " ".join(f"At {level.users} users: {level.because}." for level in won)
-            yield f"{data.title(target)}: the better one at {len(won)} of {len(levels)} user levels. {told}"
+            is_certain = all(decides(data, level) for level in won)
+            certain = "the better one" if is_certain else "ahead, with too few repetitions to decide,"
+            yield f"{data.title(target)}: {certain} at {len(won)} of {len(levels)} user levels. {told}"
     for verdict, told in (("tie", "A tie"), ("not enough data", "Not enough data for a verdict")):
         users = [str(level.users) for level in levels if level.verdict == verdict and level.differences]
         if users:
-            yield f"{told} at {_listed(users)} users."
+            yield f"{told} at {listed(users)} users."
 
 
-def _pace(data: _Data) -> Iterator[str]:
+def _pace(data: Data) -> Iterator[str]:
     """Say for each target whether its users or the service set the pace at the most users."""
     for target in data.targets():
         point = data.points(target)[-1]
-        traffic, limit_rps = _traffic(point), point.think_time_limit_rps
+        traffic, limit_rps = traffic_of(point), point.think_time_limit_rps
         if traffic.rps is None or not limit_rps:
             continue
         share = traffic.rps / limit_rps
@@ -189,7 +117,7 @@ def _pace(data: _Data) -> Iterator[str]:
             yield f"{told}; waiting for answers took the rest, so the service sets the pace."
 
 
-def _latencies(data: _Data) -> Iterator[str]:
+def _latencies(data: Data) -> Iterator[str]:
     for endpoint in data.figures.endpoints:
         for target in data.targets():
             parts = _parts(data, target, endpoint)
@@ -209,7 +137,7 @@ def _latencies(data: _Data) -> Iterator[str]:
             yield f"{endpoint} on {data.title(target)}: {told}."
 
 
-def _light_beside_heavy(data: _Data) -> Iterator[str]:
+def _light_beside_heavy(data: Data) -> Iterator[str]:
     """Say whether the quickest endpoint stays quick under the load of all."""
     for target in data.targets():
         by_endpoint = {endpoint: _parts(data, target, endpoint) for endpoint in data.figures.endpoints}
@@ -228,7 +156,7 @@ def _light_beside_heavy(data: _Data) -> Iterator[str]:
         )
 
 
-def _beside_published(data: _Data) -> Iterator[str]:
+def _beside_published(data: Data) -> Iterator[str]:
     """Put the medians of the largest common number of users beside the published ones: whole runs, both."""
     for target in data.targets():
         common = [(point, row) for point in data.points(target) if (row := data.published(point))]
@@ -242,10 +170,10 @@ def _beside_published(data: _Data) -> Iterator[str]:
             and "median_ms" in (published := row.endpoints.get(part.endpoint, {}))
         ]
         if told:
-            yield f"{_at(data, point)}, medians beside the published ones (other hardware): {_listed(told)}."
+            yield f"{_at(data, point)}, medians beside the published ones (other hardware): {listed(told)}."
 
 
-def _stages(data: _Data) -> Iterator[str]:
+def _stages(data: Data) -> Iterator[str]:
     for target in data.targets():
         point = data.points(target)[-1]
         for part in point.endpoints:
@@ -258,13 +186,13 @@ def _stages(data: _Data) -> Iterator[str]:
                 yield f"{_at(data, point)}: {told}."
 
 
-def _objectives(data: _Data) -> Iterator[str]:
+def _objectives(data: Data) -> Iterator[str]:
     checks = [(cell, result) for cell in data.valid_cells() for result in cell.limits]
     missed = [(cell, result) for cell, result in checks if not result.met]
     if not checks:
         return
     if not missed:
-        objectives = _listed(list(dict.fromkeys(result.limit for _, result in checks)))
+        objectives = listed(list(dict.fromkeys(result.limit for _, result in checks)))
         yield f"Met in every valid cell: {objectives}."
         return
     told = [
@@ -275,75 +203,35 @@ def _objectives(data: _Data) -> Iterator[str]:
     yield f"{len(missed)} of {len(checks)} checks of objectives in valid cells are missed: {'; '.join(told)}."
 
 
-def _invalid_cells(data: _Data) -> Iterator[str]:
+def _invalid_cells(data: Data) -> Iterator[str]:
     invalid = [cell for cell in data.figures.cells if not cell.valid]
     if invalid:
-        told = _listed([_cell(data, cell) for cell in invalid])
+        told = listed([_cell(data, cell) for cell in invalid])
         yield f"INVALID, and in no other figure: {len(invalid)} of {len(data.figures.cells)} cells, {told}."
 
 
-def _choose(data: _Data) -> _Choice | None:
-    """Return the target to run: by objectives, then levels won, then memory, then replicas; None if all are even."""
-    targets, levels = data.targets(), data.common_users()
-    if len(targets) < 2 or not levels:  # noqa: PLR2004 # nothing to choose from
-        return None
-    held = {target: data.held_users(target, levels) for target in targets}
-    if data.has_limits():
-        left = [target for target in targets if held[target] == max(held.values())]
-        if len(left) == 1:
-            others = _listed([f"{data.title(name)} {_up_to(users)}" for name, users in held.items() if name != left[0]])
-            return _Choice(left[0], f"it meets every objective {_up_to(held[left[0]])}, {others}")
-        targets = left
-    won = {target: data.levels_won(target) for target in targets}
-    leaders = [target for target in targets if won[target] == max(won.values())]
-    if len(leaders) == 1:
-        return _Choice(leaders[0], _won_more(data, leaders[0], won, held))
-    return _choose_by_size(data, leaders, held)
+def _recommendations(data: Data, choice: Choice | None) -> list[str]:
+    sentences = [f"To decide, measure again: {_remedy(data)}."] if choice and choice.state == "undecided" else []
+    sentences += [_advice(data, choice)] if choice and choice.target else []
+    further = [] if choice and choice.state == "undecided" else _repeat_more(data)
+    return [*sentences, *_capacity(data, choice), *_repeat_invalid(data), *further]
 
 
-def _won_more(data: _Data, winner: str, won: dict[str, int], held: dict[str, int]) -> str:
-    others = _listed([f"{data.title(name)} at {count}" for name, count in won.items() if name != winner])
-    told = f"it wins at {won[winner]} of {len(data.figures.comparisons)} user levels, {others}"
-    return f"{_same_objectives(data, winner, list(won), held)}{told}"
+def _advice(data: Data, choice: Choice) -> str:
+    """Return what to run, and on what that rests."""
+    title = data.title(choice.target or "")
+    if choice.state == "decided":
+        return f"Run {title}: {choice.because}."
+    if choice.state == "tie":
+        return f"Run {title} for its {choice.ground}: {choice.because}."
+    if choice.state == "split":
+        return f"What speaks for {title} at all of them is its {choice.ground}: {choice.because}."
+    if choice.ground == "objectives":
+        return f"Until then {title} is the safer choice: {choice.because}."
+    return f"Until then nothing but {choice.ground} speaks for {title}: {choice.because}."
 
 
-def _choose_by_size(data: _Data, targets: list[str], held: dict[str, int]) -> _Choice | None:
-    even = "no other wins at more user levels"
-    users = data.common_users()[-1]
-    memory = {name: size for name in targets if (size := data.memory_bytes(name, users)) is not None}
-    if len(memory) == len(targets):
-        smallest, second = sorted(memory, key=memory.__getitem__)[:2]
-        if memory[smallest] <= (1 - LEAST_MEMORY_SAVED_SHARE) * memory[second]:
-            others = _listed([f"{data.title(name)} {show_bytes(memory[name])}" for name in memory if name != smallest])
-            less = f"{even}, and it needs less memory: {show_bytes(memory[smallest])}, {others}"
-            return _Choice(smallest, _same_objectives(data, smallest, targets, held) + less)
-    replicas = {
-        facts.name: facts.replicas for facts in data.figures.targets if facts.replicas and facts.name in targets
-    }
-    fewest = [name for name, count in replicas.items() if count == min(replicas.values())]
-    if len(replicas) == len(targets) and len(fewest) == 1:
-        return _Choice(
-            fewest[0], f"{_same_objectives(data, fewest[0], targets, held)}{even}, and it has fewer replicas"
-        )
-    return None
-
-
-def _same_objectives(data: _Data, target: str, targets: Sequence[str], held: dict[str, int]) -> str:
-    """Say how far the objectives did not decide among `targets`."""
-    if not data.has_limits():
-        return ""
-    if not held[target]:
-        return "no target meets every objective even with the fewest users, but "
-    others = _listed([data.title(name) for name in targets if name != target])
-    return f"like {others} it meets every objective {_up_to(held[target])}, and "
-
-
-def _recommendations(data: _Data, choice: _Choice | None) -> list[str]:
-    sentences = [f"Run {data.title(choice.target)}: {choice.because}."] if choice else []
-    return [*sentences, *_capacity(data, choice), *_repeat_invalid(data), *_repeat_more(data)]
-
-
-def _capacity(data: _Data, choice: _Choice | None) -> Iterator[str]:
+def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
     """Say for how many users the chosen target (or the only one) is good, and where to look further."""
     targets = data.targets()
     target = choice.target if choice else targets[0] if len(targets) == 1 else None
@@ -361,8 +249,8 @@ def _capacity(data: _Data, choice: _Choice | None) -> Iterator[str]:
             if not result.met
         ]
         plan_for = f"Plan for at most {held} users on such a machine" if held else "Change the service or its machine"
-        yield f"{plan_for}: {_at(data, missed)} misses {_listed(list(dict.fromkeys(limits)))}."
-    elif (traffic := _traffic(point)).rps and point.think_time_limit_rps and not traffic.failures:
+        yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
+    elif (traffic := traffic_of(point)).rps and point.think_time_limit_rps and not traffic.failures:
         share = (traffic.rps or 0.0) / point.think_time_limit_rps
         if share >= AT_THINK_TIME_LIMIT_SHARE:
             yield (
@@ -371,14 +259,14 @@ def _capacity(data: _Data, choice: _Choice | None) -> Iterator[str]:
             )
 
 
-def _repeat_invalid(data: _Data) -> Iterator[str]:
+def _repeat_invalid(data: Data) -> Iterator[str]:
     invalid = [cell for cell in data.figures.cells if not cell.valid]
     if invalid:
         told = "; ".join(f"{_cell(data, cell)}: {cell.reasons[0] if cell.reasons else 'INVALID'}" for cell in invalid)
         yield f"Measure again what is INVALID: {told}."
 
 
-def _repeat_more(data: _Data) -> Iterator[str]:
+def _repeat_more(data: Data) -> Iterator[str]:
     repetitions = max((point.repetitions for point in data.figures.points), default=0)
     if any(level.differences for level in data.figures.comparisons) and repetitions < ENOUGH_REPETITIONS:
         found = f"differences above {LARGE_DIFFERENCE_PERCENT:g} %" if repetitions < LEAST_REPETITIONS else "large ones"
@@ -388,22 +276,58 @@ def _repeat_more(data: _Data) -> Iterator[str]:
         )
 
 
-def _bottom_line(data: _Data, choice: _Choice | None) -> str:
+def _remedy(data: Data) -> str:
+    """Return how many repetitions of what length show a difference that matters, and how many minutes that takes."""
+    test = data.figures.test
+    measured = max((point.repetitions for point in data.figures.points), default=0)
+    repetitions = ENOUGH_REPETITIONS if measured < ENOUGH_REPETITIONS else 2 * measured
+    duration_s = max(float(test.get("duration_s") or 0), ENOUGH_DURATION_S)
+    options = f"`--repetitions {repetitions}" + (
+        f" --duration {duration_s:g}`" if duration_s > float(test.get("duration_s") or 0) else "`"
+    )
+    ready_s = [cell.ready_after_s for cell in data.figures.cells if cell.ready_after_s is not None]
+    overhead_s = (sum(ready_s) / len(ready_s) if ready_s else 0.0) + _STOP_S
+    overhead_s += float((test.get("warmup") or {}).get("duration_s") or 0)
+    cells = len({(cell.target, cell.users) for cell in data.figures.cells})
+    minutes = ceil(cells * repetitions * (duration_s + overhead_s) / 60)
+    return (
+        f"{repetitions} repetitions of {duration_s:g} s show a difference of {ENOUGH_DIFFERENCE_PERCENT} % (about "
+        f"{minutes} minutes; {options})"
+    )
+
+
+def _bottom_line(data: Data, choice: Choice | None) -> str:
     targets = data.targets()
     if not targets:
         return "No cell is valid, so this run says nothing about its targets."
-    if choice:
-        point = data.points(choice.target)[-1]
-        return f"Run {data.title(choice.target)}: {choice.because}; at {point.users} users it had {_in_short(point)}."
     if len(targets) == 1:
         return _only(data, targets[0])
-    titles = _listed([data.title(target) for target in targets])
-    if not any(level.verdict == "tie" for level in data.figures.comparisons):
-        return f"Not enough data: nothing measured here can tell {titles} apart."
-    return f"A tie: nothing measured here speaks for one of {titles}."
+    titles = listed([data.title(target) for target in targets])
+    if choice is None:
+        return f"Undecided: {titles} have no number of users in common; measure them at the same ones."
+    if choice.state == "decided" and choice.target:
+        point = data.points(choice.target)[-1]
+        return f"{_advice(data, choice)[:-1]}; at {point.users} users it had {_in_short(point)}."
+    if choice.state == "tie" and not choice.target:
+        return f"A tie: nothing measured here speaks for one of {titles}."
+    lead = {
+        "tie": f"A tie: no figure tells {titles} apart.",
+        "split": f"It depends on the number of users: {choice.open}.",
+        "undecided": f"Undecided: {choice.open}; {_remedy(data)}.",
+    }[choice.state]
+    advice = [_advice(data, choice)] if choice.target else []
+    return " ".join([lead, *advice, *_side_by_side(data)])
 
 
-def _only(data: _Data, target: str) -> str:
+def _side_by_side(data: Data) -> Iterator[str]:
+    """Say what each of a few targets had at the most users that all have."""
+    users = data.common_users()[-1]
+    points = [point for target in data.targets() for point in data.points(target) if point.users == users]
+    if len(points) <= _MOST_SHOWN:
+        yield f"At {users} users {'; '.join(f'{data.title(point.target)} had {_in_short(point)}' for point in points)}."
+
+
+def _only(data: Data, target: str) -> str:
     point = data.points(target)[-1]
     told = f"at {point.users} users it had {_in_short(point)}"
     held = data.held_users(target, [one.users for one in data.points(target)])
@@ -411,11 +335,11 @@ def _only(data: _Data, target: str) -> str:
     alone = f"Only {data.title(target)} has valid cells; it" if missing else data.title(target)
     if not data.has_limits():
         return f"{alone} was measured: {told}."
-    return f"{alone} meets every objective {_up_to(held)}; {told}." if held else f"{alone} misses objectives; {told}."
+    return f"{alone} meets every objective {up_to(held)}; {told}." if held else f"{alone} misses objectives; {told}."
 
 
 def _in_short(point: PointFigures) -> str:
-    traffic = _traffic(point)
+    traffic = traffic_of(point)
     told = [f"{show_rps(traffic.rps)} requests/s", f"{show_percent(traffic.failures_percent)} % failures"]
     for part in point.endpoints:
         steady = part.scheduled or part.steady
@@ -424,10 +348,10 @@ def _in_short(point: PointFigures) -> str:
             told.append(f"a {part.endpoint} median of {show_ms(median_ms)} ms")
     if not point.endpoints and traffic.median_ms is not None:
         told.append(f"a median of {show_ms(traffic.median_ms)} ms")
-    return _listed(told)
+    return listed(told)
 
 
-def _parts(data: _Data, target: str, endpoint: str) -> list[tuple[int, Traffic]]:
+def _parts(data: Data, target: str, endpoint: str) -> list[tuple[int, Traffic]]:
     """Return the figures of one endpoint by users, where it has right answers."""
 
     def read(part: EndpointFigures) -> Traffic:
@@ -442,22 +366,14 @@ def _parts(data: _Data, target: str, endpoint: str) -> list[tuple[int, Traffic]]
     ]
 
 
-def _at(data: _Data, point: PointFigures) -> str:
+def _at(data: Data, point: PointFigures) -> str:
     return f"{data.title(point.target)} at {point.users} users"
 
 
-def _cell(data: _Data, cell: CellFigures) -> str:
+def _cell(data: Data, cell: CellFigures) -> str:
     several = any(other.repetition > 1 for other in data.figures.cells)
     return f"{data.title(cell.target)} at {cell.users} users" + (f" (repetition {cell.repetition})" if several else "")
 
 
-def _up_to(users: int) -> str:
-    return f"up to {users} users" if users else "with no number of users"
-
-
 def _metric(limit: str) -> str:
     return limit.split(maxsplit=1)[0]
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

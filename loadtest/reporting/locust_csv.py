@@ -180,6 +180,11 @@ def _remark(run: _Run) -> None:
             f"{run.name}{STATS} is missing or unfinished: the figures of the whole run are those with which "
             f"{run.name}{HISTORY} ends; it has no p95 and p99 of the whole run, and its median is rounded to two digits"
         )
+    untimed = [name for name, traffic in run.stats.items() if name and traffic.requests and traffic.max_ms is None]
+    if untimed:
+        run.notes.append(
+            f"without a response time, and so in no latency, are all requests of {', '.join(untimed)}: Locust writes 0"
+        )
     if not run.ticks:
         run.notes.append(f"{run.name}{HISTORY} is missing: nothing is known of the steady window")
         return
@@ -200,6 +205,10 @@ def _remark(run: _Run) -> None:
 def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
     """Return the figures of the whole run by endpoint, None being all together; nothing if that one is missing."""
     lines = _read_lines(path, ("Type", "Name"), _STATS_COLUMNS, notes)
+    names = [line.endpoint or _TOTAL for line in lines]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise BadInputError(f"{path}: {', '.join(repeated)} stands there twice, so the figures of one would be lost")
     traffic = {
         line.endpoint: _traffic(
             int(line.numbers["Request Count"]),
@@ -355,6 +364,8 @@ def _reasons(
         return
     if any(traffic.failures > traffic.requests for traffic in (total, *parts.values())):
         yield "there are more failures than requests"
+    elif total.failures == total.requests:
+        yield f"none of {total.requests} requests was answered right"
     for what in ("requests", "failures"):
         of_all, of_parts = getattr(total, what), sum(getattr(traffic, what) for traffic in parts.values())
         if parts and of_all != of_parts:
@@ -407,7 +418,12 @@ def _counted(window: _Window, endpoint: str | None) -> Traffic:
 
 
 def _traffic(requests: int, failures: int, **known: float | None) -> Traffic:
-    """Return figures of which those that nobody knows, and those of too few requests, are None."""
+    """Return figures of which those that nobody knows, and those of too few requests, are None.
+
+    Where even the largest latency is 0, Locust had no response time at all.
+    """
+    if known.get("max_ms") == 0:
+        known = {"rps": known.get("rps")}
     least = dict(zip(("median_ms", "p95_ms", "p99_ms"), LEAST_SAMPLES.values(), strict=True))
     rounded = {
         metric: round(value, 4)

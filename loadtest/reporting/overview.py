@@ -1,5 +1,6 @@
 """The points of a report as a table on the terminal. Called by the command line after the report has been written."""
 
+from loadtest.reporting.choice import Data, decides
 from loadtest.reporting.figures import (
     Bottleneck,
     Figures,
@@ -48,17 +49,17 @@ def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: L
         show_rps(traffic.rps if traffic else None),
         show_percent(traffic.failures_percent if traffic else None),
         *latencies,
-        _verdict(point, level),
+        _verdict(figures, point, level),
         _limit(point.bottleneck),
     ]
 
 
-def _verdict(point: PointFigures, level: LevelComparison | None) -> str:
+def _verdict(figures: Figures, point: PointFigures, level: LevelComparison | None) -> str:
     if level is None:
         return ""
     if level.winner is None:
         return level.verdict
-    return "winner" if level.winner == point.target else ""
+    return ("winner" if decides(Data(figures), level) else "ahead") if level.winner == point.target else ""
 
 
 def _limit(bottleneck: Bottleneck | None) -> str:

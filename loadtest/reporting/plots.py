@@ -264,7 +264,9 @@ def _measured(figures: Figures, value: Callable[[PointFigures], float | None]) -
 
 def _published(figures: Figures, value: Callable[[BaselinePoint], float | None]) -> list[_Line]:
     """Return thin lines with the published figures, as far as our numbers of users go."""
-    levels, titles = _levels(figures), _titles(figures)
+    levels = _levels(figures)
+    # By what it shares with the target beside it: threads, for one, the published report does not tell.
+    replicas = {facts.name: facts.replicas for facts in figures.targets}
     given = figures.baseline.points if figures.baseline else []
     beside = [point for point in given if levels[0] <= point.users <= levels[-1]]
     lines = []
@@ -278,7 +280,8 @@ def _published(figures: Figures, value: Callable[[BaselinePoint], float | None])
             "markerfacecolor": PAPER,
         }
         points = [(point.users, value(point)) for point in beside if point.target == target]
-        lines.append(_Line(f"published: {titles.get(target, target)}", _known(points), style))
+        count = replicas.get(target) or 0
+        lines.append(_Line(f"published: {count} replica{'s' * (count != 1)}", _known(points), style))
     return [line for line in lines if line.points]
 
 

@@ -5,6 +5,7 @@ What a cell lacks makes that cell INVALID with a reason; only plan.json and run.
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -153,10 +154,10 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
     measured.reasons.extend(find_load_reasons(plan, record, measured.generator))
     rows = _rows(path / "requests.csv", RequestRow, measured.reasons)
     if rows is not None:
-        measured.requests = requests = collect_requests(rows)
+        measured.requests = collect_requests(rows)
         measured.notes.extend(_unknown_endpoints(plan, rows))
         if steady:
-            evidence = _evidence(plan, record, steady, measured, requests)
+            evidence = _evidence(plan, record, steady, measured, rows)
             measured.reasons.extend(find_steady_reasons(plan, evidence))
             measured.notes.extend(find_notes(plan, evidence))
 
@@ -184,14 +185,23 @@ def _rows(path: Path, kind: type[Row], reasons: list[str]) -> list[Row] | None:
     return None
 
 
-def _evidence(plan: Plan, record: CellRecord, window: Window, measured: _Measured, requests: Requests) -> Evidence:
+def _evidence(
+    plan: Plan, record: CellRecord, window: Window, measured: _Measured, rows: Sequence[RequestRow]
+) -> Evidence:
+    requests = measured.requests
+    assert requests is not None, "made of these rows"
     sent = requests.sent_in(window)
+    failed = [row for row in rows if row.error and window.holds(row.start_unix_s)]
     return Evidence(
         record=record,
         window_s=window.length_s,
         steady=compute_traffic(sent, window.length_s),
         endpoints={name: compute_traffic(sent.of(name), window.length_s) for name in plan.workload.endpoints},
-        latencies_ms=sent.latency_ms,
+        latencies_ms=sent.latency_ms[~np.isnan(sent.latency_ms)],
+        errors={
+            name: Counter((row.status, row.error) for row in failed if row.endpoint == name)
+            for name in plan.workload.endpoints
+        },
         under_way=count_under_way(requests, window),
         answers=count_answers(requests, window),
         generator=[row for row in measured.generator if window.holds(row.unix_s)],

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from loadtest.reporting.caching import DISTINCT, OFF
+from loadtest.reporting.choice import Data, decides
 from loadtest.reporting.differences import (
     FEW_FAILURES_POINTS,
     LARGE_DIFFERENCE_PERCENT,
@@ -400,8 +401,14 @@ def _part_of(point: PointFigures, endpoint: str) -> EndpointFigures | None:
 
 
 def _comparison(figures: Figures) -> str:
-    rows = [[str(level.users), _verdict_on(figures, level), level.because] for level in figures.comparisons]
+    rows = [[str(level.users), _verdict_at(figures, level), level.because] for level in figures.comparisons]
     return _table(["users", "verdict", "why"], rows)
+
+
+def _verdict_at(figures: Figures, level: LevelComparison) -> str:
+    if level.winner is None or decides(Data(figures), level):
+        return _verdict_on(figures, level)
+    return f"{_title(figures, level.winner)} is ahead"
 
 
 def _verdict_on(figures: Figures, judged: LevelComparison | Difference) -> str:

@@ -49,6 +49,7 @@ class Requests:
     sent_unix_s: NDArray[np.float64]
     endpoint: NDArray[np.object_]
     latency_ms: NDArray[np.float64]
+    """nan for right answers of which the client gave no latency."""
     failed: NDArray[np.bool_]
     stages_ms: NDArray[np.object_]
     """For each request a dict: duration by stage."""
@@ -58,7 +59,12 @@ class Requests:
     @property
     def answered_unix_s(self) -> NDArray[np.float64]:
         """Return when each had its whole answer."""
-        return self.sent_unix_s + self.latency_ms / 1000
+        return self.sent_unix_s + np.nan_to_num(self.latency_ms) / 1000
+
+    @property
+    def timed(self) -> NDArray[np.bool_]:
+        """Return which are right answers with a latency."""
+        return ~self.failed & ~np.isnan(self.latency_ms)
 
     def select(self, which: NDArray[np.bool_]) -> "Requests":
         """Return those for which `which` is true."""
@@ -122,7 +128,7 @@ def compute_traffic(requests: Requests, window_s: float) -> Traffic:
     all at or below it (Hyndman and Fan 1996, definition 1); None with fewer samples than LEAST_SAMPLES.
     """
     count, failures = len(requests.failed), int(requests.failed.sum())
-    right_ms = requests.latency_ms[~requests.failed]
+    right_ms = requests.latency_ms[requests.timed]
     median_ms, p95_ms, p99_ms = (
         _rounded(np.percentile(right_ms, 100 * share, method="inverted_cdf")) if right_ms.size >= least else None
         for share, least in LEAST_SAMPLES.items()
@@ -132,6 +138,7 @@ def compute_traffic(requests: Requests, window_s: float) -> Traffic:
         failures=failures,
         failures_percent=_rounded(100 * failures / count) if count else None,
         failures_interval_percent=failures_interval_percent(failures, count),
+        untimed=count - failures - right_ms.size,
         rps=_rounded(count / window_s) if window_s > 0 else None,
         median_ms=median_ms,
         avg_ms=_rounded(right_ms.mean()) if right_ms.size else None,

@@ -4,7 +4,8 @@ Called by `summary` for each cell that was measured. Every reason is a sentence 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from loadtest.reporting.caching import find_cache_faults, find_cache_notes
 from loadtest.reporting.figures import Traffic, show_count, show_ms, show_percent, show_rps
 from loadtest.rows import GeneratorRow, ResourceRow
 from loadtest.run_folder import CellRecord
+from loadtest.target_key import VARIABLE
 
 LEAST_DURATION_SHARE = 0.98
 """Of the duration asked for: what a load that was not cut short lasts."""
@@ -44,6 +46,9 @@ NOTED_STOLEN_PERCENT = 10.0
 NOTED_OTHER_SHARE = 0.5
 """Of the other work that the plan allows: from here on a reader should know of it."""
 
+NONE_RIGHT = "none of"
+"""So begins the reason of a cell without a right answer."""
+
 LEAST_REQUESTS = 10
 """Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
 
@@ -64,7 +69,9 @@ class Evidence:
     steady: Traffic
     endpoints: dict[str, Traffic]
     latencies_ms: NDArray[np.float64]
-    """Of all requests, failed ones too."""
+    """Of all requests that have one, failed ones too."""
+    errors: Mapping[str, Counter[tuple[int, str]]]
+    """By endpoint: the failed requests by status and error."""
     under_way: float
     """Requests under way, on average over the time."""
     answers: int
@@ -104,6 +111,7 @@ def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[str]:
         _generator_faults,
         _pace_faults,
         _replica_faults,
+        _answer_faults,
         _cache_faults,
         _machine_faults,
         _sample_faults,
@@ -334,6 +342,31 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
             f"in {len(others)} of {len(counts)} seconds of the steady window {ran} instead of "
             f"{replicas.count} process(es) of the role {replicas.role} ran"
         )
+
+
+def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+    """Tell of what was asked for in vain: the figures would be those of refusals."""
+    failed = {name: traffic for name, traffic in evidence.endpoints.items() if traffic.requests == traffic.failures > 0}
+    refused = [name for name in failed if all(_is_refusal(status) for status, _ in evidence.errors[name])]
+    for name in refused:
+        yield f"nothing of {name} was measured: all {show_count(failed[name].requests)} requests were refused, " + (
+            _most_frequent(evidence.errors[name])
+        )
+    if len(failed) == len(plan.workload.endpoints) > len(refused):
+        errors = sum((evidence.errors[name] for name in failed), Counter[tuple[int, str]]())
+        requests = show_count(sum(traffic.requests for traffic in failed.values()))
+        yield f"{NONE_RIGHT} {requests} requests was answered right: {_most_frequent(errors)}"
+
+
+def _is_refusal(status: int) -> bool:
+    """Return whether an answer says that the request is not one for this target, however busy that is."""
+    return 300 <= status < 500 and status not in {408, 429}  # noqa: PLR2004 # redirections and client errors
+
+
+def _most_frequent(errors: Counter[tuple[int, str]]) -> str:
+    ((status, error), count) = errors.most_common(1)[0]
+    hint = f"; see {VARIABLE}" if status in {401, 403} else ""
+    return f"{show_count(count)} × {error}{hint}"
 
 
 def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:

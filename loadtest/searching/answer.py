@@ -7,6 +7,7 @@ from loadtest.reporting.terminal import Column, print_table
 from loadtest.searching.bisection import Step
 from loadtest.searching.capacity import RECORD, Capacity
 
+_PURPOSES = {"search": "search", "recheck": "once more", "confirm": "confirmation"}
 _STYLES = {"held": "green", "failed": "red", "invalid": "yellow"}
 
 
@@ -45,7 +46,7 @@ def print_capacity(capacity: Capacity, folder: Path) -> None:
 def _row(capacity: Capacity, number: int, step: Step) -> list[str]:
     values = {limit.limit: limit.value for limit in step.limits}
     shown = [show_value(limit.split()[0].split(".")[-1], values.get(limit)) for limit in capacity.objective]
-    level, purpose = f"{step.level:g}", "confirmation" if step.purpose == "confirm" else "search"
+    level, purpose = f"{step.level:g}", _PURPOSES[step.purpose]
     outcome = step.outcome.upper() if step.outcome == "invalid" else step.outcome
     unsure = " (unsure)" if step.unsure else ""
     window = f"{step.window_s:.1f}" if step.window_s else NO_FIGURE

@@ -43,7 +43,7 @@ class Question(BaseModel):
     window_s: float
     """The steady window of a step, at least."""
     confirm_s: float
-    """The steady window of the confirmation, at least."""
+    """The steady window of the confirmation, and of what is measured again because it failed, at least."""
     longest_s: float
     """The steady window of a step, at most, however many samples it lacks."""
 
@@ -128,7 +128,7 @@ class _Place:
 def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], place: _Place) -> Step:
     number = len(steps) + 1
     folder = RunFolder(place.path / "steps" / f"{number:03}")
-    why = "confirming" if todo.purpose == "confirm" else "once more" if todo.repeated else "searching"
+    why = "once more" if todo.repeated else "confirming" if todo.purpose == "confirm" else "searching"
     length_s = _window_s(plan, question, todo, steps)
     place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number)
     try:
@@ -176,7 +176,7 @@ def _step(todo: Todo, folder: RunFolder, judged: tuple[Outcome, bool, str]) -> S
 
 def _window_s(plan: Plan, question: Question, todo: Todo, steps: list[Step]) -> float:
     rps = todo.level if question.by == "rate_rps" else expected_rps(steps, todo.level)
-    least_s = question.confirm_s if todo.purpose == "confirm" else question.window_s
+    least_s = question.window_s if todo.purpose == "search" else question.confirm_s
     return window_s(least_s, question.longest_s, needed_requests(plan, plan.limits), rps)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from loadtest.plan import Limit, Plan
 from loadtest.reporting.figures import CellFigures, LimitResult, show_count, show_value
+from loadtest.reporting.validity import NONE_RIGHT
 from loadtest.searching.bisection import Outcome, Step
 
 SAMPLES_BEYOND = 10
@@ -56,6 +57,9 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     if 100 * queued > MOST_QUEUED_PERCENT * due:
         busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
         return "failed", False, f"the target did not keep up: {busy}"
+    unanswered = [reason for reason in cell.reasons if reason.startswith(NONE_RIGHT)]
+    if unanswered == cell.reasons != []:
+        return "failed", False, f"the target did not keep up: {unanswered[0]}"
     if cell.reasons:
         return "invalid", False, "; ".join(cell.reasons)
     missed = [result for result in cell.limits if not result.met]

@@ -8,11 +8,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from loadtest.errors import BadInputError
 from loadtest.run_folder import write_whole
 from loadtest.tuning.config_path import Scalar
+from loadtest.yaml_file import load_yaml
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -92,9 +91,17 @@ def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         "users": arguments.users,
         "objective": arguments.objective,
         "limits": arguments.slo.split(",") if arguments.slo else None,
-        "vary": dict(arguments.vary) if arguments.vary else None,
+        "vary": _one_each(arguments.vary) if arguments.vary else None,
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def _one_each(given: list[tuple[str, list[Scalar] | str]]) -> dict[str, list[Scalar] | str]:
+    values = dict(given)
+    if len(values) < len(given):
+        repeated = next(name for name in values if [knob for knob, _ in given].count(name) > 1)
+        raise BadInputError(f"--vary: {repeated} stands there twice; give all its values at once, as in KNOB=A,B")
+    return values
 
 
 def _knob(text: str) -> tuple[str, list[Scalar] | str]:
@@ -107,7 +114,7 @@ def _knob(text: str) -> tuple[str, list[Scalar] | str]:
 
 def _value(text: str) -> Scalar:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = load_yaml(text)
+    except ValueError:
         return text
     return value if isinstance(value, bool | int | float | str) else text

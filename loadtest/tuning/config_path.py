@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import yaml
 
+from loadtest.yaml_file import compose_yaml, load_yaml
+
 Scalar = bool | int | float | str
 
 _STEP = re.compile(r"(?P<key>[\w-]+)(?:\[(?P<field>[\w-]+)=(?P<wanted>[^\[\]]+)\])?")
@@ -23,7 +25,7 @@ def check_path(path: str) -> str:
 def read_value(text: str, path: str) -> Scalar:
     """Return the value at `path` in the YAML `text`. Raises ValueError that says what stands there instead."""
     node = _find(_compose(text), path)
-    value: Scalar = yaml.safe_load(text[node.start_mark.index : node.end_mark.index])
+    value: Scalar = load_yaml(text[node.start_mark.index : node.end_mark.index])
     return value
 
 
@@ -38,8 +40,8 @@ def replace_values(text: str, values: Mapping[str, Scalar]) -> str:
 
 def _compose(text: str) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as exc:
+        return compose_yaml(text)
+    except ValueError as exc:
         raise ValueError(f"is not YAML: {exc}") from exc
 
 

@@ -29,9 +29,10 @@ from pydantic import (
 )
 
 from loadtest.errors import BadInputError
-from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit, read_yaml
+from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit
 from loadtest.reporting.differences import PERCENTILES
 from loadtest.tuning.config_path import Scalar, check_path, read_value
+from loadtest.yaml_file import read_yaml_mapping
 
 CORES = "cores"
 """The word for the machine's cores in constraints."""
@@ -212,7 +213,7 @@ def load_tuning(path: Path, overrides: dict[str, Any] | None = None) -> Tuning:
 
     `overrides["vary"]` holds values by the name of a knob. Raises BadInputError with all faults.
     """
-    raw = read_yaml(path, TuneFile)
+    raw = read_yaml_mapping(path, [*TuneFile.model_fields])
     if overrides:
         raw = _overridden(path, raw, dict(overrides))
     file = check_keys(path, raw, TuneFile)

@@ -15,6 +15,7 @@ from serve_app.classifier.timing import STAGES, Stopwatch
 from serve_app.classifier.upload import FIELD, BodyBounds, discard_upload, read_upload
 from serve_app.errors import (
     DeadlineExceeded,
+    EncodedUpload,
     ImageTooLarge,
     InvalidParameter,
     MalformedUpload,
@@ -50,7 +51,7 @@ CacheControl = Annotated[
 ]
 
 PREDICT_ERRORS: tuple[type[ServiceError], ...] = (
-    MalformedUpload, UnreadableImage, UploadTooSlow, UploadTooLarge, ImageTooLarge, UnsupportedImage,
+    MalformedUpload, UnreadableImage, UploadTooSlow, UploadTooLarge, ImageTooLarge, UnsupportedImage, EncodedUpload,
     InvalidParameter, NotReady, Overloaded, DeadlineExceeded,
 )  # fmt: skip
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}

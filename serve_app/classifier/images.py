@@ -1,5 +1,7 @@
 """From the bytes of a picture to the network's input. The only file that imports Pillow.
 
+What is taken is what a browser shows on a white page: `formats` knows where Pillow shows another thing.
+
 The geometry is the standard ImageNet evaluation of Keras' ResNet50 (He et al. 2015, section 3.4, one centre crop):
 the shorter side is scaled to 256 pixels, antialiased bilinear, and the central 224×224 square is taken. The colour
 part, RGB to BGR and subtraction of the ImageNet mean, is in the graph (`engines.prepare.preprocess`).
@@ -12,15 +14,25 @@ import zlib
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import (
+    Image,
+    ImageChops,
+    ImageFile,
+    ImagePalette,
+    JpegImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+    features,
+)
 from PIL import __version__ as pillow_version
 
+from serve_app.classifier.formats import MAX_PIECES, begins_as, bmp, exif, jpeg, png, too_many_pieces
 from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SIDE_PIXELS = 224
 SHORTER_SIDE_PIXELS = 256
-GEOMETRY = 1
+GEOMETRY = 2
 """Raise it when the same bytes become another input of the network: predictions kept from before are then not used."""
 _LOSSY_DECODERS = ("jpg", "libjpeg_turbo", "webp")
 DECODING = f"{GEOMETRY}, Pillow {pillow_version}, {', '.join(f'{n} {features.version(n)}' for n in _LOSSY_DECODERS)}"
@@ -29,27 +41,20 @@ DECODING = f"{GEOMETRY}, Pillow {pillow_version}, {', '.join(f'{n} {features.ver
 # antialiased resize still has at least two source pixels for each of its own.
 DRAFT_SHORTER_SIDE_PIXELS = 2 * SHORTER_SIDE_PIXELS
 # Every scan of a progressive JPEG is a pass over the whole picture (39 ms at 49 megapixels); encoders write about ten.
-# A start-of-scan marker cannot occur within a scan's data.
 MAX_SCANS = 100
-START_OF_SCAN = b"\xff\xda"
 # Pillow copies all Exif segments so far for each further one: 7 MB of them took 13 s. Cameras write one.
 MAX_EXIF_SEGMENTS = 100
-EXIF_SEGMENT = b"Exif\x00\x00"
-# Pillow walks through segments, chunks and blocks in Python, two to four reads for each. Honest pictures of 10 MB need
-# up to 10,000 (PNG whose data is in chunks of 4 kB).
-MAX_READS = 100_000
 # The centre of a longer one cannot be told apart in the single precision that Pillow resizes with.
 MAX_SIDES_RATIO = 100_000
 # BITMAPINFOHEADER.biCompression. Pillow decodes these two in Python: a file of 29 kB took 5.5 s.
 RUN_LENGTH_CODED = (1, 2)
-SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP"}
 # What Pillow raises on damaged bytes; its parsers check little, so that wrong types and failed assertions are among it.
 DECODER_FAULTS = (
     OSError, EOFError, ValueError, SyntaxError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
     MemoryError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 # What has to be done to a picture stored with each EXIF orientation (CIPA DC-008, tag 0x0112).
-UPRIGHT: dict[object, Image.Transpose] = {
+UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -58,6 +63,11 @@ UPRIGHT: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# What Pillow's unpackers call pixels that are places in a palette, by their bits.
+_INDEXED = {1: "P;1", 4: "P;4", 8: "P"}
+_BMP_ALPHA_16 = 0x8000
+_WEBP_ANIMATION = 0x02
+"""Of the flags in VP8X."""
 
 Picture = NDArray[np.uint8]
 
@@ -65,8 +75,9 @@ Picture = NDArray[np.uint8]
 def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture:
     """Return the picture in `data` as uint8 RGB of shape (224, 224, 3).
 
-    EXIF orientation is applied; CMYK, palette, greyscale and 16-bit pictures become RGB; transparency is put on
-    white; of an animation the first frame is taken. `draft=False` decodes large JPEGs at full size.
+    The EXIF orientation of JPEG and PNG is applied; CMYK, palette, greyscale and 16-bit pictures become RGB;
+    transparency is put on white; of an animation the first frame is taken. `draft=False` decodes large JPEGs at full
+    size.
 
     Raises UnsupportedImage, ImageTooLarge (from the header, before any pixel is decoded) and UnreadableImage.
     """
@@ -74,13 +85,18 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture
     _check_size(image.size, max_pixels)
     if image.format == "BMP" and image.info.get("compression") in RUN_LENGTH_CODED:
         raise UnsupportedImage("a run-length coded BMP is not decoded here; save it without compression")
-    if image.format in ("JPEG", "MPO") and data.count(START_OF_SCAN) > MAX_SCANS:
+    if _is_jpeg(data) and _has_many_scans(data):
         raise UnreadableImage(f"the JPEG has more than {MAX_SCANS} scans; save it anew")
     try:
         if draft:
             _draft(image)
-        return np.asarray(_crop(image))
+        picture, tiff = _first_picture(image, data, max_pixels)
+        crop = _crop(picture)
+        # Turning or mirroring maps the central square onto itself, so the small picture is turned, not the large one.
+        turn = UPRIGHT.get(exif.read_orientation(tiff))
+        return np.asarray(crop if turn is None else crop.transpose(turn))
     except DECODER_FAULTS as exc:
+        _refuse_unsupported(jpeg.describe_unsupported(data) if _is_jpeg(data) else None)
         raise UnreadableImage(f"the {image.format} picture is truncated or corrupted: {exc}") from exc
 
 
@@ -100,36 +116,51 @@ class _CountedReads(io.BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._left = MAX_READS
+        self._left = MAX_PIECES
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._left -= 1
         if self._left < 0:
-            raise UnreadableImage(f"the picture is in so many pieces that they take {MAX_READS:,} reads; save it anew")
+            raise too_many_pieces()
         return super().read(size)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    if data.count(EXIF_SEGMENT) > MAX_EXIF_SEGMENTS:
+def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    if _is_jpeg(data) and _has_many_exif_segments(data):
         raise UnreadableImage(f"the picture has more than {MAX_EXIF_SEGMENTS} Exif segments; save it anew")
     try:
         return Image.open(_CountedReads(data), formats=FORMATS)
     except UnidentifiedImageError as exc:
-        if name := _begins_as(data):
-            raise UnreadableImage(
-                f"the upload begins as a {name} picture whose header is truncated or corrupted, or has no pixels"
-            ) from exc
-        raise UnsupportedImage(f"the upload is not a picture in one of the formats {', '.join(FORMATS)}") from exc
+        name = begins_as(data)
+        if name is None:
+            raise UnsupportedImage(f"the upload is not a picture in one of the formats {', '.join(FORMATS)}") from exc
+        _refuse_unsupported(jpeg.describe_unsupported(data) if name == "JPEG" else None)
+        raise UnreadableImage(
+            f"the upload begins as a {name} picture whose header is truncated or corrupted, or has no pixels"
+        ) from exc
     except Image.DecompressionBombError as exc:
         raise ImageTooLarge(f"the picture has far more pixels than the {max_pixels:,} decoded here") from exc
     except DECODER_FAULTS as exc:
+        _refuse_unsupported(bmp.describe_unsupported(data) if begins_as(data) == "BMP" else None)
         raise UnreadableImage(f"the picture is truncated or corrupted: {exc}") from exc
 
 
-def _begins_as(data: bytes) -> str | None:
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    return next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
+# Counting bytes is quick. Only where they are many it matters which of them belong to a thumbnail or a trailing video.
+def _has_many_scans(data: bytes) -> bool:
+    return data.count(jpeg.START_OF_SCAN) > MAX_SCANS and jpeg.count_scans(data, MAX_SCANS) > MAX_SCANS
+
+
+def _has_many_exif_segments(data: bytes) -> bool:
+    return data.count(jpeg.EXIF) > MAX_EXIF_SEGMENTS and jpeg.count_exif(data, MAX_EXIF_SEGMENTS) > MAX_EXIF_SEGMENTS
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return begins_as(data) == "JPEG"
+
+
+def _refuse_unsupported(kind: str | None) -> None:
+    if kind is not None:
+        raise UnsupportedImage(f"{kind} is not decoded here; save it as PNG")
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -149,6 +180,100 @@ def _draft(image: Image.Image) -> None:
         image.draft(None, (int(width / scale), int(height / scale)))
 
 
+def _first_picture(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> tuple[Image.Image, bytes]:
+    """Return what a browser shows of the file, white or clear where that is nothing, and the EXIF block it heeds."""
+    if image.format == "PNG":
+        return _open_png(data, max_pixels)
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        return image, _exif_block(image)
+    if image.format == "GIF":
+        return _uncover_gif(image), b""
+    if isinstance(image, WebPImagePlugin.WebPImageFile) and data[12:16] == b"VP8X" and data[20] & _WEBP_ANIMATION:
+        # A frame may be smaller than the canvas, whatever the file says of alpha.
+        image._mode, image.rawmode = "RGBA", "RGBA"  # noqa: SLF001 as Pillow's plugins set it
+    elif image.format == "BMP" and (header := bmp.read_header(data)):
+        _mend_bmp(image, header)
+    return image, b""
+
+
+def _exif_block(image: JpegImagePlugin.JpegImageFile) -> bytes:
+    # The first one alone counts, whatever is in it. Pillow would add up all, and fall back to XMP.
+    blocks = (content[len(jpeg.EXIF) :] for name, content in image.applist if name == "APP1" and jpeg.is_exif(content))
+    return next(blocks, b"")
+
+
+def _open_png(data: bytes, max_pixels: int) -> tuple[Image.Image, bytes]:
+    first = png.read_first_picture(data)
+    _check_size(first.size, max_pixels)
+    image = _open_plain(first.file)
+    if image.mode == "I;16":
+        _read_as(image, "L", "L;16B")  # the high byte; the rest is lost in the network's input anyway
+    picture: Image.Image = image
+    if first.key is not None and first.bits == 16:  # noqa: PLR2004
+        picture = _clear_in_full_depth(image, first)
+    elif first.key is not None:
+        scale = 255 // ((1 << first.bits) - 1)
+        key = tuple(value * scale for value in first.key)
+        image.info["transparency"] = key if len(key) > 1 else key[0]
+    return _place(picture, first.size, first.corner), first.tiff
+
+
+def _open_plain(file: bytes) -> ImageFile.ImageFile:
+    return Image.open(_CountedReads(file), formats=("PNG",))
+
+
+def _clear_in_full_depth(image: ImageFile.ImageFile, first: png.FirstPicture) -> Image.Image:
+    """Return the picture with its transparent colour clear; Pillow's pixels have only the high byte of 16 bits."""
+    low_bytes = _open_plain(first.file)
+    _read_as(low_bytes, image.mode, {"L": "L;16", "RGB": "RGB;16L"}[image.mode])
+    alpha = Image.new("L", image.size)
+    for band, value in enumerate(first.key or ()):
+        for pixels, octet in ((image, value >> 8), (low_bytes, value & 0xFF)):
+            differs = pixels.getchannel(band).point([255 * (level != octet) for level in range(256)])
+            alpha = ImageChops.lighter(alpha, differs)
+    image.putalpha(alpha)
+    return image
+
+
+def _uncover_gif(image: ImageFile.ImageFile) -> Image.Image:
+    """Return the first frame on a white canvas; Pillow fills what it leaves free with a colour of the palette."""
+    if image.mode == "L":
+        image.palette = None  # that of the screen, which Pillow gives to grey frames too, and then cannot load
+    box = image.tile[0].extents
+    if box is None or box == (0, 0, *image.size):
+        return image
+    return _place(image.crop(box), image.size, box[:2])
+
+
+def _mend_bmp(image: ImageFile.ImageFile, header: bmp.BmpHeader) -> None:
+    if header.alpha_mask == _BMP_ALPHA_16 and _rawmode(image) == "BGR;15":
+        _read_as(image, "RGBA", "BGRA;15")
+    elif header.bits in _INDEXED and (image.mode, header.bits) not in (("1", 1), ("L", 8)):
+        image.palette = ImagePalette.raw("BGR" if header.is_core else "BGRX", header.palette)
+        _read_as(image, "P", _INDEXED[header.bits])
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    args = image.tile[0].args
+    return args[0] if isinstance(args, tuple) else args or ""
+
+
+def _read_as(image: ImageFile.ImageFile, mode: str, rawmode: str) -> None:
+    """Have pixels that are not loaded yet unpacked into `mode` by Pillow's unpacker `rawmode`."""
+    image._mode = mode  # noqa: SLF001 as Pillow's plugins set it
+    tile = image.tile[0]
+    image.tile = [tile._replace(args=(rawmode, *tile.args[1:]) if isinstance(tile.args, tuple) else rawmode)]
+
+
+def _place(picture: Image.Image, size: tuple[int, int], corner: tuple[int, int]) -> Image.Image:
+    if picture.size == size:
+        return picture
+    picture = picture.convert("RGBA")
+    canvas = Image.new("RGB", size, "white")
+    canvas.paste(picture, corner, picture)
+    return canvas
+
+
 def _crop(image: Image.Image) -> Image.Image:
     # Scaling to 256 and cutting 224×224 out of that, in one step: only the pixels that are kept are computed.
     width, height = image.size
@@ -157,32 +282,17 @@ def _crop(image: Image.Image) -> Image.Image:
     left, top = (scaled_width - SIDE_PIXELS) // 2, (scaled_height - SIDE_PIXELS) // 2
     per_column, per_row = width / scaled_width, height / scaled_height
     box = (left * per_column, top * per_row, (left + SIDE_PIXELS) * per_column, (top + SIDE_PIXELS) * per_row)
-    crop = _to_rgb(_resizable(image).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, box))
-    # Turning or mirroring maps the central square onto itself, so the small picture is turned, not the large one.
-    turn = UPRIGHT.get(_orientation(image))
-    return crop if turn is None else crop.transpose(turn)
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except DECODER_FAULTS:
-        return None  # broken metadata says nothing about the pixels
+    return _to_rgb(_resizable(image).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, box))
 
 
 def _resizable(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return image
     if image.has_transparency_data:
-        return image.convert("RGBA") if image.mode != "RGBA" else image
+        return image if image.mode in ("RGBA", "LA") else image.convert("RGBA")
     return image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit values at 255 when it converts; the high byte is the picture.
-        high_byte = np.clip(np.asarray(image).astype(np.int32) >> 8, 0, 255)
-        return Image.fromarray(high_byte.astype(np.uint8)).convert("RGB")
-    if image.mode == "RGBA":
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode in ("RGBA", "LA"):
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")

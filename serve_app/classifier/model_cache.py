@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url
+from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
 
@@ -181,7 +181,7 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
 
 
 def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
-    logger.info("preparing the model (weights: %s); this is done once and kept in the cache", settings.weights)
+    logger.info("preparing the model (weights: %s); this is done once and kept in the cache", shown(settings.weights))
     command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", str(target)]
     try:
         done = subprocess.run(

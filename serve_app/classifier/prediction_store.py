@@ -6,22 +6,19 @@ A prediction is the best classes of a picture, as many as anyone may ask for. Op
 import hashlib
 import json
 from importlib.metadata import version
-from typing import Literal, Protocol
+from typing import Protocol
 
 from cachetools import TTLCache
 
 from serve_app.classifier.images import DECODING
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
-from serve_app.classifier.settings import CacheSettings, ClassifierSettings
-from serve_app.errors import SetupError
-from serve_app.redis.connection import VARIABLE, redis_url
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.redis.address import redis_url
 from serve_app.redis.predictions import BestClasses, RedisPredictions, Timing
 
 KEPT_CLASSES = 10
 """The most that a client may ask for."""
-
-StoreKind = Literal["redis", "memory", "off"]
 
 
 class PredictionStore(Protocol):
@@ -77,7 +74,7 @@ class MemoryPredictions:
 def build_store(settings: ClassifierSettings, prepared: PreparedModel, metrics: Metrics) -> PredictionStore | None:
     """Return the store that `settings` ask for, not opened yet, or None when the cache is off. Raises SetupError."""
     url, cache = redis_url(), settings.cache
-    match _chosen(cache, url):
+    match cache.kind_with(url):
         case "redis":
             assert url is not None
             return RedisPredictions(
@@ -98,16 +95,6 @@ def _is_possible(best: BestClasses, classes: int) -> bool:
     class_ids, scores = {class_id for class_id, _ in best}, [score for _, score in best]
     is_whole = len(best) == len(class_ids) == KEPT_CLASSES
     return is_whole and max(class_ids) < classes and scores == sorted(scores, reverse=True)
-
-
-def _chosen(cache: CacheSettings, url: str | None) -> StoreKind:
-    if cache.store == "auto":
-        return "redis" if url else "off"
-    if cache.store == "redis" and url is None:
-        raise SetupError(
-            f"cache.store: redis needs {VARIABLE}=redis://host:6379/0 in the environment, or store: memory"
-        )
-    return cache.store
 
 
 def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> str:

@@ -1,10 +1,15 @@
 """The classifier's settings, as written under `args:` of the `model` application in configs/*.yaml."""
 
+import re
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from serve_app.access import Auth
+from serve_app.address import AddressFault, read_address
+from serve_app.errors import SetupError
+from serve_app.redis.address import VARIABLE
 from serve_app.redis.job_settings import JobSettings
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
@@ -16,20 +21,38 @@ MULTIPART_OVERHEAD_BYTES = 16_384
 SOURCE_WORDS = ("auto", "imagenet", "random")
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 Source = Annotated[str, StringConstraints(min_length=1)]
+StoreKind = Literal["redis", "memory", "off"]
+
+_URL_SCHEMES = ("http", "https")
+_LOGIN_WITHOUT_SCHEME = re.compile(r"(//)?[^/]*:[^/]*@")
+
+
+def _off_as_a_word(given: object) -> object:
+    return "off" if given is False else given  # what YAML makes of a bare off
 
 
 class CacheSettings(BaseModel):
     """Where predictions are kept, so that the same bytes are not computed twice."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    store: Literal["auto", "redis", "memory", "off"] = Field(
+    store: Annotated[Literal["auto", "redis", "memory", "off"], BeforeValidator(_off_as_a_word)] = Field(
         "auto",
         description="redis (at REDIS_URL) | memory (of the replica) | off | auto: redis with REDIS_URL, else off.",
     )
     ttl_s: float = Field(86_400.0, ge=1, le=31_536_000, description="How long a prediction is kept.")
     max_entries: int = Field(10_000, ge=1, description="Most predictions with store: memory; Redis has its maxmemory.")
     timeout_s: float = Field(0.05, gt=0, le=1, description="Longest wait for Redis; then the picture is computed.")
+
+    def kind_with(self, redis_url: str | None) -> StoreKind:
+        """Return where predictions are kept beside a Redis at `redis_url`, if any. Raises SetupError without one."""
+        if self.store == "auto":
+            return "redis" if redis_url else "off"
+        if self.store == "redis" and redis_url is None:
+            raise SetupError(
+                f"cache.store: redis needs {VARIABLE}=redis://host:6379/0 in the environment, or store: memory"
+            )
+        return self.store
 
 
 class ClassifierSettings(BaseModel):
@@ -76,6 +99,20 @@ class ClassifierSettings(BaseModel):
             )
         return self
 
+    @field_validator("weights", "labels")
+    @classmethod
+    def _a_url_can_be_read(cls, source: str) -> str:
+        if "://" in source:
+            try:
+                address = read_address(source)
+            except AddressFault as exc:
+                raise ValueError(f"the URL cannot be used: {exc}") from None
+            if address.scheme not in _URL_SCHEMES or address.host is None:
+                raise ValueError("a URL must begin with https:// or http:// and a host")
+        elif _LOGIN_WITHOUT_SCHEME.match(source):
+            raise ValueError("this is neither a path nor a URL: a URL begins with https:// or http://")
+        return source
+
     @model_validator(mode="after")
     def _urls_need_a_checksum(self) -> Self:
         for field in ("weights", "labels"):
@@ -107,4 +144,18 @@ class ClassifierSettings(BaseModel):
 
 def is_url(source: str) -> bool:
     """Tell whether `source` is fetched rather than opened."""
-    return source.startswith(("http://", "https://"))
+    return "://" in source
+
+
+def file_name(source: str) -> str:
+    """Return the last part of a source's path: what weights and labels are called in answers."""
+    return PurePosixPath(read_address(source).path if is_url(source) else source).name
+
+
+def shown(source: str) -> str:
+    """Return a source as logs and errors may show it: a URL without its user, password and query."""
+    if not is_url(source):
+        return source
+    address = read_address(source)
+    path = "/…" if "@" in address.path else address.path  # what stands before an @ may be a user who was not escaped
+    return f"{address.scheme}://{address.place}{path}"

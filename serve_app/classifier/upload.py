@@ -1,22 +1,30 @@
 """Reads the picture's bytes from a request: the field `file` of a multipart form, or the body itself."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from fastapi import Request
-from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE
-from starlette.datastructures import FormData, UploadFile
+from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE, parse_options_header
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from serve_app.classifier.admission import Lease
+from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
-from serve_app.errors import MalformedUpload, UploadTooLarge, UploadTooSlow
+from serve_app.errors import EncodedUpload, MalformedUpload, UploadTooLarge, UploadTooSlow
 
 FIELD = "file"
 MAX_TEXT_FIELDS = 8
+_MOST_NAMES = 10
+_MOST_NAME_CHARACTERS = 40
+_ENCODINGS = ("content-encoding", "content-transfer-encoding")
+_NO_ENCODING = ("", "identity", "binary", "8bit", "7bit")
+# Python's punycode takes nine minutes for the megabyte that a text field may have, idna is its relative, and a field's
+# name must be read as what it is: what all charsets that a form may have do with these bytes.
+_PLAIN = b"xn--file-9.file"
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,17 @@ def is_form(request: Request) -> bool:
 async def read_upload(request: Request, lease: Lease, settings: ClassifierSettings) -> bytes:
     """Return the uploaded picture; bounded while it streams in, and `lease` is told how much there is.
 
-    Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, and what
-    `lease` raises.
+    Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, EncodedUpload,
+    and what `lease` raises.
     """
     bounds = BodyBounds.of(settings)
     body = await read_body(request, lease, bounds)
-    picture = await _file_field(request, body) if is_form(request) else body
+    if is_form(request):
+        picture, headers = await _file_field(request, body)
+    else:
+        picture, headers = body, request.headers
+    if begins_as(picture) is None:
+        refuse_encoded(headers)
     if len(picture) > bounds.max_bytes:
         raise bounds.too_large()
     if not picture:
@@ -92,35 +105,94 @@ async def discard_upload(request: Request, bounds: BodyBounds) -> None:
                     return
 
 
+def refuse_encoded(headers: Headers) -> None:
+    """Raise EncodedUpload if `headers` name an encoding; to be called for content that is not what was asked for.
+
+    Content decides, as with Content-Type: a picture is taken whatever is said of it.
+    """
+    for header in _ENCODINGS:
+        named = ", ".join(headers.getlist(header))
+        if any(encoding.strip().lower() not in _NO_ENCODING for encoding in named.split(",")):
+            raise EncodedUpload(
+                f"the upload comes with {header.title()}: {printable(named, 100)}, which is not undone here; "
+                "send the picture as it is, without this header"
+            )
+
+
 async def parse_form(request: Request, body: bytes, max_files: int = 1) -> FormData:
     """Return the form in `body`, to be closed. Raises MalformedUpload, with the limits of a form.
 
-    Raises UploadTooLarge where many files may come, and more do.
+    Raises UploadTooLarge where many files may come, and more do; EncodedUpload if the body is no form for that.
     """
+    _check_charset(request.headers)
+    parser = MultiPartParser(request.headers, _once(body), max_files=max_files, max_fields=MAX_TEXT_FIELDS)
+    parser.spool_max_size = len(body)  # it is in memory already: no temporary file
     try:
-        parser = MultiPartParser(request.headers, _once(body), max_files=max_files, max_fields=MAX_TEXT_FIELDS)
-        parser.spool_max_size = len(body)  # it is in memory already: no temporary file
         return await parser.parse()
     except MultiPartException as exc:
         if max_files > 1 and exc.message.startswith("Too many files"):
             raise UploadTooLarge(f"the form has more than {max_files:,} files; send fewer at a time") from exc
+        if exc.message.startswith("Part exceeded maximum size"):
+            part = (parser._current_part.field_name, "")  # noqa: SLF001 the one that has no end yet
+            raise _without_file([*parser.items, part], f"; text may have {parser.max_part_size:,} bytes") from exc
+        refuse_encoded(request.headers)
         fault = exc.__cause__ or exc.message  # the parser's own words where it has any
         limits = (
             f"a form may have {'one file' if max_files == 1 else f'{max_files:,} files'}, {MAX_TEXT_FIELDS} text "
             f"fields, {DEFAULT_MAX_HEADER_COUNT} headers in a part and {DEFAULT_MAX_HEADER_SIZE:,} bytes in a header"
         )
         raise MalformedUpload(f"the multipart form cannot be read: {fault}; {limits}") from exc
-    except (ValueError, LookupError) as exc:  # a charset of the client's choice, such as `undefined`, may raise them
+    except (ValueError, LookupError) as exc:  # what else a charset of the client's choice may raise
         raise MalformedUpload(f"the multipart form cannot be read as the charset it names: {exc}") from exc
 
 
-async def _file_field(request: Request, body: bytes) -> bytes:
+def files_in(form: FormData) -> list[UploadFile]:
+    """Return the files in the field `file`, one at least. Raises MalformedUpload, which says what was found instead."""
+    files = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
+    if not files:
+        raise _without_file(form.multi_items())
+    return files
+
+
+def printable(text: str, most: int) -> str:
+    """Return up to `most` characters of what a client sent, without those that would garble an answer or a log."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text[:most])
+
+
+def _without_file(fields: Iterable[tuple[str, UploadFile | str]], limit: str = "") -> MalformedUpload:
+    found = dict.fromkeys(
+        f"`{printable(name, _MOST_NAME_CHARACTERS)}` ({'a file' if isinstance(field, UploadFile) else 'text'})"
+        for name, field in fields
+    )
+    shown = ", ".join(list(found)[:_MOST_NAMES]) or "no complete field"
+    more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
+    return MalformedUpload(
+        f"the multipart form has no complete file in the field `{FIELD}`; found: {shown}{more}; "
+        f"a part counts as a file if it has a filename{limit}"
+    )
+
+
+def _check_charset(headers: Headers) -> None:
+    charset = parse_options_header(headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
+    try:
+        is_plain = _PLAIN.decode(charset) == _PLAIN.decode()
+    except LookupError:
+        return  # the parser takes latin-1 for what is no charset
+    except ValueError as exc:
+        raise MalformedUpload(f"the multipart form cannot be read as the charset it names: {exc}") from exc
+    if not is_plain:
+        raise MalformedUpload(
+            f"the multipart form cannot be read as the charset it names: {printable(charset, _MOST_NAME_CHARACTERS)} "
+            "does not contain ASCII; send it as UTF-8"
+        )
+
+
+async def _file_field(request: Request, body: bytes) -> tuple[bytes, Headers]:
+    """Return the content of the field `file` and the headers of its part."""
     form = await parse_form(request, body)
     try:
-        field = form.get(FIELD)
-        if not isinstance(field, UploadFile):
-            raise MalformedUpload(f"the multipart form has no complete file in the field `{FIELD}`")
-        return await field.read()
+        (file,) = files_in(form)
+        return await file.read(), file.headers
     finally:
         await form.close()
 

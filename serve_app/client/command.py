@@ -17,7 +17,7 @@ from serve_app.client.jobs import Jobs
 from serve_app.client.options import BATCH, Options, read_options
 from serve_app.client.outcome import Outcome, Tally
 from serve_app.client.patience import Patience
-from serve_app.client.plain_text import examples, printable
+from serve_app.client.plain_text import examples, printable, without_login
 from serve_app.client.predictions import Predictions
 from serve_app.client.progress import Progress
 from serve_app.client.resume import keep_answered
@@ -115,7 +115,8 @@ async def _first_contact(service: Service, options: Options, progress: Progress)
         return await service.about(_first_patience(options, progress))
     except ItemError as exc:
         raise RunStopped(
-            f"--server {options.server}: does not answer ({exc.detail}); start the service, or give its address"
+            f"--server {without_login(options.server)}: does not answer ({exc.detail}); "
+            "start the service, or give its address"
         ) from exc
 
 

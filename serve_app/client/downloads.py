@@ -51,9 +51,9 @@ class Downloads:
         except TimeoutError as exc:
             raise ItemError(FETCH_FAILED, f"not there within {FETCH_S:g} s", is_transient=True) from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, ValueError) as exc:
-            raise ItemError(
-                FETCH_FAILED, f"cannot be fetched: {exc} (http and https, {MAX_REDIRECTS} redirects)"
-            ) from exc
+            # Without the words of httpx, which quote parts of the URL.
+            reason = f"{type(exc).__name__} (http and https, {MAX_REDIRECTS} redirects)"
+            raise ItemError(FETCH_FAILED, f"cannot be fetched: {reason}") from exc
         except httpx.RequestError as exc:
             raise ItemError(FETCH_FAILED, f"cannot be fetched: {describe(exc)}", is_transient=True) from exc
 

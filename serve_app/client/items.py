@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from serve_app.client.errors import UsageError
+from serve_app.client.plain_text import refused, without_login
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"})
 NO_PICTURE = "no picture"
@@ -49,13 +50,14 @@ def find_items(arguments: Sequence[str], skipped: Skipped) -> Iterator[Item]:
     """Yield the items that the arguments name, in order; of a folder its pictures, sorted. Raises UsageError."""
     for argument in arguments:
         if argument.lower().startswith(_SCHEMES):
-            yield _url_item(argument, argument)
+            yield _url_item(argument, refused(argument))
         elif os.path.isdir(argument):  # noqa: PTH112 names stay as they were given
             yield from _folder_items(argument, skipped)
         elif os.path.isfile(argument):  # noqa: PTH113
             yield Item(display_name(argument), argument)
         else:
-            raise UsageError(f"{argument}: no such file or folder; a URL begins with http:// or https://")
+            named = refused(argument) if "://" in argument else argument
+            raise UsageError(f"{named}: no such file or folder; a URL begins with http:// or https://")
 
 
 def url_items(lines: Iterable[str], origin: str) -> Iterator[Item]:
@@ -63,7 +65,7 @@ def url_items(lines: Iterable[str], origin: str) -> Iterator[Item]:
     for number, line in enumerate(lines, start=1):
         url = line.strip()
         if url and not url.startswith("#"):
-            yield _url_item(url, f"--urls {origin}, line {number}: {url[:200]}")
+            yield _url_item(url, f"--urls {origin}, line {number}: {refused(url)[:200]}")
 
 
 def display_name(path: str) -> str:
@@ -91,12 +93,12 @@ def _is_picture(head: bytes) -> bool:
 def _url_item(url: str, where: str) -> Item:
     try:
         parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_url = False
     if not is_url or not url.isprintable() or " " in url:
         raise UsageError(f"{where}: is no URL such as http://host/picture.jpg (http and https only)")
-    return Item(url, url, is_url=True)
+    return Item(without_login(url), url, is_url=True)
 
 
 def _folder_items(folder: str, skipped: Skipped) -> Iterator[Item]:

@@ -68,6 +68,8 @@ class Jobs:
         job = await self._state(job_id, 0)
         if job is None:
             raise UsageError(f"--job {job_id}: the service has no such job; it may have expired: classify again")
+        if job["files"] < 1:
+            raise UsageError(f"--job {job_id}: the service says that it has no file, so there is nothing to fetch")
         self._progress.expect(job["files"])
         job = await self._follow(job)
         outcomes = outcomes_of(job, _names_in(job))

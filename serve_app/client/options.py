@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from serve_app.client.answers import FORMATS
 from serve_app.client.errors import UsageError
+from serve_app.client.plain_text import without_login
 
 GIVE_UP_AFTER_S = 120.0
 FIRST_CONTACT_S = 10.0
@@ -75,7 +76,7 @@ class Options:
     def how_to_ask_again(self) -> str:
         """Return the beginning of a command that reaches the same service."""
         key = f" --api-key-env {self.api_key_env}" if self.api_key_env else ""
-        return f"python -m serve_app.client --server {self.server}{key}"
+        return f"python -m serve_app.client --server {without_login(self.server)}{key}"
 
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
@@ -167,7 +168,8 @@ def _server(text: str) -> str:
     except ValueError:
         is_address = False
     if not is_address or parts.query or parts.fragment or not text.isprintable() or " " in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no address such as http://127.0.0.1:8000")
+        given = "this" if "@" in text else repr(text)  # what cannot be read may be a password that is not escaped
+        raise argparse.ArgumentTypeError(f"{given} is no address such as http://127.0.0.1:8000")
     return text.rstrip("/")
 
 

@@ -16,6 +16,7 @@ import httpx
 
 from serve_app.client.errors import NO_ANSWER, UNEXPECTED_ANSWER, ItemError, UsageError
 from serve_app.client.patience import Patience, read_retry_after
+from serve_app.client.plain_text import without_login
 
 TRANSIENT = frozenset(
     {
@@ -157,7 +158,7 @@ class Service:
         try:
             answer = await self._http.request(method, self.server + path, timeout=timeout, **content)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as exc:
-            raise self._wrong_address(str(exc)) from exc
+            raise self._wrong_address(type(exc).__name__) from exc
         except httpx.RequestError as exc:
             raise ItemError(NO_ANSWER, describe(exc), is_transient=True) from exc
         if answer.is_success:
@@ -169,7 +170,8 @@ class Service:
         code, detail = _read_error(answer)
         if status == HTTPStatus.UNAUTHORIZED:
             return UsageError(
-                f"{self.server} wants an API key ({detail}): name the variable that holds it with --api-key-env NAME"
+                f"{without_login(self.server)} wants an API key ({detail}): "
+                "name the variable that holds it with --api-key-env NAME"
             )
         # A deadline of the user's own is not met by asking once more.
         is_own_deadline = status == HTTPStatus.GATEWAY_TIMEOUT and self._wishes.deadline_ms is not None
@@ -178,7 +180,7 @@ class Service:
         return ItemError(code, detail, status=status, is_transient=is_transient, retry_after_s=retry_after_s)
 
     def _wrong_address(self, reason: str) -> UsageError:
-        return UsageError(f"--server {self.server}: this is not the service: {reason}")
+        return UsageError(f"--server {without_login(self.server)}: this is not the service: {reason}")
 
 
 @functools.cache

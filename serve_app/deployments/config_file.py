@@ -5,7 +5,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
@@ -13,12 +12,15 @@ from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
 
 from serve_app.access import REMEDY, KeySource, is_loopback
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.config_text import MODEL, USERS, read_config
 from serve_app.errors import SetupError
+from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
+from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
 from serve_app.users.settings import UsersSettings
 
 BUILDER_ARGS: dict[str, type[UsersSettings | ClassifierSettings]] = {
-    "serve_app.deployments.users:build": UsersSettings,
-    "serve_app.deployments.model:build": ClassifierSettings,
+    USERS: UsersSettings,
+    MODEL: ClassifierSettings,
 }
 # Keys whose values Serve's schema leaves untyped.
 UNTYPED: dict[str, type[BaseModel]] = {
@@ -27,31 +29,23 @@ UNTYPED: dict[str, type[BaseModel]] = {
 }
 
 
-class _OneKeyOnce(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which YAML readers keep the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: Path) -> dict[str, Any]:
     """Return the config as Serve's REST API takes it. Raises SetupError that lists all its faults."""
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _OneKeyOnce)  # noqa: S506 a SafeLoader
-    except OSError as exc:
-        raise SetupError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        raise SetupError(f"{path} is not YAML: {exc}") from exc
-    if not isinstance(config, dict):
-        raise SetupError(f"{path} is not a Serve config: expected keys and values at the top level")
-    faults = [*find_unknown_keys(config), *_find_invalid_values(config), *_find_open_applications(config)]
+    config = read_config(path)
+    check_config(config, path)
+    return config
+
+
+def check_config(config: dict[str, Any], path: Path) -> None:
+    """Return if Serve and our applications can use the config, read from `path`. Raises SetupError with all faults."""
+    faults = [
+        *find_unknown_keys(config),
+        *_find_invalid_values(config),
+        *_find_open_applications(config),
+        *_find_secrets_for_rays_logs(config),
+    ]
     if faults:
         raise SetupError(f"{path}:\n" + "\n".join(f"  {fault}" for fault in faults))
-    return config
 
 
 def find_unknown_keys(config: dict[str, Any]) -> Iterator[str]:
@@ -120,7 +114,7 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
             if settings is not None:
                 settings.model_validate(application.get("args") or {})
         except ValidationError as exc:
-            yield from _lines(f"applications[{application.get('name')}].args.", exc)
+            yield from _lines(f"applications[{application.get('name')}].args", exc)
 
 
 def _find_open_applications(config: dict[str, Any]) -> Iterator[str]:
@@ -134,6 +128,30 @@ def _find_open_applications(config: dict[str, Any]) -> Iterator[str]:
                 )
 
 
+def _find_secrets_for_rays_logs(config: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each variable of a `runtime_env` that may hold a password: Ray logs what is in there."""
+    keys = [source.keys_env for source in key_sources(config).values() if source.keys_env]
+    for application in _dicts(config.get("applications")):
+        here = f"applications[{application.get('name')}]"
+        for where, runtime_env in _runtime_envs(application):
+            given = runtime_env.get("env_vars")
+            for variable in (REDIS_VARIABLE, DATABASE_VARIABLE, *keys):
+                if isinstance(given, dict) and given.get(variable):  # an empty one takes it away
+                    yield (
+                        f"{here}.{where}.env_vars.{variable}: Ray writes runtime_env into its logs; "
+                        "set it in the environment in which Ray starts"
+                    )
+
+
+def _runtime_envs(application: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield those of an application and of its deployments, with where they stand."""
+    places = [("runtime_env", application.get("runtime_env"))]
+    for deployment in _dicts(application.get("deployments")):
+        where = f"deployments[{deployment.get('name')}].ray_actor_options.runtime_env"
+        places += [(where, options.get("runtime_env")) for options in _dicts([deployment.get("ray_actor_options")])]
+    yield from ((where, found) for where, found in places if isinstance(found, dict))
+
+
 def _our_settings(config: dict[str, Any]) -> Iterator[tuple[str, UsersSettings | ClassifierSettings]]:
     """Yield name and settings of each application of ours whose settings are valid."""
     for application in _dicts(config.get("applications")):
@@ -144,9 +162,13 @@ def _our_settings(config: dict[str, Any]) -> Iterator[tuple[str, UsersSettings |
 
 
 def _lines(where: str, exc: ValidationError) -> Iterator[str]:
-    for fault in exc.errors():
-        given = "" if "auth" in fault["loc"] else f" (given: {fault['input']!r})"  # somebody may have put a key there
-        yield f"{where}{'.'.join(map(str, fault['loc']))}: {fault['msg']}{given}"
+    for fault in exc.errors(include_url=False, include_context=False):
+        place = ".".join([*filter(None, [where]), *map(str, fault["loc"])])
+        # Serve's words about a runtime_env quote URLs, of which one for private code holds a token.
+        words = "Serve cannot use it" if "runtime_env" in fault["loc"] else fault["msg"]
+        # A text may be an address with a password, or a key that somebody wrote there.
+        given = f" (given: {fault['input']!r})" if isinstance(fault["input"], bool | int | float | None) else ""
+        yield f"{place}: {words}{given}"
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

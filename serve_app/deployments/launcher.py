@@ -71,7 +71,7 @@ def launch(path: Path, *, timeout_s: float) -> None:
         with _local_ray() as cluster:
             _start_serve(config)
             rest = ServeRest(cluster.dashboard_url)
-            _deploy(rest, config)
+            _deploy(rest, config, stop)
             _wait_until_running(rest, config, stop, deadline=started + timeout_s)
             _wait_until_answering(config, stop, deadline=started + timeout_s)
             _say(ready_block(config, cluster, time.monotonic() - started))
@@ -254,13 +254,19 @@ def _start_serve(config: dict[str, Any]) -> None:
         raise DeployError(f"Serve could not start:\n{_last_lines(str(exc))}") from exc
 
 
-def _deploy(rest: ServeRest, config: dict[str, Any]) -> None:
-    try:
-        rest.deploy(config)
-    except urllib.error.HTTPError as exc:
-        raise DeployError(f"Serve refused the config: {exc.read().decode(errors='replace')[:2000]}") from exc
-    except OSError as exc:
-        raise DeployError(f"the dashboard does not answer: {exc}") from exc
+def _deploy(rest: ServeRest, config: dict[str, Any], stop: _Stop) -> None:
+    for fault in range(1, MAX_FAULTS + 1):
+        try:
+            rest.deploy(config)
+        except urllib.error.HTTPError as exc:
+            # Without its words, which quote the config, passwords in URLs included.
+            raise DeployError(f"Serve refused the config (status {exc.code}); dashboard.log of Ray says why") from exc
+        except OSError as exc:  # on a loaded machine an answer may fail to come; saying the same again does no harm
+            if fault == MAX_FAULTS:
+                raise DeployError(f"the dashboard does not answer: {exc}") from exc
+            stop.sleep(POLL_S)
+        else:
+            return
 
 
 def _wait_until_running(rest: ServeRest, config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:

@@ -16,7 +16,7 @@ from serve_app.deployments.gate import GATE
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
-from serve_app.redis.connection import redis_url
+from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class ClassifierDeployment:
 
 
 def build(args: ClassifierSettings) -> Application:
-    """Return the application; `args` are those of the YAML."""
+    """Return the application; `args` are those of the YAML. Raises SetupError, once, before any replica starts."""
+    args.cache.kind_with(redis_url())
     application: Application = ClassifierDeployment.bind(args)  # type: ignore[attr-defined]
     return application

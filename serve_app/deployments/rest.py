@@ -43,7 +43,7 @@ class ServeRest:
             with DIRECT.open(request, timeout=TIMEOUT_S) as response:
                 answer: bytes = response.read()
         except http.client.HTTPException as exc:
-            raise ConnectionError(f"no whole answer: {exc!r}") from exc
+            raise ConnectionError(f"no whole answer ({type(exc).__name__})") from exc
         return answer
 
 

@@ -13,7 +13,7 @@ from ray.serve import Application
 
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.errors import DatabaseUnavailable
+from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.settings import UsersSettings, database_url
 
 logger = logging.getLogger(__name__)
@@ -53,14 +53,20 @@ class UsersDeployment:
 
 
 def build(args: UsersSettings) -> Application:
-    """Return the application; `args` are those of the YAML."""
+    """Return the application; `args` are those of the YAML. Raises SetupError, once, before any replica starts."""
+    database_url()
     application: Application = UsersDeployment.bind(args)  # type: ignore[attr-defined]
     return application
 
 
 async def _seed_when_possible(count: int) -> None:
-    while not await _try_to_seed(count):  # noqa: ASYNC110 what is waited for is in another process
+    while True:
         await asyncio.sleep(SEED_RETRY_S)
+        try:
+            if await _try_to_seed(count):
+                return
+        except SetupError as exc:  # requests are told the same until somebody mends the table
+            logger.error("%s", exc)  # noqa: TRY400 the message is all there is to say
 
 
 async def _try_to_seed(count: int) -> bool:

@@ -10,6 +10,7 @@ from serve_app.classifier.api import BINARY, TopK, document_upload
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.upload import discard_upload
 from serve_app.errors import (
+    EncodedUpload,
     IdempotencyKeyReused,
     InvalidParameter,
     JobEnded,
@@ -65,7 +66,8 @@ ACCEPTED: dict[str, Any] = {
 }
 
 SUBMIT_ERRORS = (
-    MalformedUpload, UploadTooSlow, UploadTooLarge, InvalidParameter, IdempotencyKeyReused, Overloaded, JobsUnavailable,
+    MalformedUpload, UploadTooSlow, UploadTooLarge, EncodedUpload, InvalidParameter, IdempotencyKeyReused, Overloaded,
+    JobsUnavailable,
 )  # fmt: skip
 LOOK_ERRORS = (NotFound, InvalidParameter, Overloaded, JobsUnavailable)
 CANCEL_ERRORS = (NotFound, InvalidParameter, JobEnded, JobsUnavailable)

@@ -7,8 +7,18 @@ from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from serve_app.classifier.admission import Lease
+from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
-from serve_app.classifier.upload import FIELD, BodyBounds, is_form, parse_form, read_body
+from serve_app.classifier.upload import (
+    FIELD,
+    BodyBounds,
+    files_in,
+    is_form,
+    parse_form,
+    printable,
+    read_body,
+    refuse_encoded,
+)
 from serve_app.errors import MalformedUpload, Overloaded, UploadTooLarge
 from serve_app.jobs.archive import is_archive, unpack_archive
 from serve_app.redis.jobs import Submission
@@ -56,6 +66,8 @@ async def read_submission(request: Request, lease: Lease, settings: ClassifierSe
         lease.add(len(body))  # its parts, beside it
         files = await _form_files(request, body, settings)
     else:
+        if not is_archive(body) and begins_as(body) is None:
+            refuse_encoded(request.headers)
         files = [(FIELD, body)]
     del body
     if len(files) == 1 and is_archive(files[0][1]):
@@ -74,10 +86,7 @@ async def read_submission(request: Request, lease: Lease, settings: ClassifierSe
 async def _form_files(request: Request, body: bytes, settings: ClassifierSettings) -> _Files:
     form = await parse_form(request, body, settings.jobs.max_files)
     try:
-        parts = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
-        if not parts:
-            raise MalformedUpload(f"the multipart form has no complete file in the field `{FIELD}`")
-        return [(part.filename or FIELD, await _take(part)) for part in parts]
+        return [(part.filename or FIELD, await _take(part)) for part in files_in(form)]
     finally:
         await form.close()
 
@@ -103,12 +112,8 @@ def _check(files: _Files, settings: ClassifierSettings) -> None:
 
 
 def _submission(files: _Files, top_k: int) -> Submission:
-    named = [(_printable(name), data) for name, data in files]
+    named = [(printable(name, MAX_NAME_CHARACTERS), data) for name, data in files]
     whole = hashlib.sha256(f"{top_k}".encode())
     for name, data in named:
         whole.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(data).digest())
     return Submission(named, top_k, whole.hexdigest())
-
-
-def _printable(name: str) -> str:
-    return "".join(letter if letter.isprintable() else "�" for letter in name[:MAX_NAME_CHARACTERS])

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from serve_app.errors import JobsUnavailable, Overloaded
+from serve_app.redis.connection import describe_fault
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ class Outage:
         """Note that Redis did not answer."""
         if self._began_s is None:
             self._began_s = time.monotonic()
-            cause = reason.__cause__ or reason
-            logger.warning("jobs stand still: %s (%s: %s)", reason, type(cause).__name__, cause)
+            logger.warning("jobs stand still: %s (%s)", reason, describe_fault(reason.__cause__ or reason))
 
     def end(self) -> None:
         """Note that Redis answered."""

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from serve_app.redis.connection import describe_fault
+
 logger = logging.getLogger(__name__)
 
 _FLAPPING_S = 60.0
@@ -45,7 +47,7 @@ class Breaker:
         self.times_reopened = self.times_reopened + 1 if now_s - self._healed_s < _FLAPPING_S else 0
         self.is_open = True
         self._on_change(self.is_open)
-        logger.warning(self._opened, str(fault) or type(fault).__name__)
+        logger.warning(self._opened, describe_fault(fault))
 
     def succeed(self) -> None:
         """Take in that a call went well; what a request asked before it opened changes nothing any more."""

@@ -5,22 +5,27 @@ Called by the Serve builder and `seed_users`. Reads the environment only when as
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, Field
 
 from serve_app.access import Auth
+from serve_app.address import Address, AddressFault, parameters, read_port, read_strictly, unescaped
 from serve_app.errors import SetupError
 from serve_app.places import data_dir
 
+VARIABLE = "DATABASE_URL"
 MAX_DEMO_USERS = 1_000_000
 
 _POSTGRES_SCHEMES = {"postgres", "postgresql", "postgresql+asyncpg"}
 _SQLITE_SCHEMES = {"sqlite", "sqlite+aiosqlite"}
-_SSL_MODES = {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"}
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # asyncpg says `ssl` where libpq, and so the address that a database provider hands out, says `sslmode`.
-_DRIVER_PARAMETERS = {"host": "host", "port": "port", "ssl": "ssl", "sslmode": "ssl"}
+_PARAMETERS = ("channel_binding", "host", "port", "ssl", "sslmode")
 _EXAMPLES = "postgresql://user:password@host:5432/database or sqlite:////folder/users.sqlite3"
 
 
@@ -36,21 +41,19 @@ class UsersSettings(BaseModel, extra="forbid", frozen=True, hide_input_in_errors
     )
 
 
-def database_url(given: str | None = None) -> str:
+def database_url(given: str | None = None, environment: Mapping[str, str] = os.environ) -> str:
     """Return the database address with its async driver: `given`, DATABASE_URL, or a file of this user.
 
-    Raises SetupError on an address that is neither PostgreSQL nor a SQLite file. No message shows the address
-    itself, because it may hold a password.
+    Raises SetupError on an address that is neither PostgreSQL nor a SQLite file, and where its driver is not installed.
+    No message shows the address itself, because it may hold a password.
     """
-    url = (given or os.environ.get("DATABASE_URL") or "").strip()
+    url = (given or environment.get(VARIABLE) or "").strip()
     if not url:
         return _sqlite_url(data_dir() / "users.sqlite3")
-    scheme, separator, rest = url.partition("://")
-    if separator and scheme in _SQLITE_SCHEMES:
-        return _sqlite_url(_sqlite_file(rest))
-    if separator and scheme in _POSTGRES_SCHEMES:
-        return _postgres_url(rest)
-    raise _refusal("it must begin with postgresql:// or sqlite:///")
+    try:
+        return _read(url)
+    except AddressFault as exc:
+        raise SetupError(f"{VARIABLE}: {exc}; use {_EXAMPLES}") from None
 
 
 def without_password(url: str) -> str:
@@ -58,44 +61,76 @@ def without_password(url: str) -> str:
     return re.sub(r"://([^:/@]*):.*@", r"://\1:***@", url)
 
 
-def _refusal(reason: str) -> SetupError:
-    return SetupError(f"DATABASE_URL: {reason}; use {_EXAMPLES}")
+def _read(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme.lower() in _SQLITE_SCHEMES:
+        return _sqlite_url(_sqlite_file(rest))
+    if separator and scheme.lower() in _POSTGRES_SCHEMES:
+        return _postgres_url(read_strictly(url))
+    raise AddressFault("it must begin with postgresql:// or sqlite:///")
 
 
 def _sqlite_url(file: Path) -> str:
     # Absolute, because a Serve replica does not run in the folder where the address was written.
-    return f"sqlite+aiosqlite:///{file.expanduser().absolute()}"
+    return f"sqlite+aiosqlite:///{quote(str(file.expanduser().absolute()))}"
 
 
 def _sqlite_file(rest: str) -> Path:
     path = rest.removeprefix("/")
     if not rest.startswith("/") or not path or path == ":memory:":
-        raise _refusal("it names no SQLite file (a database in memory would be lost with its replica)")
+        raise AddressFault("it names no SQLite file (a database in memory would be lost with its replica)")
     if "?" in path:
-        raise _refusal("a SQLite address takes no parameters")
-    return Path(path)
+        raise AddressFault("a SQLite address takes no parameters")
+    return Path(unescaped(path))
 
 
-def _postgres_url(rest: str) -> str:
-    try:
-        parts = urlsplit(f"//{rest}")
-        _ = parts.port
-    except ValueError:
-        # Without the cause: its text quotes what stands after the colon, which may be half of a password.
-        raise _refusal("the port is not a number; write /, ?, # and @ in a password as %2F, %3F, %23, %40") from None
-    if parts.fragment:
-        raise _refusal("it contains a #, which is written %23 in a password")
-    query = _driver_query(parts.query)
-    return f"postgresql+asyncpg://{parts.netloc}{parts.path}" + (f"?{query}" if query else "")
+def _postgres_url(address: Address) -> str:
+    given = parameters(address, _PARAMETERS)
+    for name, in_front in (("host", address.host), ("port", address.port)):
+        if in_front is not None and name in given:
+            raise AddressFault(f"it has the {name} twice, after the @ and as a parameter")
+    database = unescaped(address.path.removeprefix("/"))
+    if any("\0" in (text or "") for text in (address.username, address.password, database)):
+        raise AddressFault("PostgreSQL takes no zero byte in a user, a password or the name of a database")
+    _refuse_channel_binding(given.get("channel_binding", "prefer"))
+    port = address.port or (read_port(given["port"]) if "port" in given else None)
+    query = _host_parameters(given["host"], port) if "host" in given else {}
+    if mode := _ssl_mode(given):
+        query["ssl"] = mode
+    _refuse_missing_driver()
+    user = "" if address.username is None else _escaped(address.username)
+    password = "" if address.password is None else f":{_escaped(address.password)}"
+    place = "" if "host" in given else replace(address, port=port).place
+    at = "@" if user or password else ""
+    name = f"/{quote(database)}" if database else ""
+    return f"postgresql+asyncpg://{user}{password}{at}{place}{name}" + (f"?{urlencode(query)}" if query else "")
 
 
-def _driver_query(query: str) -> str:
-    given = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := sorted(given.keys() - _DRIVER_PARAMETERS.keys()):
-        raise _refusal(f"unknown parameter {unknown[0]!r}; known are {', '.join(_DRIVER_PARAMETERS)}")
-    parameters = {_DRIVER_PARAMETERS[name]: value for name, value in given.items()}
-    if parameters.get("ssl", "prefer") not in _SSL_MODES:
-        raise _refusal(f"sslmode must be one of {', '.join(sorted(_SSL_MODES))}")
-    if not parameters.get("port", "0").isdecimal():
-        raise _refusal("the parameter port is not a number")
-    return urlencode(parameters)
+def _host_parameters(host: str, port: int | None) -> dict[str, str]:
+    if not (host.startswith("/") or re.fullmatch(r"[\w.-]+", host)) or "\0" in host:
+        raise AddressFault("its parameter host is neither one host name nor the folder of a socket (/…)")
+    return {"host": host} if port is None else {"host": host, "port": str(port)}
+
+
+def _ssl_mode(given: Mapping[str, str]) -> str | None:
+    if "ssl" in given and "sslmode" in given:
+        raise AddressFault("it has both ssl and sslmode, which mean the same")
+    mode = given.get("sslmode", given.get("ssl"))
+    if mode is not None and mode not in _SSL_MODES:
+        raise AddressFault(f"sslmode must be one of {', '.join(_SSL_MODES)}")
+    return mode
+
+
+def _refuse_channel_binding(wanted: str) -> None:
+    if wanted not in ("disable", "prefer"):  # the driver has none: to prefer it is to go on without
+        raise AddressFault("channel_binding cannot be had with the driver asyncpg; remove it, sslmode=require stays")
+
+
+def _refuse_missing_driver() -> None:
+    if find_spec("asyncpg") is None:
+        remedy = "install it with `.venv/bin/uv pip install -c requirements.lock -e '.[postgres]'`"
+        raise SetupError(f"{VARIABLE} needs the driver asyncpg: {remedy}")
+
+
+def _escaped(text: str) -> str:
+    return quote(text, safe="")

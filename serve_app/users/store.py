@@ -7,9 +7,12 @@ Whatever a database does wrong leaves this file as DatabaseUnavailable. Knows no
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from sqlalchemy import (
     URL,
     BigInteger,
     Column,
+    ColumnElement,
     Connection,
     DateTime,
     Dialect,
@@ -29,21 +33,25 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
     event,
+    func,
     insert,
     inspect,
+    literal_column,
     make_url,
     select,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from serve_app.errors import DatabaseUnavailable, NotReady, ServiceError, SetupError
 from serve_app.users.demo import demo_users
 from serve_app.users.settings import UsersSettings, database_url
+from serve_app.users.table import DECLARED, STORED, find_misfit, stored_text, stored_time
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +72,14 @@ _users = Table(
     Column("email", Text, nullable=False, unique=True),
     Column("created_at", DateTime(timezone=True), nullable=False),
 )
-_columns = select(_users.c.id, _users.c.name, _users.c.email, _users.c.created_at)
-_PAGE = _columns.where(_users.c.id > bindparam("after")).order_by(_users.c.id).limit(bindparam("count", type_=Integer))
-_ONE = _columns.where(_users.c.id == bindparam("user_id"))
+# Python has no times beyond these, and the driver would raise: the row's is answered as null.
+_TIMES: tuple[ColumnElement[Any], ColumnElement[Any]] = (literal_column("'0001-01-02'"), literal_column("'9999-12-30'"))
+_CREATED_AT = {
+    "sqlite": _users.c.created_at,
+    "postgresql": case((_users.c.created_at.between(*_TIMES), _users.c.created_at)).label("created_at"),
+}
+# SQLite has any value in a column: what is no whole number cannot be asked for, and would end a page for good.
+_CAN_BE_ASKED_FOR = {"sqlite": [func.typeof(_users.c.id) == literal_column("'integer'")], "postgresql": []}
 _ANY = select(_users.c.id).limit(1)
 
 # The first process holds this while it fills the table; the second waits, looks again and finds users.
@@ -76,12 +89,12 @@ _SEED_LOCK = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xac
 # Not frozen: a frozen dataclass takes three times as long to make, and a page makes twenty.
 @dataclass(slots=True)
 class User:
-    """One user; `created_at` is in UTC."""
+    """One user; what the table does not have is null. `created_at` is in UTC."""
 
     id: int
-    name: str
-    email: str
-    created_at: datetime
+    name: str | None
+    email: str | None
+    created_at: datetime | None
 
 
 @dataclass(slots=True)
@@ -104,16 +117,25 @@ class UserStore:
         self._settings = settings
         self._engine = serving_engine(url, settings)
         dialect = self._engine.dialect
-        self._page, self._one, self._any = (_Statement(query, dialect) for query in (_PAGE, _ONE, _ANY))
+        self._page, self._one, self._any = (_Statement(query, dialect) for query in _queries(dialect.name))
+        self._dialect = dialect.name
         self._run = _run_sqlite if dialect.name == "sqlite" else _run_postgres
         self._faults = _faults_of(dialect)
+        self._is_checked = False
+        self._misfit: str | None = None
+        self._told_of_times = False
         self._deadline_s = settings.pool_wait_s + settings.statement_timeout_s
         self._last_fault = ""
 
     async def open(self) -> None:
-        """Connect once, so that no request pays for it. A database that is down is logged, not raised."""
+        """Connect once, so that no request pays for it. A database that is down is logged, not raised.
+
+        Raises SetupError that names the columns when there is a table that does not fit.
+        """
         with contextlib.suppress(ServiceError):
             await self.ping()
+        if self._misfit is not None:
+            raise SetupError(self._misfit)
 
     async def close(self) -> None:
         """Close the pool's connections, by force if the database does not answer."""
@@ -124,13 +146,13 @@ class UserStore:
     async def list_users(self, limit: int, after: int = 0) -> UserPage:
         """Return at most `limit` users with ids above `after`. Raises DatabaseUnavailable."""
         rows = await self._fetch(self._page, after=after, count=limit + 1)  # one more tells whether a page follows
-        users = [User(row[0], row[1], row[2], _as_utc(row[3])) for row in rows[:limit]]
+        users = [self._user(row) for row in rows[:limit]]
         return UserPage(users, users[-1].id if len(rows) > limit else None)
 
     async def get_user(self, user_id: int) -> User | None:
         """Return the user, or None if there is none. Raises DatabaseUnavailable."""
         rows = await self._fetch(self._one, user_id=user_id)
-        return User(rows[0][0], rows[0][1], rows[0][2], _as_utc(rows[0][3])) if rows else None
+        return self._user(rows[0]) if rows else None
 
     async def ping(self) -> None:
         """Return if the database answers and has users. Raises DatabaseUnavailable or NotReady."""
@@ -142,8 +164,12 @@ class UserStore:
             async with asyncio.timeout(self._deadline_s):
                 rows = await self._fetch_rows(statement, values)
         except self._faults as exc:
-            self._log_once(_words_of(exc))
+            self._is_checked = False  # the table may be another one now
+            self._log_once(_describe(exc))
             raise DatabaseUnavailable(_explain(exc, self._settings)) from exc
+        if self._misfit is not None:
+            self._log_once(self._misfit)
+            raise DatabaseUnavailable(self._misfit)
         self._last_fault = ""
         return rows
 
@@ -153,12 +179,33 @@ class UserStore:
         connection = await self._engine.raw_connection()
         answered = False
         try:
-            rows = await self._run(connection.driver_connection, statement.sql, statement.arguments(values))
+            driver = connection.driver_connection
+            if not self._is_checked:
+                await self._check(driver)
+            rows = [] if self._misfit else await self._run(driver, statement.sql, statement.arguments(values))
             answered = True
             return rows
         finally:
             # After a fault or a cancellation nobody knows what the connection still waits for: it is dropped.
             connection.close() if answered else connection.invalidate()
+
+    async def _check(self, driver: Any) -> None:
+        """Find out whether the table has what is asked of it, until it has."""
+        declared = await self._run(driver, DECLARED[self._dialect], [])
+        self._misfit = find_misfit(self._dialect, declared)
+        if self._misfit is None and declared and self._dialect == "sqlite":
+            self._misfit = find_misfit(self._dialect, declared, await self._run(driver, STORED, []))
+        self._is_checked = bool(declared) and self._misfit is None
+
+    def _user(self, row: Sequence[Any]) -> User:
+        try:
+            created_at = stored_time(row[3])
+        except ValueError:
+            created_at = None
+            if not self._told_of_times:
+                self._told_of_times = True
+                logger.warning("users.created_at of user %d is no time as in ISO 8601: it and others are null", row[0])
+        return User(row[0], stored_text(row[1]), stored_text(row[2]), created_at)
 
     def _log_once(self, fault: str) -> None:
         # An outage is one line, not one per request; the text holds no password.
@@ -171,7 +218,7 @@ def serving_engine(url: str, settings: UsersSettings) -> AsyncEngine:
     """Return an engine whose connections cannot write and whose waits are bounded. Raises SetupError."""
     parsed = make_url(database_url(url))
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    engine = _create_engine(
+    engine = create_async_engine(
         _read_only_sqlite(parsed) if is_sqlite else parsed,
         pool_size=settings.pool_size,
         max_overflow=0,
@@ -180,26 +227,36 @@ def serving_engine(url: str, settings: UsersSettings) -> AsyncEngine:
         connect_args=_sqlite_limits(settings) if is_sqlite else _postgres_limits(settings),
     )
     if is_sqlite:
-        event.listen(engine.sync_engine, "connect", _forbid_writes)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "checkout", _same_file_check(Path(str(parsed.database))))
     else:
         event.listen(engine.sync_engine, "checkout", _refuse_closed_connection)
     return engine
 
 
+def check_table(url: str, settings: UsersSettings) -> None:
+    """Return if the users table can be served, is not there yet, or cannot be asked now; SetupError otherwise."""
+    parsed = make_url(database_url(url))
+    find = _find_sqlite_misfit if parsed.get_backend_name() == "sqlite" else _find_postgres_misfit
+    misfit = find(parsed, settings)
+    if misfit is not None:
+        raise SetupError(misfit)
+
+
 async def ensure_seeded(url: str, count: int) -> int:
     """Create the users table and `count` demo users unless it has a user; return how many were added.
 
-    Several processes may do this at once. Raises DatabaseUnavailable, and SetupError on a bad `url`.
+    Several processes may do this at once. Raises DatabaseUnavailable, and SetupError on a bad `url` or a table that
+    does not fit.
     """
     parsed = make_url(database_url(url))
     engine = _seeding_engine(parsed)
     try:
-        _make_folder(parsed)
+        _make_file(parsed)
         async with asyncio.timeout(_SEED_S):
             return await _seed(engine, count)
     except _faults_of(engine.dialect) as exc:
-        raise DatabaseUnavailable(f"cannot create the demo users: {_words_of(exc)}") from exc
+        raise DatabaseUnavailable(f"cannot create the demo users: {_describe(exc)}") from exc
     finally:
         await engine.dispose()
 
@@ -218,6 +275,13 @@ class _Statement:
         return [given[name] for name in self._names]
 
 
+def _queries(dialect: str) -> tuple[Select[Any], Select[Any], Select[Any]]:
+    """Return the statements for a page, for one user, and for any."""
+    columns = select(_users.c.id, _users.c.name, _users.c.email, _CREATED_AT[dialect])
+    page = columns.where(_users.c.id > bindparam("after"), *_CAN_BE_ASKED_FOR[dialect]).order_by(_users.c.id)
+    return page.limit(bindparam("count", type_=Integer)), columns.where(_users.c.id == bindparam("user_id")), _ANY
+
+
 async def _run_sqlite(driver: Any, sql: str, arguments: list[Any]) -> list[Any]:
     rows: list[Any] = await driver.execute_fetchall(sql, arguments)
     return rows
@@ -228,12 +292,6 @@ async def _run_postgres(driver: Any, sql: str, arguments: list[Any]) -> list[Any
     return rows
 
 
-def _as_utc(stored: datetime | str) -> datetime:
-    # SQLite has no type for times: it keeps them as text without an offset.
-    moment = datetime.fromisoformat(stored) if isinstance(stored, str) else stored
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _faults_of(dialect: Dialect) -> tuple[type[Exception], ...]:
     # Connecting raises the adapter's own Error, a statement raises what the driver has. Both are found by way
     # of the dialect, so that asyncpg need not be installed to serve SQLite.
@@ -242,7 +300,8 @@ def _faults_of(dialect: Dialect) -> tuple[type[Exception], ...]:
     if dialect.name == "sqlite":
         return faults
     driver = adapter.asyncpg
-    return (*faults, driver.PostgresError, driver.InterfaceError, driver.InternalClientError)
+    # The last: text of a database without an encoding (SQL_ASCII) that is not UTF-8.
+    return (*faults, driver.PostgresError, driver.InterfaceError, driver.InternalClientError, UnicodeDecodeError)
 
 
 def _explain(exc: Exception, settings: UsersSettings) -> str:
@@ -252,7 +311,7 @@ def _explain(exc: Exception, settings: UsersSettings) -> str:
         limit_s = settings.pool_wait_s + settings.statement_timeout_s
         return f"the database did not answer within {limit_s:g} s; try again"
     fault = type(_cause(exc)).__name__
-    return f"the database failed ({fault}); it must be running and have the table users: {_SEED_REMEDY}"
+    return f"the database failed ({fault}); it must be running and have a table users: {_SEED_REMEDY}"
 
 
 def _cause(exc: BaseException) -> BaseException:
@@ -260,16 +319,19 @@ def _cause(exc: BaseException) -> BaseException:
     return _cause(exc.__cause__) if exc.__cause__ else exc
 
 
-def _words_of(exc: Exception) -> str:
-    return str(_cause(exc)) or "no answer in time"  # a TimeoutError has no text
-
-
-def _create_engine(url: URL, **options: Any) -> AsyncEngine:
-    try:
-        return create_async_engine(url, **options)
-    except ModuleNotFoundError as exc:
-        remedy = "install it with `.venv/bin/uv pip install -c requirements.lock -e '.[postgres]'`"
-        raise SetupError(f"DATABASE_URL needs the driver {exc.name}: {remedy}") from exc
+def _describe(exc: Exception) -> str:
+    """Return what failed, without the driver's words: PostgreSQL's name user and database, those below it the host."""
+    cause = _cause(exc)
+    if isinstance(cause, TimeoutError):
+        return "no answer in time"
+    if isinstance(cause, socket.gaierror):
+        return "the host name leads nowhere"
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno) + (f": {cause.filename}" if cause.filename else "")
+    if isinstance(cause, sqlite3.Error):
+        return str(cause)  # a file has no password, and there is no other name for what is wrong with it
+    state = getattr(cause, "sqlstate", None)
+    return f"{type(cause).__name__} ({state})" if state else type(cause).__name__
 
 
 def _read_only_sqlite(url: URL) -> URL:
@@ -290,10 +352,12 @@ def _postgres_limits(settings: UsersSettings) -> dict[str, Any]:
     }
 
 
-def _forbid_writes(connection: DBAPIConnection, _record: object) -> None:
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA query_only = ON")
     cursor.close()
+    # Text as bytes: decoding is ours, as one byte that is not UTF-8 would fail the whole page.
+    connection.driver_connection.text_factory = bytes
 
 
 def _same_file_check(file: Path) -> Callable[[object, ConnectionPoolEntry, object], None]:
@@ -318,17 +382,22 @@ def _seeding_engine(url: URL) -> AsyncEngine:
         limits = {"timeout": _SEED_S, "isolation_level": None}
     else:
         limits = {"timeout": _SEED_CONNECT_S}
-    return _create_engine(url, poolclass=NullPool, connect_args=limits)
+    return create_async_engine(url, poolclass=NullPool, connect_args=limits)
 
 
-def _make_folder(url: URL) -> None:
+def _make_file(url: URL) -> None:
     if url.get_backend_name() == "sqlite":
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(str(url.database))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # One that cannot be opened is told here: aiosqlite's thread would speak to a loop that may have ended.
+        sqlite3.connect(file).close()
 
 
 async def _seed(engine: AsyncEngine, count: int) -> int:
     async with engine.connect() as connection:
         # Looked at without the lock first: a replica that restarts needs no right to write.
+        if misfit := await _misfit_of(connection):
+            raise SetupError(misfit)
         if await connection.run_sync(_has_users):
             return 0
         await connection.rollback()
@@ -336,6 +405,42 @@ async def _seed(engine: AsyncEngine, count: int) -> int:
         added = await connection.run_sync(_fill, count)
         await connection.commit()
         return added
+
+
+def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
+    # Not through aiosqlite, whose thread outlives a loop that ends when a file cannot be opened, and says so on stderr.
+    try:
+        name = f"file:{quote(str(url.database))}?mode=ro"
+        with contextlib.closing(sqlite3.connect(name, uri=True, timeout=settings.statement_timeout_s)) as connection:
+            connection.text_factory = bytes
+            declared = connection.execute(DECLARED["sqlite"]).fetchall()
+            stored = connection.execute(STORED).fetchall() if find_misfit("sqlite", declared) is None else ()
+            return find_misfit("sqlite", declared, stored)
+    except sqlite3.Error:
+        return None
+
+
+def _find_postgres_misfit(url: URL, settings: UsersSettings) -> str | None:
+    async def find() -> str | None:
+        engine = serving_engine(url.render_as_string(hide_password=False), settings)
+        try:
+            async with asyncio.timeout(_SEED_CONNECT_S), engine.connect() as connection:
+                return await _misfit_of(connection)
+        except _faults_of(engine.dialect):
+            return None
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(find())
+
+
+async def _misfit_of(connection: AsyncConnection) -> str | None:
+    dialect = connection.dialect.name
+    declared = (await connection.exec_driver_sql(DECLARED[dialect])).all()
+    misfit = find_misfit(dialect, declared)
+    if misfit is None and declared and dialect == "sqlite":
+        misfit = find_misfit(dialect, declared, (await connection.exec_driver_sql(STORED)).all())
+    return misfit
 
 
 def _has_users(connection: Connection) -> bool:

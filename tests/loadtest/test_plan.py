@@ -193,3 +193,20 @@ def test_a_limit_comes_back_from_the_run_folder_as_it_was(tmp_path: Path, value:
 def test_a_limit_holds_or_not(text: str, value: float, *, holds: bool) -> None:
     assert read_limit(text).holds_for(value) is holds
     assert read_limit(str(read_limit(text))) == read_limit(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("url", "http://user:pl4nted@127.0.0.1:1", "targets.0.url: must have no user and password"),
+        ("environment", {"REDIS_URL": "redis://:pl4nted@host/0"}, "REDIS_URL holds a password"),
+        ("environment", {"DATABASE_URL": "postgresql://u:pl4/nted@host/x"}, "DATABASE_URL holds a password"),
+        ("environment", {"REDIS_URL": "unix:///run/redis?password=pl4nted"}, "REDIS_URL holds a password"),
+    ],
+)
+def test_a_plan_has_no_password(tmp_path: Path, key: str, value: object, words: str) -> None:
+    """Run folders keep plans, and are shown around."""
+    [fault] = faults_of(write_plan(tmp_path, targets=[{"name": "a", "url": "http://127.0.0.1:1", key: value}]))
+    assert words in fault
+    assert "pl4" not in fault
+    assert "nted" not in fault

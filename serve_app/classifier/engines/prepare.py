@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from serve_app.classifier.engines.download import describe_fault, fetch
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL
 from serve_app.classifier.images import SIDE_PIXELS
 from serve_app.classifier.model_cache import (
@@ -31,9 +31,8 @@ from serve_app.classifier.model_cache import (
     UnavailableError,
     checked_sha256,
 )
-from serve_app.classifier.settings import ClassifierSettings, is_url
+from serve_app.classifier.settings import ClassifierSettings, file_name, is_url, shown
 from serve_app.errors import SetupError
-from serve_app.places import cache_dir
 
 T = TypeVar("T")
 
@@ -72,7 +71,7 @@ def obtain_network(settings: ClassifierSettings) -> tuple[str, str | None, keras
     path = _obtain_file("weights", settings.weights, settings.weights_sha256)
     sha256 = checked_sha256(path, settings.weights_sha256, "weights")
     try:
-        return _file_name(settings.weights), sha256, keras.applications.ResNet50(weights=str(path))
+        return file_name(settings.weights), sha256, keras.applications.ResNet50(weights=str(path))
     except (OSError, ValueError, KeyError) as exc:
         reason = str(exc).strip().splitlines()[0]
         raise SetupError(
@@ -94,7 +93,7 @@ def obtain_labels(settings: ClassifierSettings) -> tuple[str, list[str]]:
             return "placeholder", _placeholder_labels()
     path = _obtain_file("labels", settings.labels, settings.labels_sha256)
     checked_sha256(path, settings.labels_sha256, "labels")
-    return _file_name(settings.labels), _parse_labels(path)
+    return file_name(settings.labels), _parse_labels(path)
 
 
 def fold_batch_norm(network: keras.Model) -> keras.Model:
@@ -162,40 +161,14 @@ def _fetch(field: str, get: Callable[[], T]) -> T:
     try:
         return get()
     except Exception as exc:  # Keras raises a bare Exception when it cannot fetch
-        raise UnavailableError(f"{field}: the ImageNet {field} cannot be had: {exc}") from exc
+        raise UnavailableError(f"{field}: the ImageNet {field} cannot be had: {describe_fault(exc)}") from exc
 
 
 def _obtain_file(field: str, source: str, sha256: str | None) -> Path:
     if not is_url(source):
         return Path(source)
     assert sha256 is not None  # ClassifierSettings asks for one with every URL
-    try:
-        path = keras.utils.get_file(
-            fname=f"{sha256[:16]}-{_file_name(source)}",
-            origin=source,
-            file_hash=sha256,
-            hash_algorithm="sha256",
-            cache_dir=cache_dir(),
-            cache_subdir="downloads",
-        )
-    except Exception as exc:  # see _fetch; a wrong checksum comes as a ValueError
-        reason = str(exc).replace(source, shown(source))
-        raise SetupError(
-            f"{field}: {shown(source)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}"
-        ) from exc
-    return Path(path)
-
-
-def shown(source: str) -> str:
-    """Return a source as error texts may show it: a URL without its user, password and query."""
-    if not is_url(source):
-        return source
-    parts = urlsplit(source)
-    return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
-
-
-def _file_name(source: str) -> str:
-    return Path(urlsplit(source).path if is_url(source) else source).name
+    return fetch(field, source, sha256)
 
 
 def _imagenet_labels() -> list[str]:

@@ -24,7 +24,7 @@ from serve_app.classifier.images import FORMATS, decode_image
 from tests.ports import free_port
 from tests.service import ROOT
 
-FUZZ_S = 60
+FUZZ_S = 120
 
 
 def test_the_files_to_spoil_are_valid_and_of_every_format() -> None:

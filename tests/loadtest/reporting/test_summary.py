@@ -810,20 +810,22 @@ def test_a_level_that_only_one_target_has_decides_nothing(tmp_path: Path) -> Non
 
     figures = summarized(tmp_path, made_plan(users=[10, 50]), lose_the_top_of_one)
     assert figures.bottom_line.startswith(
-        "Run 1 replica: like 2 replicas it meets every objective up to 10 users, and no other wins at more user "
-        "levels, and it needs less memory: 2.1 GiB, 2 replicas 3.1 GiB; at 10 users it had "
+        "Undecided: 1 replica and 2 replicas meet every objective up to 10 users and cannot be told apart, as 1 "
+        "repetition does not show how much two runs of one target differ; "
     )
+    memory = "Until then nothing but memory speaks for 1 replica: it needs 2.1 GiB resident, 2 replicas 3.1 GiB. "
+    assert f"{memory}At 10 users " in figures.bottom_line
 
 
 def test_a_tie_is_decided_by_memory(tmp_path: Path) -> None:
     def make_alike(made: MadeCell) -> None:
         made.requests = [replace(row, latency_ms=50, error="", status=200, server_timing="") for row in made.requests]
 
-    figures = summarized(tmp_path, made_plan(users=[10, 25]), make_alike)
-    assert [level.winner for level in figures.comparisons] == [None, None]
+    figures = summarized(tmp_path, made_plan(users=[10, 25], repetitions=3), make_alike)
+    assert [level.verdict for level in figures.comparisons] == ["tie", "tie"]
     assert figures.bottom_line.startswith(
-        "Run 1 replica: like 2 replicas it meets every objective up to 25 users, and no other wins at more user "
-        "levels, and it needs less memory: 2.1 GiB, 2 replicas 3.1 GiB; at 25 users it had "
+        "A tie: no figure tells 1 replica and 2 replicas apart. Run 1 replica for its memory: it needs 2.1 GiB "
+        "resident, 2 replicas 3.1 GiB. At 25 users 1 replica had "
     )
 
 
@@ -863,7 +865,7 @@ def test_three_targets_without_limits_or_baseline(tmp_path: Path) -> None:
     targets = [made_target("one_replica", 1), made_target("two_replicas", 2), made_target("other", None)]
     figures = summarized(tmp_path, made_plan(targets=targets, users=[10, 100], limits=[], baseline=None))
     assert len(figures.points) == 6
-    assert figures.bottom_line.startswith("Run ")
+    assert figures.bottom_line.startswith("Undecided: 1 replica, 2 replicas and other cannot be told apart, as 1 ")
     assert not any("objective" in sentence or "published" in sentence for sentence in figures.takeaways)
 
 

@@ -256,7 +256,7 @@ async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right
 
 async def test_a_missed_deadline_is_a_504_and_never_reaches_the_engine(classifier: Classifier, fitted: Fitted) -> None:
     metrics = Counted()
-    async with held(classifier, metrics, picture_s=0.001, deadline_s=HANG_S) as replica:
+    async with held(classifier, metrics, picture_s=0.001) as replica:
         data = next(iter(fitted.pictures.values()))
         others = [asyncio.create_task(replica.client.post("/predict", content=data)) for _ in range(4)]
         await replica.engine.begun()
@@ -287,7 +287,7 @@ async def test_no_client_can_make_the_deadline_longer(classifier: Classifier, fi
 
 async def test_uploads_are_bounded_together_in_memory(classifier: Classifier) -> None:
     metrics, half_sent, go_on = Counted(), asyncio.Event(), asyncio.Event()
-    limits = {"max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000, "upload_timeout_s": HANG_S}
+    limits = {"max_upload_bytes": 2_000_000, "max_held_bytes": 2_100_000}
     async with held(classifier, metrics, **limits) as replica:
         body = in_two_parts(b"x" * 2_000_000, half_sent, go_on)
         first = asyncio.create_task(replica.client.post("/predict", content=body))

@@ -21,7 +21,7 @@ from tests.known_service import AT_ONCE, SILENCE, Held, KnownService, known_serv
 from tests.ports import free_port
 from tests.service import adapted, launcher, own_environment, service, write_config
 
-RUN_S = 60.0
+RUN_S = 120.0
 MOST_MODULES = 500
 """Of an interpreter that is ready to ask; 355 of them, a third of Python's own start, take 0.3 s."""
 MOST_RSS_BYTES = 100_000_000

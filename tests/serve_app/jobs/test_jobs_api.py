@@ -303,7 +303,7 @@ async def test_openapi_documents_every_route_and_error(desk: Desk) -> None:
     paths = (await desk.http.get("/openapi.json")).json()["paths"]
     submit, look, cancel = paths["/jobs"]["post"], paths["/jobs/{job}"]["get"], paths["/jobs/{job}"]["delete"]
     assert set(submit["requestBody"]["content"]) == {"multipart/form-data", "application/zip", "image/*"}
-    assert set(submit["responses"]) == {"202", "400", "408", "413", "422", "500", "503"}
+    assert set(submit["responses"]) == {"202", "400", "408", "413", "415", "422", "500", "503"}
     assert set(submit["responses"]["202"]["headers"]) == {"Location", "Idempotent-Replayed"}
     assert set(look["responses"]) == {"200", "404", "422", "500", "503"}
     assert set(cancel["responses"]) == {"200", "404", "409", "422", "500", "503"}

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.conftest import Fitted
 from tests.ports import free_port
-from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, SECOND_KEY, config_of
+from tests.postgres import Postgres
+from tests.redis_server import running_redis
+from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, PASSWORDS, SECOND_KEY, config_of
 from tests.service import QUICK_METRICS, Service, launcher, own_environment, service, write_config
 
 LAST = "test_starts_and_stops.py"
@@ -26,12 +29,26 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file: Path) -> Iterator[Service]:
-    """`make serve` with one_replica.yaml and API keys from a file, behind a proxy for HTTP that is not there."""
+def addresses(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[dict[str, str]]:
+    """Yield the addresses of a Redis that asks for a password, and of a PostgreSQL that takes any."""
+    of_redis, of_database = (f"{PASSWORDS}-{name}/@" for name in ("REDIS_URL", "DATABASE_URL"))
+    login = f"//postgres:{quote(of_database, safe='')}@"
+    with running_redis(tmp_path_factory.mktemp("redis"), "--requirepass", of_redis) as redis:
+        yield {
+            "REDIS_URL": redis.url.replace("//", f"//:{quote(of_redis, safe='')}@"),
+            "DATABASE_URL": postgres.new_database().replace("//postgres@", login),
+        }
+
+
+@pytest.fixture(scope="session")
+def running(
+    tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file: Path, addresses: dict[str, str]
+) -> Iterator[Service]:
+    """`make serve` with one_replica.yaml, API keys, and passwords in addresses, behind a proxy that is not there."""
     folder = tmp_path_factory.mktemp("service")
     port = free_port()
     config = write_config(folder, config_of("one_replica.yaml", port, fitted, keys_file))
-    environment = own_environment(folder) | QUICK_METRICS | {"http_proxy": "http://127.0.0.1:9"}
+    environment = own_environment(folder) | QUICK_METRICS | addresses | {"http_proxy": "http://127.0.0.1:9"}
     environment["SERVE_APP_HEADER_TIMEOUT_S"] = str(HEADER_TIMEOUT_S)
     del environment["no_proxy"]
     with service(launcher(config), environment, folder, port) as started:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Fitted
 from tests.serve_app.classifier.test_model_api import assert_error
-from tests.serve_app.running.shared import ANSWER_S, KEY, LATER_KEY, SECOND_KEY, client_of
+from tests.serve_app.running.shared import ANSWER_S, KEY, LATER_KEY, PASSWORDS, SECOND_KEY, client_of
 from tests.service import ROOT, Service, command_of, processes_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
@@ -271,12 +271,59 @@ async def test_successes_carry_the_id_that_the_client_gave_or_a_new_one(running:
         assert re.fullmatch(r"[0-9a-f-]{36}", answer.headers["X-Request-ID"])
 
 
-async def test_no_log_shows_a_key_or_a_picture(running: Service, keys_file: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/user/ready", 200),
+        ("/user/", 200),
+        ("/user", 200),
+        ("/user/1", 200),
+        ("/user/x", 422),
+        ("/user/docs", 200),
+        ("/model/ready", 200),
+        ("/model/", 200),
+        ("/model/jobs/" + "0" * 22, 404),
+        ("/model/predict", 405),
+        ("/model/nothing", 404),
+        ("/nothing", 404),  # by HAProxy itself
+        ("/user/" + "a" * 9_000, 414),
+    ],
+)
+async def test_head_answers_as_get_does_without_a_body(running: Service, path: str, status: int) -> None:
+    """On one connection: a byte of a body would be taken for the beginning of the next answer."""
+    limits = httpx.Limits(max_connections=1)
+    async with httpx.AsyncClient(base_url=running.url, timeout=ANSWER_S, limits=limits) as http:
+        for key in ({}, {"X-API-Key": KEY}):
+            head, body, again = [await http.request(method, path, headers=key) for method in ("HEAD", "GET", "HEAD")]
+            assert {head.status_code, again.status_code} == {body.status_code}
+            assert body.status_code in (status, 401)
+            assert head.content == again.content == b""
+            assert head.headers["Content-Type"] == body.headers["Content-Type"]
+            assert int(head.headers["Content-Length"]) == len(body.content) > 0
+        assert body.status_code == status
+
+
+async def test_what_a_405_allows_has_head_in_it(running: Service) -> None:
+    async with client_of(running) as http:
+        job = "/model/jobs/" + "0" * 22
+        for method, path, allowed in (
+            ("OPTIONS", "/user/", "GET, HEAD"),
+            ("POST", "/model/ready", "GET, HEAD"),
+            ("PUT", job, "DELETE, GET, HEAD"),
+            ("FROBNICATE", "/user/", "GET, HEAD, POST, DELETE"),  # by HAProxy, which does not know the paths' own
+        ):
+            answer = await http.request(method, path)
+            assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+
+
+async def test_no_log_shows_a_key_a_password_or_a_picture(running: Service, keys_file: Path) -> None:
     async with client_of(running) as http:
         assert (await http.post("/model/predict", content=SECRET_PICTURE)).status_code == 415
         assert (await http.post("/model/predict", files={"file": SECRET_PICTURE})).status_code == 415
         assert (await http.post("/model/predict", content=b"\xff\xd8\xff\xe0" + SECRET_PICTURE)).status_code == 400
         about = (await http.get("/model/")).text
+        assert (await http.get("/model/jobs/" + "0" * 22)).status_code == 404  # so Redis lets the service in
+        assert (await http.get("/user/1")).status_code == 200
     await ask(running, f"/user/{SECOND_KEY}", X_API_Key=SECOND_KEY)
     valid = keys_file.read_text()
     keys_file.write_text("short")  # each replica says once that it keeps the old ones
@@ -290,10 +337,28 @@ async def test_no_log_shows_a_key_or_a_picture(running: Service, keys_file: Path
         return all(any(told in path.read_bytes() for path in Path(logs).glob(f"*{name}*")) for name in APPLICATIONS)
 
     await asyncio.to_thread(running.wait_for, both_have_told, "what replicas say of the file with keys")
-    secrets = [KEY.encode(), SECOND_KEY.encode(), LATER_KEY.encode(), SECRET_PICTURE]
+    secrets = [KEY.encode(), SECOND_KEY.encode(), LATER_KEY.encode(), SECRET_PICTURE, PASSWORDS.encode()]
     shown = [about.encode(), running.output.read_bytes(), json.dumps(running.rest().applications()).encode()]
+    metrics = running.metrics()
+    assert "ray_" in metrics
+    shown += [metrics.encode()]
     shown += [path.read_bytes() for path in Path(logs).parent.rglob("*") if path.is_file()]
     assert [secret for secret in secrets for text in shown if secret in text] == []
+
+
+def metrics_ports(service: Service) -> set[int]:
+    """Return the ports that tell metrics, Ray's own and HAProxy's."""
+    own = {int(service.environment[f"RAY_SERVE_HAPROXY_{kind}_PORT"]) for kind in ("METRICS", "STATS")}
+    return own | {port for role, _, port in open_sockets(service) if role in ("dashboard", "dashboard agent")}
+
+
+async def ask_metrics(port: int) -> str:
+    """Return what a port tells at /metrics, if it speaks HTTP there."""
+    async with httpx.AsyncClient(timeout=ANSWER_S) as http:
+        try:
+            return (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+        except httpx.HTTPError:
+            return ""
 
 
 LOOPBACK = ("127.0.0.1", "::1")

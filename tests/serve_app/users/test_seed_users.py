@@ -12,7 +12,7 @@ from serve_app.seed_users import main
 from serve_app.users.settings import UsersSettings
 from serve_app.users.store import UserStore
 
-RUN_S = 60.0
+RUN_S = 120.0
 
 # Waits for a line on standard input after its imports, so that several begin within milliseconds of each other.
 WAIT_THEN_SEED = """

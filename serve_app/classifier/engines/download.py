@@ -1,0 +1,88 @@
+"""Fetches weights and labels with Keras' own downloader, and says what went wrong in words of ours.
+
+Keras' words quote the whole URL, and those of the libraries below it quote what they take for host and port.
+"""
+
+import os
+import socket
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import ContentTooShortError, HTTPError
+
+import keras
+
+from serve_app.address import Address, read_address
+from serve_app.classifier.settings import file_name, shown
+from serve_app.errors import SetupError
+from serve_app.places import cache_dir
+
+_WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (ContentTooShortError, "the download broke off"),
+    (socket.gaierror, "the host name leads nowhere"),
+    (TimeoutError, "no answer in time"),
+    (ssl.SSLError, "the TLS connection failed"),
+)
+
+
+def fetch(field: str, url: str, sha256: str) -> Path:
+    """Return the file at `url`, from the cache if it is there. Raises SetupError, without user, password and query."""
+    address = read_address(url)
+    try:
+        with _logged_in(address):
+            path = keras.utils.get_file(
+                fname=f"{sha256[:16]}-{file_name(url)}",
+                origin=address.without_login(),
+                file_hash=sha256,
+                hash_algorithm="sha256",
+                cache_dir=cache_dir(),
+                cache_subdir="downloads",
+            )
+    except Exception as exc:  # a bare Exception when it cannot be fetched, a ValueError for a wrong checksum
+        reason = describe_fault(exc)
+        raise SetupError(f"{field}: {shown(url)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}") from exc
+    return Path(path)
+
+
+def describe_fault(fault: BaseException) -> str:
+    """Return why something could not be fetched, without a word of the libraries that tried it."""
+    causes = list(_causes(fault))
+    for cause in causes:
+        if isinstance(cause, HTTPError):
+            cause.close()  # it is the answer, too, and its connection
+            return f"the server answered {cause.code}"
+        for kind, words in _WORDS:
+            if isinstance(cause, kind):
+                return words
+    numbers = [cause.errno for cause in causes if isinstance(cause, OSError) and cause.errno is not None]
+    return os.strerror(numbers[0]) if numbers else type(fault).__name__
+
+
+@contextmanager
+def _logged_in(address: Address) -> Iterator[None]:
+    """Send user and password with each request to this address, and not to where it redirects."""
+    if address.username is None and address.password is None:
+        yield
+        return
+    logins = urllib.request.HTTPPasswordMgrWithPriorAuth()
+    user, password = address.username or "", address.password or ""
+    logins.add_password(None, address.without_login(), user, password, is_authenticated=True)
+    urllib.request.install_opener(urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(logins)))
+    try:
+        yield
+    finally:
+        urllib.request.install_opener(urllib.request.build_opener())
+
+
+def _causes(fault: BaseException) -> Iterator[BaseException]:
+    """Yield a fault and what it came of, also where urllib has that as a mere value."""
+    seen: list[BaseException | None] = [None]
+    cause: BaseException | None = fault
+    while cause not in seen:
+        assert cause is not None
+        seen.append(cause)
+        yield cause
+        reason = getattr(cause, "reason", None)
+        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__

@@ -1,0 +1,85 @@
+"""Addresses: a slash at the end changes nothing, and a path stands before every request, wherever one is given."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loadtest.base_url import read_base_url
+from loadtest.errors import BadInputError
+from loadtest.plan import load_plan
+from tests.kit import ROOT, run_kit, workload, write_plan
+from tests.loadtest.test_locustfile import LOCUST, LOCUST_DEADLINE_S, known_server
+
+LOCUST_OPTIONS = ("--users", "10", "--spawn-rate", "10", "--run-time", "2s", "--headless", "--only-summary")
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000//", "http://127.0.0.1:8000"),
+        ("https://service.example/api/v1/", "https://service.example/api/v1"),
+        ("HTTP://[::1]:8000/", "http://[::1]:8000"),
+    ],
+)
+def test_an_address_is_read_without_the_slash_at_its_end(given: str, read: str) -> None:
+    assert read_base_url(given) == read
+    assert read_base_url(read) == read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "localhost:8000", "127.0.0.1:8000", "ftp://host", "http://", "http:///path", "http://host:99999", "http://host:0",
+        "http://host:port", "http://host/?key=1", "http://host/#part", "http://ho st", "http://host\n", "http://[::1",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no URL such as http"):
+        read_base_url(text)
+
+
+def test_the_refusal_quotes_no_password() -> None:
+    with pytest.raises(ValueError, match="is no URL") as refused:
+        read_base_url("http://user:pass/word@host:8000")
+    assert "word" not in str(refused.value)
+
+
+def test_a_plan_takes_an_address_with_a_slash_and_a_path_and_refuses_a_wrong_port(tmp_path: Path) -> None:
+    target = {"name": "a", "url": "http://127.0.0.1:8000/api/"}
+    assert load_plan(write_plan(tmp_path / "plan.yaml", [target])).targets[0].url == "http://127.0.0.1:8000/api"
+    path = write_plan(tmp_path / "plan.yaml", [{**target, "url": "http://127.0.0.1:80000"}])
+    with pytest.raises(BadInputError, match=r"targets.0.url: 'http://127.0.0.1:80000' is no URL such as"):
+        load_plan(path)
+
+
+@pytest.mark.parametrize("path", ["", "/", "/api", "/api/"])
+def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(path: str) -> None:
+    below = path.rstrip("/")
+    right = {
+        f"GET {below}/user/": [(200, b'{"users": []}')],
+        f"POST {below}/model/predict": [(200, b'{"prediction": {}, "predictions": []}')],
+    }
+    with known_server(right) as server:
+        host = f"http://127.0.0.1:{server.server_port}{path}"
+        command = [str(LOCUST), "-f", "loadtest/locustfile.py", "--host", host, *LOCUST_OPTIONS, "--picture-pool", "1"]
+        ended = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=LOCUST_DEADLINE_S, check=False
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert {request.target for request in server.requests} == set(right)
+
+
+def test_a_run_measures_a_target_below_a_path(tmp_path: Path) -> None:
+    with known_server({"GET /api/ready": [(200, b"")], "GET /api/fixed": [(200, b"fixed")]}) as server:
+        target = {"name": "below", "url": f"http://127.0.0.1:{server.server_port}/api/", "ready": ["/ready"]}
+        plan = write_plan(
+            tmp_path / "plan.yaml", [target], duration_s=2, workload=workload("fixed", wait_s=[0.05, 0.15])
+        )
+        ended = run_kit(plan, tmp_path / "run")
+    assert {request.target for request in server.requests} == {"GET /api/ready", "GET /api/fixed"}
+    steady = ended.cell("below").steady
+    assert steady is not None, ended.output
+    assert (steady.requests > 0, steady.failures) == (True, 0)

@@ -1,0 +1,51 @@
+"""The client's --server with a slash and below a path, and what it says when there is nothing to fetch or classify."""
+
+from pathlib import Path
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serve_app.client.__main__ import main
+from tests.simple_service import simple_service
+
+ABOUT = {
+    "name": "resnet50", "engine": "tensorflow", "precision": "float32", "weights": "imagenet", "weights_sha256": None,
+    "labels": "imagenet", "max_upload_bytes": 100_000, "deadline_s": 10.0,
+}  # fmt: skip
+PREDICTION = {"prediction": "thing", "score": 0.5, "predictions": [], "cached": False}
+EMPTY_JOB = {"id": "empty", "state": "done", "files": 0, "files_done": 0, "results": [], "error": None}
+
+
+def below(path: str, request: Request) -> Response:
+    """Answer as the service would below a path."""
+    answers = {
+        f"GET {path}/model/": JSONResponse(ABOUT),
+        f"POST {path}/model/predict": JSONResponse(PREDICTION),
+        f"GET {path}/model/jobs/empty": JSONResponse(EMPTY_JOB),
+    }
+    error = JSONResponse({"code": "not_found", "detail": "as the test wants it", "request_id": "known"}, 404)
+    return answers.get(f"{request.method} {request.url.path}", error)
+
+
+@pytest.mark.parametrize("path", ["", "/", "//", "/api", "/api/v1/"])
+def test_the_service_is_found_with_a_slash_and_below_a_path(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(b"\xff\xd8\xff picture")
+    with simple_service(lambda request: below(path.rstrip("/"), request)) as service:
+        code = main(["--server", f"{service.url}{path}", str(picture), "--format", "csv"])
+    assert code == 0, capsys.readouterr().err
+    assert ",thing," in capsys.readouterr().out
+
+
+def test_a_job_without_a_file_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    with simple_service(lambda request: below("", request)) as service:
+        assert main(["--server", service.url, "--job", "empty"]) == 2
+    assert "--job empty: the service says that it has no file" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "nothing to classify in there" in capsys.readouterr().err
