@@ -25,9 +25,10 @@ from ray import serve
 
 from serve_app.access import read_keys
 from serve_app.deployments.config_file import classifier_threads_and_replicas, http_host, key_sources, load_config
+from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ingress_watch import IngressWatch
 from serve_app.deployments.rest import DIRECT, ServeRest
-from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
+from serve_app.deployments.thread_budget import thread_budget_fault
 from serve_app.errors import SetupError
 
 POLL_S = 0.1
@@ -65,9 +66,8 @@ def launch(path: Path, *, timeout_s: float) -> None:
         for port in _ports(config):
             _check_free(*port)
         _say(f"starting {path}")
-        for threads, replicas in classifier_threads_and_replicas(config):
-            if fault := thread_budget_fault(threads, replicas, usable_cores()):
-                _say(f"WARNING: {fault}")
+        for fault in _thread_faults(config):
+            _say(f"WARNING: {fault}")
         with _local_ray() as cluster:
             _start_serve(config)
             rest = ServeRest(cluster.dashboard_url)
@@ -110,6 +110,15 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str
     lines.append(f"  logs        {cluster.logs}")
     lines.append("  stop        Ctrl-C")
     return "\n".join(lines)
+
+
+def _thread_faults(config: dict[str, Any]) -> Iterator[str]:
+    classifiers = list(classifier_threads_and_replicas(config))
+    all_threads = sum(threads * replicas for threads, replicas in classifiers)
+    for threads, replicas in classifiers:
+        others = all_threads - threads * replicas
+        if fault := thread_budget_fault(threads, replicas, usable_cores(), other_threads=others):
+            yield fault
 
 
 def _say(text: str) -> None:
