@@ -3,9 +3,11 @@
 Every key is checked, and all faults are told at once. The keys are explained in configs/stress/published.yaml.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -203,12 +205,28 @@ class Hits(_Checked):
     """Of the label `by`: those that stand for an answer from the cache."""
 
 
+def discovery_path(discovery: str, url: str) -> Path:
+    """Return the file that `discovery` means for the target at `url`. Raises ValueError and LookupError."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return Path(discovery.format(port=port, user=os.getuid() if hasattr(os, "getuid") else ""))
+
+
+def _check_discovery(text: str) -> str:
+    try:
+        discovery_path(text, "http://127.0.0.1")
+    except (ValueError, LookupError) as exc:
+        raise ValueError(f"{text!r}: only {{port}} and {{user}} may stand in braces ({exc})") from None
+    return text
+
+
 class TargetMetrics(_Checked):
     """Where the target exports metrics in Prometheus' text format, and what to take from them."""
 
     urls: list[Annotated[str, Field(pattern="^https?://")]] = []
-    discovery: Path | None = None
-    """A Prometheus file_sd file that lists further addresses; it may appear only once the target runs."""
+    discovery: Annotated[str, AfterValidator(_check_discovery)] | None = None
+    """A Prometheus file_sd file that lists further addresses; it may appear only once the target runs. In its name
+    {port} stands for the port of the target's url, and {user} for the number of the user who measures."""
     keep: Pattern = ""
     """Names to keep in the run folder."""
     counters: list[Counter] = []

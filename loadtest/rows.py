@@ -78,6 +78,10 @@ class ResourceRow:
     """CPU of the thread that ran most; 100 is one core."""
     runqueue_wait_percent: float | None = None
     """Time in which its threads could have run and had no core, summed over them; 100 is one thread all the time."""
+    crowd_threads: int | None = None
+    """Busy threads that may run on the same cores only, where they are most to a core."""
+    crowd_cores: float | None = None
+    """Those cores; None when no thread was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,9 @@ class ProcessRow:
     change: str
     """`came` or `gone`; a process that gets another role goes and comes."""
 
+
+_COLUMNS_BEFORE: dict[type, int] = {ResourceRow: 9}
+"""How many of the columns there were before 2026-11-26; such folders are still read."""
 
 AnyRow = RequestRow | GeneratorRow | ResourceRow | ProcessRow
 Row = TypeVar("Row", RequestRow, GeneratorRow, ResourceRow, ProcessRow)
@@ -125,12 +132,15 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
 
     Raises OSError, and ValueError when the file has other columns or values.
     """
-    converters = [_converter(field.type) for field in fields(kind)]  # no `from __future__` here, so these are types
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if line.endswith("\n"))
-        header, known = next(lines, None), [field.name for field in fields(kind)]
-        if header is not None and header != known:
-            raise ValueError(f"its columns are {', '.join(header)} instead of {', '.join(known)}")
+        known = list(fields(kind))
+        header, names = next(lines, None), [field.name for field in known]
+        if header is not None and header == names[: _COLUMNS_BEFORE.get(kind)]:
+            known = known[: len(header)]
+        elif header is not None and header != names:
+            raise ValueError(f"its columns are {', '.join(header)} instead of {', '.join(names)}")
+        converters = [_converter(field.type) for field in known]  # no `from __future__` here, so these are types
         for line in lines:
             if len(line) == len(converters):
                 yield kind(*[convert(text) for convert, text in zip(converters, line, strict=True)])

@@ -103,6 +103,8 @@ class Environment(_Record):
 
     cpu_model: str
     cores: int
+    usable_cores: float | None = None
+    """That the kit and what it starts may use, by affinity and CPU quota; None in folders of an older kit."""
     ram_bytes: int
     os: str
     python: str

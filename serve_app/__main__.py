@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +20,14 @@ def main() -> int:
         "config", nargs="?", type=Path, default=DEFAULT_CONFIG, help="a Serve config (default: %(default)s)"
     )
     parser.add_argument("--timeout-s", type=float, default=1800, help="longest wait until ready (default: %(default)s)")
+    parser.add_argument(
+        "--drain-s",
+        type=float,
+        default=20,
+        help="when stopped, longest wait for the answers to accepted requests (default: %(default)s)",
+    )
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container is else not ended by it
     try:
         apply_data_plane_environment(arguments.config)
         check_environment(read_config(arguments.config), os.environ)
@@ -28,7 +36,7 @@ def main() -> int:
     from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported
 
     try:
-        launch(arguments.config, timeout_s=arguments.timeout_s)
+        launch(arguments.config, timeout_s=arguments.timeout_s, drain_s=arguments.drain_s)
     except DeployError as exc:
         print(f"\nNOT DEPLOYED: {exc}", file=sys.stderr)
         return 1

@@ -17,6 +17,7 @@ ServiceError                      500  internal_error
 ├── UnreadableImage               400  unreadable_image       truncated or corrupted
 ├── ImageTooLarge                 413  image_too_large        more pixels than max_pixels
 ├── NotReady                      503  not_ready              the replica is not warm
+├── Stopping                      503  stopping               the service is being stopped; what it has, it answers
 ├── Overloaded                    503  overloaded             the answer would take too long; Retry-After says when
 ├── DeadlineExceeded              504  deadline_exceeded      taken, but not answered within the deadline
 ├── DatabaseUnavailable           503  database_unavailable   the database does not answer in time
@@ -167,6 +168,15 @@ class NotReady(ServiceError):
     status = 503
     code = "not_ready"
     usual_retry_after_s = 1
+
+
+class Stopping(ServiceError):
+    """The service is being stopped: it answers what it has taken, and takes no more."""
+
+    status = 503
+    code = "stopping"
+    usual_retry_after_s = 5
+    is_logged = False
 
 
 class Overloaded(ServiceError):

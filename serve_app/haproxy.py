@@ -28,6 +28,10 @@ PROGRAM = "serve-app-haproxy"
 BINARY_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
 HEADER_TIMEOUT_VARIABLE = "SERVE_APP_HEADER_TIMEOUT_S"
 HEADER_TIMEOUT_S = 10
+ARRIVED_HEADER = "x-serve-app-arrived-ms"
+"""For the replicas: when the headers of a request were here, milliseconds since 1970; its upload may be held back."""
+LAST_ANSWER_HEADER = "x-serve-app-last-answer"
+"""From the replicas: the client's connection ends after this answer."""
 MAX_HEADER_BYTES = 16_384
 MAX_URL_BYTES = 8_192
 
@@ -131,9 +135,13 @@ def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str
             f"the headers are longer than {MAX_HEADER_BYTES:,} bytes",
             f"{{ req.hdrs,length gt {MAX_HEADER_BYTES} }}",
         ),
+        f"http-request set-header {ARRIVED_HEADER} %[date(0,ms)]",
+        # It does not pass the replica's own `Connection` on.
+        f"http-after-response set-header Connection close if {{ res.hdr({LAST_ANSWER_HEADER}) -m found }}",
+        f"http-after-response del-header {LAST_ANSWER_HEADER}",
     ]
     yield (
-        "limits of methods, path and headers",
+        "limits of methods, path and headers; moment of arrival; last answers",
         1,
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
         r"\1\n" + _literal(*limits, first="    "),

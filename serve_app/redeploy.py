@@ -1,7 +1,8 @@
 """`python -m serve_app.redeploy CONFIG`: give a running service another config, and wait until all of it is in place.
 
-For one started by `python -m serve_app`. The dashboard's address is RAY_DASHBOARD_ADDRESS or Ray's usual one; the token
-is read as Ray reads it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service.
+The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
+dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. Exit codes: 0 in place, 1 not deployed,
+2 bad config or no service.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from typing import Any
 
 from serve_app.deployments.config_text import read_yaml
 from serve_app.errors import SetupError
+from serve_app.service_folder import find_dashboard
 
-DEFAULT_DASHBOARD = "http://127.0.0.1:8265"
 _POLL_S = 0.2
 _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 
@@ -24,7 +25,7 @@ _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 def main() -> int:
     """Deploy what the arguments say and return the exit code."""
     arguments = _parser().parse_args()
-    from serve_app.deployments.config_file import check_config, load_config
+    from serve_app.deployments.config_file import api_port, check_config, load_config
     from serve_app.deployments.rest import ServeRest
 
     try:
@@ -32,7 +33,8 @@ def main() -> int:
         for change in arguments.set:
             _change(config, change)
         check_config(config, arguments.config)
-        rest = ServeRest(arguments.dashboard)
+        dashboard = arguments.dashboard or find_dashboard(api_port(config))
+        rest = ServeRest(dashboard)
         rest.deploy(config)
     except SetupError as exc:
         print(f"error: {exc}", file=sys.stderr)
@@ -41,7 +43,7 @@ def main() -> int:
         print(f"error: Serve refused the config (status {exc.code}); see dashboard.log of Ray", file=sys.stderr)
         return 2
     except OSError as exc:
-        print(f"error: the dashboard at {arguments.dashboard} does not answer: {exc}", file=sys.stderr)
+        print(f"error: the dashboard at {dashboard} does not answer: {exc}", file=sys.stderr)
         return 2
     return _wait(rest, config, time.monotonic() + arguments.timeout_s)
 
@@ -51,8 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("config", type=Path, help="a Serve config")
     parser.add_argument("--set", action="append", default=[], metavar="APP.KEY=VALUE", help="change one of its args")
     parser.add_argument("--timeout-s", type=float, default=120, help="longest wait (default: %(default)s)")
-    dashboard = os.environ.get("RAY_DASHBOARD_ADDRESS") or DEFAULT_DASHBOARD
-    parser.add_argument("--dashboard", default=dashboard, metavar="URL", help="(default: %(default)s)")
+    parser.add_argument(
+        "--dashboard",
+        default=os.environ.get("RAY_DASHBOARD_ADDRESS"),
+        metavar="URL",
+        help="of the service to update (default: the one that you run on the config's port)",
+    )
     return parser
 
 

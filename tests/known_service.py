@@ -282,7 +282,9 @@ def known_service() -> Iterator[KnownService]:
     """Run it on a free port of this machine until the end of the block."""
     service = KnownService()
     port = free_port()
-    config = uvicorn.Config(service, host="127.0.0.1", port=port, log_level="critical", lifespan="off", http="h11")
+    config = uvicorn.Config(
+        service, host="127.0.0.1", port=port, log_level="critical", log_config=None, lifespan="off", http="h11"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="known service")
     thread.start()

@@ -68,7 +68,13 @@ class PostgresServer:
 
     def execute(self, statement: str) -> None:
         """Run statements in the server's own database."""
-        command = [self._program("psql"), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", self.url()]
+        command: list[str | Path] = [
+            self._program("psql"),
+            "--no-psqlrc",
+            "--quiet",
+            "--set=ON_ERROR_STOP=1",
+            self.url(),
+        ]
         subprocess.run(command, input=statement, text=True, check=True, stdout=subprocess.DEVNULL)
 
     def processes(self) -> list[psutil.Process]:

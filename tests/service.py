@@ -21,6 +21,8 @@ import yaml
 
 from serve_app.data_plane import data_plane_environment
 from serve_app.deployments.rest import ServeRest
+from serve_app.errors import SetupError
+from serve_app.service_folder import claimed_folder
 from tests.failures import keep_on_failure
 from tests.ports import free_port
 
@@ -98,7 +100,9 @@ class Service:
     @property
     def dashboard(self) -> str:
         """Its URL, as the ready block names it."""
-        return self.printed().split("dashboard")[-1].split()[0]
+        named = re.search(r"^ *dashboard +(http\S+)", self.printed(), re.MULTILINE)
+        assert named, self.printed()
+        return named[1]
 
     def printed(self) -> str:
         return self.output.read_text(errors="replace")
@@ -174,6 +178,7 @@ def service(command: list[str], environment: dict[str, str], folder: Path, port:
     """Run `command` in a process group of its own with its output in a file; kill what is left at the end."""
     output = folder / "output.txt"
     with ExitStack() as stack:
+        stack.callback(remove_folder, port)
         log_port = stack.enter_context(syslog(folder / "haproxy.log"))
         environment = {**environment, "RAY_SERVE_HAPROXY_LOG_TARGET": f"127.0.0.1:{log_port}"}
         file = stack.enter_context(output.open("wb"))
@@ -189,6 +194,12 @@ def service(command: list[str], environment: dict[str, str], folder: Path, port:
                 with suppress(psutil.NoSuchProcess):
                     left.kill()
             process.wait(STOP_S)
+
+
+def remove_folder(port: int) -> None:
+    """Remove what a service that was killed has left, unless another one runs on the port."""
+    with suppress(SetupError), claimed_folder(port, is_over=lambda: True):
+        pass
 
 
 @contextmanager

@@ -41,7 +41,9 @@ def simple_service(rule: Rule) -> Iterator[SimpleService]:
             service.seen.append(request)
             await rule(request)(scope, receive, send)  # type: ignore[arg-type]
 
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", log_config=None, lifespan="off")
+    )
     thread = threading.Thread(target=server.run, name="simple service")
     thread.start()
     deadline_s = time.monotonic() + START_S

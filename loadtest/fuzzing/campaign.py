@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 from loadtest.errors import BadInputError
 from loadtest.fuzzing.memory import MemoryWatch
@@ -39,7 +39,8 @@ class Campaign:
     seed: int
     at_a_time: int
     most_s: float
-    process: re.Pattern[str]
+    watched: Sequence[psutil.Process]
+    """Whose memory is to stay flat."""
     folder: Path
     """For the requests that the service failed on."""
 
@@ -50,7 +51,7 @@ async def run_campaign(campaign: Campaign, tell: Callable[[Tally], None], tally:
     Raises BadInputError when nobody answers at the URL, or refuses all that is valid: nothing would be tested.
     """
     started_s = time.monotonic()
-    memory = MemoryWatch(campaign.process)
+    memory = MemoryWatch(campaign.watched)
     limits = httpx.Limits(max_connections=campaign.at_a_time, max_keepalive_connections=campaign.at_a_time)
     headers = key_headers()  # of the client, so that no saved input holds the key
     async with httpx.AsyncClient(

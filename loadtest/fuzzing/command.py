@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from loadtest.base_url import read_base_url
 from loadtest.errors import BadInputError
 from loadtest.fuzzing.campaign import Campaign, run_campaign
-from loadtest.fuzzing.memory import MemoryWatch
+from loadtest.fuzzing.memory import REPLICAS, find_watched
 from loadtest.fuzzing.request import FuzzRequest, make_request, read_request, valid_requests
 from loadtest.fuzzing.tally import Tally
 from loadtest.fuzzing.terminal import FuzzDisplay, print_outcome
@@ -26,8 +26,6 @@ from loadtest.pictures import sample_files
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
-
-REPLICAS = "^ray::ServeReplica:model:"
 
 
 def add_command(commands: "Commands") -> None:
@@ -57,7 +55,7 @@ def add_command(commands: "Commands") -> None:
         "--process",
         type=_pattern,
         metavar="PATTERN",
-        help=f"whose memory to watch, by command line (default: {REPLICAS} where there is one)",
+        help=f"whose memory to watch, by command line (default: {REPLICAS} of the service at URL, if it is here)",
     )
     parser.add_argument("--save", type=Path, default=Path("runs/fuzz"), metavar="FOLDER", help="for offending inputs")
     parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="send saved inputs again, nothing else")
@@ -89,7 +87,8 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
         raise BadInputError(str(exc)) from exc
     if not re.fullmatch(r"/[!-~]*", arguments.path):
         raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces")
-    if arguments.process is not None and not MemoryWatch(arguments.process).processes:
+    watched = find_watched(arguments.url, arguments.process)
+    if arguments.process is not None and not watched:
         raise BadInputError(f"--process {arguments.process.pattern}: fits no command line on this machine")
     path = urlsplit(url).path + arguments.path
     own, samples = [_read(file) for file in arguments.files or ()], sample_files()
@@ -102,7 +101,7 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
         seed=arguments.seed,
         at_a_time=arguments.at_a_time,
         most_s=arguments.seconds,
-        process=arguments.process or re.compile(REPLICAS),
+        watched=watched,
         folder=arguments.save,
     )
 
@@ -118,9 +117,12 @@ def _made(arguments: argparse.Namespace, path: str, files: Sequence[bytes]) -> I
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as exc:
         raise BadInputError(f"--files {path}: cannot be read: {exc.strerror}") from exc
+    if not data:
+        raise BadInputError(f"--files {path}: is empty, so there is nothing to spoil")
+    return data
 
 
 def _pattern(text: str) -> re.Pattern[str]:

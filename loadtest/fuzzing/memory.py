@@ -5,10 +5,14 @@ Called by `campaign`. Knows nothing of requests; `progress` is the share of them
 
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import psutil
+
+from loadtest.measuring.listeners import find_anywhere, find_service_processes
+
+REPLICAS = "^ray::ServeReplica:model:"
 
 FLAT_PERCENT = 10.0
 """Growth after the first tenth that still counts as flat."""
@@ -41,18 +45,22 @@ class MemoryFigures:
         return self.growth_percent <= FLAT_PERCENT and not self.ended_processes
 
 
+def find_watched(url: str, pattern: re.Pattern[str] | None) -> list[psutil.Process]:
+    """Return whose memory to watch: of the service at `url`, the processes that the pattern finds, by default replicas.
+
+    A pattern may also name processes beside the service, such as its database: those, when none of its own fits.
+    """
+    own = find_service_processes(url, pattern or re.compile(REPLICAS)) or []
+    return own if own or pattern is None else find_anywhere(pattern)
+
+
 class MemoryWatch:
-    """Reads the resident memory of the processes whose command line a pattern finds."""
+    """Reads the resident memory of processes."""
 
-    def __init__(self, pattern: re.Pattern[str]) -> None:
-        """Find the processes and read their memory for the first time."""
-        self._processes = [process for process in psutil.process_iter() if _matches(process, pattern)]
+    def __init__(self, processes: Sequence[psutil.Process]) -> None:
+        """Read their memory for the first time."""
+        self._processes = processes
         self._readings = [(0.0, self._rss_bytes())]
-
-    @property
-    def processes(self) -> int:
-        """How many processes there were at the start."""
-        return len(self._processes)
 
     def read(self, progress: float) -> None:
         """Take another reading."""
@@ -81,13 +89,6 @@ class MemoryWatch:
 
     def _rss_bytes(self) -> int:
         return sum(_rss_bytes(self._processes))
-
-
-def _matches(process: psutil.Process, pattern: re.Pattern[str]) -> bool:
-    try:
-        return bool(pattern.search(" ".join(process.cmdline()))) and process.pid != psutil.Process().pid
-    except psutil.Error:
-        return False
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -152,7 +152,7 @@ class CellRun:
 
     def _save_metrics(self, name: str) -> None:
         if self.plan.metrics is not None:
-            fault = save_metrics(self.plan.metrics, self.folder / name)
+            fault = save_metrics(self.plan.metrics, self.target.url, self.folder / name)
             if fault:
                 self.record.notes.append(fault)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.measuring.cores import usable_cores
 from loadtest.run_folder import Environment
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -17,6 +18,7 @@ def read_environment() -> Environment:
     return Environment(
         cpu_model=_cpu_model(),
         cores=psutil.cpu_count() or 1,
+        usable_cores=usable_cores(),
         ram_bytes=psutil.virtual_memory().total,
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),

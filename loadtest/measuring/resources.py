@@ -131,6 +131,8 @@ class _Usage:
             busy_threads=use.busy_threads,
             busiest_thread_percent=round(use.busiest_thread_percent, 1),
             runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
+            crowd_threads=use.crowd.threads if use.crowd else 0,
+            crowd_cores=round(use.crowd.cores, 2) if use.crowd else None,
         )
 
 

@@ -6,26 +6,30 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.plan import TargetMetrics
+from loadtest.plan import TargetMetrics, discovery_path
 
 _READ_TIMEOUT_S = 10.0
 _SAMPLE_NAME = re.compile(r"(?:# (?:HELP|TYPE) )?([A-Za-z_:][\w:]*)")
 
 
-def save_metrics(metrics: TargetMetrics, path: Path) -> str | None:
-    """Write the target's metrics into the file. Returns what went wrong, if anything. Raises OSError of the file."""
+def save_metrics(metrics: TargetMetrics, url: str, path: Path) -> str | None:
+    """Write the metrics of the target at `url` into the file. Returns what went wrong, if anything.
+
+    Raises OSError of the file.
+    """
     keep = re.compile(metrics.keep)
     texts, faults = [], []
+    discovery = discovery_path(metrics.discovery, url) if metrics.discovery else None
     try:
-        urls = [*metrics.urls, *discover(metrics.discovery)]
+        urls = [*metrics.urls, *discover(discovery)]
     except (OSError, ValueError, LookupError, TypeError) as exc:
-        return f"metrics: {metrics.discovery} cannot be read: {exc}"
-    for url in urls:
+        return f"metrics: {discovery} cannot be read: {exc}"
+    for exporter in urls:
         try:
-            answer = httpx.get(url, timeout=_READ_TIMEOUT_S, trust_env=False)
+            answer = httpx.get(exporter, timeout=_READ_TIMEOUT_S, trust_env=False)
             answer.raise_for_status()
         except httpx.HTTPError as exc:
-            faults.append(f"metrics: {url}: {exc or type(exc).__name__}")
+            faults.append(f"metrics: {exporter}: {exc or type(exc).__name__}")
             continue
         texts.append(_kept(answer.text, keep))
     path.write_text("".join(texts), encoding="utf-8")

@@ -4,11 +4,14 @@ Read by `resources` once a second. Other systems do not tell it; there `knows_th
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from loadtest.measuring.cores import Quota, quota_of
 
 BUSY_PERCENT = 25.0
 """Of the time: a thread that ran or waited for a core at least so long counts as busy. Below are event loops and timers
@@ -21,6 +24,23 @@ _PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a busy thread may run."""
+
+    cores: frozenset[int]
+    quota: Quota | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """Busy threads that may run on the same few cores only."""
+
+    threads: int
+    cores: float
+    """Less than a whole number where a CPU quota is smaller than the cores."""
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadUse:
     """What threads did since the reading before."""
 
@@ -30,6 +50,21 @@ class ThreadUse:
     """CPU of the one that ran most; 100 is one core."""
     runqueue_wait_percent: float = 0.0
     """Time in which threads could have run and had no core, summed over them; 100 is one thread all the time."""
+    places: tuple[Place, ...] = ()
+    """Of the busy threads."""
+
+    @property
+    def crowd(self) -> Crowd | None:
+        """Return those that are most to a core; None when none is busy.
+
+        Threads that are pinned to the same cores are more to a core than all threads are to all cores.
+        """
+        crowds = [
+            Crowd(len(inside), _capacity(inside))
+            for cores in {place.cores for place in self.places}
+            if (inside := [place for place in self.places if place.cores <= cores])
+        ]
+        return max(crowds, key=lambda crowd: crowd.threads / crowd.cores, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +93,16 @@ class ThreadReader:
         before, now = self._before.get(process, {}), _read_times(process.pid)
         self._before[process] = now
         begun = _Times(0.0, 0.0)  # of a thread that was not there before
-        ran_percent, waited_percent = [], []
+        busy, most_ran_percent, all_waited_percent = [], 0.0, 0.0
         for thread, times in now.items():
             earlier = before.get(thread, begun)
-            ran_percent.append(100 * max(0.0, times.ran_s - earlier.ran_s) / elapsed_s)
-            waited_percent.append(100 * max(0.0, times.waited_s - earlier.waited_s) / elapsed_s)
-        busy = (
-            ran >= LEAST_RAN_PERCENT and ran + waited >= BUSY_PERCENT
-            for ran, waited in zip(ran_percent, waited_percent, strict=True)
-        )
-        return ThreadUse(sum(busy), max(ran_percent, default=0.0), sum(waited_percent))
+            ran_percent = 100 * max(0.0, times.ran_s - earlier.ran_s) / elapsed_s
+            waited_percent = 100 * max(0.0, times.waited_s - earlier.waited_s) / elapsed_s
+            most_ran_percent = max(most_ran_percent, ran_percent)
+            all_waited_percent += waited_percent
+            if ran_percent >= LEAST_RAN_PERCENT and ran_percent + waited_percent >= BUSY_PERCENT:
+                busy.append(thread)
+        return ThreadUse(len(busy), most_ran_percent, all_waited_percent, _places(process.pid, busy))
 
     def forget_all_but(self, living: Iterable[psutil.Process]) -> None:
         """Drop the readings of processes that have ended."""
@@ -82,12 +117,30 @@ def add_up(uses: Iterable[ThreadUse]) -> ThreadUse:
         busy_threads=sum(use.busy_threads for use in uses),
         busiest_thread_percent=max((use.busiest_thread_percent for use in uses), default=0.0),
         runqueue_wait_percent=sum(use.runqueue_wait_percent for use in uses),
+        places=tuple(place for use in uses for place in use.places),
     )
 
 
 def knows_threads() -> bool:
     """Return whether this system tells how long a thread waited for a core."""
     return (_PROC / "self" / "schedstat").is_file()
+
+
+def _places(pid: int, threads: Collection[str]) -> tuple[Place, ...]:
+    """Return where threads of a process may run, without those that have just ended."""
+    quota = quota_of(pid) if threads else None
+    places = []
+    for thread in threads:
+        with suppress(OSError):
+            places.append(Place(frozenset(os.sched_getaffinity(int(thread))), quota))
+    return tuple(places)
+
+
+def _capacity(places: Collection[Place]) -> float:
+    """Return how many cores threads can use together: those they may run on, and no more than their groups may use."""
+    cores = len(frozenset().union(*(place.cores for place in places)))
+    quotas = {place.quota for place in places}
+    return float(min(cores, sum(quota.cores if quota else cores for quota in quotas)))
 
 
 def _read_times(pid: int) -> dict[str, _Times]:

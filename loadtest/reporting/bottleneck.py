@@ -19,14 +19,17 @@ from loadtest.reporting.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.reporting.level import FULL_PERCENT, CpuUse, Level
+from loadtest.reporting.level import FULL_PERCENT, Cores, CpuUse, Level
 from loadtest.reporting.validity import MOST_GENERATOR_CPU_PERCENT
 
 LATE_GENERATOR_CPU_PERCENT = 50.0
 """Of a core: a generator that is late and uses less was held up by others, and its own work is not the limit."""
 
 OVERSUBSCRIBED_FACTOR = 1.5
-"""Busy threads ÷ cores. One core more or less is a matter of the web server's own threads."""
+"""Busy threads ÷ cores that they may run on. One core more or less is a matter of the web server's own threads."""
+
+STACKED_CORES_FACTOR = 0.75
+"""Of the cores: threads that may run on fewer are held on those, by pinning or by a CPU quota of their own."""
 
 OVERSUBSCRIBED_WAIT_PERCENT = 25.0
 """Of the time in which threads could run. Twice as many busy threads as cores wait half of it."""
@@ -103,9 +106,9 @@ class _Verdict:
 
 
 def add_bottlenecks(
-    workload: Workload, cores: int, points: Sequence[PointFigures], cells: Sequence[CellFigures]
+    workload: Workload, cores: Cores, points: Sequence[PointFigures], cells: Sequence[CellFigures]
 ) -> tuple[list[PointFigures], list[CellFigures]]:
-    """Return points and cells with what limits each, on a machine of that many cores.
+    """Return points and cells with what limits each, on a machine with those cores.
 
     INVALID cells get a verdict too: what limits them is often why they are not valid. They are compared with the
     points, which are of valid cells only.
@@ -167,21 +170,31 @@ def _other_load(view: _View) -> _Verdict | None:
 
 def _oversubscription(view: _View) -> _Verdict | None:
     level = view.level
-    most = OVERSUBSCRIBED_FACTOR * level.cores
-    roles = [role for role in level.target_roles if role.busy_threads is not None and role.busy_threads >= most]
-    role = max(roles, key=lambda role: role.busy_threads or 0.0, default=None)
-    if role is None or _wait_percent(role) < OVERSUBSCRIBED_WAIT_PERCENT:
+    crowds = [
+        (threads / cores, role, threads, cores)
+        for role in level.target_roles
+        if (crowd := level.crowd_of(role)) and _wait_percent(role) >= OVERSUBSCRIBED_WAIT_PERCENT
+        for threads, cores in [crowd]
+    ]
+    factor, role, threads, cores = max(crowds, key=lambda crowd: crowd[0], default=(0.0, None, 0.0, 0.0))
+    if role is None or factor < OVERSUBSCRIBED_FACTOR:
         return None
-    sentence = (
-        f"Thread oversubscription: role {role.role} has {role.busy_threads:.1f} busy threads on {_cores(level.cores)}, "
-        "which take turns: more threads than cores do no more work. Try fewer in each process, or fewer processes."
-    )
+    sentence = f"Thread oversubscription: role {role.role} has {threads:.1f} busy threads on {_cores(cores)}, "
+    if cores < STACKED_CORES_FACTOR * level.cores:
+        sentence += (
+            f"the only ones of {level.cores:g} that they may run on, and they take turns while others are free. Let "
+            "the system place them: no pinning in the processes, no affinity mask or CPU quota around them."
+        )
+    else:
+        sentence += (
+            "which take turns: more threads than cores do no more work. Try fewer in each process, or fewer processes."
+        )
     return _Verdict("thread_oversubscription", role.role, sentence, [_tell_run_queue])
 
 
 def _role_cpu(view: _View) -> _Verdict | None:
     level = view.level
-    if level.is_machine_full and level.target_roles:
+    if (level.is_machine_full or level.is_share_full) and level.target_roles:
         role = max(level.target_roles, key=lambda role: role.cpu_percent)
         use = replace(level.cpu_use(role), of="cores")
     elif (busiest := level.busiest) and busiest.percent >= FULL_PERCENT and _is_full(view, busiest):
@@ -203,7 +216,13 @@ def _how_full(level: Level, use: CpuUse) -> str:
             f"all {_cores(level.cores)} are in use, {show_percent(_whole(role.cpu_percent))} of "
             f"{show_percent(100 * level.cores)} % by it. More needs less work for a request, or more cores."
         )
-    more = "More processes of it can use the other cores." if level.cores > 1 else "More needs less work for a request."
+    held = level.crowd_of(role)
+    if held and held[1] < STACKED_CORES_FACTOR * level.cores:
+        more = f"Its busy threads may run on {_cores(held[1])} of {level.cores:g} only: let the system place them."
+    elif level.cores > 1:
+        more = "More processes of it can use the other cores."
+    else:
+        more = "More needs less work for a request."
     if use.of == "lock":
         each = "" if role.processes == 1 else " each"
         return (
@@ -346,16 +365,28 @@ def _tell_run_queue(view: _View) -> Iterator[str]:
         if role.runqueue_wait_percent is not None and role.busy_threads:
             yield (
                 f"Threads of role {role.role} waited for a core for {show_percent(_whole(_wait_percent(role)))} % of "
-                f"the time in which they could have run; {role.busy_threads:.1f} of them were busy, the machine has "
-                f"{_cores(view.level.cores)}."
+                f"the time in which they could have run; {role.busy_threads:.1f} of them were busy, "
+                f"{_tell_crowd(view.level, role)}."
             )
+
+
+def _tell_crowd(level: Level, role: RoleFigures) -> str:
+    machine = f"the machine has {_cores(level.machine.machine)}"
+    if level.cores < level.machine.machine:
+        machine += f", of which {level.cores:g} may be used"
+    crowd = level.crowd_of(role)
+    if crowd is None or crowd[1] >= STACKED_CORES_FACTOR * level.cores:
+        return machine
+    threads, cores = crowd
+    return f"{threads:.1f} of them may run on {_cores(cores)} only; {machine}"
 
 
 def _tell_machine(view: _View) -> Iterator[str]:
     level = view.level
     if level.role("machine"):
         yield (
-            f"The machine used {show_percent(level.cpu_percent('machine'))} of {show_percent(100 * level.cores)} % "
+            f"The machine used {show_percent(level.cpu_percent('machine'))} of "
+            f"{show_percent(100 * level.machine.machine)} % "
             f"CPU: the target {show_percent(round(level.target_cpu_percent, 1))} %, the load generator "
             f"{show_percent(level.cpu_percent('load_generator'))} %, programs that are no part of the test "
             f"{show_percent(round(level.others_cpu_percent, 1))} %; its host took "
@@ -435,8 +466,8 @@ def _wait_percent(role: RoleFigures) -> float:
     return 100 * waited_percent / could_run_percent if could_run_percent else 0.0
 
 
-def _cores(cores: int) -> str:
-    return "1 core" if cores == 1 else f"{cores} cores"
+def _cores(cores: float) -> str:
+    return "1 core" if cores == 1 else f"{round(cores, 1):g} cores"
 
 
 def _whole(percent: float) -> float:

@@ -131,6 +131,10 @@ class RoleFigures(_Figures):
     """Mean CPU of the thread that ran most in each second; 100 is one core."""
     runqueue_wait_percent: float | None = None
     """Mean time that threads could have run and had no core, summed over them; 100 is one thread all the time."""
+    crowd_threads: float | None = None
+    """Mean number of busy threads that may run on the same cores only, where they are most to a core."""
+    crowd_cores: float | None = None
+    """Mean number of those cores."""
 
 
 class Bottleneck(_Figures):

@@ -36,12 +36,30 @@ class CpuUse:
 
 
 @dataclass(frozen=True)
+class Cores:
+    """Those of a machine."""
+
+    machine: int
+    usable_or_none: float | None = None
+
+    @property
+    def usable(self) -> float:
+        """Return those that the test may use; part of one where a container's CPU quota says so."""
+        return self.machine if self.usable_or_none is None else min(self.usable_or_none, self.machine)
+
+
+@dataclass(frozen=True)
 class Level:
     """One cell or point with requests in its steady window, and what surrounded it."""
 
     figures: CellFigures | PointFigures
     workload: Workload
-    cores: int
+    machine: Cores
+
+    @property
+    def cores(self) -> float:
+        """Return the cores that the target may use, all its processes together."""
+        return self.machine.usable
 
     @property
     def users(self) -> int:
@@ -139,13 +157,25 @@ class Level:
     @property
     def core_percent(self) -> float:
         """Return what one core can give: 100 less its part of what the machine's host takes away."""
-        return max(1.0, 100 - self.cpu_percent(STOLEN) / self.cores)
+        return max(1.0, 100 - self.cpu_percent(STOLEN) / self.machine.machine)
 
     @property
     def is_machine_full(self) -> bool:
         """Return whether all cores are in use, by whomever."""
         used_percent = self.cpu_percent("machine") + self.cpu_percent(STOLEN)
-        return used_percent >= FULL_PERCENT * self.cores
+        return used_percent >= FULL_PERCENT * self.machine.machine
+
+    @property
+    def is_share_full(self) -> bool:
+        """Return whether the test has used up the cores that it may use, where it may not use all."""
+        own_percent = self.target_cpu_percent + self.cpu_percent("load_generator") + self.cpu_percent("kit")
+        return self.cores < self.machine.machine and own_percent >= FULL_PERCENT * self.cores
+
+    def crowd_of(self, role: RoleFigures) -> tuple[float, float] | None:
+        """Return how many busy threads a role has on how many cores, where they are most to a core; None if unknown."""
+        if role.crowd_threads is not None and role.crowd_cores is not None:
+            return role.crowd_threads, min(role.crowd_cores, self.cores)
+        return None if role.busy_threads is None else (role.busy_threads, self.cores)  # of an older kit
 
     def cpu_use(self, role: RoleFigures, *, with_lock: bool = True) -> CpuUse:
         """Return how near a role is to the most CPU that it can use: the nearest of the three limits that it has.

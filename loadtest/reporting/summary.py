@@ -37,6 +37,7 @@ from loadtest.reporting.figures import (
     Traffic,
 )
 from loadtest.reporting.findings import conclude
+from loadtest.reporting.level import Cores
 from loadtest.reporting.traffic import (
     Requests,
     Window,
@@ -388,6 +389,8 @@ def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
             busy_threads=_mean(rows, spans_s, "busy_threads"),
             busiest_thread_percent=_mean(rows, spans_s, "busiest_thread_percent"),
             runqueue_wait_percent=_mean(rows, spans_s, "runqueue_wait_percent"),
+            crowd_threads=_mean(rows, spans_s, "crowd_threads"),
+            crowd_cores=_mean(rows, spans_s, "crowd_cores"),
         )
         for role in dict.fromkeys(order)
         if (rows := by_role.get(role)) and (role == STOLEN or any(row.processes for row in rows))
@@ -482,9 +485,12 @@ def _late_percent(measured: list[_Measured]) -> float | None:
     return round(mean(known), 4) if known else None
 
 
-def _cores(record: RunRecord) -> int:
-    """Return the cores of the machine of the first start."""
-    return record.sessions[0].environment.cores if record.sessions else 1
+def _cores(record: RunRecord) -> Cores:
+    """Return the cores of the first start."""
+    if not record.sessions:
+        return Cores(1)
+    environment = record.sessions[0].environment
+    return Cores(environment.cores, environment.usable_cores)
 
 
 def _repetitions(valid: list[_Measured]) -> dict[tuple[str, int], list[Repetition]]:

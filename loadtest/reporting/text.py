@@ -158,11 +158,14 @@ def _system(machine: Mapping[str, Any]) -> str:
         "cpu_model": "CPU",
         "cpu": "CPU",
         "cores": "cores",
+        "usable_cores": "cores that the test may use",
         "ram_bytes": "memory",
         "os": "operating system",
         "python": "Python",
         "tool": "tool",
     }
+    if machine.get("usable_cores") == machine.get("cores"):
+        machine = {**machine, "usable_cores": None}
     rows = [
         [title, show_bytes(machine[key]) if key == "ram_bytes" else str(machine[key])]
         for key, title in names.items()

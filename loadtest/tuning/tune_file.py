@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import psutil
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,13 +28,14 @@ from pydantic import (
 )
 
 from loadtest.errors import BadInputError
+from loadtest.measuring.cores import usable_cores
 from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit
 from loadtest.reporting.differences import PERCENTILES
 from loadtest.tuning.config_path import Scalar, check_path, read_value
 from loadtest.yaml_file import read_yaml_mapping
 
 CORES = "cores"
-"""The word for the machine's cores in constraints."""
+"""The word in constraints for the cores of the machine that the service may use, by affinity and CPU quota."""
 
 AUTO = "auto"
 
@@ -121,7 +121,7 @@ class Knob(_Checked):
     path: Annotated[str, AfterValidator(check_path)]
     """Where it stands in the service's YAML, see config_path.py."""
     values: Annotated[list[StrictBool | StrictInt | StrictFloat | StrictStr], Field(min_length=1)] | Literal["auto"]
-    """`auto`: 1, 2, 4, … below the machine's cores, and the cores."""
+    """`auto`: 1, 2, 4, … below the number of usable cores, and that number."""
     requires: dict[str, str] = {}
     """Value: Python module without which the value is skipped."""
 
@@ -229,7 +229,7 @@ def load_tuning(path: Path, overrides: dict[str, Any] | None = None) -> Tuning:
     if faults:
         raise BadInputError("\n".join(f"{path}: {fault}" for fault in faults))
     assert target is not None
-    return Tuning(path, file, plan, target, base_text, psutil.cpu_count() or 1)
+    return Tuning(path, file, plan, target, base_text, max(1, int(usable_cores())))
 
 
 def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

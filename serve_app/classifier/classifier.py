@@ -18,6 +18,7 @@ from serve_app.classifier.engines import Engine, import_engine, load_engine
 from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.pinning import watch_pinning
 from serve_app.classifier.prediction_cache import Answer, PredictionCache
 from serve_app.classifier.prediction_store import KEPT_CLASSES, build_store, fingerprint_model
 from serve_app.classifier.settings import ClassifierSettings
@@ -61,6 +62,8 @@ class Classifier:
         self.settings = settings
         self.prepared = prepared
         self.admission = admission
+        self.held_cores: frozenset[int] = frozenset()
+        """Cores on which the engine holds its threads; empty when the system places them."""
         self._pools = pools
         self._batcher = batcher
         self._cache: PredictionCache | None = None
@@ -79,7 +82,7 @@ class Classifier:
             pools.load.shutdown(wait=False)
             await run(pools.decode, warm_up_decoder)
             started = perf_counter()
-            engine, picture_s = await run(pools.engine, _load_and_warm, settings, prepared)
+            engine, picture_s, held_cores = await run(pools.engine, _load_and_warm, settings, prepared)
         except BaseException:
             pools.shut_down()
             raise
@@ -93,6 +96,7 @@ class Classifier:
             max_background_batch=settings.jobs.max_batch,
         )
         classifier = cls(settings, prepared, pools, batcher, admission)
+        classifier.held_cores = held_cores
         if store is not None:
             await store.open()
             classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission)
@@ -232,13 +236,14 @@ def _find_model_and_import_engine(settings: ClassifierSettings) -> PreparedModel
     return prepared
 
 
-def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> tuple[Engine, float]:
-    """Return the engine, and seconds for one picture of a full batch."""
+def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> tuple[Engine, float, frozenset[int]]:
+    """Return the engine, seconds for one picture of a full batch, and the cores on which it holds its threads."""
     engine = load_engine(settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
     # The first run builds the kernels and the largest batch the buffers; sizes in between then cost nothing extra.
-    took_s = [_time_batch(engine, pictures) for pictures in (1, settings.max_batch, settings.max_batch)]
+    _, held_cores = watch_pinning(lambda: _time_batch(engine, 1))
+    took_s = [_time_batch(engine, settings.max_batch) for _ in range(2)]
     # The shorter one: who also starts now slows the other, and too long an estimate would refuse the first clients.
-    return engine, min(took_s[1:]) / settings.max_batch
+    return engine, min(took_s) / settings.max_batch, held_cores
 
 
 def _time_batch(engine: Engine, pictures: int) -> float:

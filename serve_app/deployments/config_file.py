@@ -74,6 +74,12 @@ def http_host(config: dict[str, Any]) -> str:
     return str((options.get("host") if isinstance(options, dict) else None) or HTTPOptionsSchema().host)
 
 
+def api_port(config: dict[str, Any]) -> int:
+    """Return the port that the service listens on."""
+    options = config.get("http_options")
+    return int((options.get("port") if isinstance(options, dict) else None) or HTTPOptionsSchema().port)
+
+
 def _compare(where: str, given: object, schema: type[BaseModel]) -> Iterator[str]:
     for item in _dicts(given if isinstance(given, list) else [given]):
         here = f"{where}[{item['name']}]" if "name" in item and where else where

@@ -12,7 +12,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.deployments.gate import GATE
-from serve_app.errors import NotFound, Overloaded, ServiceError
+from serve_app.deployments.under_way import UnderWay
+from serve_app.errors import NotFound, Overloaded, ServiceError, Stopping
+from serve_app.haproxy import LAST_ANSWER_HEADER
 from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_response
 
 IGNORED_HEADERS = frozenset(
@@ -27,6 +29,7 @@ IGNORED_HEADERS = frozenset(
 as UTF-8, and answers 500 where it cannot. An underscore counts as a hyphen, as with Serve."""
 
 _OWN_PATHS = "/-/"
+_STOPPING = "this service is being stopped; send the request again, to the one that comes after it"
 
 
 def middlewares() -> list[Middleware]:
@@ -49,20 +52,32 @@ class ServeHeadersIgnored:
 
 
 class RefusesAtOnce:
-    """Answers what the gate refuses; the upload is read first, so that the client sees the answer and no reset."""
+    """Answers what comes to a service that is being stopped, and what the gate refuses; counts those under way.
+
+    The upload is read first, so that the client sees the answer and no reset.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._under_way = UnderWay()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
-        error = GATE.refusal(scope) if scope["type"] == "http" else None
-        if error is None:
+        if scope["type"] != "http" or scope["path"].startswith(_OWN_PATHS):
             await self._app(scope, receive, send)
             return
-        await discard_body(receive)
-        request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
-        await error_response(error, request_id)(scope, receive, send)
+        with self._under_way.one_more():
+            error = GATE.refusal(scope) if self._under_way.is_accepted(scope) else Stopping(_STOPPING)
+            if error is None:
+                await self._app(scope, receive, send)
+                return
+            await discard_body(receive)
+            request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
+            response = error_response(error, request_id)
+            if isinstance(error, Stopping):  # a client that asks again and again must not keep the service alive
+                response.headers[LAST_ANSWER_HEADER] = "1"
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
 
 
 class ServeAnswersInOneShape:

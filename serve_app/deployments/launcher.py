@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 import urllib.error
@@ -24,11 +23,22 @@ import ray
 from ray import serve
 
 from serve_app.access import read_keys
-from serve_app.deployments.config_file import classifier_threads_and_replicas, http_host, key_sources, load_config
+from serve_app.data_plane import HAPROXY_SWITCH
+from serve_app.deployments.config_file import (
+    api_port,
+    classifier_threads_and_replicas,
+    http_host,
+    key_sources,
+    load_config,
+)
+from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ingress_watch import IngressWatch
+from serve_app.deployments.ports import check_free, chosen_ports, free_agent_port
 from serve_app.deployments.rest import DIRECT, ServeRest
-from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
-from serve_app.errors import SetupError
+from serve_app.deployments.stopping import answer_what_is_under_way
+from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.deployments.under_way import VARIABLE as FOLDER_VARIABLE
+from serve_app.service_folder import claimed_folder, haproxy_files, write_facts
 
 POLL_S = 0.1
 PROGRESS_S = 5.0
@@ -38,12 +48,7 @@ TERMINATE_S = 3.0
 REASON_LINES = 20
 MAX_FAULTS = 5
 ESSENTIAL = ("gcs_server", "raylet")
-# Ports that HAProxy and Serve's fallback proxy take besides the API's own, and the variables that move them.
-HAPROXY_PORTS = {
-    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
-    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
-    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
-}
+DISCOVERY = "prom_metrics_service_discovery.json"
 
 
 class DeployError(Exception):
@@ -54,40 +59,66 @@ class StopRequested(BaseException):
     """SIGTERM or SIGINT arrived. Not an Exception, so that nothing on the way takes it for a fault."""
 
 
-def launch(path: Path, *, timeout_s: float) -> None:
-    """Serve the config at `path` until SIGTERM or SIGINT. Raises SetupError and DeployError."""
-    started = time.monotonic()
+def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
+    """Serve the config at `path` until SIGTERM or SIGINT, and answer then for `drain_s` at most what was accepted.
+
+    Raises SetupError and DeployError.
+    """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    started = time.monotonic()
     with _stop_on_signals() as stop:
         config = load_config(path)
         for source in key_sources(config).values():
             read_keys(source)
-        for port in _ports(config):
-            _check_free(*port)
-        _say(f"starting {path}")
-        for threads, replicas in classifier_threads_and_replicas(config):
-            if fault := thread_budget_fault(threads, replicas, usable_cores()):
+        check_free(http_host(config), api_port(config), "http_options.port in the config")
+        with (
+            chosen_ports() as ports,
+            claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,
+        ):
+            _say(f"starting {path}")
+            for fault in _thread_faults(config):
                 _say(f"WARNING: {fault}")
-        with _local_ray() as cluster:
-            _start_serve(config)
-            rest = ServeRest(cluster.dashboard_url)
-            _deploy(rest, config, stop)
-            _wait_until_running(rest, config, stop, deadline=started + timeout_s)
-            _wait_until_answering(config, stop, deadline=started + timeout_s)
-            _say(ready_block(config, cluster, time.monotonic() - started))
-            _watch(cluster, config, stop)
+            os.environ |= _folder_environment(folder)
+            with _local_ray(folder) as cluster, _answering_at_the_end(folder, stop, drain_s):
+                try:
+                    _deploy_and_wait(config, cluster, stop, deadline=started + timeout_s)
+                    _say(ready_block(config, cluster, ports, time.monotonic() - started))
+                    _watch(cluster, config, stop)
+                except DeployError as exc:
+                    raise DeployError(f"{exc}\nThe logs: {cluster.logs}") from exc
+
+
+def _deploy_and_wait(config: dict[str, Any], cluster: "Cluster", stop: "_Stop", *, deadline: float) -> None:
+    _start_serve(config)
+    rest = ServeRest(cluster.dashboard_url)
+    _deploy(rest, config, stop)
+    _wait_until_running(rest, config, stop, deadline=deadline)
+    _wait_until_answering(config, stop, deadline=deadline)
+    write_facts(cluster.folder, dashboard=cluster.dashboard_url, metrics=cluster.session / DISCOVERY)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running Ray cluster of this machine: its dashboard, log folder and the processes it cannot be without."""
+    """A running Ray cluster of this machine, the service's folder, and the processes that it cannot be without."""
 
     dashboard_url: str
-    logs: Path
+    session: Path
+    folder: Path
     essential: list[psutil.Process]
 
+    @property
+    def logs(self) -> Path:
+        """Return the folder of Serve's logs."""
+        return self.session / "logs" / "serve"
 
-def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str:
+    @property
+    def agent_port(self) -> str:
+        """Return the port of the dashboard's agent, which the dashboard asks for logs; -1 if it has none."""
+        [told, *_] = [*self.session.glob("dashboard_agent_listen_port_*"), None]
+        return told.read_text(encoding="ascii") if told else "-1"
+
+
+def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str], ready_s: float) -> str:
     """Return what a person needs to know once the service answers."""
     lines = [f"READY after {ready_s:.1f} s"]
     for application in config["applications"]:
@@ -107,9 +138,20 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ready_s: float) -> str
                 lines.append("  WARNING     random weights: predictions mean nothing; see `weights:` in the config")
     lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
     lines.append(f"              {_ray_command()} get-auth-token")
+    also = {**ports, "Ray's agent": cluster.agent_port}
+    lines.append("  ports       " + ", ".join(f"{name} {port}" for name, port in also.items()))
     lines.append(f"  logs        {cluster.logs}")
     lines.append("  stop        Ctrl-C")
     return "\n".join(lines)
+
+
+def _thread_faults(config: dict[str, Any]) -> Iterator[str]:
+    classifiers = list(classifier_threads_and_replicas(config))
+    all_threads = sum(threads * replicas for threads, replicas in classifiers)
+    for threads, replicas in classifiers:
+        others = all_threads - threads * replicas
+        if fault := thread_budget_fault(threads, replicas, usable_cores(), other_threads=others):
+            yield fault
 
 
 def _say(text: str) -> None:
@@ -149,18 +191,37 @@ def _stop_on_signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
+def _folder_environment(folder: Path) -> dict[str, str]:
+    """Return what tells the processes of this service where its files are."""
+    wanted = {**haproxy_files(folder), "TMPDIR": str(folder)}
+    return {FOLDER_VARIABLE: str(folder), **{name: value for name, value in wanted.items() if name not in os.environ}}
+
+
 @contextmanager
-def _local_ray() -> Iterator[Cluster]:
+def _answering_at_the_end(folder: Path, stop: "_Stop", drain_s: float) -> Iterator[None]:
+    """Answer what is under way when a signal has ended the block; a second one ends that as well."""
+    try:
+        yield
+    except BaseException:
+        if stop.is_requested:
+            with suppress(StopRequested):
+                answer_what_is_under_way(folder, within_s=drain_s, say=_say)
+        raise
+
+
+@contextmanager
+def _local_ray(folder: Path) -> Iterator[Cluster]:
     """Start a Ray cluster of this machine alone; leave no process of it behind."""
     _adopt_orphans()
     handlers = {number: signal.getsignal(number) for number in _stop_signals()}
     try:
-        context: Any = _init_ray()
+        context: Any = _init_ray(folder)
         for number, handler in handlers.items():  # ray.init puts its own SIGTERM handler in place
             signal.signal(number, handler)
         yield Cluster(
             dashboard_url=f"http://{context.dashboard_url}",
-            logs=Path(context.address_info["session_dir"]) / "logs" / "serve",
+            session=Path(context.address_info["session_dir"]),
+            folder=folder,
             essential=[child for child in psutil.Process().children() if child.name() in ESSENTIAL],
         )
     finally:
@@ -172,16 +233,19 @@ def _local_ray() -> Iterator[Cluster]:
         _end(started)
 
 
-def _init_ray() -> Any:
+def _init_ray(folder: Path) -> Any:
     try:
-        return ray.init(
-            "local",
-            namespace="serve",
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with free_agent_port():
+            return ray.init(
+                "local",
+                namespace="serve",
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # Ray's own /tmp/ray is everybody's: the next Ray overwrites what is in it, and any user may.
+                _temp_dir=os.environ.get("RAY_TMPDIR") or str(folder / "ray"),
+            )
     except SystemExit as exc:  # what Ray's own SIGTERM handler makes of a signal meanwhile
         raise StopRequested from exc
 
@@ -223,23 +287,6 @@ def _is_alive(process: psutil.Process) -> bool:
 
 def _since(moment: float) -> float:
     return time.monotonic() - moment
-
-
-def _ports(config: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    yield http_host(config), _api_port(config), "http_options.port in the config"
-    if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
-        for variable, default in HAPROXY_PORTS.items():
-            yield "0.0.0.0", int(os.environ.get(variable, default)), variable  # noqa: S104 HAProxies of other kinds do
-
-
-def _check_free(host: str, port: int, where: str) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if sys.platform != "win32":  # there it would let two servers share a port
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as exc:
-            raise SetupError(f"port {port} cannot be used ({exc.strerror}); free it or set {where}") from exc
 
 
 def _start_serve(config: dict[str, Any]) -> None:
@@ -322,24 +369,19 @@ def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: floa
 
 def _watch(cluster: Cluster, config: dict[str, Any], stop: _Stop) -> None:
     """Stay until a signal comes. Raises DeployError if Ray itself goes away."""
-    ingress = IngressWatch(_api_port(config)) if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else None
+    ingress = IngressWatch(api_port(config)) if os.environ.get(HAPROXY_SWITCH) == "1" else None
     while True:
         stop.sleep(WATCH_S)
         if ingress is not None:
             ingress.look()
         for process in set(cluster.essential) - _alive(cluster.essential):
-            raise DeployError(f"Ray has ended (process {process.pid}); its logs are in {cluster.logs}")
-
-
-def _api_port(config: dict[str, Any]) -> int:
-    return int((config.get("http_options") or {}).get("port", 8000))
+            raise DeployError(f"Ray has ended (process {process.pid})")
 
 
 def _application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
-    http = config.get("http_options") or {}
     host = http_host(config)
     here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 what listens everywhere is asked here
-    base = f"http://{here}:{http.get('port', 8000)}"
+    base = f"http://{here}:{api_port(config)}"
     return base + str(application["route_prefix"]).rstrip("/")
 
 

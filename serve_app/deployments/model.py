@@ -12,10 +12,11 @@ from ray import serve
 from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.gate import GATE
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.thread_budget import thread_budget_fault, usable_cores
+from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
 from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class ClassifierDeployment:
         url = redis_url()
         self._warn_of_thread_budget()
         self._classifier = await Classifier.load(self._settings, ServeMetrics())
+        self._warn_of_pinning()
         if not guard.asks_for_keys:  # who has none is not told how full it is
             GATE.put(build_early_refusal(self._classifier.admission))
         self._jobs = Jobs(url, self._classifier, self._settings.jobs, ServeJobMetrics()) if url else None
@@ -53,6 +55,12 @@ class ClassifierDeployment:
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size
         if fault := thread_budget_fault(self._settings.threads, replicas, usable_cores()):
+            logger.warning(fault)
+
+    def _warn_of_pinning(self) -> None:
+        replicas = serve.get_replica_context().world_size
+        held = self._classifier.held_cores
+        if fault := pinning_fault(self._settings.threads, replicas, held, usable_cores()):
             logger.warning(fault)
 
     async def check_health(self) -> None:

@@ -31,7 +31,7 @@ BATCHES_IN_FLIGHT = 2
 def main() -> None:
     settings = ClassifierSettings.model_validate_json(sys.argv[1])
     prepared = find_or_prepare(settings)
-    engine, _ = _load_and_warm(settings, prepared)
+    engine, *_ = _load_and_warm(settings, prepared)
     pool = PicturePool(POOL_SIZE)
     _say({"weights": prepared.manifest.weights, "fingerprint": prepared.fingerprint})
     for line in sys.stdin:

@@ -32,8 +32,6 @@ from tests.benchmarks.report import GENERATOR, OTHERS, ROOT, progress
 CONFIGS = Path("configs")
 SHIPPED = (CONFIGS / "one_replica.yaml", CONFIGS / "two_replicas.yaml")
 MARK = "SERVE_APP_BENCHMARK"
-# Besides the API's own: HAProxy's statistics and metrics, Serve's fallback proxy, Ray's dashboard.
-OTHER_PORTS = (8404, 9101, 8500, 8265)
 PORTS_FREE_S = 120
 START_S = 600
 STOP_S = 40
@@ -144,7 +142,7 @@ def running_service(config: Path, *, folder: Path, environment: Mapping[str, str
     when the launcher ends early, or when the stop leaves a process.
     """
     wanted = yaml.safe_load(config.read_text(encoding="utf-8"))
-    wait_until_free((wanted["http_options"]["port"], *OTHER_PORTS))
+    wait_until_free((wanted["http_options"]["port"],))
     service = _launch(config, wanted, folder, environment or {})
     try:
         _wait_until_ready(service, wanted)

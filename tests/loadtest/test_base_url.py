@@ -1,6 +1,5 @@
 """Addresses: a slash at the end changes nothing, and a path stands before every request, wherever one is given."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,8 @@ import pytest
 from loadtest.base_url import read_base_url
 from loadtest.errors import BadInputError
 from loadtest.plan import load_plan
-from tests.kit import ROOT, run_kit, workload, write_plan
-from tests.loadtest.test_locustfile import LOCUST, LOCUST_DEADLINE_S, known_server
-
-LOCUST_OPTIONS = ("--users", "10", "--spawn-rate", "10", "--run-time", "2s", "--headless", "--only-summary")
+from tests.kit import run_kit, workload, write_plan
+from tests.loadtest.test_locustfile import KnownServer, known_server, run_locust
 
 
 @pytest.mark.parametrize(
@@ -56,20 +53,18 @@ def test_a_plan_takes_an_address_with_a_slash_and_a_path_and_refuses_a_wrong_por
 
 
 @pytest.mark.parametrize("path", ["", "/", "/api", "/api/"])
-def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(path: str) -> None:
+def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(tmp_path: Path, path: str) -> None:
     below = path.rstrip("/")
     right = {
         f"GET {below}/user/": [(200, b'{"users": []}')],
         f"POST {below}/model/predict": [(200, b'{"prediction": {}, "predictions": []}')],
     }
-    with known_server(right) as server:
-        host = f"http://127.0.0.1:{server.server_port}{path}"
-        command = [str(LOCUST), "-f", "loadtest/locustfile.py", "--host", host, *LOCUST_OPTIONS, "--picture-pool", "1"]
-        ended = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=LOCUST_DEADLINE_S, check=False
-        )
-    assert ended.returncode == 0, ended.stderr
-    assert {request.target for request in server.requests} == set(right)
+
+    def is_all_asked(server: KnownServer) -> bool:
+        return {request.target for request in server.requests} >= set(right)
+
+    run = run_locust(right, tmp_path, users=10, enough=is_all_asked, path=path)
+    assert {request.target for request in run.requests} == set(right)
 
 
 def test_a_run_measures_a_target_below_a_path(tmp_path: Path) -> None:

@@ -173,10 +173,18 @@ def run_locust(  # noqa: PLR0913 # all but two have values that most tests want
     enough: Enough,
     locustfile: str = HURRIED,
     cwd: Path = ROOT,
+    path: str = "",
 ) -> LocustRun:
     """Run Locust without its web page against a server with `answers`, until `enough` is true of that."""
     with known_server(answers) as server:
-        command = [str(LOCUST), "-f", locustfile, "--host", f"http://127.0.0.1:{server.server_port}", "--headless"]
+        command = [
+            str(LOCUST),
+            "-f",
+            locustfile,
+            "--host",
+            f"http://127.0.0.1:{server.server_port}{path}",
+            "--headless",
+        ]
         command += ["--users", str(users), "--spawn-rate", str(users), "--picture-pool", "3"]
         command += ["--csv", str(folder / "run"), "--json-file", str(folder / "run"), "--exit-code-on-error", "0"]
         printed = folder / "locust.txt"

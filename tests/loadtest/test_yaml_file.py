@@ -133,7 +133,7 @@ def test_words_stay_words_and_a_switch_understands_them(tmp_path: Path) -> None:
     text = text.replace("anywhere: true", "anywhere: yes").replace(
         "pictures: distinct", "pictures: off, since: 2026-01-02"
     )
-    path.write_text(text.replace("label: 1 replica", "label: on"), encoding="utf-8")
+    path.write_text(text.replace("label: 1 replica × 2 threads", "label: on"), encoding="utf-8")
     plan = load_plan(path)
     assert plan.workload.options["pictures"] == "off"
     assert plan.workload.options["since"] == "2026-01-02"

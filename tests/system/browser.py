@@ -36,5 +36,5 @@ def chromium(profile: Path, width: int, height: int = 900) -> Iterator[webdriver
 
 def errors_of(browser: webdriver.Chrome) -> list[dict[str, Any]]:
     """Return what the page wrote to the console as an error."""
-    entries: list[dict[str, Any]] = browser.get_log("browser")
+    entries: list[dict[str, Any]] = browser.get_log("browser")  # type: ignore[no-untyped-call]
     return [entry for entry in entries if entry["level"] == "SEVERE"]

@@ -9,7 +9,12 @@ import sys
 
 import pytest
 
-PACKAGES = {"chromium": "chromium", "chromedriver": "chromium-driver", "prometheus": "prometheus"}
+PACKAGES = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "prometheus": "prometheus",
+    "unshare": "util-linux",
+}
 """The Debian package of each program."""
 
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,12 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted) -> Iterato
     config = write_config(folder, adapted("one_replica.yaml", port=port, model_args=fitted.args))
     with service(launcher(config), own_environment(folder), folder, port) as started:
         started.wait_until_ready()
+        started.wait_for_ready_block()
         yield started
 
 
 @contextmanager
-def prometheus(folder: Path, scraped: dict[str, object]) -> Iterator[str]:
+def prometheus(folder: Path, scraped: Mapping[str, object]) -> Iterator[str]:
     """Yield the URL of a Prometheus that scrapes as `scraped` says."""
     config, log = folder / "prometheus.yml", folder / "prometheus.log"
     config.write_text(yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": [scraped]}))
@@ -51,12 +52,11 @@ def prometheus(folder: Path, scraped: dict[str, object]) -> Iterator[str]:
 def test_a_prometheus_finds_the_service_and_reads_the_classifiers_metrics(
     running: Service, fitted: Fitted, tmp_path: Path
 ) -> None:
-    dashboard = running.printed().split("dashboard")[-1].split()[0]
     scraped = {
         "job_name": "ray",
         "http_sd_configs": [
             {
-                "url": f"{dashboard}/api/prometheus/sd",
+                "url": f"{running.dashboard}/api/prometheus/sd",
                 "refresh_interval": "1s",
                 "authorization": {"credentials_file": running.environment["RAY_AUTH_TOKEN_PATH"]},
             }

@@ -10,6 +10,8 @@ from serve_app.classifier.engines.prepared_files import OPENVINO_MODEL
 from serve_app.errors import SetupError
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+# OpenVINO knows of its own process only: pinned, the threads of every replica would be on the same first cores.
+FOR_REPLICAS = {"ENABLE_CPU_PINNING": False}
 
 
 class OpenVinoEngine:
@@ -20,6 +22,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "PERFORMANCE_HINT": "LATENCY",
+            **FOR_REPLICAS,
         }
         try:
             self._model = openvino.Core().compile_model(folder / OPENVINO_MODEL, "CPU", options)

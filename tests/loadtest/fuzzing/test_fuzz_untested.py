@@ -129,6 +129,13 @@ def test_files_of_ones_own_that_the_service_does_not_take_are_fuzzed_where_it_ta
     assert "HELD: 40 inputs" in fuzz.printed
 
 
+def test_an_empty_file_is_refused(fuzz: Fuzz, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    assert fuzz("http://127.0.0.1:1", "--files", str(empty)) == 2
+    assert "empty.jpg: is empty" in fuzz.printed
+
+
 def test_a_key_that_stops_working_is_no_success(fuzz: Fuzz) -> None:
     posts = 0
 

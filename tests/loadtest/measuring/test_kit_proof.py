@@ -253,8 +253,9 @@ def test_a_report_made_again_from_raw_data_is_the_same_to_the_byte(live: Ended, 
     shutil.copytree(live.folder.path, copy, ignore=shutil.ignore_patterns("report.*", "plots"))
     assert make_report(copy).exit_code == live.exit_code
     first, second = report_files(live.folder.path), report_files(copy)
-    assert {"report.md", "report.html", "report.json"} < set(first)
-    assert any(name.startswith("plots/") for name in first)
+    assert {"report.md", "report.html", "report.json"} <= set(first)
+    # There is nothing to draw of cells that a busy machine made invalid.
+    assert any(name.startswith("plots/") for name in first) == any(cell.valid for cell in live.figures().cells)
     assert [name for name in first if first[name] != second.get(name)] == []
     assert first.keys() == second.keys()
 

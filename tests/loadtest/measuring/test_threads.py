@@ -71,7 +71,9 @@ def test_a_thread_is_busy_whether_it_gets_a_core_or_waits_for_one(
     """Made schedstat files: ns on a core and on a run queue, and the number of turns, of five threads in a second."""
     monkeypatch.setattr("loadtest.measuring.threads._PROC", tmp_path)
     reader, process = ThreadReader(), psutil.Process()
-    use_ms = {"runs": (900, 0), "waits": (60, 800), "hardly_ran": (40, 900), "wakes_up": (150, 50), "sleeps": (0, 0)}
+    runs, waits, hardly_ran, wakes_up, sleeps = (900, 0), (60, 800), (40, 900), (150, 50), (0, 0)
+    ids = range(2**30, 2**30 + 5)  # of no thread on this machine
+    use_ms = dict(zip(map(str, ids), (runs, waits, hardly_ran, wakes_up, sleeps), strict=True))
     before_ms = 5000
     for moment in ("before", "after"):
         for thread, (ran_ms, waited_ms) in use_ms.items():

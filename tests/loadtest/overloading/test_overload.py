@@ -4,7 +4,7 @@ How near the rates of a live test come to those of the target: `python -m tests.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from loadtest.overloading.figures import LevelFigures, LightFigures, OverloadFigures, compute_overload, judge
 from loadtest.overloading.question import Asked, LevelRecord, OverloadFolder, Promises, Question
 from loadtest.plan import load_plan
-from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
+from loadtest.rows import AnyRow, GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
 from loadtest.run_folder import Moments
 from tests.failures import keep_on_failure
 from tests.kit import RUN_S, Ended, ask, known_target, run_command, workload, write_plan
@@ -113,6 +113,7 @@ def test_the_terminal_shows_the_level_and_how_many_promises_were_kept(overloaded
 BEGAN_S = 1_768_471_200.0
 SECONDS = 4
 IDLE_MS, LOADED_MS = 25.0, 500.0
+ROLES = [{"name": "worker", "command": "of no process"}]
 
 
 def write_made_overload(folder: Path, refusals_ms: float | None, slow_for_s: float) -> OverloadFigures:
@@ -123,7 +124,10 @@ def write_made_overload(folder: Path, refusals_ms: float | None, slow_for_s: flo
     """
     made = OverloadFolder(folder)
     plan = write_plan(
-        folder.with_suffix(".yaml"), [known_target("made", 1)], workload=workload("serial", "fixed", wait_s=[0, 0])
+        folder.with_suffix(".yaml"),
+        [known_target("made", 1)],
+        workload=workload("serial", "fixed", wait_s=[0, 0]),
+        roles=ROLES,
     )
     question = Question(heavy="serial", light="fixed", times=[TIMES], seconds=SECONDS)
     made.neighbour(TIMES).mkdir(parents=True)
@@ -141,7 +145,8 @@ def write_made_overload(folder: Path, refusals_ms: float | None, slow_for_s: flo
     others = [row(at_s, refusals_ms or late, error="" if refusals_ms is None else "status 503") for at_s in others_s]
     write_rows(made.level(TIMES) / "requests.csv", RequestRow, served + others)
     write_rows(made.level(TIMES) / "generator.csv", GeneratorRow, [])
-    write_rows(made.level(TIMES) / "resources.csv", ResourceRow, [])
+    memory = [ResourceRow(BEGAN_S + begin_s + number, "worker", 1, 50.0, 10**8, 1) for number in range(SECONDS)]
+    write_rows(made.level(TIMES) / "resources.csv", ResourceRow, memory)
     end_s = begin_s + SECONDS
     heavy = [row(number, LOADED_MS if begin_s <= number < end_s + slow_for_s else IDLE_MS) for number in range(10, 40)]
     light = [row(10 + number / 50, 6.0, endpoint="fixed") for number in range(1500)]
@@ -171,7 +176,7 @@ def moments_of(begin_s: float, end_s: float) -> Moments:
     )
 
 
-def write_rows(path: Path, kind: type[RequestRow | GeneratorRow | ResourceRow], rows: list[RequestRow]) -> None:
+def write_rows(path: Path, kind: type[RequestRow | GeneratorRow | ResourceRow], rows: Sequence[AnyRow]) -> None:
     writer = RowWriter(path, kind)
     for each in rows:
         writer.write(each)

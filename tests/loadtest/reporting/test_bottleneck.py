@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.reporting.bottleneck import find_bottleneck
 from loadtest.reporting.figures import Bottleneck, CellFigures, Figures
-from loadtest.reporting.level import Level
+from loadtest.reporting.level import Cores, Level
 from loadtest.reporting.report import write_report
 from loadtest.reporting.summary import summarize
 from loadtest.rows import RequestRow, ResourceRow
@@ -31,13 +31,16 @@ class Use:
     busy_threads: int | None = None
     busiest_percent: float | None = None
     wait_percent: float = 0.0
+    crowd_threads: int | None = None
+    crowd_cores: float | None = None
 
     def row(self, unix_s: float, role: str) -> ResourceRow:
         busy = self.busy_threads if self.busy_threads is not None else int(self.cpu_percent >= 25)
         busiest = self.cpu_percent if self.busiest_percent is None else self.busiest_percent
         return ResourceRow(
-            unix_s, role, self.processes, self.cpu_percent, 50 * MIB, 9, busy, busiest, self.wait_percent
-        )
+            unix_s, role, self.processes, self.cpu_percent, 50 * MIB, 9, busy, busiest, self.wait_percent,
+            self.crowd_threads, self.crowd_cores,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def test_where_the_system_tells_nothing_of_threads_a_process_at_one_core_is_seen
         role.model_copy(update={"busy_threads": None, "busiest_thread_percent": None, "runqueue_wait_percent": None})
         for role in cell.roles
     ]
-    level = Level(cell.model_copy(update={"roles": roles}), made_plan().workload, CORES)
+    level = Level(cell.model_copy(update={"roles": roles}), made_plan().workload, Cores(CORES))
     found = find_bottleneck(level)
     assert found
     assert (found.limit, found.where) == ("role_cpu", "classifier")

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from serve_app.classifier.images import DECODING, FORMATS, GEOMETRY, MAX_READS, decode_image
+from serve_app.classifier.formats import MAX_PIECES
+from serve_app.classifier.images import DECODING, FORMATS, GEOMETRY, decode_image
 from serve_app.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
 from tests import hostile
 from tests.fitted_model import evaluation_crop
 
 MAX_PIXELS = 20_000_000
-MOST_CALLS = 20 * MAX_READS
+MOST_CALLS = 20 * MAX_PIECES
 """A parser in Python makes up to 13 for each read of the file; they take 0.2 s."""
 
 

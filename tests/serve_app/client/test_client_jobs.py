@@ -34,7 +34,10 @@ async def served(api: FastAPI) -> AsyncIterator[str]:
     mounted = FastAPI()
     mounted.mount("/model", api)
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(mounted, host="127.0.0.1", port=port, log_level="critical", lifespan="off"))
+    # Without uvicorn's log_config, which closes all handlers of this process, and absl's closes the stream of pytest.
+    server = uvicorn.Server(
+        uvicorn.Config(mounted, host="127.0.0.1", port=port, log_level="critical", log_config=None, lifespan="off")
+    )
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started or running.done(), "the server")
     assert server.started

@@ -98,7 +98,7 @@ def config_text(settings: type[BaseModel], key: str, value: str) -> str:
         args = args.setdefault(step, {})
     args |= BESIDE.get((key, value), {})
     args[key] = "VALUE"
-    return yaml.safe_dump(config).replace("VALUE", value)
+    return yaml.dump(config, Dumper=yaml.CSafeDumper).replace("VALUE", value)
 
 
 @pytest.mark.parametrize(("settings", "key", "value"), list(cases()))
@@ -114,7 +114,7 @@ def test_a_documented_value_starts(
     check_environment(config, os.environ)
     check_config(config, path)
 
-    for read in (yaml.safe_load(path.read_text()), json.loads(json.dumps(config))):
+    for read in (yaml.load(path.read_text(), yaml.CSafeLoader), json.loads(json.dumps(config))):
         schema = ServeDeploySchema.model_validate(read)
         builders: tuple[Any, ...] = (users.build, model.build)
         for application, build in zip(schema.applications, builders, strict=True):

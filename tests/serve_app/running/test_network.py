@@ -376,7 +376,7 @@ def listening(running: Service) -> set[tuple[str, str, str]]:
     }
     found = set()
     for role, address, port in open_sockets(running):
-        kind = names.get(port) or ("30000-31000" if 30000 <= port <= 31000 else "random")
+        kind = names.get(port) or ("30000-32499" if 30000 <= port < 32500 else "random")
         found.add((role, kind, "loopback" if address in LOOPBACK else "any"))
     return found
 

@@ -164,7 +164,12 @@ def is_starting_a_replica(starting: Service) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("number", "moment"), [(signal.SIGTERM, is_starting_ray), (signal.SIGINT, is_starting_a_replica)]
+    ("number", "moment"),
+    [
+        (signal.SIGTERM, is_starting_ray),
+        (signal.SIGINT, is_starting_ray),
+        pytest.param(signal.SIGINT, is_starting_a_replica, marks=pytest.mark.long),
+    ],
 )
 def test_a_signal_while_starting_leaves_nothing(
     fitted: Fitted, tmp_path: Path, number: signal.Signals, moment: Callable[[Service], bool]

@@ -1,0 +1,175 @@
+"""What a service leaves in the file system while it runs: a folder for each user and port, /tmp/serve-app-UID/PORT.
+
+service.json   where its dashboard is; `serve_app.redeploy` reads it
+metrics.json   where its metrics are, Prometheus' file_sd; the stress kit reads it
+stopping       there once the service takes no more requests; `deployments.under_way` reads it
+requests/PID   how many requests a process works on; written by `deployments.under_way`
+h/             HAProxy's config and admin socket
+ray/           Ray's session: sockets and logs
+
+The launcher makes it, for its user only, and removes it when the service has stopped as asked. After a fault it stays,
+with the logs, until the next start on that port.
+"""
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from serve_app.errors import SetupError
+
+VARIABLE = "SERVE_APP_RUN_DIR"
+"""The folder to use instead of /tmp/serve-app-UID."""
+
+MAX_BYTES = 34
+"""Of a service folder's path: the names of HAProxy's admin socket and of Ray's add 73 and 68, and 107 are allowed."""
+
+_FACTS = "service.json"
+_HAPROXY = "h"
+_ADMIN_SOCKET = "a"
+_TRIES = 3
+
+
+def folder_of(port: int) -> Path:
+    """Return where the service on `port` of this user has its folder, whether it runs or not."""
+    return _top() / str(port)
+
+
+@contextmanager
+def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
+    """Make the folder of a service anew, for this process alone; after the block it is removed if `is_over` says so.
+
+    Raises SetupError when another service has it, or somebody else its place.
+    """
+    folder = folder_of(port)
+    if len(os.fsencode(folder)) > MAX_BYTES and sys.platform != "win32":
+        raise SetupError(f"{VARIABLE}: {folder} has more than {MAX_BYTES} bytes; names of sockets may not be so long")
+    try:
+        lock = _claim(folder)
+    except OSError as exc:
+        raise SetupError(f"{folder} cannot be used ({exc.strerror}); free it or set {VARIABLE}") from exc
+    if lock is None:
+        raise SetupError(f"port {port} cannot be used: another service of yours starts or stops there just now")
+    try:
+        yield folder
+    finally:
+        if is_over():
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # other services of this user have theirs in it
+                folder.parent.rmdir()
+        lock.close()
+
+
+def haproxy_files(folder: Path) -> dict[str, str]:
+    """Return the variables by which HAProxy's files come into the folder; Ray adds a folder for each node."""
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/{_HAPROXY}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/{_HAPROXY}/{_ADMIN_SOCKET}",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/{_HAPROXY}/m",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}/{_HAPROXY}",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/{_HAPROXY}/server-state",
+    }
+
+
+def haproxy_sockets(folder: Path) -> list[Path]:
+    """Return the admin sockets of the service's HAProxies."""
+    return sorted(folder.glob(f"{_HAPROXY}/*/{_ADMIN_SOCKET}"))
+
+
+def write_facts(folder: Path, *, dashboard: str, metrics: Path) -> None:
+    """Say where to find what a running service has. Raises OSError."""
+    (folder / "metrics.json").symlink_to(metrics)
+    (folder / _FACTS).write_text(json.dumps({"dashboard": dashboard}), encoding="utf-8")
+
+
+def find_dashboard(port: int) -> str:
+    """Return the dashboard's URL of the service that this user runs on `port`. Raises SetupError."""
+    folder = folder_of(port)
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = None
+    if facts is None or not _is_held(folder):
+        raise SetupError(f"you run no service on port {port} that is ready; start it, or name the dashboard of another")
+    return str(facts["dashboard"])
+
+
+def _top() -> Path:
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
+    if sys.platform == "win32":
+        return Path(tempfile.gettempdir()) / "serve-app"
+    return Path("/tmp") / f"serve-app-{os.getuid()}"  # noqa: S108 as Ray; TMPDIR may be too long for sockets
+
+
+def _claim(folder: Path) -> "_Lock | None":
+    """Return the lock of a folder, made or emptied; None if another process has it. Raises OSError and SetupError."""
+    for _ in range(_TRIES):
+        try:
+            _make_private(folder.parent, is_shared=VARIABLE in os.environ)
+            _make_private(folder)
+            break
+        except FileNotFoundError:  # another service of this user has ended, and removed what it thought was empty
+            continue
+    lock = _Lock.of(folder)
+    if lock is not None:
+        for left in folder.iterdir():  # by a service that was killed, or failed
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return lock
+
+
+def _make_private(folder: Path, *, is_shared: bool = False) -> None:
+    """Make a folder that only this user can use. Raises OSError, and SetupError when somebody else has made it."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    if is_shared or sys.platform == "win32":
+        return
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise SetupError(f"{folder} belongs to somebody else; remove it, or set {VARIABLE} to a folder of yours")
+    folder.chmod(0o700)
+
+
+class _Lock:
+    """Holds a folder for this process until it is closed, or this process ends. Nothing on Windows."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """Return the lock of a folder, or None when another process holds it. Raises OSError."""
+        if sys.platform == "win32":
+            return cls(None)
+        import fcntl
+
+        lock = cls(descriptor := os.open(folder, os.O_RDONLY))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), folder.lstat()):  # else it was removed and made again meanwhile
+                return lock
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        lock.close()
+        return None
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        lock = _Lock.of(folder)
+    except OSError:
+        return False
+    if lock is not None:
+        lock.close()
+    return lock is None or sys.platform == "win32"

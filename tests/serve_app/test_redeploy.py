@@ -1,0 +1,101 @@
+"""`serve_app.redeploy` talks to the service on the config's port, to no other one, and says so when there is none."""
+
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve_app import redeploy
+from serve_app.service_folder import VARIABLE, claimed_folder, write_facts
+from tests.service import read_config
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no locks of folders")
+PORTS = (18_000, 18_001)
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    """Refuses every config, and remembers that one came."""
+
+    asked: list[int]
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        assert isinstance(self.server, HTTPServer)
+        self.asked.append(self.server.server_port)
+        self.send_response(400)
+        self.end_headers()
+        self.wfile.write(b"words that quote the config")
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Ports of the dashboards of two running services; those that were asked are in `Dashboard.asked`."""
+    top = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))
+    monkeypatch.setenv(VARIABLE, str(top))
+    monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
+    monkeypatch.setattr(Dashboard, "asked", [], raising=False)
+    with ExitStack() as stack:
+        found = []
+        for port in PORTS:
+            server = stack.enter_context(HTTPServer(("127.0.0.1", 0), Dashboard))
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+            folder = stack.enter_context(claimed_folder(port, is_over=lambda: True))
+            write_facts(folder, dashboard=f"http://127.0.0.1:{server.server_port}", metrics=folder / "none")
+            found.append(server.server_port)
+        yield found
+    shutil.rmtree(top, ignore_errors=True)
+
+
+def config_on(folder: Path, port: int) -> Path:
+    config = read_config("one_replica.yaml")
+    config["http_options"]["port"] = port
+    path = folder / f"{port}.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["redeploy", *map(str, arguments)])
+    return redeploy.main()
+
+
+def test_each_config_goes_to_the_service_on_its_port(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for port, dashboard in zip(PORTS, dashboards, strict=True):
+        Dashboard.asked.clear()
+        assert run(monkeypatch, config_on(tmp_path, port)) == 2
+        assert Dashboard.asked == [dashboard]
+        assert "Serve refused the config (status 400)" in capsys.readouterr().err
+
+
+def test_without_a_service_on_that_port_nobody_is_asked(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, config_on(tmp_path, 18_002)) == 2
+    assert Dashboard.asked == []
+    assert "you run no service on port 18002" in capsys.readouterr().err
+    assert len(dashboards) == 2
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_another_dashboard_may_be_named(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    url = f"http://127.0.0.1:{dashboards[1]}"
+    if by == "environment":
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", url)
+    options = ["--dashboard", url] if by == "option" else []
+    assert run(monkeypatch, config_on(tmp_path, PORTS[0]), *options) == 2
+    assert Dashboard.asked == [dashboards[1]]
