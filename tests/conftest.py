@@ -1,4 +1,4 @@
-"""How the tests are spread over processes, and fixtures that several files share: own folders, the fitted model."""
+"""Fixtures that several files share: own folders, the fitted model."""
 
 import os
 import signal
@@ -20,15 +20,7 @@ from tests.fitted_model import CLASS_IDS
 if TYPE_CHECKING:
     from serve_app.classifier.classifier import Classifier
 
-pytest_plugins = ["tests.failures", "tests.postgres", "tests.redis_server"]
-
-_FIRST = ("ray", "engine", "test_kit_proof", "test_kit_faults")
-"""Groups of tests that take longest: they begin first. "ray" holds those of a whole service, one service at a time, and
-"engine" those that compute with TensorFlow in the test's own process, which then loads it once."""
-_SLOW_TO_BEGIN = ("ray", "engine")
-SLOW_BEGINNING_S = 600
-"""Their first test makes the model and starts the service: half a minute, and several on a machine that does more."""
-_ENGINE_FIXTURES = {"classifier", "fitted", "model_client"}
+pytest_plugins = ["tests.failures", "tests.groups", "tests.postgres", "tests.redis_server"]
 
 UNHURRIED = {"max_wait_s": 600, "deadline_s": 600, "upload_timeout_s": 600}
 """A classifier's longest limits: where they are not what is tested, a slow machine must not meet them."""
@@ -40,28 +32,6 @@ THREADS = 2
 def pytest_configure() -> None:
     """Let Ctrl-C work in what the tests start: a shell that starts the tests in the background ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test the group that pytest-xdist keeps together, and put the longest groups first."""
-    by_file: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        by_file.setdefault(item.path, []).append(item)
-    groups = {path: _group_of(path, tests) for path, tests in by_file.items()}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
-        if groups[item.path] in _SLOW_TO_BEGIN and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SLOW_BEGINNING_S))
-    items.sort(key=lambda item: _FIRST.index(groups[item.path]) if groups[item.path] in _FIRST else len(_FIRST))
-
-
-def _group_of(path: Path, tests: list[pytest.Item]) -> str:
-    if path.parent.name == "running":
-        return "ray"
-    usual = [test for test in tests if test.get_closest_marker("long") is None]
-    uses = {name for test in usual for name in getattr(test, "fixturenames", [])}
-    return "engine" if uses & _ENGINE_FIXTURES else path.stem
 
 
 @dataclass(frozen=True)

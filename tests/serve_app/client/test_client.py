@@ -255,7 +255,9 @@ def test_a_service_that_has_gone_ends_the_run_and_what_was_answered_stays(client
     ended = client(folder, "--format", "csv", "--retries", "0", "--parallel", "2")
     rows = ended.rows()
     assert ended.code == 1
-    assert [row["prediction"] for row in rows][:2] == things(2)
+    answered = [row for row in rows if row["prediction"]]
+    assert len(answered) == 2
+    assert all(row["prediction"] == f"thing {int(row['file'][-7:-4])}" for row in answered)
     assert 4 <= len(rows) < 10
     assert "3 pictures one after another were not served" in ended.err
     assert "not done" in ended.err

@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -78,18 +78,22 @@ async def test_haproxy_comes_back_hardened_after_a_kill(running: Service) -> Non
     [before] = haproxies(running)
     before.kill()
 
-    def serves_own() -> psutil.Process | None:
-        """Not the launcher's stand-in, whose parent is the launcher."""
+    def serves_own() -> tuple[list[str], set[str]] | None:
+        """Return what Serve's own was started with and listens on; the stand-in is a child of the launcher."""
         managers = {process.pid for process in running.titled("ray::HAProxyManager")}
-        found = [process for process in haproxies(running) if process.ppid() in managers and process.pid != before.pid]
-        return next((process for process in found if addresses(process)), None)
+        for process in haproxies(running):
+            with suppress(psutil.Error):  # a reload may end it meanwhile
+                is_own = process.ppid() in managers and process.pid != before.pid
+                if is_own and (listened := addresses(process)):
+                    return process.cmdline(), listened
+        return None
 
     def addresses(process: psutil.Process) -> set[str]:
         return {found.laddr.ip for found in process.net_connections("tcp") if found.status == psutil.CONN_LISTEN}
 
-    after = await asyncio.to_thread(running.wait_for, serves_own, "another HAProxy of Serve")
-    assert after.cmdline()[1] == "-db"
-    assert addresses(after) == {"127.0.0.1"}
+    command, listened = await asyncio.to_thread(running.wait_for, serves_own, "another HAProxy of Serve")
+    assert command[1] == "-db"
+    assert listened == {"127.0.0.1"}
     async with client_of(running) as http:
         assert_error(await http.get("/nothing"), 404, "not_found")
 
