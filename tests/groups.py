@@ -1,0 +1,57 @@
+"""Which tests stay together in one process under pytest-xdist, and which come first.
+
+Registered as a pytest plugin by conftest. xdist's own --dist=loadgroup does not know the ids that pytest has since 9.2:
+it would spread the tests of each file.
+"""
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+RAY, ENGINE = "ray", "engine"
+_PLACES = {
+    "tests/serve_app/running/": RAY,
+    "tests/serve_app/classifier/": ENGINE,
+    "tests/serve_app/jobs/": ENGINE,
+    "tests/serve_app/client/test_client_jobs.py": ENGINE,
+    "tests/serve_app/test_head.py": ENGINE,
+}
+"""RAY holds the tests of a whole service, one service at a time, and ENGINE those that compute with TensorFlow in the
+test's own process, which then loads it once. Any other file is a group of its own."""
+_FIRST = (
+    RAY,
+    ENGINE,
+    "tests/loadtest/measuring/test_kit_proof.py",
+    "tests/loadtest/measuring/test_kit_faults.py",
+)
+"""Groups that take longest: they begin first."""
+_BEGINNING_S = 600
+"""The first test of RAY and of ENGINE makes the model: half a minute, and several on a machine that does more."""
+
+
+def group_of(nodeid: str) -> str:
+    """Return the name of a test's group."""
+    path = nodeid.partition("::")[0]
+    return next((group for place, group in _PLACES.items() if path.startswith(place)), path)
+
+
+class _ByGroup(LoadScopeScheduling):
+    """Gives each process a whole group at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Return what spreads the tests over the processes."""
+    return _ByGroup(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest groups first."""
+    items.sort(key=lambda item: _FIRST.index(group) if (group := group_of(item.nodeid)) in _FIRST else len(_FIRST))
+    for item in items:
+        if group_of(item.nodeid) in {RAY, ENGINE} and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_BEGINNING_S))
