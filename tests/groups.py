@@ -5,8 +5,8 @@ it would spread the tests of each file.
 """
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
+from xdist.remote import Producer  # type: ignore[import-untyped]
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 RAY, ENGINE = "ray", "engine"
 _PLACES = {
@@ -35,7 +35,7 @@ def group_of(nodeid: str) -> str:
     return next((group for place, group in _PLACES.items() if path.startswith(place)), path)
 
 
-class _ByGroup(LoadScopeScheduling):
+class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]
     """Gives each process a whole group at a time."""
 
     def _split_scope(self, nodeid: str) -> str:
