@@ -3,6 +3,7 @@
 Registered as a pytest plugin by conftest. Whoever starts a server says `keep_on_failure` where its logs are.
 """
 
+import os
 import re
 import shutil
 from collections import deque
@@ -21,6 +22,8 @@ MOST_BYTES = 4_000_000
 Logs = Callable[[], list[Path]]
 
 _watched: dict[str, Logs] = {}
+_early = FOLDER / f".{os.getpid()}"
+"""Copies made while a test failed, of what it had started itself: its report is made when that is gone."""
 _requests: deque[str] = deque(maxlen=30)
 
 
@@ -31,6 +34,9 @@ def keep_on_failure(name: str, logs: Logs) -> Iterator[None]:
     _watched[unique] = logs
     try:
         yield
+    except BaseException:
+        _copy(unique, logs, _early)
+        raise
     finally:
         del _watched[unique]
 
@@ -50,8 +56,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_runtest_setup() -> None:
-    """Forget the requests of the test before."""
+    """Forget the test before."""
     _requests.clear()
+    shutil.rmtree(_early, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -93,18 +100,28 @@ def _note_error(request: httpx.Request, error: httpx.HTTPError) -> None:
 
 
 def _keep(folder: Path) -> list[Path]:
-    """Return the copies of everything that is watched now."""
+    """Return the copies of everything that is watched now, or was when the test failed."""
     shutil.rmtree(folder, ignore_errors=True)
     kept = []
+    if _early.is_dir():
+        _early.replace(folder)
+        kept += sorted(folder.iterdir())
     for name, logs in _watched.items():
-        for source in logs():
-            files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
-            for file in files:
-                copy = folder / name / (file.name if file is source else file.relative_to(source))
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(_end_of(file))
-            if files:
-                kept.append(folder / name / source.name if source.is_file() else folder / name)
+        kept += _copy(name, logs, folder)
+    return kept
+
+
+def _copy(name: str, logs: Logs, folder: Path) -> list[Path]:
+    """Copy what `logs` returns below `folder / name` and return the copies, a folder as one."""
+    kept = []
+    for source in logs():
+        files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+        for file in files:
+            copy = folder / name / (file.name if file is source else file.relative_to(source))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(_end_of(file))
+        if files:
+            kept.append(folder / name / source.name if source.is_file() else folder / name)
     return kept
 
 

@@ -13,12 +13,12 @@ from tests.redis_server import running_redis
 from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, PASSWORDS, SECOND_KEY, config_of
 from tests.service import QUICK_METRICS, Service, launcher, own_environment, service, write_config
 
-LAST = "test_starts_and_stops.py"
+LAST = ("test_starts_and_stops.py", "test_stopping.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests last after which the shared service is no more."""
-    items.sort(key=lambda item: item.path.name == LAST)
+    """Put those last that stop the shared service, and then those that start others: one at a time."""
+    items.sort(key=lambda item: LAST.index(item.path.name) + 1 if item.path.name in LAST else 0)
 
 
 @pytest.fixture(scope="session")
