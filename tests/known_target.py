@@ -33,7 +33,6 @@ import yaml
 STOP_S = 60
 GATE_POLL_S = 0.02
 MEASURED = ("/fixed", "/serial")
-SLOW_TIMES = 4.0
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,13 @@ class Behaviour:
     most_wait_s: float
     refusal_ms: float
     crowd: int
-    crowd_ms: float
+    slow_clients: int
+    slow_ms: float
     die_at: int
     kill_client_at: int
     hold_at: int
     hold_end: bool
     gate: str
-    slow_clients: int
 
 
 @dataclass(frozen=True)
@@ -169,9 +168,9 @@ class KnownTarget:
     def _answer(self, path: str, now_s: float, client: int) -> Answer:
         match path:
             case "/fixed":
-                return self._refused(now_s) or self._fixed(now_s)
+                return self._refused(now_s) or self._fixed(now_s, client)
             case "/serial":
-                return self._refused(now_s) or self._serial(now_s, self._slowness(client))
+                return self._refused(now_s) or self._serial(now_s)
             case "/" | "/ready":
                 is_ready = now_s >= self._ready_s
                 return Answer(now_s, HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE, b"")
@@ -187,24 +186,24 @@ class KnownTarget:
             return Answer(now_s, HTTPStatus.SERVICE_UNAVAILABLE, b"")
         return None
 
-    def _fixed(self, now_s: float) -> Answer:
-        is_crowded = self._behaviour.crowd and len(self.clients) > self._behaviour.crowd
-        delay_ms = self._behaviour.delay_ms + (self._behaviour.crowd_ms if is_crowded else 0)
+    def _fixed(self, now_s: float, client: int) -> Answer:
+        delay_ms = self._behaviour.delay_ms + (self._behaviour.slow_ms if self._is_slow(client) else 0)
         padding = ", pad;desc=" + "x" * self._behaviour.padding_bytes if self._behaviour.padding_bytes else ""
         return Answer(now_s + delay_ms / 1000, HTTPStatus.OK, b"fixed", f"work;dur={delay_ms:g}{padding}")
 
-    def _slowness(self, client: int) -> float:
-        """Return how many times as long a request to GET /serial takes, by the connection that it comes on."""
+    def _is_slow(self, client: int) -> bool:
+        """Return whether a client is among the first, or too many are there."""
         place = self._in_order.setdefault(client, len(self._in_order))
-        return SLOW_TIMES if place < self._behaviour.slow_clients else 1.0
+        crowd = self._behaviour.crowd
+        return place < self._behaviour.slow_clients or bool(crowd and len(self.clients) > crowd)
 
-    def _serial(self, now_s: float, slowness: float) -> Answer:
+    def _serial(self, now_s: float) -> Answer:
         if self._free_s - now_s > self._behaviour.most_wait_s:
             return Answer(now_s + self._behaviour.refusal_ms / 1000, HTTPStatus.SERVICE_UNAVAILABLE, b"")
         stall_s = self._behaviour.stall_s if self._measured == self._behaviour.stall_at else 0
         # From the end before, not from when its timer woke us: being late must not add up.
         begin_s = max(self._free_s, now_s) + stall_s
-        service_s = slowness / self._behaviour.serial_rate
+        service_s = 1 / self._behaviour.serial_rate
         self._free_s = begin_s + service_s
         timing = f"queue;dur={(begin_s - now_s) * 1000:.3f}, work;dur={service_s * 1000:g}"
         return Answer(self._free_s, HTTPStatus.OK, b"serial", timing)
@@ -339,13 +338,13 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--most-wait-s", type=float, default=float("inf"), metavar="S", help="503 for longer queues")
     parser.add_argument("--refusal-ms", type=float, default=0, metavar="MS", help="what such a 503 takes")
     parser.add_argument("--crowd", type=int, default=0, metavar="N", help="with more clients, GET /fixed takes longer")
-    parser.add_argument("--crowd-ms", type=float, default=0, metavar="MS", help="by so much")
+    parser.add_argument("--slow-clients", type=int, default=0, metavar="N", help="and for the first N in any case")
+    parser.add_argument("--slow-ms", type=float, default=0, metavar="MS", help="by so much")
     parser.add_argument("--die-at", type=int, default=0, metavar="N", help="the N-th request kills the target")
     parser.add_argument("--kill-client-at", type=int, default=0, metavar="N", help="the N-th kills the load generator")
     parser.add_argument("--hold-at", type=int, default=0, metavar="N", help="from the N-th on they wait at the gate")
     parser.add_argument("--hold-end", action="store_true", help="after SIGTERM it waits there before it ends")
     parser.add_argument("--gate", default="", metavar="FILE", help="see FileGate")
-    parser.add_argument("--slow-clients", type=int, default=0, metavar="N", help="slow on the first N connections")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())

@@ -20,9 +20,10 @@ import psutil
 import yaml
 
 from serve_app.data_plane import data_plane_environment
+from serve_app.deployments import ingress_admin
 from serve_app.deployments.rest import ServeRest
 from serve_app.errors import SetupError
-from serve_app.service_folder import claimed_folder
+from serve_app.service_folder import claimed_folder, folder_of
 from tests.failures import keep_on_failure
 from tests.ports import free_port
 
@@ -146,6 +147,15 @@ class Service:
     def wait_for_ready_block(self) -> None:
         """Return when the launcher has said where everything is, and so watches over HAProxy."""
         self.wait_for(lambda: "Ctrl-C" in self.printed(), "the ready block")
+
+    def wait_until_routed(self) -> None:
+        """Return when HAProxy knows every replica: it is not replaced any more, until one of them changes."""
+        self.wait_for(self._is_routed, "HAProxy's last process, with all replicas")
+
+    def _is_routed(self) -> bool:
+        told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
+        running = [process for process in processes_of(self.environment) if command_of(process).find("/haproxy -") > 0]
+        return len(running) == 1 and told.count(" SERVE_REPLICA_") == len(self.replicas()) > 0
 
     def _answers(self, path: str) -> bool:
         try:

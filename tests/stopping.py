@@ -47,6 +47,7 @@ def patient_service(
     command = around([*launcher(config), "--drain-s", str(START_S)])
     with service(command, own_environment(folder), folder, port) as started:
         started.wait_for_ready_block()
+        started.wait_until_routed()  # what an older HAProxy has could not be counted
         yield started
 
 

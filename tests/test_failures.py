@@ -36,7 +36,7 @@ def test_passes(server):
 def test_the_logs_of_what_fixtures_and_the_test_itself_started_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "test_of_failures.py"
     file.write_text(TEST)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.failures", "-p", "no:cacheprovider", file]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.failures", "-p", "no:cacheprovider", str(file)]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "1 failed, 1 passed" in ended.stdout, ended.stdout + ended.stderr

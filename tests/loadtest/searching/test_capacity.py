@@ -37,9 +37,9 @@ pytestmark = pytest.mark.timeout(3 * RUN_S)
 OPEN_RPS = 50
 IN_FLIGHT = 5
 STALL_S = 0.6
-# With more clients every answer takes CROWD_MS longer, so that the users decide which side of the objective it is on.
+# With more clients every answer takes SLOW_MS longer, so that the users decide which side of the objective it is on.
 CAPACITY_USERS, TOO_MANY_USERS = 4, 8
-DELAY_MS, CROWD_MS = 5, 300
+DELAY_MS, SLOW_MS = 5, 300
 OBJECTIVE = "fixed.median_ms<=150"
 # Long beside the time that the generator itself takes between two requests of a user, which no law explains.
 THINK_S = 0.25
@@ -116,9 +116,7 @@ def search_plan(tmp_path: Path) -> Path:
     return write_plan(
         tmp_path / "plan.yaml",
         [
-            known_target(
-                "crowded", free_port(), f"--delay-ms {DELAY_MS} --crowd {CAPACITY_USERS} --crowd-ms {CROWD_MS}"
-            ),
+            known_target("crowded", free_port(), f"--delay-ms {DELAY_MS} --crowd {CAPACITY_USERS} --slow-ms {SLOW_MS}"),
             known_target("other", free_port()),
         ],
         users=[CAPACITY_USERS],

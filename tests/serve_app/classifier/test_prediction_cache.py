@@ -279,7 +279,7 @@ async def test_a_picture_for_which_nobody_waits_any_more_never_reaches_the_engin
         before = one.begin(fitted.pictures["thing 999"])
         await until(lambda: one.gate.batches, "another picture in the engine")
         waiting = [one.begin(data) for _ in range(3)]
-        await until(lambda: one.sharing == 2, "all who share")
+        await until(lambda: one.sharing == 2 and len(one.classifier._batcher._waiting) == 1, "all who share")
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)

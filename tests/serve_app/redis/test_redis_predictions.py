@@ -221,10 +221,10 @@ async def test_a_killed_holders_claim_passes_to_one_of_those_who_wait(url: str, 
 
 
 async def test_a_wait_that_is_cancelled_leaves_no_claim_behind(url: str, raw: Redis) -> None:
-    async with stores(url, 2) as (one, other):
+    async with stores(url, 2, MESSAGES_ONLY) as (one, other):
         await one.find_or_claim("k")
         waiting = asyncio.create_task(other.find_or_claim("k"))
-        await subscribed(raw, "k", 1)
+        await until(lambda: other.looks == 2, "the look that follows the subscription")
         waiting.cancel()
         await asyncio.wait([waiting])
         one.give_up("k")
@@ -427,7 +427,11 @@ async def test_with_volatile_lru_a_full_redis_makes_room_and_keeps_what_never_ex
             store.keep(f"k{number}", BEST)
             if number % 50 == 49:
                 await until(lambda: not store._unwritten, "the writing")
-        await written(raw, "k1999")
+
+        async def has_all() -> bool:
+            return int((await raw.info("commandstats"))["cmdstat_set"]["calls"]) == 1 + 2000
+
+        await until(has_all, "the writing of all")
         assert store.counted.faults == {}
         assert (await raw.info("stats"))["evicted_keys"] > 100
         assert len(await raw.keys()) > 100
