@@ -139,6 +139,7 @@ async def one(both: tuple[Replica, Replica], module_redis: RedisServer) -> Repli
         await raw.flushall()
     for each in both:
         each.metrics.begin()
+        each.gate.batches.clear()
     return both[0]
 
 
