@@ -7,7 +7,7 @@ import pytest
 from loadtest.base_url import read_base_url
 from loadtest.errors import BadInputError
 from loadtest.plan import load_plan
-from tests.kit import run_kit, workload, write_plan
+from tests.kit import RUN_S, run_kit, workload, write_plan
 from tests.loadtest.test_locustfile import KnownServer, known_server, run_locust
 
 
@@ -67,6 +67,7 @@ def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(tmp_path
     assert {request.target for request in run.requests} == set(right)
 
 
+@pytest.mark.timeout(3 * RUN_S)
 def test_a_run_measures_a_target_below_a_path(tmp_path: Path) -> None:
     with known_server({"GET /api/ready": [(200, b"")], "GET /api/fixed": [(200, b"fixed")]}) as server:
         target = {"name": "below", "url": f"http://127.0.0.1:{server.server_port}/api/", "ready": ["/ready"]}

@@ -99,10 +99,12 @@ def test_a_service_that_listens_everywhere_is_found_by_any_of_its_addresses() ->
     port = free_port()
     code = f"import socket, time; s = socket.create_server(('', {port})); print('up', flush=True); time.sleep(600)"
     with psutil.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline() == "up\n"
-        for host in ("127.0.0.1", "localhost"):
-            assert find_service_processes(f"http://{host}:{port}", re.compile("create_server")) == [server]
-        server.kill()
+        try:
+            assert server.stdout.readline() == "up\n"
+            for host in ("127.0.0.1", "localhost"):
+                assert find_service_processes(f"http://{host}:{port}", re.compile("create_server")) == [server]
+        finally:
+            server.kill()
 
 
 # Metrics
@@ -138,7 +140,7 @@ def exporters() -> "Iterator[list[tuple[int, str]]]":
             stack.callback(process.kill)
             assert process.stdout
             found.append((int(process.stdout.readline()), text))
-        assert all(httpx.get(f"http://127.0.0.1:{port}").text == text for port, text in found)
+        assert all(httpx.get(f"http://127.0.0.1:{port}", timeout=60).text == text for port, text in found)
         yield found
 
 
