@@ -154,14 +154,17 @@ class Service:
 
     def _is_routed(self) -> bool:
         told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
-        running = [process for process in processes_of(self.environment) if command_of(process).find("/haproxy -") > 0]
-        return len(running) == 1 and told.count(" SERVE_REPLICA_") == len(self.replicas()) > 0
+        return len(self.haproxies()) == 1 and told.count(" SERVE_REPLICA_") == len(self.replicas()) > 0
 
     def _answers(self, path: str) -> bool:
         try:
             return httpx.get(self.url + path, timeout=STOP_S).status_code == 200
         except httpx.TransportError:
             return False
+
+    def haproxies(self) -> list[psutil.Process]:
+        """Return the living processes of HAProxy, an older one that ends its requests among them."""
+        return [each for each in processes_of(self.environment) if "/haproxy -" in command_of(each)]
 
     def replicas(self, application: str = "") -> list[psutil.Process]:
         """Return the living replicas of an application, or of all, the oldest first."""
@@ -174,9 +177,9 @@ class Service:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal and return the exit code. Fails if that takes too long or leaves a process."""
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + START_S
         self.process.send_signal(number)
-        code = self.process.wait(STOP_S)
+        code = self.process.wait(START_S)
         while left := processes_of(self.environment):
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
