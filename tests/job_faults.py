@@ -228,6 +228,14 @@ async def _count_jobs(redis: RedisServer) -> int:
     return len(known)
 
 
+async def count_pictures(redis: RedisServer) -> int:
+    """Return how many pictures wait in the queue, or are being computed."""
+    client = connect(redis.url, 5)
+    found: int = await client.xlen(f"{PREFIX}stream")
+    await client.aclose()
+    return found
+
+
 async def _look_into(redis: RedisServer, account: Account, ids: list[str], before: int) -> None:
     """Count what is left of the queue, and how often each job was announced as ended."""
     client = connect(redis.url, 5)
