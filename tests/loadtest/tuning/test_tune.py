@@ -3,6 +3,7 @@
 import argparse
 import io
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_tune_file(folder: Path, **changes: Any) -> Path:
     (folder / "base.yaml").write_text(BASE)
     target = {
         "name": "service",
-        "start": f"serve {folder / 'base.yaml'}",
+        "start": shlex.join(["serve", str(folder / "base.yaml")]),
         "url": "http://127.0.0.1:1",
         "replicas": {"role": "classifier", "count": 1},
     }
@@ -307,11 +308,20 @@ def test_a_candidates_target_serves_its_own_file_and_asks_for_its_replicas(tmp_p
     tuning = load_tuning(write_tune_file(tmp_path))
     candidate = make_grid(tuning).candidates[-1]
     target = make_target(tuning, candidate, tmp_path / "own file.yaml")
-    assert target.start == f"serve '{tmp_path / 'own file.yaml'}'"
+    assert target.start == shlex.join(["serve", str(tmp_path / "own file.yaml")])
     assert target.replicas
     assert target.replicas.count == 2
     assert target.title == "workers=2 engine=new"
     assert Target.model_validate(target.model_dump()) == target
+
+
+def test_a_base_whose_path_has_a_space_is_one_word_of_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "my service"
+    folder.mkdir()
+    tuning = load_tuning(write_tune_file(folder))
+    target = make_target(tuning, make_grid(tuning).candidates[-1], folder / "own.yaml")
+    assert target.start
+    assert shlex.split(target.start) == ["serve", str(folder / "own.yaml")]
 
 
 def test_the_shipped_file_makes_configs_that_the_service_accepts(tmp_path: Path) -> None:
