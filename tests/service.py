@@ -153,8 +153,12 @@ class Service:
         self.wait_for(self._is_routed, "HAProxy's last process, with all replicas")
 
     def _is_routed(self) -> bool:
+        return len(self.haproxies()) == 1 and len(self.routed()) == len(self.replicas()) > 0
+
+    def routed(self) -> set[str]:
+        """Return HAProxy's names of the replicas to which it sends requests; a replaced one has another name."""
         told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
-        return len(self.haproxies()) == 1 and told.count(" SERVE_REPLICA_") == len(self.replicas()) > 0
+        return set(re.findall(r" (SERVE_REPLICA_\S+)", told))
 
     def _answers(self, path: str) -> bool:
         try:

@@ -132,7 +132,7 @@ def expect_lost_at_once(lookups: Seen, predictions: Seen, struck_s: float) -> No
 async def test_killed_replicas_cost_at_most_what_was_under_way(running: Service, fitted: Fitted) -> None:
     """HAProxy sends most of it to another replica, but not what hits a connection in the moment of its end."""
     async with load(running, fitted) as (lookups, predictions):
-        killed = [running.replicas(application)[0] for application in APPLICATIONS]
+        before, killed = running.routed(), [running.replicas(application)[0] for application in APPLICATIONS]
         killed_s = time.time()
         for process in killed:
             process.kill()
@@ -140,9 +140,10 @@ async def test_killed_replicas_cost_at_most_what_was_under_way(running: Service,
     expect_lost_at_once(lookups, predictions, killed_s)
 
     def are_replaced() -> bool:
-        return all(len(running.replicas(application)) == 2 for application in APPLICATIONS)
+        after = running.routed()
+        return len(after - before) == len(killed) and len(after) == len(before) and len(running.haproxies()) == 1
 
-    await asyncio.to_thread(running.wait_for, are_replaced, "two replicas of each application")
+    await asyncio.to_thread(running.wait_for, are_replaced, "requests to other replicas in their place")
 
 
 async def test_no_request_waits_for_frozen_replicas(running: Service, fitted: Fitted) -> None:
