@@ -48,8 +48,8 @@ would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the ti
 MOST_IN_FLIGHT = 200
 """Requests under way in an open loop, unless told otherwise: by Little's law enough for 200 a second that take 1 s."""
 
-_LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|[?&]password=")
-"""An address with a password that is not empty."""
+_LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|://[^/?#]+@|[?&]password=")
+"""An address with a password that is not empty, or with a user, who may be a token."""
 _LIMIT = re.compile(r"(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[\d.]+)")
 _NAME = r"^[A-Za-z0-9][\w-]*$"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -154,20 +154,13 @@ class Target(_Checked):
         """Return what reports call it."""
         return self.label or self.name
 
-    @field_validator("url", mode="before")
-    @classmethod
-    def _no_login(cls, url: object) -> object:
-        if isinstance(url, str) and "@" in url:
-            raise ValueError("must have no user and password: plans and run folders are shown around")
-        return url
-
     @field_validator("environment", mode="before")
     @classmethod
     def _no_password(cls, environment: object) -> object:
         for name, value in environment.items() if isinstance(environment, dict) else ():
             if _LOGIN.search(str(value)):
                 raise ValueError(
-                    f"{name} holds a password, and plans and run folders are shown around: export it where the kit "
+                    f"{name} holds a user or a password, and plans and run folders are shown around: export it where the kit "
                     "is started, whose environment the target has too"
                 )
         return environment

@@ -199,9 +199,10 @@ def test_a_limit_holds_or_not(text: str, value: float, *, holds: bool) -> None:
     ("key", "value", "words"),
     [
         ("url", "http://user:pl4nted@127.0.0.1:1", "targets.0.url: must have no user and password"),
-        ("environment", {"REDIS_URL": "redis://:pl4nted@host/0"}, "REDIS_URL holds a password"),
-        ("environment", {"DATABASE_URL": "postgresql://u:pl4/nted@host/x"}, "DATABASE_URL holds a password"),
-        ("environment", {"REDIS_URL": "unix:///run/redis?password=pl4nted"}, "REDIS_URL holds a password"),
+        ("environment", {"REDIS_URL": "redis://:pl4nted@host/0"}, "REDIS_URL holds a user or a password"),
+        ("environment", {"DATABASE_URL": "postgresql://u:pl4/nted@host/x"}, "DATABASE_URL holds a user"),
+        ("environment", {"WEIGHTS": "https://pl4nted@host/w.h5"}, "WEIGHTS holds a user"),
+        ("environment", {"REDIS_URL": "unix:///run/redis?password=pl4nted"}, "REDIS_URL holds a user or a password"),
     ],
 )
 def test_a_plan_has_no_password(tmp_path: Path, key: str, value: object, words: str) -> None:
