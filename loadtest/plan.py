@@ -160,8 +160,8 @@ class Target(_Checked):
         for name, value in environment.items() if isinstance(environment, dict) else ():
             if _LOGIN.search(str(value)):
                 raise ValueError(
-                    f"{name} holds a user or a password, and plans and run folders are shown around: export it where the kit "
-                    "is started, whose environment the target has too"
+                    f"{name} holds a user or a password, and plans and run folders are shown around: export it where "
+                    "the kit is started, whose environment the target has too"
                 )
         return environment
 
