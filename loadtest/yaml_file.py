@@ -47,7 +47,7 @@ class KitLoader(yaml.SafeLoader):
 
     def _read_key(self, key: yaml.ScalarNode) -> Any:
         # Mappings know keys by their values: 01 is 1, and True is true.
-        return key.tag if key.tag == f"{_TAG}merge" else self.construct_object(key)  # type: ignore[no-untyped-call]
+        return key.tag if key.tag == f"{_TAG}merge" else self.construct_object(key)
 
 
 def construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:

@@ -39,7 +39,7 @@ Chosen = dict[str, dict[str, str]]
 
 
 @contextmanager
-def choosing(api_port: int | None = None, **environment: str) -> Iterator[Chosen]:
+def choosing(api_port: int | None = None, /, **environment: str) -> Iterator[Chosen]:
     """Yield what a process chooses, which holds it meanwhile."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     with subprocess.Popen(
