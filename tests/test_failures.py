@@ -37,6 +37,7 @@ def test_the_logs_of_what_fixtures_and_the_test_itself_started_are_kept(tmp_path
     file = tmp_path / "test_of_failures.py"
     file.write_text(TEST)
     command = [sys.executable, "-m", "pytest", "-p", "tests.failures", "-p", "no:cacheprovider", str(file)]
+    command.append(f"--rootdir={tmp_path}")  # names the test's folder, whatever path the checkout has
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "1 failed, 1 passed" in ended.stdout, ended.stdout + ended.stderr

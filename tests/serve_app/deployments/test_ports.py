@@ -80,15 +80,17 @@ def test_services_that_start_at_once_choose_apart_from_each_other() -> None:
 def test_a_port_on_which_somebody_listens_is_passed_over() -> None:
     with choosing() as before:
         pass
+    held = set()
     with ExitStack() as stack:
         for port in (*single(before), block_of(before)[7]):
             somebody = stack.enter_context(socket.socket())
-            with suppress(OSError):  # another service of this machine has just taken it
+            with suppress(OSError):  # another service of this machine has just taken it, and may give it back
                 somebody.bind(("127.0.0.1", port))
                 somebody.listen()
+                held.add(port)
         after = stack.enter_context(choosing())
-        assert not single(after) & single(before)
-        assert block_of(after).start != block_of(before).start
+        assert held
+        assert not held & (single(after) | set(block_of(after)))
 
 
 def test_ports_that_the_environment_names_are_taken() -> None:
