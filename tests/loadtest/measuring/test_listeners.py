@@ -155,9 +155,13 @@ def exporters() -> "Iterator[list[tuple[int, str]]]":
 def test_port_and_user_stand_in_the_name_of_the_file(monkeypatch: pytest.MonkeyPatch, url: str, path: str) -> None:
     monkeypatch.setattr("os.getuid", lambda: 7)
     assert discovery_path("/run/{user}/{port}", url) == Path(path)
+    monkeypatch.setenv("SERVE_APP_RUN_DIR", "/run/7")
+    assert discovery_path("{run_dir}/{port}", url) == Path(path)
+    monkeypatch.delenv("SERVE_APP_RUN_DIR")
+    assert discovery_path("{run_dir}/{port}", url) == Path("/tmp/serve-app-7", Path(path).name)
 
 
 @pytest.mark.parametrize("discovery", ["/run/{host}/x", "/run/{}", "/run/{port"])
 def test_other_braces_are_a_fault_of_the_plan(discovery: str) -> None:
-    with pytest.raises(ValueError, match=r"only \{port\} and \{user\} may stand in braces"):
+    with pytest.raises(ValueError, match=r"only .port., .user. and .run_dir. may stand in braces"):
         TargetMetrics(discovery=discovery)
