@@ -1,6 +1,6 @@
 """The figures of an overload test, made from its raw rows, and which promises they keep. Knows no process."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from math import fsum
 from pathlib import Path
@@ -14,9 +14,6 @@ from loadtest.overloading.question import Asked, LevelRecord, OverloadFolder, Pr
 from loadtest.reporting.intervals import LEAST_SAMPLES
 from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, read_rows
 from loadtest.run_folder import Moments
-
-REFUSED = "status 503"
-"""What the locustfile says of a refusal that has the error body and says when to come back."""
 
 _SETTLE_S = 3.0
 """Of the saturated loop: by then connections and batches have built up."""
@@ -217,8 +214,7 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     right = [row for row in rows if not row.error]
     answered = [row.ended_unix_s for row in (*right, *heavy_beside) if not row.error]
     length_s = ended_s - began_s
-    failures = _count_failures(rows)
-    refusals_ms = _latencies_ms(row for row in rows if row.error == REFUSED)
+    refusals_ms = _latencies_ms(row for row in rows if row.is_refusal)
     roles = _read_roles(path / "resources.csv", {role.name for role in asked.plan.roles}, began_s, ended_s)
     memory = roles.memory_bytes
     arrivals = record.moments.arrivals
@@ -228,11 +224,11 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
         asked_rps=round(record.asked_rps, 3),
         sent_rps=round(len(rows) / length_s, 3),
         goodput_rps=round(sum(began_s <= unix_s <= ended_s for unix_s in answered) / length_s, 3),
-        refused=failures.pop(REFUSED, 0),
+        refused=sum(row.is_refusal for row in rows),
         refusal_p95_ms=_percentile_ms(refusals_ms, 0.95),
         refusal_max_ms=_max_ms(refusals_ms),
         unanswered=sum(row.status == 0 for row in rows),
-        other_failures={error: count for error, count in failures.items() if error},
+        other_failures=dict(Counter(row.error for row in rows if row.error and row.status and not row.is_refusal)),
         unsent=arrivals.unsent if arrivals else 0,
         median_ms=_percentile_ms(_latencies_ms(right), 0.5),
         p95_ms=_percentile_ms(_latencies_ms(right), 0.95),
@@ -295,15 +291,6 @@ def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> 
         cpu_percent={role: round(fsum(used) / len(used), 1) for role, used in sorted(cpu.items())},
         memory_bytes=[memory[unix_s] for unix_s in sorted(memory)],
     )
-
-
-def _count_failures(rows: Iterable[RequestRow]) -> dict[str, int]:
-    """Return how many answered requests failed, by what the client says."""
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if row.error and row.status:
-            counts[row.error] += 1
-    return counts
 
 
 def _latencies_ms(rows: Iterable[RequestRow]) -> NDArray[np.float64]:

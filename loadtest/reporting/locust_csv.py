@@ -16,8 +16,10 @@ from loadtest.errors import BadInputError
 from loadtest.reporting.figures import (
     CellFigures,
     EndpointFigures,
+    Facts,
     Figures,
     PointFigures,
+    Reason,
     TargetFacts,
     Traffic,
     show_count,
@@ -121,7 +123,7 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
         roles=[],
     )
     return conclude(
-        Figures(
+        Facts(
             title=title,
             source="Locust CSV",
             machine=None,
@@ -133,11 +135,6 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
             points=[point],
             cells=[cell],
             comparisons=[],
-            takeaways=[],
-            recommendations=[],
-            bottom_line="",
-            all_valid=cell.valid,
-            all_limits_met=True,
         )
     )
 
@@ -355,25 +352,27 @@ def _cell(run: _Run, users: int | None) -> CellFigures:
 
 def _reasons(
     run: _Run, users: int | None, most: int, total: Traffic | None, parts: dict[str, Traffic]
-) -> Iterator[str]:
+) -> Iterator[Reason]:
     """Tell why the run is no measurement of that number of users, or why its files cannot be right."""
     if users is not None and users != most:
-        yield f"{users} users were asked for, but at most {most} came"
+        yield Reason(f"{users} users were asked for, but at most {most} came", "users_missing")
     if total is None or not total.requests:
-        yield "no request was counted"
+        yield Reason("no request was counted", "few_samples")
         return
     if any(traffic.failures > traffic.requests for traffic in (total, *parts.values())):
-        yield "there are more failures than requests"
+        yield Reason("there are more failures than requests", "contradiction")
     elif total.failures == total.requests:
-        yield f"none of {total.requests} requests was answered right"
+        yield Reason(f"none of {total.requests} requests was answered right", "none_right")
     for what in ("requests", "failures"):
         of_all, of_parts = getattr(total, what), sum(getattr(traffic, what) for traffic in parts.values())
         if parts and of_all != of_parts:
-            yield f"the {what} of the endpoints are {of_parts} together, but the line {_TOTAL} has {of_all}"
+            words = f"the {what} of the endpoints are {of_parts} together, but the line {_TOTAL} has {of_all}"
+            yield Reason(words, "contradiction")
     if run.stats and run.ticks and run.ticks[-1].count(_REQUESTS) > total.requests:
-        yield (
+        yield Reason(
             f"{run.name}{HISTORY} ends with {run.ticks[-1].count(_REQUESTS)} requests, {run.name}{STATS} has only "
-            f"{total.requests}: they are not of the same run"
+            f"{total.requests}: they are not of the same run",
+            "contradiction",
         )
 
 

@@ -568,8 +568,7 @@ def _limits(figures: Figures) -> str:
 def _met(result: LimitResult | None) -> str:
     if result is None:
         return NO_FIGURE
-    value = show_value(result.limit.split(maxsplit=1)[0], result.value)
-    return value if result.met else f"{value} **missed**"
+    return result.shown if result.met else f"{result.shown} **missed**"
 
 
 def _has_limits(figures: Figures) -> bool:

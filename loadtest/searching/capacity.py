@@ -20,7 +20,7 @@ from loadtest.measuring.processes import adopt_orphans
 from loadtest.measuring.progress import Progress, shown_progress
 from loadtest.measuring.runner import locked, measure_cell, raising_on_signals
 from loadtest.measuring.target import RunningTarget, running_target
-from loadtest.plan import Plan
+from loadtest.plan import Plan, StatedLimit
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import Cell, RunFolder, RunRecord, Session, write_whole
 from loadtest.searching.bisection import Bounds, Outcome, Result, Step, Todo, decide
@@ -55,7 +55,7 @@ class Capacity(BaseModel):
 
     title: str
     target: str
-    objective: list[str]
+    objective: list[StatedLimit]
     question: Question
     plan: dict[str, Any]
     """With the one target, and the objective as its limits."""
@@ -212,7 +212,7 @@ def _open(plan: Plan, question: Question, path: Path) -> Capacity:
     asked = Capacity(
         title=plan.title,
         target=plan.targets[0].name,
-        objective=[str(limit) for limit in plan.limits],
+        objective=plan.limits,
         question=question,
         plan=plan.model_dump(mode="json"),
     )

@@ -29,7 +29,7 @@ from pydantic import (
 
 from loadtest.errors import BadInputError
 from loadtest.measuring.cores import usable_cores
-from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit
+from loadtest.plan import Name, Plan, StatedLimit, Target, check_keys, load_plan
 from loadtest.reporting.differences import PERCENTILES
 from loadtest.tuning.config_path import Scalar, check_path, read_value
 from loadtest.yaml_file import read_yaml_mapping
@@ -147,7 +147,7 @@ class TuneFile(_Checked):
     """The knob that says how many replicas run: they are counted, and the recommendation is about it."""
     users: PositiveInt
     objective: Annotated[Objective, BeforeValidator(read_objective), PlainSerializer(str, return_type=str)]
-    limits: list[Annotated[Limit, BeforeValidator(read_limit), PlainSerializer(str, return_type=str)]] = []
+    limits: list[StatedLimit] = []
     """Which must hold; a candidate that misses one is never chosen."""
     minutes: PositiveFloat
     """What the search may take."""

@@ -349,7 +349,7 @@ def read(path: Path, users: int | None = None, wait_s: Sequence[float] | None = 
     return read_locust_csv(path, users=users, wait_s=wait_s, title="made")
 
 
-def reasons(folder: Path, users: int | None = None) -> list[str]:
+def reasons(folder: Path, users: int | None = None) -> Sequence[str]:
     cell: CellFigures = read(folder / "run", users=users).cells[0]
     assert not cell.valid
     return cell.reasons
