@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from loadtest.faulting.fault_folder import Event, FaultFolder, StretchRecord
 from loadtest.faulting.fault_plan import Fault, FaultLoad, FaultPlan, MayFail
 from loadtest.faulting.process_watch import count_roles
-from loadtest.faulting.recovery import calm_after_s, end_of, percentile, processes_back_after_s, usual_limits_ms
+from loadtest.faulting.recovery import calm_after_s, end_of, processes_back_after_s, usual_limits_ms
 from loadtest.rows import ProcessRow, RequestRow
 from loadtest.run_folder import Environment
+from loadtest.statistics.percentiles import percentile
 
 _MOST_SEEN = 8
 _P95 = 0.95

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from loadtest.errors import BadInputError
 from loadtest.overloading.question import Asked, LevelRecord, OverloadFolder, Promises, Question
-from loadtest.reporting.intervals import LEAST_SAMPLES
 from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, read_rows
 from loadtest.run_folder import Moments
+from loadtest.statistics.percentiles import sure_percentile
 
 _SETTLE_S = 3.0
 """Of the saturated loop: by then connections and batches have built up."""
@@ -298,9 +298,8 @@ def _latencies_ms(rows: Iterable[RequestRow]) -> NDArray[np.float64]:
 
 
 def _percentile_ms(latencies_ms: NDArray[np.float64], share: float) -> float | None:
-    if latencies_ms.size < LEAST_SAMPLES[share]:
-        return None
-    return round(float(np.percentile(latencies_ms, 100 * share, method="inverted_cdf")), 3)
+    value_ms = sure_percentile(latencies_ms, share)
+    return None if value_ms is None else round(value_ms, 3)
 
 
 def _max_ms(latencies_ms: NDArray[np.float64]) -> float | None:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import log
 
-from loadtest.reporting.block_bootstrap import DRAWS, Repetition, Resampled
-from loadtest.reporting.differences import FAILURES, PERCENTILES, THROUGHPUT, Side, find_difference
+from loadtest.reporting.differences import FAILURES, PERCENTILES, THROUGHPUT, Repetition, Side, find_difference
 from loadtest.reporting.figures import Difference, LevelComparison, TargetFacts, Verdict, name_metric, show_value
-from loadtest.reporting.intervals import CONFIDENCE
+from loadtest.statistics.block_bootstrap import DRAWS
+from loadtest.statistics.percentiles import CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def compare_levels(
     levels = []
     for level in users:
         sides = [
-            Side(name, Resampled(found, (level, number), draws))
+            Side(name, found, (level, number), draws)
             for number, name in enumerate(titles)
             if (found := [one for one in repetitions.get((name, level), ()) if one.requests.failed.size])
         ]

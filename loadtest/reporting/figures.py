@@ -126,7 +126,7 @@ class Traffic(_Figures):
 
     A request belongs to the window in which it was sent. Latencies are those of right answers, as order statistics
     (the smallest value with at least that share of all values at or below it); failures are counted apart. A
-    percentile with fewer samples than `intervals.LEAST_SAMPLES` asks for is None.
+    percentile with fewer samples than `percentiles.LEAST_SAMPLES` asks for is None.
     """
 
     requests: int

@@ -25,7 +25,8 @@ from loadtest.reporting.figures import (
     show_count,
 )
 from loadtest.reporting.findings import conclude
-from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
+from loadtest.statistics.intervals import failures_interval_percent
+from loadtest.statistics.percentiles import LEAST_SAMPLES
 
 STATS, HISTORY, FAILURES, EXCEPTIONS = "_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"
 """What Locust appends to the prefix."""

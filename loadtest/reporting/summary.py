@@ -21,10 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.errors import BadInputError
 from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target, TargetMetrics
 from loadtest.reporting.baseline import read_baseline
-from loadtest.reporting.block_bootstrap import Repetition
 from loadtest.reporting.bottleneck import add_bottlenecks
 from loadtest.reporting.caching import name_cache
 from loadtest.reporting.comparison import compare_levels
+from loadtest.reporting.differences import Repetition
 from loadtest.reporting.figures import (
     CellFigures,
     CounterFigures,

@@ -42,7 +42,7 @@ from loadtest.reporting.figures import (
     show_rps,
     show_value,
 )
-from loadtest.reporting.intervals import LEAST_SAMPLES
+from loadtest.statistics.percentiles import LEAST_SAMPLES
 
 PICTURES = {
     "distinct": "Every picture is a different file, so no cache of answers can help.",

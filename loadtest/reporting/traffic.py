@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.reporting.figures import Stage, Traffic
-from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
 from loadtest.rows import RequestRow
+from loadtest.statistics.intervals import failures_interval_percent
+from loadtest.statistics.percentiles import sure_percentile
 
 # Finer than any clock behind the figures, and short enough to read in report.json.
 _DECIMALS = 4
@@ -124,14 +125,12 @@ def pool_requests(parts: Sequence[Requests]) -> Requests:
 def compute_traffic(requests: Requests, window_s: float) -> Traffic:
     """Return the figures of requests that were sent within `window_s` seconds.
 
-    Percentiles are order statistics over the right answers: the smallest latency with at least that share of
-    all at or below it (Hyndman and Fan 1996, definition 1); None with fewer samples than LEAST_SAMPLES.
+    Percentiles are order statistics over the right answers; None with fewer samples than LEAST_SAMPLES.
     """
     count, failures = len(requests.failed), int(requests.failed.sum())
     right_ms = requests.latency_ms[requests.timed]
     median_ms, p95_ms, p99_ms = (
-        _rounded(np.percentile(right_ms, 100 * share, method="inverted_cdf")) if right_ms.size >= least else None
-        for share, least in LEAST_SAMPLES.items()
+        None if (value := sure_percentile(right_ms, share)) is None else _rounded(value) for share in (0.5, 0.95, 0.99)
     )
     return Traffic(
         requests=count,

@@ -1,26 +1,9 @@
-"""Intervals for shares of failures, and how many samples a percentile needs.
+"""Intervals for shares of failures, of independent samples: hand over as many as the samples at hand are worth."""
 
-Called by `traffic` and `comparison`. All intervals are for independent samples; `comparison` hands over as many as
-the samples at hand are worth.
-"""
-
-from math import ceil, log, sqrt
+from math import sqrt
 from statistics import NormalDist
 
-CONFIDENCE = 0.95
-
-
-def count_least_samples(share: float, confidence: float) -> int:
-    """Return how many samples it takes for the largest of them to be an upper bound of a percentile.
-
-    That all of n independent samples lie below it has the probability share^n (Wilks 1941, distribution-free bounds by
-    order statistics; the early stopping of MLPerf Inference, Reddi et al. 2020, rests on the same binomial reasoning).
-    """
-    return ceil(log(1 - confidence) / log(share))
-
-
-LEAST_SAMPLES = {share: count_least_samples(share, CONFIDENCE) for share in (0.5, 0.95, 0.99)}
-"""By percentile as a share: with fewer samples it is not printed. 5 for the median, 59 for p95, 299 for p99."""
+from loadtest.statistics.percentiles import CONFIDENCE
 
 
 def failures_interval(failures: float, requests: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
