@@ -25,6 +25,7 @@ from loadtest.auditing.markdown import render_markdown
 from loadtest.auditing.statements import covers_all_levels, find_target, read_statements
 from loadtest.auditing.table import Printed
 from loadtest.errors import BadInputError
+from loadtest.reporting.locust_csv import read_locust_csv
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
 from tests.audits.closed_loop import ENDPOINTS, SHARES, Experiment, Kind, Outcome, locust_csv, simulate, tabulate
@@ -859,7 +860,8 @@ def test_a_table_that_cannot_be_used_is_told_by_its_key(
         ("table.yaml", "a: [", "is not YAML"),
         ("report.json", "{", "Invalid JSON"),
         ("report.json", '{"title": "x"}', "is it a report.json"),
-        ("run_stats.csv", "", "has no column Type"),
+        ("run_stats.csv", "", "there is no line Aggregated"),
+        ("run_stats.csv", "a\n", "has no column Type"),
         ("run_stats.csv", "Type,Name\n", "has no column Request Count"),
         ("report.txt", "", "neither .json"),
     ],
@@ -874,8 +876,19 @@ def test_a_bad_number_in_locusts_csv_is_told_by_line_and_column(tmp_path: Path, 
     path = tmp_path / "run_stats.csv"
     path.write_text(locust_csv(outcome).replace("GET,/predict,", "GET,/predict,x"), encoding="utf-8")
     assert "line 3, column Request Count: 'x" in refusal(str(path))
+    path.write_text(locust_csv(outcome).replace("GET,/predict,", "GET,/predict,0.5"), encoding="utf-8")
+    assert "is not a whole number" in refusal(str(path))
     path.write_text(locust_csv(outcome).rsplit("\n", 2)[0], encoding="utf-8")
     assert "there is no line Aggregated" in refusal(str(path))
+
+
+def test_requests_of_a_locust_run_are_named_as_in_the_report(tmp_path: Path, outcome: Outcome) -> None:
+    text = locust_csv(outcome).replace("GET,/lookup,", "GET,GET /lookup,")
+    parts = audit_csv(tmp_path, text, RunFacts()).rows[0].endpoints.split("; ")
+    figures = read_locust_csv(tmp_path / "run", users=40, wait_s=None, title="run")
+    names = [part.endpoint for part in figures.cells[0].endpoints]
+    assert names == ["GET /lookup", "GET /predict"]
+    assert [part.startswith(f"{name}: ") for part, name in zip(parts, names, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize(
