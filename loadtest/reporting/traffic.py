@@ -6,7 +6,7 @@ Called by `summary` with the rows of a cell, or of several that it pools. Knows 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,14 +69,7 @@ class Requests:
 
     def select(self, which: NDArray[np.bool_]) -> "Requests":
         """Return those for which `which` is true."""
-        return Requests(
-            sent_unix_s=self.sent_unix_s[which],
-            endpoint=self.endpoint[which],
-            latency_ms=self.latency_ms[which],
-            failed=self.failed[which],
-            stages_ms=self.stages_ms[which],
-            scheduled_unix_s=self.scheduled_unix_s[which],
-        )
+        return Requests(*(getattr(self, column.name)[which] for column in fields(self)))
 
     def sent_in(self, window: Window) -> "Requests":
         """Return those sent within `window`."""
@@ -112,14 +105,7 @@ def collect_requests(rows: Iterable[RequestRow]) -> Requests:
 
 def pool_requests(parts: Sequence[Requests]) -> Requests:
     """Return the requests of several cells together; at least one part."""
-    return Requests(
-        sent_unix_s=np.concatenate([part.sent_unix_s for part in parts]),
-        endpoint=np.concatenate([part.endpoint for part in parts]),
-        latency_ms=np.concatenate([part.latency_ms for part in parts]),
-        failed=np.concatenate([part.failed for part in parts]),
-        stages_ms=np.concatenate([part.stages_ms for part in parts]),
-        scheduled_unix_s=np.concatenate([part.scheduled_unix_s for part in parts]),
-    )
+    return Requests(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(Requests)))
 
 
 def compute_traffic(requests: Requests, window_s: float) -> Traffic:
