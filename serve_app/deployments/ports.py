@@ -19,7 +19,7 @@ _TRIES = 100
 # A replica's port must never become one of another service: HAProxy may still send requests there for a moment.
 _REPLICA_BLOCKS = range(30_000, 32_500, 250)
 _ANYWHERE = "0.0.0.0"  # noqa: S104 HAProxies of other kinds listen everywhere
-_REPLICAS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
+REPLICA_PORTS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class _Use:
     usual: int
 
 
-_HAPROXY = (
+HAPROXY_PORTS = (
     _Use("statistics", "RAY_SERVE_HAPROXY_STATS_PORT", 8404),
     _Use("metrics", "RAY_SERVE_HAPROXY_METRICS_PORT", 9101),
     _Use("Serve's proxy", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500),
@@ -47,7 +47,7 @@ def chosen_ports() -> Iterator[dict[str, str]]:
     with ExitStack() as held:
         taken: dict[str, str] = {}
         if os.environ.get(HAPROXY_SWITCH) == "1":
-            for use in _HAPROXY:
+            for use in HAPROXY_PORTS:
                 taken[use.name] = os.environ[use.variable] = str(_choose(use, held))
             taken["replicas"] = _choose_replicas(held)
         yield taken
@@ -89,13 +89,13 @@ def _choose(use: _Use, held: ExitStack) -> int:
 
 
 def _choose_replicas(held: ExitStack) -> str:
-    if not any(variable in os.environ for variable in _REPLICAS):
+    if not any(variable in os.environ for variable in REPLICA_PORTS):
         blocks = (range(first, first + _REPLICA_BLOCKS.step) for first in _REPLICA_BLOCKS)
         block = next((block for block in blocks if _hold(block[0], held) and all(map(_is_free, block))), None)
         if block is None:
             raise SetupError(f"all ports from {_REPLICA_BLOCKS.start} to {_REPLICA_BLOCKS.stop - 1} are in use")
-        os.environ |= dict(zip(_REPLICAS, map(str, (block.start, block.stop)), strict=True))
-    first, end = (os.environ.get(variable) for variable in _REPLICAS)
+        os.environ |= dict(zip(REPLICA_PORTS, map(str, (block.start, block.stop)), strict=True))
+    first, end = (os.environ.get(variable) for variable in REPLICA_PORTS)
     return f"{first or 30_000}-{int(end or 31_000) - 1}"
 
 
