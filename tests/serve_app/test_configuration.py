@@ -75,7 +75,8 @@ def test_what_the_page_calls_defaults_can_be_written_and_changes_nothing(title: 
 
 def test_a_unit_is_said_once() -> None:
     """By the end of the key, or else in the field: `_s`, `_bytes` and `_percent` need no second word."""
-    for settings in [*SECTIONS.values(), DeploymentOptions]:
+    classes: list[type[BaseModel]] = [*SECTIONS.values(), DeploymentOptions]
+    for settings in classes:
         for key, field in settings.model_fields.items():
             assert not (key.endswith(("_s", "_bytes", "_percent")) and field.json_schema_extra)
             if key.endswith(("_s", "_bytes", "_percent")):
