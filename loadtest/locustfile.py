@@ -147,6 +147,13 @@ def _picture_count(text: str) -> int:
     return count
 
 
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _refuse_login(environment: Environment, **_: object) -> None:
+    # Locust shows the host on its page, and keeps it in its reports. What else may be wrong with one, it says itself.
+    if "@" in (environment.host or ""):
+        raise SystemExit("--host: must have no user and password: Locust's page and reports show it")
+
+
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _draw_pictures(environment: Environment, **_: object) -> None:
     # Not at import: `--processes` forks after the import, and every process needs a pool of its own.

@@ -48,8 +48,10 @@ would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the ti
 MOST_IN_FLIGHT = 200
 """Requests under way in an open loop, unless told otherwise: by Little's law enough for 200 a second that take 1 s."""
 
-_LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|[?&]password=")
-"""An address with a password that is not empty."""
+_LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|(?<![\w+.-])(?!postgres)[\w+.-]+://[^/?#]+@|[?&]password=", re.IGNORECASE)
+"""An address with a password that is not empty, or with a user, who may be a token: a database's is none."""
+RUN_DIR_VARIABLE = "SERVE_APP_RUN_DIR"
+"""Where the service of this repository has its files, if it is not /tmp/serve-app-UID."""
 _LIMIT = re.compile(r"(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)\s*(?P<comparison><=|>=|<|>)\s*(?P<value>[\d.]+)")
 _NAME = r"^[A-Za-z0-9][\w-]*$"
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -154,21 +156,14 @@ class Target(_Checked):
         """Return what reports call it."""
         return self.label or self.name
 
-    @field_validator("url", mode="before")
-    @classmethod
-    def _no_login(cls, url: object) -> object:
-        if isinstance(url, str) and "@" in url:
-            raise ValueError("must have no user and password: plans and run folders are shown around")
-        return url
-
     @field_validator("environment", mode="before")
     @classmethod
     def _no_password(cls, environment: object) -> object:
         for name, value in environment.items() if isinstance(environment, dict) else ():
             if _LOGIN.search(str(value)):
                 raise ValueError(
-                    f"{name} holds a password, and plans and run folders are shown around: export it where the kit "
-                    "is started, whose environment the target has too"
+                    f"{name} holds a user or a password, and plans and run folders are shown around: export it where "
+                    "the kit is started, whose environment the target has too"
                 )
         return environment
 
@@ -209,14 +204,16 @@ def discovery_path(discovery: str, url: str) -> Path:
     """Return the file that `discovery` means for the target at `url`. Raises ValueError and LookupError."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return Path(discovery.format(port=port, user=os.getuid() if hasattr(os, "getuid") else ""))
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    run_dir = os.environ.get(RUN_DIR_VARIABLE) or f"/tmp/serve-app-{user}"  # noqa: S108 as the service has it
+    return Path(discovery.format(port=port, user=user, run_dir=run_dir))
 
 
 def _check_discovery(text: str) -> str:
     try:
         discovery_path(text, "http://127.0.0.1")
     except (ValueError, LookupError) as exc:
-        raise ValueError(f"{text!r}: only {{port}} and {{user}} may stand in braces ({exc})") from None
+        raise ValueError(f"{text!r}: only {{port}}, {{user}} and {{run_dir}} may stand in braces ({exc})") from None
     return text
 
 
@@ -226,7 +223,8 @@ class TargetMetrics(_Checked):
     urls: list[Annotated[str, Field(pattern="^https?://")]] = []
     discovery: Annotated[str, AfterValidator(_check_discovery)] | None = None
     """A Prometheus file_sd file that lists further addresses; it may appear only once the target runs. In its name
-    {port} stands for the port of the target's url, and {user} for the number of the user who measures."""
+    {port} stands for the port of the target's url, {user} for the number of the user who measures, and {run_dir} for
+    SERVE_APP_RUN_DIR or /tmp/serve-app-{user}."""
     keep: Pattern = ""
     """Names to keep in the run folder."""
     counters: list[Counter] = []

@@ -37,13 +37,17 @@ class KitLoader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return the mapping that comes next. Raises ConstructorError for a key that stands in it twice."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        first: dict[tuple[str, str], yaml.ScalarNode] = {}
+        first: dict[Any, yaml.ScalarNode] = {}
         for key, _ in node.value:
-            known = first.setdefault((key.tag, key.value), key) if isinstance(key, yaml.ScalarNode) else key
+            known = first.setdefault(self._read_key(key), key) if isinstance(key, yaml.ScalarNode) else key
             if known is not key:
                 told = f"the key {key.value!r} stands twice, first in line {known.start_mark.line + 1}"
                 raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
         return node
+
+    def _read_key(self, key: yaml.ScalarNode) -> Any:
+        # Mappings know keys by their values: 01 is 1, and True is true.
+        return key.tag if key.tag == f"{_TAG}merge" else self.construct_object(key)
 
 
 def construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:

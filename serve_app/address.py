@@ -90,9 +90,11 @@ def parameters(address: Address, known: Collection[str]) -> dict[str, str]:
     """Return the parameters of the query, unescaped. Raises AddressFault when one is not `known` or stands twice."""
     found: dict[str, str] = {}
     for part in address.query.split("&") if address.query else ():
-        name, _, value = part.partition("=")
+        name, equals, value = part.partition("=")
         if name not in known:
-            raise AddressFault(f"it has {_unknown(name, address)}; known are {', '.join(sorted(known)) or 'none'}")
+            raise AddressFault(
+                f"it has {_unknown(name if equals else '', address)}; known are {', '.join(sorted(known)) or 'none'}"
+            )
         if name in found:
             raise AddressFault(f"its parameter {name} stands twice")
         found[name] = unescaped(value)

@@ -13,6 +13,7 @@ import time
 import urllib.error
 from typing import Any
 
+from serve_app.address import AddressFault, read_address
 from serve_app.deployments.config_text import read_yaml
 from serve_app.errors import SetupError
 from serve_app.places import find_config
@@ -34,7 +35,7 @@ def main() -> int:
         for change in arguments.set:
             _change(config, change)
         check_config(config, path)
-        dashboard = arguments.dashboard or find_dashboard(api_port(config))
+        dashboard = _read_dashboard(arguments.dashboard) if arguments.dashboard else find_dashboard(api_port(config))
         rest = ServeRest(dashboard)
         rest.deploy(config)
     except SetupError as exc:
@@ -61,6 +62,19 @@ def _parser() -> argparse.ArgumentParser:
         help="of the service to update (default: the one that you run on the config's port)",
     )
     return parser
+
+
+def _read_dashboard(url: str) -> str:
+    named = "the dashboard (--dashboard or RAY_DASHBOARD_ADDRESS)"
+    try:
+        address = read_address(url)
+    except AddressFault as exc:
+        raise SetupError(f"{named}: {exc}; use http://127.0.0.1:8265") from None
+    if address.username is not None or address.password is not None:
+        raise SetupError(f"{named}: the address must have no user and password; Ray's token opens it")
+    if address.scheme not in ("http", "https") or address.host is None or "@" in address.path or address.query:
+        raise SetupError(f"{named}: the address is none such as http://127.0.0.1:8265")
+    return url
 
 
 def _change(config: dict[str, Any], change: str) -> None:

@@ -31,6 +31,7 @@ MAX_BYTES = 34
 """Of a service folder's path: the names of HAProxy's admin socket and of Ray's add 73 and 68, and 107 are allowed."""
 
 _FACTS = "service.json"
+_METRICS = "metrics.json"
 _HAPROXY = "h"
 _ADMIN_SOCKET = "a"
 _TRIES = 3
@@ -63,6 +64,10 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
             with suppress(OSError):  # other services of this user have theirs in it
                 folder.parent.rmdir()
+        else:
+            for stale in (_METRICS, _FACTS):  # what stays is for reading logs
+                with suppress(OSError):
+                    (folder / stale).unlink()
         lock.close()
 
 
@@ -84,7 +89,7 @@ def haproxy_sockets(folder: Path) -> list[Path]:
 
 def write_facts(folder: Path, *, dashboard: str, metrics: Path) -> None:
     """Say where to find what a running service has. Raises OSError."""
-    (folder / "metrics.json").symlink_to(metrics)
+    (folder / _METRICS).symlink_to(metrics)
     (folder / _FACTS).write_text(json.dumps({"dashboard": dashboard}), encoding="utf-8")
 
 

@@ -13,6 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from filelock import FileLock
+from hypothesis import HealthCheck, settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from serve_app.classifier.settings import ClassifierSettings
 from tests.fitted_model import CLASS_IDS
@@ -24,6 +26,17 @@ pytest_plugins = ["tests.failures", "tests.groups", "tests.postgres", "tests.red
 
 UNHURRIED = {"max_wait_s": 600, "deadline_s": 600, "upload_timeout_s": 600}
 """A classifier's longest limits: where they are not what is tested, a slow machine must not meet them."""
+
+# The same examples each time, none of them kept on disk, and none refused because the machine is slow.
+settings.register_profile(
+    "tests",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("tests")
+set_hypothesis_home_dir(Path(__file__).parents[1] / "build" / "hypothesis")  # for what it caches all the same
 
 # TensorFlow keeps the number of threads it was first given for as long as the process lives.
 THREADS = 2

@@ -1,5 +1,8 @@
-"""Trees of files like those in which Linux tells a process of its control groups, as different systems have them."""
+"""Control groups with a quota: a real one, and trees of files in which Linux tells of them, as systems have them."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,3 +102,32 @@ def write_system(root: Path, system: System) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
     return root
+
+
+@contextmanager
+def half_a_core() -> Iterator[Path]:
+    """Make a control group of this machine with a quota, of either version, and remove it at the end.
+
+    Raises OSError if this user may make none, or if the group of version 2 above it does not share out the CPU.
+    """
+    for top, limits in (
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
+        (Path("/sys/fs/cgroup"), {"cpu.max": "50000 100000"}),
+    ):
+        group = top / f"serve-app-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            for name, text in limits.items():
+                (group / name).write_text(text)
+        except OSError:
+            group.rmdir()
+            continue
+        try:
+            yield group
+        finally:
+            group.rmdir()
+        return
+    raise OSError("a control group file system with the CPU controller that may be written to")

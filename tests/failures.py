@@ -8,7 +8,7 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,17 +115,23 @@ def _copy(name: str, logs: Logs, folder: Path) -> list[Path]:
     """Copy what `logs` returns below `folder / name` and return the copies, a folder as one."""
     kept = []
     for source in logs():
-        files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+        is_file = source.is_file()
+        files = [source] if is_file else [Path(parent, each) for parent, _, names in os.walk(source) for each in names]
+        copies = []
         for file in files:
-            copy = folder / name / (file.name if file is source else file.relative_to(source))
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(_end_of(file))
-        if files:
-            kept.append(folder / name / source.name if source.is_file() else folder / name)
+            with suppress(OSError):  # it has gone meanwhile, is another user's, or no file
+                copy = folder / name / (file.name if is_file else file.relative_to(source))
+                text = _end_of(file)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(text)
+                copies.append(copy)
+        kept += copies if is_file else [folder / name] if copies else []
     return kept
 
 
 def _end_of(path: Path) -> bytes:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(path)
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - MOST_BYTES))
         return file.read()

@@ -228,6 +228,14 @@ async def _count_jobs(redis: RedisServer) -> int:
     return len(known)
 
 
+async def count_pictures(redis: RedisServer) -> int:
+    """Return how many pictures wait in the queue, or are being computed."""
+    client = connect(redis.url, 5)
+    found: int = await client.xlen(f"{PREFIX}stream")
+    await client.aclose()
+    return found
+
+
 async def _look_into(redis: RedisServer, account: Account, ids: list[str], before: int) -> None:
     """Count what is left of the queue, and how often each job was announced as ended."""
     client = connect(redis.url, 5)
@@ -241,7 +249,8 @@ async def _look_into(redis: RedisServer, account: Account, ids: list[str], befor
         "waiting": await client.zcard(f"{PREFIX}waiting"),
         "running": await client.scard(f"{PREFIX}running"),
         "bytes of inputs": int(await client.get(f"{PREFIX}bytes") or 0),
-        "inputs": len([key async for key in client.scan_iter(f"{PREFIX}input:*", count=1000)]),
+        # Those of a submission that was cut off expire by themselves.
+        "inputs": sum([await client.ttl(key) == -1 async for key in client.scan_iter(f"{PREFIX}input:*", count=1000)]),
     }
     await client.aclose()
 

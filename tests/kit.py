@@ -167,11 +167,11 @@ def run_kit(plan: Path, folder: Path, *options: str, file_size_bytes: int | None
     return run_command(["run", plan, "--out", folder, *options], folder, plan.parent, file_size_bytes)
 
 
-def ask(*arguments: object, folder: Path = ROOT) -> Ended:
-    """Return how a command ended that starts no process; run in this one, which is quicker."""
+def ask(*arguments: object, folder: Path = ROOT, cwd: Path = ROOT) -> Ended:
+    """Return how a command ended in `cwd` that starts no process; run in this one, which is quicker."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
-        patch.chdir(ROOT)
+        patch.chdir(cwd)
         patch.setattr("sys.argv", ["loadtest", *map(str, arguments)])
         try:
             code = main()

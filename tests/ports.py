@@ -7,6 +7,7 @@ import socket
 # The kernel gives ports to clients from 32768 on, and Serve's replicas listen from 30000 on; a test's must not be among
 # them.
 _ports = itertools.count(20000 + os.getpid() * 97 % 9000)
+_RESERVATIONS = 20_000
 _reservations: list[socket.socket] = []
 
 
@@ -20,10 +21,13 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> bool:
-    """Hold the UDP port of the same number for as long as this process lives: who else asks here passes it over."""
+    """Hold a UDP port in its stead for as long as this process lives: who else asks here passes it over.
+
+    Not that of the same number, which the service holds that is started there.
+    """
     reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
-        reservation.bind(("127.0.0.1", port))
+        reservation.bind(("127.0.0.1", port + _RESERVATIONS))
     except OSError:
         reservation.close()
         return False

@@ -169,15 +169,22 @@ class Service:
         self.wait_for(self._is_routed, "HAProxy's last process, with all replicas")
 
     def _is_routed(self) -> bool:
+        return len(self.haproxies()) == 1 and len(self.routed()) == len(self.replicas()) > 0
+
+    def routed(self) -> set[str]:
+        """Return HAProxy's names of the replicas to which it sends requests; a replaced one has another name."""
         told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
-        running = [process for process in processes_of(self.environment) if command_of(process).find("/haproxy -") > 0]
-        return len(running) == 1 and told.count(" SERVE_REPLICA_") == len(self.replicas()) > 0
+        return set(re.findall(r" (SERVE_REPLICA_\S+)", told))
 
     def _answers(self, path: str) -> bool:
         try:
             return httpx.get(self.url + path, timeout=STOP_S).status_code == 200
         except httpx.TransportError:
             return False
+
+    def haproxies(self) -> list[psutil.Process]:
+        """Return the living processes of HAProxy, an older one that ends its requests among them."""
+        return [each for each in processes_of(self.environment) if "/haproxy -" in command_of(each)]
 
     def replicas(self, application: str = "") -> list[psutil.Process]:
         """Return the living replicas of an application, or of all, the oldest first."""
@@ -190,9 +197,9 @@ class Service:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send the signal and return the exit code. Fails if that takes too long or leaves a process."""
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + START_S
         self.process.send_signal(number)
-        code = self.process.wait(STOP_S)
+        code = self.process.wait(START_S)
         while left := processes_of(self.environment):
             assert time.monotonic() < deadline, left
             time.sleep(0.1)

@@ -17,7 +17,9 @@ from tests.failures import keep_on_failure
 @pytest.fixture
 def server(tmp_path):
     (tmp_path / "fixture.log").write_text("of the fixture")
-    with keep_on_failure("server", lambda: [tmp_path / "fixture.log"]):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "gone.log").symlink_to("nowhere")
+    with keep_on_failure("server", lambda: [tmp_path / "gone.log", tmp_path / "fixture.log", tmp_path / "folder"]):
         yield
 
 def test_fails(server, tmp_path):
@@ -36,8 +38,9 @@ def test_passes(server):
 def test_the_logs_of_what_fixtures_and_the_test_itself_started_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "test_of_failures.py"
     file.write_text(TEST)
-    command = [sys.executable, "-m", "pytest", "-p", "tests.failures", "-p", "no:cacheprovider", str(file)]
-    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    options = ["-p", "tests.failures", "-p", "no:cacheprovider", f"--rootdir={tmp_path}", "--config-file=/dev/null"]
+    command = [sys.executable, "-m", "pytest", *options, str(file)]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "1 failed, 1 passed" in ended.stdout, ended.stdout + ended.stderr
     kept = [Path(line) for line in re.findall(r"^/.+(?:own|\.log)$", ended.stdout, re.MULTILINE)]

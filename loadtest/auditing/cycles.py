@@ -8,7 +8,7 @@ n (R + Z), and whatever else a cycle holds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import inf, isfinite, sqrt
+from math import fsum, inf, isfinite, sqrt
 
 from loadtest.auditing.finding import CycleLine, Finding, Rule, show, show_exact, show_s
 from loadtest.auditing.interval import Interval
@@ -80,12 +80,12 @@ class Cycle:
     @property
     def least_s(self) -> float:
         """Return what is surely hidden."""
-        return self.hidden_s - sum(allowance.value_s for allowance in self.less)
+        return self.hidden_s - fsum(allowance.value_s for allowance in self.less)
 
     @property
     def most_s(self) -> float:
         """Return what may be hidden at most; below 0 there were more requests than the users can send."""
-        return self.hidden_s + sum(allowance.value_s for allowance in self.more)
+        return self.hidden_s + fsum(allowance.value_s for allowance in self.more)
 
 
 def think_time_limit_rps(row: Row) -> float | None:

@@ -7,7 +7,7 @@ others as printed.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from math import isclose
+from math import fsum, isclose
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +306,7 @@ def _subset_faults(name: str, cell: CellFigures) -> Iterator[_Fault]:
 def _stage_faults(name: str, part: EndpointFigures) -> Iterator[_Fault]:
     if part.unexplained_ms is None or part.steady.avg_ms is None:
         return
-    rest_ms = part.steady.avg_ms - sum(stage.avg_ms for stage in part.stages)
+    rest_ms = part.steady.avg_ms - fsum(stage.avg_ms for stage in part.stages)
     if abs(rest_ms - part.unexplained_ms) > DECIMALS_MARGIN * (2 + len(part.stages)):
         yield (
             f"{name}, {part.endpoint}",
@@ -354,7 +354,7 @@ def _point_faults(figures: Figures, point: PointFigures, titles: Mapping[str, st
         says = f"{point.repetitions} repetition(s) are counted, but {len(cells)} cell(s) are valid"
         yield name, says, "A point pools its valid cells, and no other."
     lengths = [cell.steady_window_s for cell in cells if cell.steady_window_s is not None]
-    length_s = sum(lengths)
+    length_s = fsum(lengths)
     if point.steady_window_s is not None and not _is_close(length_s, point.steady_window_s, 1 + len(lengths)):
         says = f"its cells' steady windows are {show_exact(length_s)} s, its own {show_exact(point.steady_window_s)} s"
         yield name, says, f"The steady window of the point is {show_exact(length_s)} s."

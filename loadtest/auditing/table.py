@@ -6,7 +6,7 @@ what each rule would have to compute anew.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import fsum, sqrt
 
 from loadtest.auditing.interval import Interval, exact
 
@@ -128,7 +128,7 @@ class Row:
         if len(means) < len(known) or not means:
             return None
         low, value, high = (
-            sum(shares[name].value * getattr(mean, end) for name, mean in means.items())
+            fsum(shares[name].value * getattr(mean, end) for name, mean in means.items())
             for end in ("low", "value", "high")
         )
         chance = SIGMAS * self._mix_deviation_ms(shares, means)
@@ -137,8 +137,8 @@ class Row:
     def _mix_deviation_ms(self, shares: Mapping[str, Interval], means: Mapping[str, Interval]) -> float:
         if not any(share.is_rounded for share in shares.values()) or not self.all.timed:
             return 0.0
-        mean = sum(shares[name].value * means[name].value for name in means)
-        square = sum(shares[name].value * means[name].value ** 2 for name in means)
+        mean = fsum(shares[name].value * means[name].value for name in means)
+        square = fsum(shares[name].value * means[name].value ** 2 for name in means)
         return sqrt(max(0.0, square - mean**2) / self.all.timed)
 
 

@@ -6,6 +6,7 @@ whole numbers of timed requests make it exactly. Called by `latencies` and `audi
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations
+from math import fsum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ def _solve(free: Sequence[_Kind], fixed: Sequence[_Kind], mean_ms: float, margin
     tried = _all_numbers([count for _, count in others])
     means_ms = np.array([mean for mean, _ in others])
     fixed_timed = sum(count for _, count in fixed)
-    excess = tried @ (means_ms - mean_ms) + sum(count * (mean - mean_ms) for mean, count in fixed)
+    excess = tried @ (means_ms - mean_ms) + fsum(count * (mean - mean_ms) for mean, count in fixed)
     exactly = excess / (mean_ms - last_ms)
     needed = np.rint(exactly)
     timed = tried.sum(axis=1) + fixed_timed + needed

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import fsum
 
 import numpy as np
 
@@ -49,8 +50,8 @@ def means(points: Sequence[Point], every_s: float) -> list[Point]:
         bins[point.life, int(point.at_s // every_s)].append(point)
     return [
         Point(
-            sum(point.at_s for point in part) / len(part),
-            sum(point.value for point in part) / len(part),
+            fsum(point.at_s for point in part) / len(part),
+            fsum(point.value for point in part) / len(part),
             life,
         )
         for (life, _), part in sorted(bins.items())
@@ -63,7 +64,7 @@ def slope_within_lives(points: Sequence[Point]) -> Slope | None:
     if not lives:
         return None
     slopes = np.sort(np.concatenate([_pair_slopes(life) for life in lives]))
-    variance = sum(len(life) * (len(life) - 1) * (2 * len(life) + 5) / 18 for life in lives)
+    variance = fsum(len(life) * (len(life) - 1) * (2 * len(life) + 5) / 18 for life in lives)
     margin = _Z95 * math.sqrt(variance)
     count = len(slopes)
     low = slopes[max(0, math.floor((count - margin) / 2))]

@@ -84,7 +84,7 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
     try:
         url = read_base_url(arguments.url)
     except ValueError as exc:
-        raise BadInputError(str(exc)) from exc
+        raise BadInputError(f"URL: {exc}") from exc
     if not re.fullmatch(r"/[!-~]*", arguments.path):
         raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces")
     watched = find_watched(arguments.url, arguments.process)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from math import fsum
 from pathlib import Path
 
 import numpy as np
@@ -291,7 +292,7 @@ def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> 
             cpu[row.role].append(row.cpu_percent)
             memory[row.unix_s] += row.rss_bytes * (row.role in roles)
     return _Roles(
-        cpu_percent={role: round(sum(used) / len(used), 1) for role, used in sorted(cpu.items())},
+        cpu_percent={role: round(fsum(used) / len(used), 1) for role, used in sorted(cpu.items())},
         memory_bytes=[memory[unix_s] for unix_s in sorted(memory)],
     )
 

@@ -5,7 +5,7 @@ do not give is not said.
 """
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, fsum
 
 from loadtest.reporting.choice import Choice, Data, choose, decides, listed, traffic_of, up_to
 from loadtest.reporting.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
@@ -76,7 +76,7 @@ def _published_failures(data: Data, points: list[PointFigures]) -> str:
     requests = sum(row.requests for row in rows)
     if not requests:
         return ""
-    failures = sum(row.requests * row.failures_percent / 100 for row in rows)
+    failures = fsum(row.requests * row.failures_percent / 100 for row in rows)
     largest = max(row.failures_percent for row in rows)
     return (
         f" Of the published report's {show_count(requests)} requests at the same points "
@@ -286,7 +286,7 @@ def _remedy(data: Data) -> str:
         f" --duration {duration_s:g}`" if duration_s > float(test.get("duration_s") or 0) else "`"
     )
     ready_s = [cell.ready_after_s for cell in data.figures.cells if cell.ready_after_s is not None]
-    overhead_s = (sum(ready_s) / len(ready_s) if ready_s else 0.0) + _STOP_S
+    overhead_s = (fsum(ready_s) / len(ready_s) if ready_s else 0.0) + _STOP_S
     overhead_s += float((test.get("warmup") or {}).get("duration_s") or 0)
     cells = len({(cell.target, cell.users) for cell in data.figures.cells})
     minutes = ceil(cells * repetitions * (duration_s + overhead_s) / 60)

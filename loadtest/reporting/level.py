@@ -8,6 +8,7 @@ chapters 3 (utilisation law, Little's law, interactive response time law) and 5 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from math import fsum
 from typing import Literal
 
 from loadtest.plan import KIT_ROLES, STOLEN, Workload
@@ -94,7 +95,7 @@ class Level:
             for stage in part.stages:
                 answers = part.steady.requests - part.steady.failures
                 spent_ms[stage.name] = spent_ms.get(stage.name, 0.0) + answers * stage.avg_ms
-        whole_ms = sum(
+        whole_ms = fsum(
             (part.steady.requests - part.steady.failures) * (part.steady.avg_ms or 0.0)
             for part in self.figures.endpoints
             if part.stages
@@ -105,12 +106,12 @@ class Level:
     def queue_percent(self) -> float | None:
         """Return the share of the mean latency in stages named for a queue or for waiting; None without stages."""
         stages = self.stages_percent
-        return sum(percent for name, percent in stages.items() if _QUEUE.search(name)) if stages else None
+        return fsum(percent for name, percent in stages.items() if _QUEUE.search(name)) if stages else None
 
     @property
     def unexplained_percent(self) -> float | None:
         """Return the share of the mean latency that no stage explains; None without stages."""
-        return 100 - sum(self.stages_percent.values()) if self.stages_percent else None
+        return 100 - fsum(self.stages_percent.values()) if self.stages_percent else None
 
     @property
     def longest_stage(self) -> tuple[str, float] | None:
@@ -126,7 +127,7 @@ class Level:
     @property
     def worked_s(self) -> float:
         """Return the part of the mean latency in stages other than queues; 0 without stages."""
-        return self.latency_s * (sum(self.stages_percent.values()) - (self.queue_percent or 0.0)) / 100
+        return self.latency_s * (fsum(self.stages_percent.values()) - (self.queue_percent or 0.0)) / 100
 
     def role(self, name: str) -> RoleFigures | None:
         """Return what the processes of a role used."""
@@ -146,12 +147,12 @@ class Level:
     @property
     def target_cpu_percent(self) -> float:
         """Return the CPU of all the target's roles; 100 is one core."""
-        return sum(role.cpu_percent for role in self.target_roles)
+        return fsum(role.cpu_percent for role in self.target_roles)
 
     @property
     def others_cpu_percent(self) -> float:
         """Return the CPU of programs that are no part of the test; 100 is one core."""
-        known = sum(role.cpu_percent for role in self.figures.roles if role.role not in ("machine", STOLEN))
+        known = fsum(role.cpu_percent for role in self.figures.roles if role.role not in ("machine", STOLEN))
         return max(0.0, self.cpu_percent("machine") - known)
 
     @property

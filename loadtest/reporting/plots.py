@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, pairwise
-from math import ceil, floor, inf, log10
+from math import ceil, floor, fsum, inf, log10
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -212,7 +212,7 @@ def _cpu(figures: Figures) -> Iterator[_Picture]:
         mark = used.pop(MACHINE, None)
         used.pop(STOLEN, None)  # not work of this machine
         if used:
-            label = f"{_point_label(figures, point)}: {show_percent(sum(used.values()))} %"
+            label = f"{_point_label(figures, point)}: {show_percent(fsum(used.values()))} %"
             bars.append(_Bar(point.users, label, {name.replace("_", " "): part for name, part in used.items()}, mark))
     if bars:
         title = "CPU in use, by role"
@@ -223,7 +223,7 @@ def _cpu(figures: Figures) -> Iterator[_Picture]:
 def _cores(figures: Figures, bars: list[_Bar]) -> int | None:
     """Return the machine's cores, unless a line there would leave the bars less than a fifth of the width."""
     cores = (figures.machine or {}).get("cores")
-    used = max(sum(bar.parts.values()) for bar in bars)
+    used = max(fsum(bar.parts.values()) for bar in bars)
     return cores if cores and 100 * cores <= 5 * used else None
 
 
@@ -235,7 +235,7 @@ def _stages(figures: Figures) -> Iterator[_Picture]:
             if found and found.stages:
                 parts = {stage.name: max(0.0, stage.avg_ms) for stage in found.stages}
                 parts[OUTSIDE] = max(0.0, found.unexplained_ms or 0.0)
-                label = f"{_point_label(figures, point)}: {show_ms(sum(parts.values()))} ms"
+                label = f"{_point_label(figures, point)}: {show_ms(fsum(parts.values()))} ms"
                 panels.setdefault(_short(endpoint, 60), []).append(_Bar(point.users, label, parts))
     if panels:
         title = "Where the time of a right answer goes"

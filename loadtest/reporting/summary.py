@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
-from math import isfinite
+from math import fsum, isfinite
 from pathlib import Path, PurePath
 from statistics import mean, median
 from typing import Any
@@ -344,7 +344,7 @@ def _scheduled(measured: list[_Measured], endpoint: str | None = None) -> Traffi
 
 def _length_s(measured: list[_Measured], span: str) -> float | None:
     windows: list[Window] = [window for one in measured if (window := getattr(one, span)) is not None]
-    return round(sum(window.length_s for window in windows), 4) if windows else None
+    return round(fsum(window.length_s for window in windows), 4) if windows else None
 
 
 def _endpoints(plan: Plan, measured: list[_Measured]) -> list[EndpointFigures]:
@@ -357,7 +357,7 @@ def _endpoints(plan: Plan, measured: list[_Measured]) -> list[EndpointFigures]:
         traffic, stages = compute_traffic(steady.of(name), steady_s), compute_stages(steady.of(name))
         unexplained_ms = None
         if stages and traffic.avg_ms is not None:
-            unexplained_ms = round(traffic.avg_ms - sum(stage.avg_ms for stage in stages), 4)
+            unexplained_ms = round(traffic.avg_ms - fsum(stage.avg_ms for stage in stages), 4)
         found.append(
             EndpointFigures(
                 endpoint=name,
@@ -409,8 +409,8 @@ def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
 def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
     """Return the mean over time: a kit that was held up reads several seconds at once. None if nobody knows it."""
     known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
-    covered_s = sum(span_s for _, span_s in known)
-    return round(sum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
+    covered_s = fsum(span_s for _, span_s in known)
+    return round(fsum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
 
 
 def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import fsum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -180,7 +181,7 @@ def compute_late_percent(generator: Sequence[GeneratorRow], window_s: float) -> 
     The worst second is left out: a short window may hold one stall of the machine.
     """
     lags_ms = sorted(row.lag_ms for row in generator)
-    return sum(lags_ms[:-1]) / 10 / window_s
+    return fsum(lags_ms[:-1]) / 10 / window_s
 
 
 def _late_percent(evidence: Evidence) -> float:
@@ -222,7 +223,7 @@ def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
     for row in evidence.resources:
         by_sample.setdefault(row.unix_s, {})[row.role] = row.cpu_percent
     known = [
-        sample["machine"] - sum(percent for role, percent in sample.items() if role not in ("machine", STOLEN))
+        sample["machine"] - fsum(percent for role, percent in sample.items() if role not in ("machine", STOLEN))
         for sample in by_sample.values()
         if "machine" in sample
     ]

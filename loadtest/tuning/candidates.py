@@ -102,6 +102,8 @@ def make_target(tuning: Tuning, candidate: Candidate, config: Path) -> Target:
     """Return the plan's target with the candidate's config in place of the base."""
     base, target = tuning.file.base, tuning.target
     assert target.start is not None
+    quoted = shlex.quote(str(base))
+    in_command = quoted if quoted in target.start else str(base)
     replicas = target.replicas
     if replicas and tuning.file.replicas_knob:
         replicas = Replicas(role=replicas.role, count=int(candidate.knobs[tuning.file.replicas_knob]))
@@ -109,7 +111,7 @@ def make_target(tuning: Tuning, candidate: Candidate, config: Path) -> Target:
         update={
             "name": candidate.name,
             "label": candidate.title,
-            "start": target.start.replace(str(base), shlex.quote(str(config))),
+            "start": target.start.replace(in_command, shlex.quote(str(config))),
             "files": [config, *(file for file in target.files if file != base)],
             "replicas": replicas,
         }

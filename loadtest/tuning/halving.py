@@ -7,6 +7,7 @@ on; here the last round measures its finalists several times over, in turns.
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import TypeVar
 
 MOST_TIMES_MORE = 2
@@ -45,7 +46,7 @@ class Costs:
 
     def of(self, rounds: Sequence[Round]) -> float:
         """Return what rounds take, seconds."""
-        return sum(each.cells * (self.overhead_s + each.duration_s) for each in rounds)
+        return fsum(each.cells * (self.overhead_s + each.duration_s) for each in rounds)
 
 
 def halve(candidates: int, finalists: int) -> list[int]:

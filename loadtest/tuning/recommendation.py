@@ -1,5 +1,6 @@
 """Which candidate to run, in words: how many replicas and why, or that it makes no difference."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from loadtest.plan import read_limit
+from loadtest.reporting.differences import LEAST_REPETITIONS
 from loadtest.reporting.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
 from loadtest.tuning.candidates import Candidate, show_knobs
 from loadtest.tuning.ranking import Measured, rank
@@ -71,9 +73,35 @@ def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: 
             f"The nearest is {ranked[0].candidate.title}: {missed}."
         )
     advice = _choose(meeting, tuning)
-    advice.words = " ".join([advice.words, *_left_out(ranked, tried, tuning.file.replicas_knob)])
+    open_ = _left_open(advice, meeting, tuning)
+    advice.words = " ".join([*open_, advice.words, *_left_out(ranked, tried, tuning.file.replicas_knob)])
     advice.notes = list(_notes(meeting[0], tuning))
     return advice
+
+
+def _left_open(advice: Recommendation, meeting: list[Measured], tuning: Tuning) -> Iterator[str]:
+    """Yield why the figures do not decide and what would, if that is so."""
+    compared = {name for verdict in advice.verdicts for name in verdict.values} | {meeting[0].candidate.name}
+    repetitions = min(one.point.repetitions for one in meeting if one.candidate.name in compared)
+    lacking = [verdict.because for verdict in advice.verdicts if verdict.outcome == "not enough data"]
+    if repetitions < LEAST_REPETITIONS:
+        runs = "1 valid repetition does" if repetitions == 1 else f"{repetitions} valid repetitions do"
+        lacking.append(f"{runs} not show how much two runs of one candidate differ")
+    if lacking:
+        remedy = _remedy(len(compared), repetitions, meeting[0], tuning)
+        yield f"Undecided: {'; '.join(dict.fromkeys(lacking))}. {remedy}"
+
+
+def _remedy(candidates: int, measured: int, best: Measured, tuning: Tuning) -> str:
+    """Say how many repetitions would decide, and how many minutes those take."""
+    wanted = LEAST_REPETITIONS if measured < LEAST_REPETITIONS else 2 * measured
+    each_s = best.folder.read_plan().duration_s + tuning.file.overhead_s
+    more = math.ceil(candidates * (wanted - measured) * each_s / 60)
+    in_file = f", and `repetitions: {wanted}` in the tune file" if wanted > tuning.file.repetitions else ""
+    return (
+        f"{wanted} repetitions of each would tell more: about {more} minutes more "
+        f"(`--minutes {math.ceil(tuning.file.minutes + more)}`{in_file})."
+    )
 
 
 def show_missed(limits: list[LimitResult]) -> list[str]:
@@ -110,12 +138,16 @@ def _tell_clear(best: Measured, others: list[Measured], tuning: Tuning) -> str:
 def _tell_equal(winner: Measured, equal: list[Measured], verdicts: list[Verdict], tuning: Tuning) -> str:
     metric, knob = tuning.file.objective.figure, tuning.file.replicas_knob
     values = ", ".join(f"{show_value(metric, one.value)} with {_show_group(one, knob)}" for one in equal)
-    because = "; ".join(dict.fromkeys(verdict.because for verdict in verdicts if verdict.outcome != "winner"))
-    unsure = any(verdict.outcome == "not enough data" for verdict in verdicts)
-    lead = f"There is not enough data to choose {knob}" if unsure else f"The choice of {knob} makes no difference here"
     memory = _memory(winner, [one for one in equal if one is not winner], tuning)
+    told = f"{name_metric(metric)} is {values}"
+    if any(verdict.outcome == "not enough data" for verdict in verdicts):
+        return (
+            f"Measured for {knob}: {told}. Run {winner.candidate.title}, which rests on its place, the first of these "
+            f"values in the tune file{memory}."
+        )
+    because = "; ".join(dict.fromkeys(verdict.because for verdict in verdicts if verdict.outcome != "winner"))
     return (
-        f"{lead}: {name_metric(metric)} is {values} ({because}). "
+        f"The choice of {knob} makes no difference here: {told} ({because}). "
         f"Run {winner.candidate.title}, the first of these values in the tune file{memory}."
     )
 

@@ -10,6 +10,7 @@ tune.json            all that was found so far; winner.yaml when there is a winn
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,7 @@ class Search:
                 self.say(f"round {number}, once more what was not valid: {_show_size(second)}")
                 _, others = self._run(second, second_folder, number)
                 measured |= {name: one for name, one in others.items() if one.valid}
-        took_s = sum(
+        took_s = fsum(
             record.ended_unix_s - record.began_unix_s
             for record, _ in self._records(f"round-{number}", f"round-{number}-again")
         )
@@ -236,7 +237,7 @@ class Search:
         return found
 
     def _left_s(self) -> float:
-        return self._budget_s - sum(record.ended_unix_s - record.began_unix_s for record, _ in self._records())
+        return self._budget_s - fsum(record.ended_unix_s - record.began_unix_s for record, _ in self._records())
 
     def _measured_costs(self) -> Costs:
         overheads_s = [
@@ -246,7 +247,7 @@ class Search:
         ]
         if not overheads_s:
             return self._costs
-        return replace(self._costs, overhead_s=max(0.0, sum(overheads_s) / len(overheads_s)))
+        return replace(self._costs, overhead_s=max(0.0, fsum(overheads_s) / len(overheads_s)))
 
 
 def _check_same(path: Path, inputs: dict[str, Any]) -> None:

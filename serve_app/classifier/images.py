@@ -32,7 +32,7 @@ from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 SIDE_PIXELS = 224
 SHORTER_SIDE_PIXELS = 256
-GEOMETRY = 2
+GEOMETRY = 3
 """Raise it when the same bytes become another input of the network: predictions kept from before are then not used."""
 _LOSSY_DECODERS = ("jpg", "libjpeg_turbo", "webp")
 DECODING = f"{GEOMETRY}, Pillow {pillow_version}, {', '.join(f'{n} {features.version(n)}' for n in _LOSSY_DECODERS)}"
@@ -129,7 +129,8 @@ def _open(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     if _is_jpeg(data) and _has_many_exif_segments(data):
         raise UnreadableImage(f"the picture has more than {MAX_EXIF_SEGMENTS} Exif segments; save it anew")
     try:
-        return Image.open(_CountedReads(data), formats=FORMATS)
+        plain = png.without_ancillary_chunks(data) if begins_as(data) == "PNG" else data
+        return Image.open(_CountedReads(plain), formats=FORMATS)
     except UnidentifiedImageError as exc:
         name = begins_as(data)
         if name is None:

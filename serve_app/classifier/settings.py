@@ -24,7 +24,8 @@ Source = Annotated[str, StringConstraints(min_length=1)]
 StoreKind = Literal["redis", "memory", "off"]
 
 _URL_SCHEMES = ("http", "https")
-_LOGIN_WITHOUT_SCHEME = re.compile(r"(//)?[^/]*:[^/]*@")
+_LOGIN_WITHOUT_SCHEME = re.compile(r":[^@]*@")
+"""Of a URL whose `://` is mistyped; taken for a path it would be shown."""
 
 
 def _off_as_a_word(given: object) -> object:
@@ -176,7 +177,7 @@ class ClassifierSettings(BaseModel):
                 raise ValueError(f"the URL cannot be used: {exc}") from None
             if address.scheme not in _URL_SCHEMES or address.host is None:
                 raise ValueError("a URL must begin with https:// or http:// and a host")
-        elif _LOGIN_WITHOUT_SCHEME.match(source):
+        elif _LOGIN_WITHOUT_SCHEME.search(source):
             raise ValueError("this is neither a path nor a URL: a URL begins with https:// or http://")
         return source
 

@@ -21,6 +21,7 @@ from ray.serve.schema import (
 )
 
 from serve_app.access import REMEDY, KeySource, is_loopback
+from serve_app.address import MOST_PORT, AddressFault, read_port
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS, read_config
 from serve_app.errors import SetupError
@@ -106,9 +107,14 @@ def http_host(config: dict[str, Any]) -> str:
 
 
 def api_port(config: dict[str, Any]) -> int:
-    """Return the port that the service listens on."""
+    """Return the port that the service listens on, of a config that was checked."""
+    given = _given_port(config)
+    return int(HTTPOptionsSchema().port if given is None else given)
+
+
+def _given_port(config: dict[str, Any]) -> Any:
     options = config.get("http_options")
-    return int((options.get("port") if isinstance(options, dict) else None) or HTTPOptionsSchema().port)
+    return options.get("port") if isinstance(options, dict) else None
 
 
 def _compare(where: str, given: object, schema: type[BaseModel]) -> Iterator[str]:
@@ -151,6 +157,10 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
         ServeDeploySchema.model_validate(config)
     except ValidationError as exc:
         yield from _lines("", exc)
+    port = _given_port(config)
+    if port is not None and not _is_port(port):
+        given = f" (given: {port!r})" if isinstance(port, bool | int | float) else ""
+        yield f"http_options.port: must be a whole number from 1 to {MOST_PORT}; choose a free one, such as 8000{given}"
     for index, application in enumerate(_dicts(config.get("applications"))):
         for key in {"name", "route_prefix"} - application.keys():
             yield f"applications[{index}].{key}: missing; the launcher has to know where to ask whether it is ready"
@@ -160,6 +170,13 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
                 settings.model_validate(application.get("args") or {})
         except ValidationError as exc:
             yield from _lines(f"applications[{application.get('name')}].args", exc, settings)
+
+
+def _is_port(given: object) -> bool:
+    try:
+        return not isinstance(given, bool) and read_port(str(given)) > 0
+    except AddressFault:
+        return False
 
 
 def _find_open_applications(config: dict[str, Any]) -> Iterator[str]:

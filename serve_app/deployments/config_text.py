@@ -3,6 +3,7 @@
 So whoever starts the service learns of a bad address in the first second, and soon of a table that cannot be served.
 """
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,15 +22,63 @@ USERS = "serve_app.deployments.users:build"
 MODEL = "serve_app.deployments.model:build"
 
 
-class _OneKeyOnce(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which YAML readers keep the last in silence."""
+_QUOTED = re.compile(r"""'(?!<|\\?.')[^']*'|"[^"]*\"""")
+"""What PyYAML repeats of a text, but for names of its own and single characters."""
+_TAG = "tag:yaml.org,2002:"
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+\Z")
+_AMBIGUOUS = "YAML 1.1 takes 010 for 8 and 1:30 for 90; write the number in decimal, or text in quotes"
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+
+class _Refusal(yaml.constructor.ConstructorError):
+    """Words of ours, which may be shown."""
+
+    def __init__(self, words: str, mark: Any) -> None:
+        super().__init__(None, None, words, mark)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML 1.1, as Serve does, but for what one does not see to mean something else.
+
+    Refuses a key that stands twice in a mapping, of which YAML readers keep the last in silence, and numbers that begin
+    with 0 (octal) or have a colon (sexagesimal).
+    """
+
+    # Those of the class, and our own: a leading 0 before 8 or 9 would make text of a number.
+    yaml_implicit_resolvers = {  # noqa: RUF012 # as PyYAML has it
+        first: [*known, *([(f"{_TAG}int", _LEADING_ZERO)] if first in "-+0" else ())]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        node = super().compose_node(parent, index)
+        is_number = isinstance(node, yaml.ScalarNode) and node.tag in (f"{_TAG}int", f"{_TAG}float")
+        if node is not None and is_number and (":" in node.value or _LEADING_ZERO.match(node.value)):
+            where = f"{_shown(index)}: " if isinstance(index, yaml.ScalarNode) else ""
+            raise _Refusal(f"{where}{_AMBIGUOUS}", node.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Here, as a mapping that others are merged into has keys twice later on.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                # By what it is read as: 1 is 0x1, and yes is true.
+                read = key.tag if key.tag == f"{_TAG}merge" else self.construct_object(key)
+                if read in seen:
+                    raise _Refusal(f"the key {_shown(key)} stands twice", key.start_mark)
+                seen.add(read)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: FBT001, FBT002 # as PyYAML has it
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, AttributeError, TypeError):  # PyYAML's own, some of which quote the value
+            raise _Refusal("the value is not what it looks like or is said to be", node.start_mark) from None
+
+
+def _shown(key: yaml.ScalarNode) -> str:
+    return repr(key.value) if re.fullmatch(r"[\w.<-]+", key.value) else "…"  # else it may be a URL with a password
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -50,11 +99,14 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_yaml(text: str) -> Any:
     """Return the value of a YAML text. Raises SetupError with the place of a fault, and without the line there."""
     try:
-        return yaml.load(text, _OneKeyOnce)  # noqa: S506 a SafeLoader
+        return yaml.load(text, _Loader)  # noqa: S506 a SafeLoader
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise SetupError(f"not YAML: {where}{exc.problem}") from None
+        words = exc.problem if isinstance(exc, _Refusal) else _QUOTED.sub("…", str(exc.problem))
+        raise SetupError(f"not {'usable' if isinstance(exc, _Refusal) else 'YAML'}: {where}{words}") from None
+    except RecursionError:
+        raise SetupError("not YAML: it is nested too deeply") from None
     except yaml.YAMLError:
         raise SetupError("not YAML: it has characters that YAML does not allow") from None
 

@@ -33,7 +33,7 @@ from serve_app.deployments.config_file import (
 )
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ingress_watch import IngressWatch
-from serve_app.deployments.ports import check_free, chosen_ports, free_agent_port
+from serve_app.deployments.ports import API_PORT, check_free, chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.rest import DIRECT, ServeRest
 from serve_app.deployments.stopping import answer_what_is_under_way
 from serve_app.deployments.thread_budget import thread_budget_fault
@@ -70,16 +70,16 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
         config = load_config(path)
         for source in key_sources(config).values():
             read_keys(source)
-        check_free(http_host(config), api_port(config), "http_options.port in the config")
+        check_free(http_host(config), api_port(config), API_PORT)
         with (
-            chosen_ports() as ports,
+            chosen_ports(api_port(config)) as ports,
             claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,
         ):
             _say(f"starting {path}")
             for fault in _thread_faults(config):
                 _say(f"WARNING: {fault}")
             os.environ |= _folder_environment(folder)
-            with _local_ray(folder) as cluster, _answering_at_the_end(folder, stop, drain_s):
+            with _local_ray(folder, dashboard_port(ports)) as cluster, _answering_at_the_end(folder, stop, drain_s):
                 try:
                     _deploy_and_wait(config, cluster, stop, deadline=started + timeout_s)
                     _say(ready_block(config, cluster, ports, time.monotonic() - started))
@@ -210,12 +210,12 @@ def _answering_at_the_end(folder: Path, stop: "_Stop", drain_s: float) -> Iterat
 
 
 @contextmanager
-def _local_ray(folder: Path) -> Iterator[Cluster]:
+def _local_ray(folder: Path, dashboard: int) -> Iterator[Cluster]:
     """Start a Ray cluster of this machine alone; leave no process of it behind."""
     _adopt_orphans()
     handlers = {number: signal.getsignal(number) for number in _stop_signals()}
     try:
-        context: Any = _init_ray(folder)
+        context: Any = _init_ray(folder, dashboard)
         for number, handler in handlers.items():  # ray.init puts its own SIGTERM handler in place
             signal.signal(number, handler)
         yield Cluster(
@@ -233,7 +233,7 @@ def _local_ray(folder: Path) -> Iterator[Cluster]:
         _end(started)
 
 
-def _init_ray(folder: Path) -> Any:
+def _init_ray(folder: Path, dashboard: int) -> Any:
     try:
         with free_agent_port():
             return ray.init(
@@ -241,6 +241,7 @@ def _init_ray(folder: Path) -> Any:
                 namespace="serve",
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
+                dashboard_port=dashboard,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 # Ray's own /tmp/ray is everybody's: the next Ray overwrites what is in it, and any user may.

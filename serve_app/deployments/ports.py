@@ -7,11 +7,12 @@ UDP port of the same number for as long as it runs. What the environment names i
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partialmethod
 
+from serve_app.address import MOST_PORT, AddressFault, read_port
 from serve_app.data_plane import HAPROXY_SWITCH
 from serve_app.errors import SetupError
 
@@ -20,6 +21,8 @@ _TRIES = 100
 _REPLICA_BLOCKS = range(30_000, 32_500, 250)
 _ANYWHERE = "0.0.0.0"  # noqa: S104 HAProxies of other kinds listen everywhere
 REPLICA_PORTS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
+_USUAL_BLOCK = ("30000", "31000")
+API_PORT = "http_options.port in the config"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class _Use:
     usual: int
 
 
+_DASHBOARD = "dashboard"
+_USUAL_DASHBOARD = 8265
 HAPROXY_PORTS = (
     _Use("statistics", "RAY_SERVE_HAPROXY_STATS_PORT", 8404),
     _Use("metrics", "RAY_SERVE_HAPROXY_METRICS_PORT", 9101),
@@ -39,26 +44,42 @@ HAPROXY_PORTS = (
 
 
 @contextmanager
-def chosen_ports() -> Iterator[dict[str, str]]:
-    """Choose the ports, tell Serve of them in the environment, and hold them against other services.
+def chosen_ports(api_port: int) -> Iterator[dict[str, str]]:
+    """Choose the ports, tell Serve of them in the environment, and hold them and `api_port` against other services.
 
-    Yields port or ports by what they are for. Raises SetupError when one that the environment names is in use.
+    Yields port or ports by what they are for. Raises SetupError when another service holds `api_port`, and when one
+    that the environment names is no port, in use, or taken twice.
     """
     with ExitStack() as held:
+        if not _hold(api_port, held):
+            raise SetupError(
+                f"port {api_port} cannot be used: another service chooses it just now, or somebody has the UDP port of "
+                f"that number; free it or set {API_PORT}"
+            )
         taken: dict[str, str] = {}
         if os.environ.get(HAPROXY_SWITCH) == "1":
+            named = _named(api_port)
             for use in HAPROXY_PORTS:
-                taken[use.name] = os.environ[use.variable] = str(_choose(use, held))
-            taken["replicas"] = _choose_replicas(held)
+                port = named[use.variable] if use.variable in named else _first_free(use.usual, held, named.values())
+                taken[use.name] = os.environ[use.variable] = str(port)
+            taken["replicas"] = _choose_replicas(held, {api_port, *map(int, taken.values())})
+        singles = {int(port) for name, port in taken.items() if name != "replicas"}
+        taken[_DASHBOARD] = str(_first_free(_USUAL_DASHBOARD, held, singles))
         yield taken
+
+
+def dashboard_port(ports: Mapping[str, str]) -> int:
+    """Return the one of the chosen `ports` that Ray's dashboard has."""
+    return int(ports[_DASHBOARD])
 
 
 def check_free(host: str, port: int, where: str) -> None:
     """Return if `port` can be listened on. Raises SetupError that says what to change, `where`."""
     try:
         _bind(host, port)
-    except OSError as exc:
-        raise SetupError(f"port {port} cannot be used ({exc.strerror}); free it or set {where}") from exc
+    except (OSError, OverflowError) as exc:  # beyond MOST_PORT
+        reason = getattr(exc, "strerror", None) or f"it is not from 1 to {MOST_PORT}"
+        raise SetupError(f"port {port} cannot be used ({reason}); free it or set {where}") from exc
 
 
 @contextmanager
@@ -78,30 +99,54 @@ def free_agent_port() -> Iterator[None]:
         RayParams.__init__ = original  # type: ignore[method-assign]
 
 
-def _choose(use: _Use, held: ExitStack) -> int:
-    given = os.environ.get(use.variable)
-    if given is None:
-        return _first_free(use.usual, held)
-    if not (given.isascii() and given.isdigit()):
-        raise SetupError(f"{use.variable} must be the number of a port (given: {given!r})")
-    check_free(_ANYWHERE, int(given), use.variable)
-    return int(given)
+def _named(api_port: int) -> dict[str, int]:
+    """Return the ports that the environment names, by variable."""
+    used = {api_port: API_PORT}
+    named: dict[str, int] = {}
+    for use in HAPROXY_PORTS:
+        if (given := os.environ.get(use.variable)) is not None:
+            port = _read(use.variable, given)
+            if port in used:
+                raise SetupError(f"port {port} is named twice; set another for {use.variable} or for {used[port]}")
+            check_free(_ANYWHERE, port, use.variable)
+            used[port] = use.variable
+            named[use.variable] = port
+    return named
 
 
-def _choose_replicas(held: ExitStack) -> str:
+def _read(variable: str, given: str) -> int:
+    try:
+        return read_port(given)
+    except AddressFault:
+        raise SetupError(f"{variable} must be the number of a port, 1 to {MOST_PORT} (given: {given!r})") from None
+
+
+def _choose_replicas(held: ExitStack, others: Collection[int]) -> str:
+    """Return the replicas' ports, first and last: as the environment names them, or a block without the `others`."""
     if not any(variable in os.environ for variable in REPLICA_PORTS):
         blocks = (range(first, first + _REPLICA_BLOCKS.step) for first in _REPLICA_BLOCKS)
-        block = next((block for block in blocks if _hold(block[0], held) and all(map(_is_free, block))), None)
+        fitting = (block for block in blocks if not any(port in block for port in others))
+        block = next((block for block in fitting if _hold(block[0], held) and all(map(_is_free, block))), None)
         if block is None:
             raise SetupError(f"all ports from {_REPLICA_BLOCKS.start} to {_REPLICA_BLOCKS.stop - 1} are in use")
         os.environ |= dict(zip(REPLICA_PORTS, map(str, (block.start, block.stop)), strict=True))
-    first, end = (os.environ.get(variable) for variable in REPLICA_PORTS)
-    return f"{first or 30_000}-{int(end or 31_000) - 1}"
+    # Serve's own defaults.
+    first, end = (
+        _read(name, os.environ.get(name, usual)) for name, usual in zip(REPLICA_PORTS, _USUAL_BLOCK, strict=True)
+    )
+    clash = next((port for port in others if port in range(first, end)), None)
+    if first >= end or clash is not None:
+        fault = "hold no port" if clash is None else f"hold {clash}, which is for something else"
+        raise SetupError(
+            f"{' and '.join(REPLICA_PORTS)}: from {first} to {end} (not included) they {fault}; set others"
+        )
+    return f"{first}-{end - 1}"
 
 
-def _first_free(usual: int, held: ExitStack) -> int:
+def _first_free(usual: int, held: ExitStack, others: Iterable[int] = ()) -> int:
+    passed_over = set(others)
     for port in range(usual, usual + _TRIES):
-        if _hold(port, held) and _is_free(port):
+        if port not in passed_over and _hold(port, held) and _is_free(port):
             return port
     raise SetupError(f"all ports from {usual} to {usual + _TRIES - 1} are in use")
 

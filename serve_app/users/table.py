@@ -4,6 +4,7 @@ SQLite keeps any value in any column: what a column is said to be is checked onc
 Called by `users.store`, which runs the statements.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,16 +20,30 @@ COLUMNS: Mapping[str, Kind] = {
 
 DECLARED: Mapping[str, str] = {
     "sqlite": "SELECT lower(name), upper(type), type FROM pragma_table_xinfo('users')",
-    # A domain counts as the type below it.
+    # A domain counts as the type below it, which may be a domain too.
     "postgresql": """
-        SELECT a.attname, coalesce(base.typname, t.typname), format_type(a.atttypid, a.atttypmod), t.typcategory
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_type base ON base.oid = t.typbasetype
-        WHERE a.attrelid = to_regclass('users') AND a.attnum > 0 AND NOT a.attisdropped""",
+        WITH RECURSIVE below(attnum, type) AS (
+            SELECT attnum, atttypid FROM pg_attribute
+            WHERE attrelid = to_regclass('users') AND attnum > 0 AND NOT attisdropped
+            UNION ALL
+            SELECT below.attnum, typbasetype FROM below JOIN pg_type ON oid = below.type WHERE typbasetype <> 0)
+        SELECT a.attname, t.typname, format_type(a.atttypid, a.atttypmod), t.typcategory
+        FROM pg_attribute a JOIN below ON below.attnum = a.attnum JOIN pg_type t ON t.oid = below.type
+        WHERE a.attrelid = to_regclass('users') AND t.typbasetype = 0""",
 }
 """By dialect, the statement that tells of each column its name, its type for us, and its type for people."""
 
-STORED = f"SELECT {', '.join(f'typeof({column})' for column in COLUMNS)} FROM users LIMIT 100"  # noqa: S608 names of ours
+_DIGITS = "text of digits alone"
+_TYPEOF_TIME = f"""
+    CASE WHEN typeof(created_at) = 'text' AND created_at GLOB '[0-9]*' AND created_at NOT GLOB '*[^0-9.]*'
+    THEN '{_DIGITS}' ELSE typeof(created_at) END"""
+"""Seconds or milliseconds since 1970 in a text column, which no rule about text keeps out."""
+
+STORED = f"""SELECT {", ".join(_TYPEOF_TIME if column == "created_at" else f"typeof({column})" for column in COLUMNS)}
+    FROM users LIMIT 100"""  # noqa: S608 names of ours
 """How SQLite stores the values of some rows, whatever their columns are said to hold."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]|\Z)", re.ASCII)
 
 _POSTGRES: Mapping[Kind, frozenset[str]] = {
     "a whole number": frozenset({"int2", "int4", "int8"}),
@@ -88,10 +103,16 @@ def stored_time(stored: object) -> datetime | None:
     if stored is None:
         return None
     try:
-        moment = stored if isinstance(stored, datetime) else datetime.fromisoformat(stored.decode())  # type: ignore[attr-defined]
+        moment = stored if isinstance(stored, datetime) else _read_time(stored.decode())  # type: ignore[attr-defined]
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (AttributeError, OverflowError, UnicodeDecodeError) as exc:
         raise ValueError("it is no time") from exc
+
+
+def _read_time(text: str) -> datetime:
+    if not _DATE.match(text):  # Python takes 1712123112300, milliseconds since 1970, for a date in 1712
+        raise ValueError("it does not begin with a date such as 2024-05-06")
+    return datetime.fromisoformat(text)
 
 
 def _as_text(row: Sequence[Any]) -> list[str]:

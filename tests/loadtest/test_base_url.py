@@ -1,14 +1,18 @@
 """Addresses: a slash at the end changes nothing, and a path stands before every request, wherever one is given."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from loadtest.__main__ import main
 from loadtest.base_url import read_base_url
 from loadtest.errors import BadInputError
 from loadtest.plan import load_plan
-from tests.kit import run_kit, workload, write_plan
-from tests.loadtest.test_locustfile import KnownServer, known_server, run_locust
+from tests.kit import RUN_S, run_kit, workload, write_plan
+from tests.loadtest.test_locustfile import LOCUST, SHIPPED, KnownServer, known_server, run_locust
+
+PLANTED = "pl4nted"
 
 
 @pytest.mark.parametrize(
@@ -38,10 +42,39 @@ def test_what_is_no_address_is_refused(text: str) -> None:
         read_base_url(text)
 
 
-def test_the_refusal_quotes_no_password() -> None:
-    with pytest.raises(ValueError, match="is no URL") as refused:
-        read_base_url("http://user:pass/word@host:8000")
-    assert "word" not in str(refused.value)
+LOGINS = [
+    f"http://user:{PLANTED}@127.0.0.1:1",
+    f"http://{PLANTED}@127.0.0.1:1",
+    f"http://user:{PLANTED}/x@127.0.0.1:1",
+    f"http://user:12/{PLANTED}@127.0.0.1:1",
+]
+
+
+@pytest.mark.parametrize("url", LOGINS)
+def test_a_login_is_refused_and_not_quoted(url: str) -> None:
+    with pytest.raises(ValueError, match="must have no user and password") as refused:
+        read_base_url(url)
+    assert PLANTED not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", LOGINS)
+def test_fuzz_shows_no_password(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    monkeypatch.setattr("sys.argv", ["loadtest", "fuzz", url])
+    assert main() == 2
+    out, err = capsys.readouterr()
+    assert "URL: must have no user and password" in err
+    assert PLANTED not in out + err
+
+
+def test_locust_with_a_login_in_its_host_ends_at_once_and_shows_no_password() -> None:
+    for url in LOGINS[::2]:
+        done = subprocess.run(
+            [LOCUST, "-f", SHIPPED, "--host", url, "--headless", "-u", "1", "-t", "5m"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode != 0
+        assert "--host: must have no user and password" in done.stderr
+        assert PLANTED not in done.stdout + done.stderr
 
 
 def test_a_plan_takes_an_address_with_a_slash_and_a_path_and_refuses_a_wrong_port(tmp_path: Path) -> None:
@@ -67,6 +100,7 @@ def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(tmp_path
     assert {request.target for request in run.requests} == set(right)
 
 
+@pytest.mark.timeout(3 * RUN_S)
 def test_a_run_measures_a_target_below_a_path(tmp_path: Path) -> None:
     with known_server({"GET /api/ready": [(200, b"")], "GET /api/fixed": [(200, b"fixed")]}) as server:
         target = {"name": "below", "url": f"http://127.0.0.1:{server.server_port}/api/", "ready": ["/ready"]}

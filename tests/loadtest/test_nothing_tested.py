@@ -26,7 +26,7 @@ from loadtest.reporting.summary import summarize
 from loadtest.rows import ProcessRow, RequestRow, RowWriter
 from loadtest.run_folder import RunFolder
 from loadtest.searching import judgement
-from tests.kit import run_kit, write_plan
+from tests.kit import RUN_S, run_kit, write_plan
 from tests.loadtest.overloading.test_overload import level
 from tests.loadtest.test_locustfile import known_server
 from tests.made_run import MadeCell, made_plan, write_made_run
@@ -280,6 +280,7 @@ class Pusher(User):
 """
 
 
+@pytest.mark.timeout(3 * RUN_S)
 def test_requests_of_ones_own_without_a_time_or_a_beginning_are_counted_and_in_no_latency(tmp_path: Path) -> None:
     locustfile = tmp_path / "events.py"
     locustfile.write_text(EVENTS)

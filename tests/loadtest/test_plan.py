@@ -199,9 +199,11 @@ def test_a_limit_holds_or_not(text: str, value: float, *, holds: bool) -> None:
     ("key", "value", "words"),
     [
         ("url", "http://user:pl4nted@127.0.0.1:1", "targets.0.url: must have no user and password"),
-        ("environment", {"REDIS_URL": "redis://:pl4nted@host/0"}, "REDIS_URL holds a password"),
-        ("environment", {"DATABASE_URL": "postgresql://u:pl4/nted@host/x"}, "DATABASE_URL holds a password"),
-        ("environment", {"REDIS_URL": "unix:///run/redis?password=pl4nted"}, "REDIS_URL holds a password"),
+        ("environment", {"REDIS_URL": "redis://:pl4nted@host/0"}, "REDIS_URL holds a user or a password"),
+        ("environment", {"DATABASE_URL": "postgresql://u:pl4/nted@host/x"}, "DATABASE_URL holds a user"),
+        ("environment", {"WEIGHTS": "https://pl4nted:@host/w.h5"}, "WEIGHTS holds a user"),
+        ("environment", {"WEIGHTS": "https://pl4nted@host/w.h5"}, "WEIGHTS holds a user"),
+        ("environment", {"REDIS_URL": "unix:///run/redis?password=pl4nted"}, "REDIS_URL holds a user or a password"),
     ],
 )
 def test_a_plan_has_no_password(tmp_path: Path, key: str, value: object, words: str) -> None:
@@ -210,3 +212,18 @@ def test_a_plan_has_no_password(tmp_path: Path, key: str, value: object, words: 
     assert words in fault
     assert "pl4" not in fault
     assert "nted" not in fault
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://postgres:@/postgres?host=/tmp/data",
+        "postgresql+asyncpg://me@host/x",
+        "redis://host/0",
+        "http://host/a@1",
+        "a@b",
+    ],
+)
+def test_a_databases_user_and_an_at_sign_elsewhere_are_no_secrets(tmp_path: Path, value: str) -> None:
+    target = {"name": "a", "url": "http://127.0.0.1:1", "environment": {"X": value}}
+    assert load_plan(write_plan(tmp_path, targets=[target])).targets[0].environment == {"X": value}

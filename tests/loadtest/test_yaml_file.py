@@ -83,6 +83,33 @@ def test_a_key_is_found_twice_at_any_depth_and_in_any_style(text: str) -> None:
         load_yaml(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1: a\n01: b",
+        "true: a\nTrue: b",
+        "1: a\n0x1: b",
+        "1: a\n1.0: b",
+        "~: a\nnull: b",
+        "{1: a, true: b}",
+        "a: {1: b, 01: c}",
+    ],
+)
+def test_keys_that_mean_the_same_are_one_key(text: str) -> None:
+    with pytest.raises(ValueError, match=r"line \d+, column \d+: the key '.*' stands twice, first in line \d+"):
+        load_yaml(text)
+
+
+def test_keys_that_look_alike_are_two() -> None:
+    assert load_yaml("1: a\n'1': b\n'01': c\nyes: d\n'true': e") == {
+        1: "a",
+        "1": "b",
+        "01": "c",
+        "yes": "d",
+        "true": "e",
+    }
+
+
 def test_a_merged_mapping_may_be_added_to() -> None:
     assert load_yaml("a: &a {k: 1, l: 2}\nb: {<<: *a, k: 3}") == {"a": {"k": 1, "l": 2}, "b": {"k": 3, "l": 2}}
 

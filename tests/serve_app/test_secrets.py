@@ -181,6 +181,11 @@ BAD_URLS = [
     f"ftp://user:{PLANTED}@host/w.h5",
     f"//user:{PLANTED}@host/w.h5",
     f"user:{PLANTED}@host/w.h5",
+    f"https:/user:{PLANTED}@host/w.h5",
+    f"https//user:{PLANTED}@host/w.h5",
+    f"s3:/user:{PLANTED}@host/w.h5",
+    f"/user:{PLANTED}@host/w.h5",
+    f"https:/user:12/{PLANTED}@host/w.h5",
     f"https://user:{PLANTED}@host/w.h5",  # without its checksum
     {"user": PLANTED},
     [PLANTED],
@@ -281,6 +286,32 @@ def test_a_change_that_is_refused_is_not_shown(
     assert redeploy.main() == 2
     out, err = capsys.readouterr()
     assert err.startswith("error: ")
+    assert PLANTED not in out + err
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://user:{PLANTED}@127.0.0.1:1",
+        f"http://{PLANTED}@127.0.0.1:1",
+        f"http://user:{PLANTED}/x@127.0.0.1:1",
+        f"http://user:12/{PLANTED}@127.0.0.1:1",
+        f"http://127.0.0.1:1/?token={PLANTED}",
+        f"ftp://user:{PLANTED}@127.0.0.1:1",
+        PLANTED,
+    ],
+)
+def test_a_dashboard_with_a_login_is_refused_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str, url: str
+) -> None:
+    if by == "environment":
+        monkeypatch.setenv("RAY_DASHBOARD_ADDRESS", url)
+    options = ["--dashboard", url] if by == "option" else []
+    monkeypatch.setattr(sys, "argv", ["redeploy", str(CONFIGS / "one_replica.yaml"), *options])
+    assert redeploy.main() == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: the dashboard (--dashboard or RAY_DASHBOARD_ADDRESS): ")
     assert PLANTED not in out + err
 
 

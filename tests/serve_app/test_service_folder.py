@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from loadtest.plan import discovery_path
 from serve_app.errors import SetupError
 from serve_app.service_folder import (
     MAX_BYTES,
@@ -25,6 +27,7 @@ from serve_app.service_folder import (
     haproxy_sockets,
     write_facts,
 )
+from tests.service import CONFIGS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are neither modes nor locks of folders")
 PORT, OTHER = 8000, 8001
@@ -87,6 +90,30 @@ def test_after_a_fault_it_stays_until_the_next_start() -> None:
     with claimed_folder(PORT, is_over=is_over) as again:
         assert again == folder
         assert list(again.iterdir()) == []
+
+
+def test_after_a_fault_nobody_is_told_of_a_dashboard_and_metrics(tmp_path: Path) -> None:
+    with claimed_folder(PORT, is_over=is_not_over) as folder:
+        (folder / "log").write_text("the reason")
+        write_facts(folder, dashboard="http://127.0.0.1:8265", metrics=tmp_path)
+        assert len(list(folder.iterdir())) == 3
+    assert [path.name for path in folder.iterdir()] == ["log"]
+
+
+def test_the_kits_plans_look_for_metrics_where_the_service_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    discoveries = [
+        plan["metrics"]["discovery"]
+        for path in (CONFIGS / "stress").glob("*.yaml")
+        if "discovery" in ((plan := yaml.safe_load(path.read_text())).get("metrics") or {})
+    ]
+    assert len(discoveries) >= 4
+    for given in (os.environ[VARIABLE], "", None):
+        if given is None:
+            monkeypatch.delenv(VARIABLE)
+        else:
+            monkeypatch.setenv(VARIABLE, given)
+        for discovery in discoveries:
+            assert discovery_path(discovery, f"http://127.0.0.1:{PORT}/") == folder_of(PORT) / "metrics.json"
 
 
 def test_what_a_killed_service_left_is_no_running_service_and_no_hindrance() -> None:

@@ -1,6 +1,6 @@
 """What tests of the system need beside the environment: told all at once, before any of them runs.
 
-A test names it: `pytest.mark.system("chromium", "chromedriver", root=True)`.
+A test names it: `pytest.mark.system("chromium", "chromedriver", root=True, cpu_quota=True)`.
 """
 
 import os
@@ -9,10 +9,13 @@ import sys
 
 import pytest
 
+from tests.control_groups import half_a_core
+
 PACKAGES = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "prometheus": "prometheus",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
 }
 """The Debian package of each program."""
@@ -27,5 +30,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         missing.append("Linux")
     elif os.geteuid() != 0 and any(mark.kwargs.get("root") for mark in marks):
         missing.append("root")
+    elif any(mark.kwargs.get("cpu_quota") for mark in marks):
+        try:
+            with half_a_core():
+                pass
+        except OSError as exc:
+            missing.append(str(exc))
     if missing:
         pytest.exit(f"`make test-system` needs what is not here: {', '.join(missing)}", returncode=2)

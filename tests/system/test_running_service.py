@@ -72,8 +72,9 @@ def test_a_prometheus_finds_the_service_and_reads_the_classifiers_metrics(
             time.sleep(0.5)
             try:
                 query = {"query": "ray_classifier_batch_pictures_count > 0"}
-                found = httpx.get(f"{url}/api/v1/query", params=query, timeout=10).json()["data"]["result"]
-            except httpx.TransportError:  # it does not listen yet
+                answer = httpx.get(f"{url}/api/v1/query", params=query, timeout=WAIT_S).raise_for_status()
+                found = answer.json()["data"]["result"]
+            except httpx.HTTPError:  # it does not listen yet, or answers that it is not ready
                 continue
 
 

@@ -62,13 +62,13 @@ def describe_fault(fault: BaseException) -> str:
 
 @contextmanager
 def _logged_in(address: Address) -> Iterator[None]:
-    """Send user and password with each request to this address, and not to where it redirects."""
+    """Send user and password with each request to this server, and to no other one that it redirects to."""
     if address.username is None and address.password is None:
         yield
         return
     logins = urllib.request.HTTPPasswordMgrWithPriorAuth()
     user, password = address.username or "", address.password or ""
-    logins.add_password(None, address.without_login(), user, password, is_authenticated=True)
+    logins.add_password(None, f"{address.scheme}://{address.place}/", user, password, is_authenticated=True)
     urllib.request.install_opener(urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(logins)))
     try:
         yield

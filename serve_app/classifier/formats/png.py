@@ -22,7 +22,9 @@ _CONTROL = struct.Struct(">IIIIIHHBB")
 _KEYS = {0: struct.Struct(">H"), 2: struct.Struct(">HHH")}
 """What the transparent colour consists of in grey pictures and in those of red, green and blue."""
 _INDEXED = 3
-_MOST_COLOURS = 256
+_CHECKSUM_BYTES = 4
+_CHECKED = (b"tRNS", b"eXIf")
+"""Chunks that browsers pass over when their checksum is wrong; of an animation's chunks they do not look at it."""
 _ANIMATION_BYTES = 8
 _MOST_FRAMES = 2**31 - 1
 
@@ -59,6 +61,7 @@ def read_first_picture(data: bytes) -> FirstPicture:
     """
     before: dict[bytes, bytes] = {}
     control = image = None
+    frame: list[bytes] = []
     for name, contents in _runs(data):
         if image is None and name != b"IDAT":
             before.setdefault(name, contents[0])
@@ -66,15 +69,33 @@ def read_first_picture(data: bytes) -> FirstPicture:
             image = b"".join(contents)
             if not _hides_image(before):
                 return _describe(before, None, image)
-        elif name == b"fcTL":
-            control = contents[-1]
         elif name == b"fdAT" and control is not None:
-            return _describe(before, control, b"".join(content[4:] for content in contents))
+            frame += [content[4:] for content in contents]  # other chunks may stand between these
+        elif name == b"fcTL" and not frame:
+            control = contents[-1]
         elif name == b"IEND" and control is None:
             return _describe(before, None, image)  # an animation without frames is none
-        elif name == b"IEND":
+        elif name in (b"fcTL", b"IEND"):
             break
+    if frame:
+        return _describe(before, control, b"".join(frame))
     raise UnreadableImage("the PNG picture is truncated or corrupted: it ends before the picture that it shows")
+
+
+def without_ancillary_chunks(data: bytes) -> bytes:
+    """Return the PNG in `data` with nothing but critical chunks before its image.
+
+    Pillow refuses a picture for each of the others that it cannot read; browsers pass over them. Raises UnreadableImage
+    beyond MAX_PIECES.
+    """
+    kept, position = [data[: len(_SIGNATURE)]], len(_SIGNATURE)
+    for name, _, end in _places(data):
+        if name == b"IDAT":
+            break
+        if not (name.isalpha() and name[:1].islower()):
+            kept.append(data[position:end])
+        position = end
+    return b"".join([*kept, data[position:]])
 
 
 def _hides_image(before: dict[bytes, bytes]) -> bool:
@@ -95,9 +116,10 @@ def _describe(before: dict[bytes, bytes], control: bytes | None, pixels: bytes) 
             raise UnreadableImage("the PNG picture is truncated or corrupted: it has no palette")
         kept |= {b"PLTE": before[b"PLTE"]}
         # Elsewhere than browsers look for it, and longer than any palette.
-        if b"tRNS" in itertools.dropwhile(lambda name: name != b"PLTE", before) and len(transparency) <= _MOST_COLOURS:
+        colours = min(len(before[b"PLTE"]) // 3, 1 << bits)
+        if b"tRNS" in itertools.dropwhile(lambda name: name != b"PLTE", before) and len(transparency) <= colours:
             kept |= {b"tRNS": transparency}
-    elif transparency and colour_type in _KEYS:
+    elif colour_type in _KEYS and len(transparency) == _KEYS[colour_type].size:  # any other is passed over
         key = tuple(value & (1 << bits) - 1 for value in _KEYS[colour_type].unpack_from(transparency))
     kept |= {b"IDAT": pixels, b"IEND": b""}
     file = _SIGNATURE + b"".join(_chunk(name, content) for name, content in kept.items())
@@ -119,16 +141,29 @@ def _runs(data: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of each chunk, but for those that are passed over because their checksum is wrong."""
+    for name, start, end in _places(data):
+        content, checksum = data[start : end - _CHECKSUM_BYTES], data[end - _CHECKSUM_BYTES : end]
+        if name not in _CHECKED or checksum == _checksum(name, content):
+            yield name, content
+
+
+def _places(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name of each chunk, where its content begins, and where its checksum ends. Raises UnreadableImage."""
     position = len(_SIGNATURE)
     for _ in range(MAX_PIECES):
         start = position + _LENGTH_AND_NAME.size
         if start > len(data):
             return
         length, name = _LENGTH_AND_NAME.unpack_from(data, position)
-        yield name, data[start : start + length]
-        position = start + length + 4  # its checksum
+        position = start + length + _CHECKSUM_BYTES
+        yield name, start, position
     raise too_many_pieces()
 
 
+def _checksum(name: bytes, content: bytes) -> bytes:
+    return zlib.crc32(content, zlib.crc32(name)).to_bytes(_CHECKSUM_BYTES)
+
+
 def _chunk(name: bytes, content: bytes) -> bytes:
-    return _LENGTH_AND_NAME.pack(len(content), name) + content + zlib.crc32(content, zlib.crc32(name)).to_bytes(4)
+    return _LENGTH_AND_NAME.pack(len(content), name) + content + _checksum(name, content)

@@ -15,7 +15,7 @@ from loadtest.measuring.resources import ResourceSampler
 from loadtest.measuring.threads import Crowd, Place, ThreadUse, add_up, knows_threads
 from loadtest.plan import Role
 from loadtest.rows import ResourceRow
-from tests.control_groups import SYSTEMS, UNLIMITED, write_system
+from tests.control_groups import SYSTEMS, UNLIMITED, half_a_core, write_system
 
 pytestmark = pytest.mark.skipif(not knows_threads(), reason="masks, quotas and waiting threads are told by Linux only")
 ALL = frozenset(range(16))
@@ -82,17 +82,17 @@ def test_a_quota_is_shared_by_all_threads_of_its_group() -> None:
 
 
 def wait_for_row(sampler: ResourceSampler, processes: int) -> ResourceRow:
-    """Return the first row in which all processes computed or waited, where they were held: that comes with time."""
+    """Return the first row in which all processes computed or waited, on one core at most: that comes with time."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         time.sleep(0.5)
         rows = {row.role: row for row in sampler.sample()}
-        if rows["worker"].crowd_threads == processes and rows["worker"].crowd_cores != psutil.cpu_count():
-            return rows["worker"]
+        row = rows["worker"]
+        if row.crowd_threads == processes and row.crowd_cores is not None and row.crowd_cores <= 1:
+            return row
     raise AssertionError(f"no second in which {processes} processes crowded: {rows}")
 
 
-@pytest.mark.skipif(psutil.cpu_count() == 1, reason="one core is all there is")
 def test_two_workers_on_the_same_core_are_seen_as_a_crowd_while_another_core_is_free() -> None:
     held = f"import os; os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}])\n{COMPUTE}"
     workers = [psutil.Popen([sys.executable, "-c", held]) for _ in range(3)]
@@ -105,20 +105,15 @@ def test_two_workers_on_the_same_core_are_seen_as_a_crowd_while_another_core_is_
     assert (row.crowd_threads, row.crowd_cores) == (3, 1)
 
 
-@pytest.mark.system
+@pytest.mark.system(root=True, cpu_quota=True)
 def test_workers_in_a_real_control_group_crowd_on_its_quota() -> None:
-    group = Path(f"/sys/fs/cgroup/cpu/serve-app-kit-test-{os.getpid()}")
-    if not (os.access(group.parent, os.W_OK) and os.access("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", os.R_OK)):
-        pytest.fail("missing: root, and a CPU controller of version 1 that may be written to")
-    group.mkdir()
-    (group / "cpu.cfs_quota_us").write_text(str(int((group / "cpu.cfs_period_us").read_text()) // 2))
-    code = f"open('{group}/cgroup.procs', 'w').write('0')\n{COMPUTE}"
-    workers = [psutil.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    try:
-        row = wait_for_row(ResourceSampler([Role(name="worker", command="cgroup.procs")], 0), len(workers))
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-        group.rmdir()
+    with half_a_core() as group:
+        code = f"open('{group}/cgroup.procs', 'w').write('0')\n{COMPUTE}"
+        workers = [psutil.Popen([sys.executable, "-c", code]) for _ in range(2)]
+        try:
+            row = wait_for_row(ResourceSampler([Role(name="worker", command="cgroup.procs")], 0), len(workers))
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
     assert (row.crowd_threads, row.crowd_cores) == (2, 0.5)

@@ -10,12 +10,14 @@ import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import pytest
 
@@ -51,6 +53,12 @@ BROKEN = ["unready", "missing", "quitter", "occupied", "named", "killed", "unloa
 FILE_SIZE_BYTES = 2_000_000
 DELAY_MS = 20.0
 NO_WARM_UP = {"duration_s": 0}
+ON_ITS_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal to this session
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Program that becomes Python with its own arguments, in control of the terminal that is its standard input."""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def broken_targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         targets = [
             known_target("unready", unready_port, start=None, ready_timeout_s=1),
             known_target("missing", port, start="no-such-command --serve"),
-            known_target("quitter", port, "--exit-after-s 0", stop=f"touch {folder}/stopped"),
+            known_target("quitter", port, "--exit-after-s 0", stop=f"touch {quote(str(folder))}/stopped"),
             known_target("occupied", listener.getsockname()[1]),
             known_target("named", port, start=names_places),
             known_target("killed", port, "--die-at 5"),
@@ -106,7 +114,7 @@ class Interrupted:
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupted]:
     folder, port = tmp_path_factory.mktemp("interrupted"), free_port()
     gate = FileGate(folder / "gate")
-    second = known_target("second", port, f"--delay-ms 20 --workers 1 --hold-at 10 --gate {folder}/gate")
+    second = known_target("second", port, f"--delay-ms 20 --workers 1 --hold-at 10 --gate {quote(str(folder))}/gate")
     plan = write_plan(
         folder / "plan.yaml", [known_target("first", port), second], warmup=NO_WARM_UP, seed=3, duration_s=2
     )
@@ -219,25 +227,27 @@ def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) 
 def test_ctrl_c_on_a_terminal_waits_until_the_target_is_taken_down(tmp_path: Path) -> None:
     """The live display has a thread of its own, through which a signal that is held back must not arrive."""
     gate, mark = FileGate(tmp_path / "gate"), f"{tmp_path} terminal"
-    target = known_target("one", free_port(), f"--never-ready --hold-end --gate {tmp_path}/gate", ready_timeout_s=1)
+    target = known_target(
+        "one", free_port(), f"--never-ready --hold-end --gate {quote(str(tmp_path))}/gate", ready_timeout_s=1
+    )
     plan = write_plan(tmp_path / "plan.yaml", [target])
-    with kit_on_a_terminal(plan, tmp_path / "run", mark) as (pid, terminal):
+    with kit_on_a_terminal(plan, tmp_path / "run", mark) as (kit, terminal):
         printed = read_until(terminal, lambda _: gate.reached.is_file())
         os.write(terminal, b"\x03")
-        printed += read_until(terminal, lambda _: is_held_back(pid, signal.SIGINT))
+        printed += read_until(terminal, lambda _: is_held_back(kit.pid, signal.SIGINT))
         # The thread of the display has run meanwhile, and would have taken a signal that it lets through.
         printed += read_until(terminal, lambda shown: shown.count(b"starting one") >= 2)
-        assert is_held_back(pid, signal.SIGINT), printed.decode(errors="replace")
+        assert is_held_back(kit.pid, signal.SIGINT), printed.decode(errors="replace")
         gate.open()
         printed += read_until(terminal, lambda _: False)
-        _, status = os.waitpid(pid, 0)
+        code = kit.wait(STOP_S)
         assert_nothing_left(mark)
-    assert os.waitstatus_to_exitcode(status) == 130, printed.decode(errors="replace")
+    assert code == 130, printed.decode(errors="replace")
 
 
 @pytest.mark.long
 def test_answers_that_never_came_make_the_cell_invalid(tmp_path: Path) -> None:
-    target = known_target("slow", free_port(), f"--hold-at 1 --gate {tmp_path}/gate")
+    target = known_target("slow", free_port(), f"--hold-at 1 --gate {quote(str(tmp_path))}/gate")
     plan = write_plan(tmp_path / "plan.yaml", [target], duration_s=1, drain_s=1, warmup=NO_WARM_UP)
     ended = run_kit(plan, tmp_path / "run")
     assert ended.exit_code == 1
@@ -293,19 +303,22 @@ def fingerprint(cell: Path) -> tuple[int, bytes]:
 
 
 @contextmanager
-def kit_on_a_terminal(plan: Path, folder: Path, mark: str) -> Iterator[tuple[int, int]]:
-    """Start a run on a terminal of its own; yield its process id and our end of the terminal."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        command = [sys.executable, "-m", "loadtest", "run", str(plan), "--out", str(folder)]
-        os.chdir(ROOT)
-        os.execve(sys.executable, command, {**os.environ, MARK: mark, "TERM": "xterm-256color", "COLUMNS": "120"})
+def kit_on_a_terminal(plan: Path, folder: Path, mark: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """Start a run on a terminal of its own; yield its process and our end of the terminal."""
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-c", ON_ITS_TERMINAL, "-m", "loadtest", "run", str(plan), "--out", str(folder)]
+    environment = {**os.environ, MARK: mark, "TERM": "xterm-256color", "COLUMNS": "120"}
+    kit = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment, start_new_session=True
+    )
+    os.close(theirs)
     try:
-        yield pid, terminal
+        yield kit, terminal
     finally:
         os.close(terminal)
         for process in processes_of(mark):
             process.kill()
+        kit.wait(STOP_S)
 
 
 def is_held_back(pid: int, number: signal.Signals) -> bool:

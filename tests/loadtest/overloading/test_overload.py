@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(3 * RUN_S)
 CAPACITY_RPS = 40
 TIMES = 5
 LATE_MS = 300.0
-BRIEF = ("--times", TIMES, "--seconds", 1, "--idle-s", 1, "--tail-s", 1, "--saturating-s", 4)
+BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 4)
 RIGHT = "every request gets its result"
 
 

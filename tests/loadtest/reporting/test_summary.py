@@ -337,6 +337,15 @@ def test_a_load_that_ended_before_its_steady_window(tmp_path: Path) -> None:
     assert cell.steady is None
 
 
+def test_answers_that_were_due_until_the_end(tmp_path: Path) -> None:
+    def wait_in_vain(made: MadeCell) -> None:
+        assert made.record.moments
+        made.record.moments.stopped_unix_s = made.record.moments.stopping_unix_s + 30.2
+
+    reason = only_reason(cell_with(tmp_path, wait_in_vain, drain_s=30))
+    assert reason.startswith("answers were still due 30.2 s after the load; those requests have no row: make drain_s ")
+
+
 def test_a_generator_short_of_cpu(tmp_path: Path) -> None:
     def load_generator(made: MadeCell) -> None:
         made.resources = [

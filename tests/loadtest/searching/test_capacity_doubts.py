@@ -9,7 +9,7 @@ import pytest
 
 from loadtest.reporting.figures import LimitResult
 from loadtest.searching.bisection import AGREEING, Bounds, Outcome, Result, Step, Todo, decide
-from tests.kit import known_target, run_command, workload, write_plan
+from tests.kit import RUN_S, known_target, run_command, workload, write_plan
 from tests.loadtest.searching.test_capacity_search import RATES, USERS, known, search, step
 from tests.ports import free_port
 
@@ -177,6 +177,7 @@ def test_an_interrupted_search_asks_for_the_same_steps_again() -> None:
     assert decide(steps, USERS) == result
 
 
+@pytest.mark.timeout(3 * RUN_S)
 def test_a_slow_first_step_on_a_known_target_does_not_decide(tmp_path: Path) -> None:
     """The first eight clients wait for 305 ms, those of the steps after them for 5 ms, of 150 allowed."""
     target = known_target("known", free_port(), f"--delay-ms 5 --slow-clients {FEW} --slow-ms 300")

@@ -3,6 +3,7 @@
 import argparse
 import io
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def write_tune_file(folder: Path, **changes: Any) -> Path:
     (folder / "base.yaml").write_text(BASE)
     target = {
         "name": "service",
-        "start": f"serve {folder / 'base.yaml'}",
+        "start": shlex.join(["serve", str(folder / "base.yaml")]),
         "url": "http://127.0.0.1:1",
         "replicas": {"role": "classifier", "count": 1},
     }
@@ -349,11 +350,20 @@ def test_a_candidates_target_serves_its_own_file_and_asks_for_its_replicas(tmp_p
     tuning = load_tuning(write_tune_file(tmp_path))
     candidate = make_grid(tuning).candidates[-1]
     target = make_target(tuning, candidate, tmp_path / "own file.yaml")
-    assert target.start == f"serve '{tmp_path / 'own file.yaml'}'"
+    assert target.start == shlex.join(["serve", str(tmp_path / "own file.yaml")])
     assert target.replicas
     assert target.replicas.count == 2
     assert target.title == "workers=2 engine=new"
     assert Target.model_validate(target.model_dump()) == target
+
+
+def test_a_base_whose_path_has_a_space_is_one_word_of_the_command(tmp_path: Path) -> None:
+    folder = tmp_path / "my service"
+    folder.mkdir()
+    tuning = load_tuning(write_tune_file(folder))
+    target = make_target(tuning, make_grid(tuning).candidates[-1], folder / "own.yaml")
+    assert target.start
+    assert shlex.split(target.start) == ["serve", str(folder / "own.yaml")]
 
 
 def test_the_shipped_file_makes_configs_that_the_service_accepts(tmp_path: Path) -> None:
@@ -434,12 +444,14 @@ def number_keys(part: object, key: str = "") -> Iterator[str]:
         yield key
 
 
-def measured_run(folder: Path, slower: dict[str, float] | None = None, **changes: Any) -> tuple[list[Measured], Tuning]:
+def measured_run(
+    folder: Path, slower: dict[str, float] | None = None, repetitions: int = 3, **changes: Any
+) -> tuple[list[Measured], Tuning]:
     """Return what made-up cells of the four candidates say; `slower` multiplies the latencies of some."""
     tuning = load_tuning(write_tune_file(folder, **changes))
     candidates = make_grid(tuning).candidates
     targets = [made_target(one.name, 1) for one in candidates]
-    plan = made_plan(targets=targets, users=[25], repetitions=3, baseline=None)
+    plan = made_plan(targets=targets, users=[25], repetitions=repetitions, baseline=None)
 
     def change(made: MadeCell) -> None:
         factor = (slower or {}).get(made.record.cell.target, 1)
@@ -456,6 +468,7 @@ def test_equal_candidates_are_called_equal_and_the_first_value_is_recommended(tm
     assert advice.winner.candidate.knobs["workers"] == 1
     assert "The choice of workers makes no difference here" in advice.words
     assert {verdict.outcome for verdict in advice.verdicts} == {"tie"}
+    assert "Undecided" not in advice.words
     assert advice.notes == []
 
 
@@ -466,8 +479,46 @@ def test_a_clear_winner_is_recommended_with_its_figures(tmp_path: Path) -> None:
     assert advice.winner
     assert advice.winner.candidate.name == "c04"
     assert re.search(
-        r"Run workers=2 engine=new: predict p95 \d+ ms with 25 users against \d+ ms with workers=1", advice.words
+        r"^Run workers=2 engine=new: predict p95 \d+ ms with 25 users against \d+ ms with workers=1", advice.words
     )
+
+
+@pytest.mark.parametrize(("repetitions", "runs"), [(1, "1 valid repetition does"), (2, "2 valid repetitions do")])
+@pytest.mark.parametrize("knob", ["workers", None])
+def test_with_few_repetitions_even_a_clear_winner_is_undecided(
+    tmp_path: Path, repetitions: int, runs: str, knob: str | None
+) -> None:
+    measured, tuning = measured_run(
+        tmp_path,
+        {"c01": 5, "c02": 5, "c03": 5},
+        repetitions,
+        replicas_knob=knob,
+        objective="minimise predict.median_ms",
+    )
+    advice = recommend(measured, [one.candidate for one in measured], tuning)
+    assert {verdict.outcome for verdict in advice.verdicts} == {"winner"}
+    assert advice.words.startswith(
+        f"Undecided: {runs} not show how much two runs of one candidate differ. 3 repetitions"
+    )
+    # Two are compared, of which each lacks so many cells of 60 s, and 40 s for starts and stops.
+    minutes = {1: 7, 2: 4}[repetitions]
+    assert f"about {minutes} minutes more (`--minutes {60 + minutes}`)" in advice.words
+    assert "Run workers=2 engine=new: predict median" in advice.words
+    assert f"rests on {repetitions} valid repetition(s)" in advice.notes[0]
+
+
+def test_figures_that_tell_nobody_apart_are_undecided_and_the_advice_says_what_it_rests_on(tmp_path: Path) -> None:
+    measured, tuning = measured_run(tmp_path, {"c03": 1.12, "c04": 1.12})
+    advice = recommend(measured, [one.candidate for one in measured], tuning)
+    assert {verdict.outcome for verdict in advice.verdicts} == {"not enough data"}
+    assert advice.words.startswith(
+        f"Undecided: {advice.verdicts[0].because}. 6 repetitions of each would tell more: about "
+    )
+    assert "`repetitions: 6` in the tune file" in advice.words
+    assert (
+        "Run workers=1 engine=old, which rests on its place, the first of these values in the tune file" in advice.words
+    )
+    assert "of memory against" in advice.words
 
 
 def test_what_misses_a_limit_is_never_chosen_however_good_it_is(tmp_path: Path) -> None:

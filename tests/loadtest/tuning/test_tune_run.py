@@ -4,6 +4,7 @@ What the live one claims is counted. Which settings win is decided by figures, s
 """
 
 import json
+import shlex
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ def write_search(folder: Path, options: str = "", minutes: float = MINUTES) -> P
     target = known_target(
         "service",
         free_port(),
-        f"--config {base} {options}",
+        f"--config {shlex.quote(str(base))} {options}",
         replicas={"role": "replica", "count": 1},
         files=[str(base)],
         about=["/about"],
@@ -160,7 +161,7 @@ def candidate(result: dict[str, Any], name: str) -> dict[str, Any]:
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuned]:
     folder = tmp_path_factory.mktemp("tuned")
     out, gate = folder / "out", FileGate(folder / "gate")
-    file = write_search(folder, f"--hold-at 20 --gate {folder}/gate")
+    file = write_search(folder, f"--hold-at 20 --gate {shlex.quote(str(folder))}/gate")
     search = Search(load_tuning(file), out, print)
     write_made_round(search, 1, search._planned[0], dict.fromkeys(("c01", "c02", "c03", "c04"), 3 * RATE))
     first, *others = (search._round_folder(1).cell_path(cell_of(one.name)) for one in search.tried)

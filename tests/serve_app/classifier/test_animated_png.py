@@ -55,6 +55,17 @@ FIRST_FRAMES = {
     "fewer frames claimed": animated(*FIRST, *SECOND, frames=1),
     "text between": animated(text_chunk(b"tEXt", b"a", b"b"), FIRST[0], text_chunk(b"tEXt", b"c", b"d"), FIRST[1]),
     "data in pieces": animated(FIRST[0], frame_data(1, RED[:9]), frame_data(2, b""), frame_data(3, RED[9:])),
+    "text between data": animated(
+        FIRST[0],
+        frame_data(1, RED[:9]),
+        text_chunk(b"tEXt", b"a", b"b"),
+        frame_data(2, RED[9:]),
+        text_chunk(b"tEXt", b"c", b"d"),
+        *SECOND,
+    ),
+    "text between data of one frame": animated(
+        FIRST[0], frame_data(1, RED[:9]), text_chunk(b"tEXt", b"a", b"b"), frame_data(2, RED[9:]), frames=1
+    ),
     "a second animation chunk": animated(*FIRST, *SECOND, before=(animation(7),)),
     "an animation chunk behind texts": png(
         HIDDEN, 8, 2, text_chunk(b"tEXt", b"a", b"b"), animation(2), after=[*FIRST, *SECOND]

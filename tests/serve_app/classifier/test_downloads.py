@@ -50,7 +50,7 @@ class Server:
             request.send_error(HTTPStatus.UNAUTHORIZED, f"{PASSWORD} is wrong")
         elif path.startswith("/closed/moved/"):
             request.send_response(HTTPStatus.FOUND)
-            request.send_header("Location", f"{self.elsewhere}/labels.json")
+            request.send_header("Location", f"{self.elsewhere or '/closed/other'}/labels.json")
             request.end_headers()
         elif path.endswith("/labels.json"):
             half = path.startswith("/half/")
@@ -103,6 +103,14 @@ def test_the_login_does_not_follow_a_redirect_to_another_server(server: Server) 
         server.elsewhere = f"http://{other.place}"
         assert obtain(f"http://{USER}:{ESCAPED}@{server.place}/closed/moved/labels.json") == NAMES
         assert other.seen == [("/labels.json", None)]
+
+
+def test_the_login_is_sent_again_where_the_same_server_redirects_to(server: Server) -> None:
+    for absolute in ("", f"http://{server.place}/closed/elsewhere"):
+        server.elsewhere = absolute
+        assert obtain(f"http://{USER}:{ESCAPED}@{server.place}/closed/moved/{len(absolute)}.json") == NAMES
+        assert server.seen[-1][0] == f"{absolute.removeprefix(f'http://{server.place}') or '/closed/other'}/labels.json"
+        assert server.seen[-1][1] is not None
 
 
 def test_without_a_login_none_is_sent_even_after_one_was(server: Server, tmp_path: Path) -> None:

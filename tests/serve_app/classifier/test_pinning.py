@@ -11,9 +11,7 @@ import pytest
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.pinning import watch_pinning
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or len(os.sched_getaffinity(0)) == 1, reason="there is but one core, or no way to ask"
-)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks are Linux's")
 CORES = os.sched_getaffinity(0)
 RUNS = 40
 
@@ -52,6 +50,9 @@ def test_openvino_leaves_its_threads_to_the_system(openvino_folder: Path) -> Non
 
 def test_threads_that_an_engine_holds_on_cores_are_seen(openvino_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.classifier.engines.openvino_engine.FOR_REPLICAS", {})  # OpenVINO as it comes
+    if len(CORES) == 1:  # held or not, a thread may run on all there is
+        assert held_cores(openvino_folder) == frozenset()
+        return
     deadline = time.monotonic() + 60
     while not (held := held_cores(openvino_folder)):
         assert time.monotonic() < deadline

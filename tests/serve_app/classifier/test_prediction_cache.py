@@ -265,7 +265,7 @@ async def test_the_others_are_answered_when_the_first_to_ask_has_gone(one: Repli
 
 async def test_the_others_are_answered_when_the_first_to_ask_was_in_a_hurry(one: Replica, data: bytes) -> None:
     async with busy_engine(one):
-        first, patient = one.begin(data, x_deadline_ms="1000"), one.begin(data)
+        first, patient = one.begin(data, x_deadline_ms="5000"), one.begin(data)
         await until(lambda: one.sharing == 1, "the second who asks")
         assert_error(await first, 504, "deadline_exceeded")
         assert not patient.done()

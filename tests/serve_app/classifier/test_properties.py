@@ -8,7 +8,7 @@ from urllib.parse import quote_from_bytes
 import httpx
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -30,12 +30,6 @@ MODES = {
 SHOWN = {"code", "detail", "request_id"}
 # Pillow warns of damaged metadata; the service silences it.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def bounded(examples: int) -> settings:
-    """Return settings under which the same examples are tried each time, and no example is kept on disk."""
-    unfit = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-    return settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=unfit)
 
 
 def expect_picture_or_refusal(data: bytes) -> None:
@@ -71,19 +65,19 @@ def damaged_pictures(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.one_of(st.just(len(data)), st.integers(0, len(data))))])
 
 
-@bounded(300)
+@settings(max_examples=300)
 @given(st.builds(bytes.__add__, st.sampled_from(SIGNATURES), st.binary(max_size=300)))
 def test_any_bytes_are_a_picture_or_a_refusal(data: bytes) -> None:
     expect_picture_or_refusal(data)
 
 
-@bounded(300)
+@settings(max_examples=300)
 @given(damaged_pictures())
 def test_a_picture_damaged_anywhere_is_a_picture_or_a_refusal(data: bytes) -> None:
     expect_picture_or_refusal(data)
 
 
-@bounded(150)
+@settings(max_examples=150)
 @given(
     st.sampled_from([(image_format, mode) for image_format, modes in MODES.items() for mode in modes]),
     st.integers(1, 700),
@@ -102,7 +96,7 @@ headers = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=6
 )
 
 
-@bounded(150)
+@settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=500), damaged_pictures()), st.none() | headers)
 async def test_no_body_and_no_content_type_is_ever_our_fault(
     model_client: httpx.AsyncClient, body: bytes, content_type: bytes | None
@@ -136,7 +130,7 @@ CHARSETS = (
 )
 
 
-@bounded(300)
+@settings(max_examples=300)
 @given(
     st.lists(PARTS, max_size=10),
     st.sampled_from((b"b", b"B", b"", b"-" * 70)) | st.binary(max_size=20),
@@ -178,7 +172,7 @@ QUERIES = st.lists(
 )
 
 
-@bounded(120)
+@settings(max_examples=120)
 @given(QUERIES, st.binary(max_size=20))
 async def test_no_query_of_users_is_ever_our_fault(
     users: httpx.AsyncClient, query: list[tuple[str, str]], raw: bytes
@@ -187,7 +181,7 @@ async def test_no_query_of_users_is_ever_our_fault(
     expect_answer_or_refusal(await users.get(f"/?limit={quote_from_bytes(raw)}&after=0"))
 
 
-@bounded(200)
+@settings(max_examples=200)
 @given(ODD.map(str.encode) | st.binary(max_size=30))
 async def test_no_path_of_users_is_ever_our_fault(users: httpx.AsyncClient, path: bytes) -> None:
     response = await users.get(users.base_url.copy_with(raw_path=b"/" + quote_from_bytes(path, safe="/").encode()))

@@ -83,6 +83,37 @@ def test_without_a_transparent_colour_nothing_is_lost(colour_type: int, depth: i
     assert shown(png(halves(one, other), depth, colour_type, after=[key(one)])) == expected  # too late
 
 
+@pytest.mark.parametrize(("colour_type", "depth"), DEPTHS)
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 6, 7, 8, 256])
+def test_a_transparent_colour_of_a_wrong_length_or_checksum_is_none(colour_type: int, depth: int, size: int) -> None:
+    """Browsers pass over such a chunk and show the picture."""
+    one, other = colours(colour_type, depth)
+    expected = (in_8_bits(one, depth), in_8_bits(other, depth))
+    right = key(one)
+    if size != 2 * CHANNELS[colour_type]:
+        content = (right[8:-4] * 128)[:size]
+        assert shown(png(halves(one, other), depth, colour_type, chunk(b"tRNS", content))) == expected
+    assert shown(png(halves(one, other), depth, colour_type, right[:-1] + bytes([right[-1] ^ 1]))) == expected
+
+
+@pytest.mark.parametrize(
+    "name", [b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"tIME", b"bKGD", b"eXIf", b"zTXt", b"acTL"]
+)
+@pytest.mark.parametrize("content", [b"", b"x", b"a\0\7broken"])
+def test_no_ancillary_chunk_costs_the_picture(name: bytes, content: bytes) -> None:
+    pixels = halves((200, 0, 0), (0, 0, 200))
+    for odd in (chunk(name, content), chunk(name, content)[:-4] + b"none"):
+        assert shown(png(pixels, 8, 2, odd)) == ([200, 0, 0], [0, 0, 200])
+
+
+@pytest.mark.parametrize("colours", [1, 2, 3, 256])
+def test_a_palette_has_no_more_transparent_entries_than_colours(colours: int) -> None:
+    palette = chunk(b"PLTE", bytes([10, 20, 30, 200, 100, 0, 1, 2, 3])[: 3 * colours].ljust(3 * colours, b"\0"))
+    for entries in (colours, colours + 1):
+        left, _ = shown(png(halves((0,), (0,)), 8, 3, palette, chunk(b"tRNS", bytes(entries))))
+        assert left == (WHITE if entries == colours else [10, 20, 30])
+
+
 @pytest.mark.parametrize(("colour_type", "depth"), [(0, 16), (2, 16), (0, 2)])
 def test_the_transparent_colour_of_an_interlaced_picture_becomes_white(colour_type: int, depth: int) -> None:
     one, other = colours(colour_type, depth)

@@ -13,6 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.data_plane import data_plane_environment, read_env_file
 from serve_app.deployments.config_file import (
     BUILDER_ARGS,
+    api_port,
     check_config,
     classifier_threads_and_replicas,
     find_unknown_keys,
@@ -236,6 +237,24 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
         load_config(path)
     for words in ("num_replica: no such key", "args.threads", "greater than or equal to 1"):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", "99999", "true", "8000.5", "abc", "'0'"])
+def test_a_number_that_is_no_port_is_told_by_its_key(tmp_path: Path, port: str) -> None:
+    path = tmp_path / "config.yaml"
+    text = (CONFIGS / "one_replica.yaml").read_text()
+    assert "  port: 8000\n" in text
+    path.write_text(text.replace("  port: 8000\n", f"  port: {port}\n"))
+    with pytest.raises(SetupError, match=r"http_options\.port: must be a whole number from 1 to 65535; choose"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(("given", "read"), [("'8123'", 8123), ("65535", 65_535), ("1", 1)])
+def test_the_port_is_read_as_serve_reads_it(tmp_path: Path, given: str, read: int) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text((CONFIGS / "one_replica.yaml").read_text().replace("  port: 8000\n", f"  port: {given}\n"))
+    assert api_port(load_config(path)) == read
+    assert api_port({}) == 8000
 
 
 @pytest.mark.parametrize(("text", "words"), [("a: [", "not YAML"), ("- 1", "not a Serve config")])

@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
-from tests.control_groups import SYSTEMS, UNLIMITED, write_system
+from tests.control_groups import SYSTEMS, UNLIMITED, half_a_core, write_system
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks and quotas are Linux's")
 MACHINE = frozenset(range(16))
@@ -73,38 +72,14 @@ def test_engines_that_hold_their_threads_on_the_same_cores_are_a_loud_line() -> 
     assert fault.startswith("THREADS: the engine holds its threads on core(s) 0, 1 of 16")
 
 
-@pytest.fixture
-def half_a_core() -> Iterator[Path]:
-    """A control group of this machine, with a quota; of either version."""
-    for top, limits in (
-        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
-        (Path("/sys/fs/cgroup"), {"cpu.max": "50000 100000"}),
-    ):
-        group = top / f"serve-app-test-{os.getpid()}"
-        try:
-            group.mkdir()
-        except OSError:
-            continue
-        try:
-            for name, text in limits.items():
-                (group / name).write_text(text)
-        except OSError:
-            group.rmdir()
-            continue
-        yield group
-        group.rmdir()
-        return
-    pytest.fail("missing: root, and a control group file system with the CPU controller that may be written to")
-
-
-@pytest.mark.system
-def test_a_real_control_group_with_a_quota_is_seen(half_a_core: Path) -> None:
+@pytest.mark.system(root=True, cpu_quota=True)
+def test_a_real_control_group_with_a_quota_is_seen() -> None:
     code = (
         "from serve_app.deployments.cores import *; from serve_app.deployments import cores; from pathlib import Path"
     )
     code += "; print(usable_cores(), list(cores._quotas(Path('/'))))"
-    printed = subprocess.run(
-        ["sh", "-c", f'echo $$ > {half_a_core}/cgroup.procs; exec "$@"', "sh", sys.executable, "-c", code],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout  # fmt: skip
+    with half_a_core() as group:
+        enter = f'echo $$ > {group}/cgroup.procs; exec "$@"'
+        command = ["sh", "-c", enter, "sh", sys.executable, "-c", code]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed == "1 [0.5]\n"

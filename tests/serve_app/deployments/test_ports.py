@@ -28,7 +28,7 @@ import json, os, sys
 from serve_app.deployments.ports import chosen_ports
 from serve_app.errors import SetupError
 try:
-    with chosen_ports() as ports:
+    with chosen_ports(int(sys.argv[1])) as ports:
         told = {name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")}
         print(json.dumps({"taken": ports, "told": told}), flush=True)
         sys.stdin.read()
@@ -39,11 +39,12 @@ Chosen = dict[str, dict[str, str]]
 
 
 @contextmanager
-def choosing(**environment: str) -> Iterator[Chosen]:
+def choosing(api_port: int | None = None, /, **environment: str) -> Iterator[Chosen]:
     """Yield what a process chooses, which holds it meanwhile."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     with subprocess.Popen(
-        [sys.executable, "-c", CHOOSE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", CHOOSE, str(api_port or free_port())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**bare, HAPROXY_SWITCH: "1", **environment},
     ) as process:  # fmt: skip
         try:
@@ -61,15 +62,15 @@ def block_of(chosen: Chosen) -> range:
 
 def single(chosen: Chosen) -> set[int]:
     told = {name: chosen["told"][variable] for name, variable in VARIABLES.items()}
-    assert told == {name: port for name, port in chosen["taken"].items() if name != "replicas"}
-    return {int(port) for port in told.values()}
+    assert told == {name: port for name, port in chosen["taken"].items() if name in VARIABLES}
+    return {int(port) for port in (*told.values(), chosen["taken"]["dashboard"])}
 
 
 def test_services_that_start_at_once_choose_apart_from_each_other() -> None:
     with ExitStack() as stack:
         chosen = [stack.enter_context(choosing()) for _ in range(3)]
         ports = [port for one in chosen for port in single(one)]
-        assert len(set(ports)) == len(ports) == 3 * len(VARIABLES)
+        assert len(set(ports)) == len(ports) == 3 * (len(VARIABLES) + 1)
         blocks = sorted((block_of(one) for one in chosen), key=lambda block: block.start)
         for block, later in pairwise(blocks):
             assert block.stop <= later.start
@@ -79,15 +80,17 @@ def test_services_that_start_at_once_choose_apart_from_each_other() -> None:
 def test_a_port_on_which_somebody_listens_is_passed_over() -> None:
     with choosing() as before:
         pass
+    held = set()
     with ExitStack() as stack:
         for port in (*single(before), block_of(before)[7]):
             somebody = stack.enter_context(socket.socket())
-            with suppress(OSError):  # another service of this machine has just taken it
+            with suppress(OSError):  # another service of this machine has just taken it, and may give it back
                 somebody.bind(("127.0.0.1", port))
                 somebody.listen()
+                held.add(port)
         after = stack.enter_context(choosing())
-        assert not single(after) & single(before)
-        assert block_of(after).start != block_of(before).start
+        assert held
+        assert not held & (single(after) | set(block_of(after)))
 
 
 def test_ports_that_the_environment_names_are_taken() -> None:
@@ -114,7 +117,66 @@ def test_a_named_port_that_is_in_use_or_none_is_told_by_its_variable() -> None:
 
 def test_without_haproxy_none_is_needed() -> None:
     with choosing(**{HAPROXY_SWITCH: "0"}) as chosen:
-        assert (chosen["taken"], set(BLOCK) & set(chosen["told"])) == ({}, set())
+        assert (chosen["taken"], set(BLOCK) & set(chosen["told"])) == (
+            {"dashboard": chosen["taken"]["dashboard"]},
+            set(),
+        )
+
+
+def test_the_apis_own_port_is_never_chosen_for_something_else() -> None:
+    with choosing() as before:
+        pass
+    block = block_of(before)
+    tested = 0
+    for api_port in (*single(before), block[0], block[7], block[-1]):
+        with choosing(api_port) as chosen:
+            if "fault" in chosen:  # another service of this machine has just taken it
+                assert f"port {api_port} cannot be used" in str(chosen["fault"])
+                continue
+            assert api_port not in single(chosen)
+            assert api_port not in block_of(chosen)
+            with choosing(api_port) as other:
+                assert f"port {api_port} cannot be used" in str(other["fault"])
+                assert "set http_options.port" in str(other["fault"])
+            with choosing() as other:
+                assert api_port not in single(other)
+            tested += 1
+    assert tested
+
+
+def test_a_port_that_the_environment_names_is_not_taken_twice() -> None:
+    port = free_port()
+    statistics, metrics, _ = VARIABLES.values()
+    with choosing(port, **{metrics: str(port)}) as chosen:
+        assert f"port {port} is named twice" in str(chosen["fault"])
+        assert metrics in str(chosen["fault"])
+    with choosing(**{statistics: str(port), metrics: str(port)}) as chosen:
+        assert f"port {port} is named twice" in str(chosen["fault"])
+    with choosing(port, **dict(zip(BLOCK, (str(port - 5), str(port + 5)), strict=True))) as chosen:
+        assert f"they hold {port}, which is for something else" in str(chosen["fault"])
+    with choosing() as free:
+        usual = free["taken"]["metrics"]
+    with choosing(**{statistics: usual}) as chosen:
+        assert chosen["taken"]["metrics"] != usual
+
+
+@pytest.mark.parametrize("number", ["0", "99999", "-1", "abc", "8404.0", "", "٣", "9" * 5000])
+def test_a_number_that_is_no_port_is_told_by_its_variable(number: str) -> None:
+    for variable in (*VARIABLES.values(), *BLOCK):
+        with choosing(**{variable: number}) as chosen:
+            assert f"{variable} must be the number of a port, 1 to 65535" in str(chosen["fault"])
+
+
+def test_replicas_need_a_port() -> None:
+    for first, end in (("31000", "31000"), ("31500", "31400")):
+        with choosing(**dict(zip(BLOCK, (first, end), strict=True))) as chosen:
+            assert f"from {first} to {end} (not included) they hold no port" in str(chosen["fault"])
+
+
+@pytest.mark.parametrize("port", [99_999, 65_536, -1])
+def test_a_port_beyond_all_numbers_is_no_traceback(port: int) -> None:
+    with pytest.raises(SetupError, match=rf"port {port} cannot be used \(it is not from 1 to 65535\)"):
+        check_free("127.0.0.1", port, "http_options.port")
 
 
 def test_ray_lets_the_system_choose_its_agents_port() -> None:

@@ -12,8 +12,7 @@ KEY, SECOND_KEY, LATER_KEY = (f"{word}-key-of-these-tests" for word in ("first",
 """The first is valid all the time, the second at first, the last one later."""
 PASSWORDS = "pl4nted-in"
 """How the passwords in the addresses of Redis and the database begin."""
-HEADER_TIMEOUT_S = 5
-UPLOAD_TIMEOUT_S = 3
+HEADER_TIMEOUT_S = UPLOAD_TIMEOUT_S = 10
 ANSWER_S = 120
 
 

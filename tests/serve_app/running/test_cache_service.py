@@ -13,22 +13,23 @@ import pytest
 
 from loadtest.pictures import PicturePool
 from tests.conftest import Fitted
+from tests.patience import HANG_S
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.service import Service, adapted, launcher, own_environment, service, write_config
+from tests.service import PATIENT_MODEL, START_S, Service, adapted, launcher, own_environment, service, write_config
 
 pytestmark = [
     pytest.mark.long,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only"),
 ]
-PATIENT = {"max_wait_s": 60, "deadline_s": 60}  # on a busy machine nothing shall be refused
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, module_redis: RedisServer) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     port = free_port()
-    config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT))
+    config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT_MODEL))
     environment = own_environment(folder) | {"REDIS_URL": module_redis.url}
     with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
@@ -37,16 +38,15 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, module_red
 
 
 def wait_for_replicas(running: Service, count: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(running.replicas("model")) != count or "Ctrl-C" not in running.printed():
-        assert time.monotonic() < deadline, running.printed()
-        time.sleep(0.2)
+    running.wait_for_ready_block()
+    running.wait_for(lambda: len(running.replicas("model")) == count, f"{count} replicas")
+    running.wait_until_routed()
 
 
 async def post(running: Service, pictures: list[bytes]) -> list[httpx.Response | BaseException]:
     """Post all of them at once, each on a connection of its own."""
     limits = httpx.Limits(max_connections=len(pictures))
-    async with httpx.AsyncClient(base_url=running.url, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=running.url, timeout=START_S, limits=limits) as client:
         sent = (client.post("/model/predict", content=picture) for picture in pictures)
         return list(await asyncio.gather(*sent, return_exceptions=True))
 
@@ -74,10 +74,8 @@ async def test_equal_pictures_are_answered_when_a_replica_is_killed_with_them(ru
         await asyncio.sleep(after_s)
         running.replicas("model")[0].send_signal(signal.SIGKILL)
 
-    began = time.monotonic()
     busy = post(running, [pool.next_picture() for _ in range(60)])
     _, responses, _ = await asyncio.gather(busy, later(0.3), kill(0.6))
-    assert time.monotonic() - began < 20
     right = [found for found in responses if isinstance(found, httpx.Response) and found.status_code == 200]
     assert len(right) >= 15  # about half of them were in the other one
     assert len({found.json()["prediction"] for found in right}) == 1
@@ -97,7 +95,7 @@ async def test_predictions_go_on_while_redis_is_away_and_it_is_taken_back(
     module_redis.kill()
     assert count_cached(await post(running, [pool.next_picture()] * 4))[True] < 4
     module_redis.start()
-    picture, deadline = pool.next_picture(), time.monotonic() + 15
+    picture, deadline = pool.next_picture(), time.monotonic() + HANG_S
     while count_cached(await post(running, [picture] * 4)) != {True: 4}:
         assert time.monotonic() < deadline, "never taken back"
         await asyncio.sleep(0.5)

@@ -19,9 +19,9 @@ from tests.hostile import ANSWER_S, Answer, Case, cases, send
 from tests.kit import Kit
 from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.service import Service, adapted, launcher, own_environment, service, write_config
+from tests.service import PATIENT_MODEL, Service, adapted, launcher, own_environment, service, write_config
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 CASES = cases()
 AT_A_TIME = 6
@@ -29,7 +29,7 @@ MIB = 2**20
 FUZZ_INPUTS = 150
 HAPROXY_BUFFER_BYTES = 262_144
 """As configs/serve.env has it."""
-SCHEMATHESIS_S = 60
+SCHEMATHESIS_S = 500
 
 
 @dataclass
@@ -49,8 +49,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, redis_serv
     folder = tmp_path_factory.mktemp("hostile")
     port = free_port()
     # This is about right answers, not about quick ones: the machine is busy with making bombs.
-    patient = {"max_wait_s": 60, "deadline_s": 60}
-    config = write_config(folder, adapted("one_replica.yaml", port=port, model_args={**fitted.args, **patient}))
+    model_args = {**fitted.args, **PATIENT_MODEL}
+    config = write_config(folder, adapted("one_replica.yaml", port=port, model_args=model_args))
     environment = own_environment(folder) | {"REDIS_URL": redis_server.url}
     with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
@@ -94,7 +94,7 @@ async def test_hostile_input_is_answered_by_name(siege: Siege, case: Case) -> No
 
 
 async def test_the_neighbours_are_answered_meanwhile(siege: Siege) -> None:
-    assert len(siege.neighbours) >= 4  # all of it takes three seconds
+    assert len(siege.neighbours) >= 2  # one at least for each of the two who send them
     assert set(siege.neighbours) == {(200, "thing 7")}
     assert set(siege.lookups) == {200}
 
@@ -135,7 +135,7 @@ def test_broken_http_is_a_4xx(running: Service, name: str) -> None:
     """Most of it never comes past HAProxy, whose answers are its own."""
     port, answer = int(running.url.rsplit(":", 1)[-1]), b""
     # Who sends more than HAProxy's buffer is answered and cut off, and may see only the latter.
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client, suppress(ConnectionError):
+    with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as client, suppress(ConnectionError):
         client.sendall(BROKEN_HTTP[name])
         while received := client.recv(65_536):
             answer += received

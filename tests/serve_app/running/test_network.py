@@ -139,11 +139,18 @@ async def test_a_refused_upload_gets_its_answer_and_no_reset(running: Service) -
 
 async def test_keys_are_exchanged_without_a_restart(running: Service, keys_file: Path) -> None:
     assert (await ask(running, "/user/", X_API_Key=LATER_KEY)).status_code == 401
+    given = keys_file.read_text()
     keys_file.write_text(f"{KEY},{LATER_KEY}\n")
+    try:
+        for path in ("/user/", "/model/"):
+            assert (await ask(running, path, X_API_Key=LATER_KEY)).status_code == 200
+            assert (await ask(running, path, X_API_Key=SECOND_KEY)).status_code == 401
+            assert (await ask(running, path, X_API_Key=KEY)).status_code == 200
+    finally:
+        keys_file.write_text(given)
     for path in ("/user/", "/model/"):
-        assert (await ask(running, path, X_API_Key=LATER_KEY)).status_code == 200
-        assert (await ask(running, path, X_API_Key=SECOND_KEY)).status_code == 401
-        assert (await ask(running, path, X_API_Key=KEY)).status_code == 200
+        assert (await ask(running, path, X_API_Key=LATER_KEY)).status_code == 401
+        assert (await ask(running, path, X_API_Key=SECOND_KEY)).status_code == 200
 
 
 LINE = b"POST /model/predict HTTP/1.1"
@@ -346,21 +353,6 @@ async def test_no_log_shows_a_key_a_password_or_a_picture(running: Service, keys
     assert [secret for secret in secrets for text in shown if secret in text] == []
 
 
-def metrics_ports(service: Service) -> set[int]:
-    """Return the ports that tell metrics, Ray's own and HAProxy's."""
-    own = {int(service.environment[f"RAY_SERVE_HAPROXY_{kind}_PORT"]) for kind in ("METRICS", "STATS")}
-    return own | {port for role, _, port in open_sockets(service) if role in ("dashboard", "dashboard agent")}
-
-
-async def ask_metrics(port: int) -> str:
-    """Return what a port tells at /metrics, if it speaks HTTP there."""
-    async with httpx.AsyncClient(timeout=ANSWER_S) as http:
-        try:
-            return (await http.get(f"http://127.0.0.1:{port}/metrics")).text
-        except httpx.HTTPError:
-            return ""
-
-
 LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -443,6 +435,8 @@ async def test_rays_own_ports_refuse_who_has_no_token(running: Service) -> None:
     for role, address, port in open_sockets(running):
         if address in ("::", "0.0.0.0"):
             kind, answer = await ask_without_token(port)
+            if answer not in ("refused", "told") and (role, address, port) not in open_sockets(running):
+                continue  # its process has ended meanwhile
             told.setdefault((role, kind), set()).add(answer)
     assert told[("GCS", "gRPC")] == told[("raylet", "gRPC")] == told[("replica", "gRPC")] == {"refused"}
     metrics = {role for (role, kind), _ in told.items() if kind == "metrics"}

@@ -20,6 +20,7 @@ from tests.service import (
     START_S,
     Service,
     adapted,
+    command_of,
     launcher,
     own_environment,
     processes_of,
@@ -69,19 +70,16 @@ def test_a_bad_config_ends_before_it_starts_anything_with_all_its_faults(refused
     assert "starting" not in bad.printed()
 
 
-def haproxies(running: Service) -> list[psutil.Process]:
-    return [process for process in processes_of(running.environment) if process.name() == "haproxy"]
-
-
 @linux_only
 async def test_haproxy_comes_back_hardened_after_a_kill(running: Service) -> None:
-    [before] = haproxies(running)
+    running.wait_until_routed()  # an older one may still be ending its requests
+    [before] = running.haproxies()
     before.kill()
 
     def serves_own() -> tuple[list[str], set[str]] | None:
         """Return what Serve's own was started with and listens on; the stand-in is a child of the launcher."""
         managers = {process.pid for process in running.titled("ray::HAProxyManager")}
-        for process in haproxies(running):
+        for process in running.haproxies():
             with suppress(psutil.Error):  # a reload may end it meanwhile
                 is_own = process.ppid() in managers and process.pid != before.pid
                 if is_own and (listened := addresses(process)):
@@ -131,7 +129,7 @@ def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, t
     environment = without_data_plane(own_environment(tmp_path))
     with service(serve_run(config), environment, tmp_path, port) as bare:
         bare.wait_until_ready()
-        assert haproxies(bare) == []
+        assert bare.haproxies() == []
         for label, data in fitted.pictures.items():
             answer = httpx.post(f"{bare.url}/model/predict", files={"file": data}, timeout=START_S)
             assert answer.json()["prediction"] == label
@@ -160,7 +158,7 @@ def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(fitted: Fitt
 
 
 def is_starting_ray(starting: Service) -> bool:
-    return any(process.name() == "gcs_server" for process in processes_of(starting.environment))
+    return any("/gcs_server -" in command_of(process) for process in processes_of(starting.environment))
 
 
 def is_starting_a_replica(starting: Service) -> bool:

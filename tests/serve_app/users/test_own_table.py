@@ -198,6 +198,15 @@ def test_a_database_that_fits_or_cannot_be_asked_now_does_not_stop_the_launcher(
 
 
 ODD_TIMES = [None, "yesterday", "", 1_700_000_000, -1, 2460000.5, b"\x00\xff", "9999-12-31T23:59:59-14:00", "24:00"]
+ODD_TIMES += [
+    "1712123112300",
+    "1712123112",
+    "20240506",
+    "2024-W19-1",
+    "20240506T070809",
+    "2024-05-06x07:08",
+    "٢٠٢٤-05-06",
+]
 
 
 async def test_one_time_that_is_none_costs_neither_its_row_nor_its_page(
@@ -283,6 +292,9 @@ async def test_ids_that_are_no_whole_numbers_are_in_nobodys_way(tmp_path: Path, 
         ("email blob", [1, "a", "b", None], "email is blob"),
         ("email", [1, "a", b"b", None], "email holds values of type blob"),
         ("created_at datetime", [1, "a", "b", 1_700_000_000], "created_at holds values of type integer"),
+        ("created_at", [1, "a", "b", "1712123112300"], "created_at holds values of type text of digits alone"),
+        ("created_at text", [1, "a", "b", "1712123112"], "created_at holds values of type text of digits alone"),
+        ("created_at text", [1, "a", "b", "1712123112.25"], "created_at holds values of type text of digits alone"),
         ("created_at double precision", [1, "a", "b", None], "created_at is double precision"),
         ("created_at bigint", [1, "a", "b", None], "created_at is bigint"),
     ],
@@ -311,9 +323,14 @@ async def test_types_that_postgresql_makes_of_others_fit(postgres_url: str) -> N
     async with engine.connect() as connection:
         for statement in (
             "CREATE DOMAIN key AS bigint",
+            "CREATE DOMAIN small_key AS key CHECK (value > 0)",
+            "CREATE DOMAIN own_key AS small_key",
             "CREATE DOMAIN address AS varchar(50) CHECK (value LIKE '%@%')",
+            "CREATE DOMAIN own_address AS address",
+            "CREATE DOMAIN moment AS timestamptz(3)",
+            "CREATE DOMAIN past AS moment",
             "CREATE TYPE who AS ENUM ('Ada', 'Bo')",
-            "CREATE TABLE users (id key, name who, email address, created_at timestamptz(3))",
+            "CREATE TABLE users (id own_key, name who, email own_address, created_at past)",
             "INSERT INTO users VALUES (1, 'Ada', 'a@b', '2024-05-06 07:08:09+02')",
         ):
             await connection.exec_driver_sql(statement)

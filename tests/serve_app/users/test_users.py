@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -408,7 +409,7 @@ def test_without_an_address_the_database_is_a_file_of_this_user(
         ("postgresql://u@/x?host=/run/pg", "postgresql+asyncpg://u@/x?host=%2Frun%2Fpg"),
         ("postgresql://u:p@[::1]:5432/x\n", "postgresql+asyncpg://u:p@[::1]:5432/x"),
         ("sqlite:////data/u.db", "sqlite+aiosqlite:////data/u.db"),
-        ("sqlite:///u.db", f"sqlite+aiosqlite:///{Path.cwd()}/u.db"),
+        ("sqlite:///u.db", f"sqlite+aiosqlite:///{quote(str(Path.cwd()))}/u.db"),
     ],
 )
 def test_an_address_is_read_with_its_async_driver(monkeypatch: pytest.MonkeyPatch, given: str, read: str) -> None:

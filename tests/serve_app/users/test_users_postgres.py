@@ -14,7 +14,7 @@ from serve_app.users.store import UserStore, ensure_seeded
 from tests.postgres import Postgres
 from tests.serve_app.users.test_users import HANG_S, assert_error, client_of, users_client
 
-LIMITS: dict[str, Any] = {"pool_wait_s": 1, "statement_timeout_s": 1}
+LIMITS: dict[str, Any] = {"pool_wait_s": 3, "statement_timeout_s": 3}
 """Of a database that does not answer. They hold for the next request too, which a slow machine has to answer."""
 
 WAITING_FOR_A_LOCK = (
@@ -139,7 +139,7 @@ async def test_a_connection_that_fell_silent_costs_one_request(seeded_url: str) 
 
 async def test_a_slow_statement_is_cancelled_by_the_server(seeded_url: str) -> None:
     """Its own limit ends it and not that of the whole request; the connection that waited is not leaked."""
-    async with users_client(seeded_url, pool_size=1, statement_timeout_s=1) as client:
+    async with users_client(seeded_url, pool_size=1, **LIMITS) as client:
         async with table_lock(seeded_url):
             detail = assert_error(await client.get("/"), 503, "database_unavailable")
             assert "QueryCanceledError" in detail
@@ -192,7 +192,8 @@ async def test_a_table_dropped_and_made_again_is_read_without_a_restart(seeded_u
 
 async def test_a_reader_without_the_right_to_write_can_start(seeded_url: str) -> None:
     """A seeded database asks its replicas for SELECT and nothing more."""
-    reader_url = seeded_url.replace("//postgres:@", "//reader@", 1)
+    reader_url = seeded_url.replace("//postgres@", "//reader@", 1)
+    assert reader_url != seeded_url
     async with owner_of(seeded_url) as owner:
         await owner.exec_driver_sql("CREATE ROLE reader LOGIN")
         await owner.exec_driver_sql("GRANT SELECT ON users TO reader")
