@@ -130,6 +130,17 @@ def test_a_packaged_config_is_found_and_can_be_used(installed: Installed, given:
     assert (path.parent / "serve.env").read_bytes() == (CONFIGS / "serve.env").read_bytes()
 
 
+def test_a_misspelled_key_is_told_with_the_nearest_right_one(installed: Installed, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text((CONFIGS / "one_replica.yaml").read_text().replace(" threads:", " thread:"))
+    done = installed.run("serve-app", "--check", str(path))
+    assert done.returncode == 2
+    assert "args.thread: no such key; did you mean threads?" in done.stderr
+    assert installed.run("serve-app", "--check", "one_replcia").stderr.endswith(
+        "none of the shipped configs (one_replica, one_thread, two_replicas)\n"
+    )
+
+
 def test_a_packaged_plan_is_found_with_every_file_that_it_names(installed: Installed) -> None:
     done = installed.run("python", "-c", FIND_FILES)
     assert done.returncode == 0, done.stderr
