@@ -10,6 +10,8 @@ PLAN ?= configs/stress/quick.yaml
 
 MINUTES ?= 10
 RUNS ?= 5
+# Tests start hundreds of Python processes: without bytecode files each of them compiles what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: serve help test test-long test-system test-redis test-noisy check stress soak format lock clean
 .DELETE_ON_ERROR:

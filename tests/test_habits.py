@@ -12,7 +12,8 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def test_make_help_lists_every_target_with_what_it_does() -> None:
-    printed = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    command = ["make", "--no-print-directory", "help"]  # it also runs below `make test`
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     [phony] = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     listed = dict(re.findall(r"^make (\S+) +(\S.*)$", printed, re.MULTILINE))
     assert {*listed} == set(phony.split())
