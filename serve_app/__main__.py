@@ -6,8 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from serve_app.data_plane import apply_data_plane_environment
 from serve_app.deployments.config_text import check_environment, read_config
+from serve_app.entrance.environment import apply_data_plane_environment
 from serve_app.errors import SetupError
 
 DEFAULT_CONFIG = Path("configs/one_replica.yaml")

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.access import ApiKeys
+from serve_app.entrance.keys import ApiKeys
 from serve_app.errors import InvalidParameter, ServiceError, Unauthorized
 
 logger = logging.getLogger(__name__)

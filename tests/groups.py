@@ -12,6 +12,7 @@ RAY, ENGINE = "ray", "engine"
 _PLACES = {
     "tests/serve_app/running/": RAY,
     "tests/serve_app/classifier/": ENGINE,
+    "tests/serve_app/cache/test_cache.py": ENGINE,
     "tests/serve_app/jobs/": ENGINE,
     "tests/serve_app/client/test_client_jobs.py": ENGINE,
     "tests/serve_app/test_head.py": ENGINE,

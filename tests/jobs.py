@@ -14,11 +14,11 @@ from fastapi import FastAPI
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.jobs.api import add_job_routes
-from serve_app.jobs.jobs import Jobs
 from serve_app.jobs.metrics import JobMetrics
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.job_timing import JobTiming
+from serve_app.jobs.queue.timing import JobTiming
+from serve_app.jobs.replica import Jobs
 from tests.patience import HANG_S, PATIENT_JOBS, until
 
 LEASE_S = HANG_S

@@ -19,9 +19,9 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.data_plane import data_plane_environment
-from serve_app.deployments import ingress_admin
 from serve_app.deployments.rest import ServeRest
+from serve_app.entrance import haproxy_admin
+from serve_app.entrance.environment import data_plane_environment
 from serve_app.errors import SetupError
 from serve_app.service_folder import claimed_folder, folder_of
 from tests.failures import keep_on_failure
@@ -157,7 +157,7 @@ class Service:
 
     def routed(self) -> set[str]:
         """Return HAProxy's names of the replicas to which it sends requests; a replaced one has another name."""
-        told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
+        told = "".join(haproxy_admin._ask(folder_of(self.port), "show servers state"))
         return set(re.findall(r" (SERVE_REPLICA_\S+)", told))
 
     def _answers(self, path: str) -> bool:

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
+from serve_app.cache.store import KEPT_CLASSES
 from serve_app.classifier.admission import HeldUpload, Lease
 from serve_app.classifier.classifier import CacheUse, Classification, Classifier
 from serve_app.classifier.images import FORMATS, SHORTER_SIDE_PIXELS, SIDE_PIXELS
-from serve_app.classifier.prediction_store import KEPT_CLASSES
 from serve_app.classifier.timing import STAGES, Stopwatch
 from serve_app.classifier.upload import FIELD, BodyBounds, discard_upload, read_upload
 from serve_app.errors import (

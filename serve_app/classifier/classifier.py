@@ -12,6 +12,9 @@ from typing import Literal, Self
 
 import numpy as np
 
+from serve_app.cache.cache import Answer, PredictionCache
+from serve_app.cache.redis import BestClasses
+from serve_app.cache.store import KEPT_CLASSES, build_store, fingerprint_model
 from serve_app.classifier.admission import Admission, HeldUpload
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, import_engine, load_engine
@@ -19,12 +22,9 @@ from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.pinning import watch_pinning
-from serve_app.classifier.prediction_cache import Answer, PredictionCache
-from serve_app.classifier.prediction_store import KEPT_CLASSES, build_store, fingerprint_model
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
 from serve_app.errors import DeadlineExceeded, NotReady
-from serve_app.redis.predictions import BestClasses
 
 logger = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from serve_app.access import Auth
 from serve_app.address import AddressFault, read_address
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.entrance.keys import Auth
 from serve_app.errors import SetupError
 from serve_app.redis.address import VARIABLE
-from serve_app.redis.job_settings import JobSettings
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.

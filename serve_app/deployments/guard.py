@@ -7,7 +7,7 @@ import ray
 from fastapi import FastAPI
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
-from serve_app.access import REMEDY, ApiKeys, Auth, KeySource, is_loopback
+from serve_app.entrance.keys import REMEDY, ApiKeys, Auth, KeySource, is_loopback
 from serve_app.errors import SetupError
 from serve_app.web import require_key
 

@@ -22,8 +22,6 @@ import psutil
 import ray
 from ray import serve
 
-from serve_app.access import read_keys
-from serve_app.data_plane import HAPROXY_SWITCH
 from serve_app.deployments.config_file import (
     api_port,
     classifier_threads_and_replicas,
@@ -32,12 +30,14 @@ from serve_app.deployments.config_file import (
     load_config,
 )
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.ingress_watch import IngressWatch
 from serve_app.deployments.ports import API_PORT, check_free, chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.rest import DIRECT, ServeRest
 from serve_app.deployments.stopping import answer_what_is_under_way
 from serve_app.deployments.thread_budget import thread_budget_fault
-from serve_app.deployments.under_way import VARIABLE as FOLDER_VARIABLE
+from serve_app.entrance.environment import HAPROXY_SWITCH
+from serve_app.entrance.keys import read_keys
+from serve_app.entrance.stand_in import IngressWatch
+from serve_app.entrance.under_way import VARIABLE as FOLDER_VARIABLE
 from serve_app.service_folder import claimed_folder, haproxy_files, write_facts
 
 POLL_S = 0.1

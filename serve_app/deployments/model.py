@@ -13,10 +13,10 @@ from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.gate import GATE
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
+from serve_app.entrance.gate import GATE
 from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class ClassifierDeployment:
         from serve_app.classifier.early import build_early_refusal
         from serve_app.deployments.metrics import ServeJobMetrics, ServeMetrics
         from serve_app.jobs.api import add_job_routes
-        from serve_app.jobs.jobs import Jobs
+        from serve_app.jobs.replica import Jobs
 
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth)

@@ -23,8 +23,8 @@ from serve_app.errors import (
 )
 from serve_app.jobs.intake import job_bounds, read_submission
 from serve_app.jobs.job import ID, Job, describe_job, taken_job
-from serve_app.jobs.jobs import Jobs
-from serve_app.redis.jobs import Submission
+from serve_app.jobs.queue.submit import Submission
+from serve_app.jobs.replica import Jobs
 from serve_app.web import documented, given_keys
 
 PATH = "/jobs"

@@ -21,7 +21,7 @@ from serve_app.classifier.upload import (
 )
 from serve_app.errors import MalformedUpload, Overloaded, UploadTooLarge
 from serve_app.jobs.archive import is_archive, unpack_archive
-from serve_app.redis.jobs import Submission
+from serve_app.jobs.queue.submit import Submission
 
 MAX_NAME_CHARACTERS = 255
 _PART_BYTES = 512

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from serve_app.errors import NotFound, Overloaded
 from serve_app.jobs.outage import Outage, end_tasks
-from serve_app.redis.jobs import JobStore, StoredJob
+from serve_app.jobs.queue.submit import JobStore, StoredJob
 
 
 class Waiters:

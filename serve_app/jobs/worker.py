@@ -15,8 +15,8 @@ from serve_app.errors import JobsUnavailable, NotReady, Overloaded, ServiceError
 from serve_app.jobs.job import FileResult, JobFault
 from serve_app.jobs.metrics import JobMetrics
 from serve_app.jobs.outage import Outage, end_tasks
-from serve_app.redis.job_claims import DeadLetter, JobClaims, Work
-from serve_app.redis.job_timing import SHIPPED, JobTiming
+from serve_app.jobs.queue.claims import DeadLetter, JobClaims, Work
+from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 
 logger = logging.getLogger(__name__)
 

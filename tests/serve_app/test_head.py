@@ -10,7 +10,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Scope
 
-from serve_app.access import ApiKeys, KeySource
+from serve_app.entrance.keys import ApiKeys, KeySource
 from serve_app.users.store import ensure_seeded
 from serve_app.web import build_api, require_key
 from tests.serve_app.users.test_users import users_client

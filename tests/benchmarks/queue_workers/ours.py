@@ -5,12 +5,12 @@ import os
 import sys
 
 from serve_app.classifier.api import ClassScore, ModelName, Prediction
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.jobs.metrics import JobMetrics
 from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.claims import JobClaims
+from serve_app.jobs.queue.submit import JobStore, Submission
 from serve_app.jobs.worker import Worker
-from serve_app.redis.job_claims import JobClaims
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.jobs import JobStore, Submission
 from tests.benchmarks.queue_workers import task
 
 URL = os.environ["QUEUE_URL"]

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.data_plane import data_plane_environment, read_env_file
 from serve_app.deployments.config_file import api_port, classifier_threads_and_replicas, find_unknown_keys, load_config
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.entrance.environment import data_plane_environment, read_env_file
+from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import SetupError
-from serve_app.haproxy import BINARY_VARIABLE
 from tests.service import CONFIGS, read_config
 
 REFERENCE_CORES = 2

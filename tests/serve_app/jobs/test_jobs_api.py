@@ -13,9 +13,9 @@ import pytest
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import FILE_BYTES
 from serve_app.jobs.api import add_job_routes
 from serve_app.redis.connection import connect
-from serve_app.redis.job_settings import FILE_BYTES
 from tests.conftest import Fitted
 from tests.gate import gate_before
 from tests.jobs import Desk, replica

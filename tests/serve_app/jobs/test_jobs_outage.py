@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from serve_app.classifier.classifier import Classifier
+from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.timing import SHIPPED
 from serve_app.redis.connection import connect
-from serve_app.redis.job_calls import JobCalls
-from serve_app.redis.job_timing import SHIPPED
 from tests.conftest import Fitted
 from tests.gate import gate_before
 from tests.jobs import Desk, replica

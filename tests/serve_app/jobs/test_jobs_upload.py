@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.classifier.classifier import Classifier
-from serve_app.redis.job_settings import JobSettings
+from serve_app.classifier.job_settings import JobSettings
 from tests.conftest import Fitted
 from tests.jobs import Desk, replica, zipped
 from tests.redis_server import RedisServer

@@ -15,15 +15,15 @@ from redis.asyncio import Redis
 
 from serve_app.classifier.api import ClassScore, ModelName, Prediction
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.errors import NotReady
 from serve_app.jobs.job import FileResult
 from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.claims import GROUP, JobClaims, Work
+from serve_app.jobs.queue.submit import JobStore, StoredJob, Submission
+from serve_app.jobs.queue.timing import JobTiming
 from serve_app.jobs.worker import CheckIdle, Worker
 from serve_app.redis.connection import connect
-from serve_app.redis.job_claims import GROUP, JobClaims, Work
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.job_timing import JobTiming
-from serve_app.redis.jobs import JobStore, StoredJob, Submission
 from tests.conftest import Fitted
 from tests.gate import gate_before
 from tests.jobs import LEASE_S, CountedJobs, replica

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from serve_app.entrance.haproxy import BINARY_VARIABLE, PROGRAM
 from serve_app.errors import SetupError
-from serve_app.haproxy import BINARY_VARIABLE, PROGRAM
 
 FILE_NAME = "serve.env"
-SHIPPED = Path(__file__).parents[1] / "configs" / FILE_NAME
+SHIPPED = Path(__file__).parents[2] / "configs" / FILE_NAME
 HAPROXY_SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 

@@ -10,12 +10,12 @@ from typing import Protocol
 
 from cachetools import TTLCache
 
+from serve_app.cache.redis import BestClasses, RedisPredictions, Timing
 from serve_app.classifier.images import DECODING
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.redis.address import redis_url
-from serve_app.redis.predictions import BestClasses, RedisPredictions, Timing
 
 KEPT_CLASSES = 10
 """The most that a client may ask for."""

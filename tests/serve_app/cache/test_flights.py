@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from serve_app.classifier.flights import Flight, Flights
+from serve_app.cache.flights import Flight, Flights
 from tests.patience import HANG_S
 
 

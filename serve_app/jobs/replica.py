@@ -5,15 +5,15 @@ import logging
 
 from serve_app.classifier.api import Prediction, describe_classification, name_model
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.jobs.intake import UploadMemory
 from serve_app.jobs.metrics import JobMetrics
 from serve_app.jobs.outage import Outage, end_tasks
+from serve_app.jobs.queue.claims import JobClaims
+from serve_app.jobs.queue.submit import JobStore
+from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 from serve_app.jobs.waiters import Waiters
 from serve_app.jobs.worker import CheckIdle, Classify, Worker
-from serve_app.redis.job_claims import JobClaims
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.job_timing import SHIPPED, JobTiming
-from serve_app.redis.jobs import JobStore
 
 logger = logging.getLogger(__name__)
 

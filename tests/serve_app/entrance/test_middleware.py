@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from serve_app.deployments.gate import GATE
-from serve_app.deployments.ingress import middlewares
+from serve_app.entrance.gate import GATE
+from serve_app.entrance.middleware import middlewares
 from serve_app.errors import Overloaded, ServiceError
 from tests.serve_app.classifier.test_model_api import assert_error
 

@@ -13,7 +13,7 @@ import redis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from serve_app.redis.predictions import _AT_A_TIME, _MOST_UNWRITTEN, PREFIX, BestClasses, RedisPredictions, Timing
+from serve_app.cache.redis import _AT_A_TIME, _MOST_UNWRITTEN, PREFIX, BestClasses, RedisPredictions, Timing
 from tests.patience import HANG_S, HURRIED, PATIENT, set_timing, until
 from tests.redis_server import LateRedis, RedisServer
 
@@ -304,7 +304,9 @@ async def probed_in_vain(store: Store) -> None:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.message for record in caplog.records if record.name.startswith("serve_app.redis")]
+    return [
+        record.message for record in caplog.records if record.name.startswith(("serve_app.cache", "serve_app.redis"))
+    ]
 
 
 @pytest.mark.parametrize("fault", ["freeze", "kill"])

@@ -8,10 +8,10 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from serve_app.redis import job_scripts
-from serve_app.redis.job_calls import JobCalls
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.job_timing import SHIPPED, JobTiming
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.jobs.queue import scripts
+from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 
 GROUP = "workers"
 _FORGOTTEN_S = 3600
@@ -83,9 +83,7 @@ class JobClaims:
 
         A picture that was begun max_attempts times before, and never finished, becomes a dead letter.
         """
-        found = await self._calls.script(
-            job_scripts.BEGIN, entry, self._worker, self._settings.max_attempts, self._ttl_ms
-        )
+        found = await self._calls.script(scripts.BEGIN, entry, self._worker, self._settings.max_attempts, self._ttl_ms)
         match found:
             case [b"work", job, index, name, top_k, picture]:
                 return Work(entry, job.decode(), int(index), name.decode(), int(top_k), picture)
@@ -97,24 +95,24 @@ class JobClaims:
         """Store a picture's result, unless there is one. Returns the job's state if that ended it, else ''."""
         code, detail = error or ("", "")
         state = await self._calls.script(
-            job_scripts.FINISH, work.entry, work.job, work.index, result, code, detail, self._ttl_ms
+            scripts.FINISH, work.entry, work.job, work.index, result, code, detail, self._ttl_ms
         )
         return str(state.decode())
 
     async def give_back(self, entry: str, work: Work | None = None, reason: str = "") -> None:
         """Let anyone have the entry at once; with a `reason`, of an attempt that failed, after lease_s."""
         job, index = (work.job, work.index) if work else ("", 0)
-        await self._calls.script(job_scripts.GIVE_BACK, entry, self._worker, job, index, reason)
+        await self._calls.script(scripts.GIVE_BACK, entry, self._worker, job, index, reason)
 
     async def renew(self, entries: list[str]) -> list[str]:
         """Say of each entry that it is being worked on; return those that are lost to others or to a cancellation."""
-        lost = await self._calls.script(job_scripts.RENEW, self._worker, *entries)
+        lost = await self._calls.script(scripts.RENEW, self._worker, *entries)
         return [entry.decode() for entry in lost]
 
     async def sweep(self) -> int:
         """Fail the jobs that waited for max_wait_s, forget dead workers. Returns how many jobs failed."""
         expired = await self._calls.script(
-            job_scripts.SWEEP, int(1000 * self._settings.max_wait_s), self._ttl_ms, 1000 * _FORGOTTEN_S
+            scripts.SWEEP, int(1000 * self._settings.max_wait_s), self._ttl_ms, 1000 * _FORGOTTEN_S
         )
         return int(expired)
 
@@ -143,7 +141,7 @@ class JobClaims:
 
     async def _reclaim(self, is_trial: str) -> bytes:
         found: bytes = await self._calls.script(
-            job_scripts.RECLAIM, self._worker, int(1000 * self._settings.lease_s), is_trial
+            scripts.RECLAIM, self._worker, int(1000 * self._settings.lease_s), is_trial
         )
         return found
 

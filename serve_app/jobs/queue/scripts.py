@@ -16,7 +16,7 @@ Time is that of Redis, so that machines need not agree on it. Each script that m
 with a command that frees: after one, Redis lets the rest of a script through (`maxmemory`, 6.2 and 7).
 """
 
-from serve_app.redis.job_settings import FILE_BYTES
+from serve_app.classifier.job_settings import FILE_BYTES
 
 _SHARED = (
     f"local file_bytes = {FILE_BYTES}"

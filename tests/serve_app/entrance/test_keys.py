@@ -8,9 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serve_app.access import ApiKeys, KeySource, is_loopback
 from serve_app.deployments import guard
 from serve_app.deployments.config_file import load_config
+from serve_app.entrance.keys import ApiKeys, KeySource, is_loopback
 from serve_app.errors import SetupError
 from serve_app.users.settings import UsersSettings
 from tests.service import read_config

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.entrance.haproxy import harden, harden_file
 from serve_app.errors import SetupError
-from serve_app.haproxy import harden, harden_file
 from tests.failures import keep_on_failure
 from tests.patience import HANG_S, until
 from tests.ports import free_port
@@ -173,7 +173,7 @@ def test_another_template_is_refused_with_what_was_missed(
 def test_a_refusal_ends_the_program_with_the_reason_where_ray_reads_it(rendered: str, tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text(rendered.replace("mode 666", "mode 660"))
-    command = [sys.executable, "-m", "serve_app.haproxy", "-db", "-f", str(path)]
+    command = [sys.executable, "-m", "serve_app.entrance.haproxy", "-db", "-f", str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 1
     assert "admin socket for this user only" in ended.stderr
@@ -183,7 +183,7 @@ def test_a_refusal_ends_the_program_with_the_reason_where_ray_reads_it(rendered:
 def test_the_program_becomes_haproxy_with_the_same_arguments(rendered: str, tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text(rendered)
-    command = [sys.executable, "-m", "serve_app.haproxy", "-db", "-c", "-f", str(path)]
+    command = [sys.executable, "-m", "serve_app.entrance.haproxy", "-db", "-c", "-f", str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert "Configuration file is valid" in ended.stdout + ended.stderr

@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from serve_app.deployments.ingress import middlewares
 from serve_app.deployments.stopping import answer_what_is_under_way
-from serve_app.deployments.under_way import VARIABLE, UnderWay, count_under_way, tell_stopping
-from serve_app.haproxy import ARRIVED_HEADER, LAST_ANSWER_HEADER
+from serve_app.entrance.haproxy import ARRIVED_HEADER, LAST_ANSWER_HEADER
+from serve_app.entrance.middleware import middlewares
+from serve_app.entrance.under_way import VARIABLE, UnderWay, count_under_way, tell_stopping
 from tests.serve_app.classifier.test_model_api import assert_error
 
 DEADLINE_S = 60
@@ -137,7 +137,7 @@ def test_the_counts_of_several_processes_add_up_and_that_of_a_killed_one_is_gone
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     code = """
 import sys
-from serve_app.deployments.under_way import UnderWay
+from serve_app.entrance.under_way import UnderWay
 here = UnderWay()
 with here.one_more(), here.one_more():
     print("counted", flush=True)

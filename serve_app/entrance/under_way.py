@@ -17,7 +17,7 @@ import psutil
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from serve_app.haproxy import ARRIVED_HEADER
+from serve_app.entrance.haproxy import ARRIVED_HEADER
 
 VARIABLE = "SERVE_APP_SERVICE_FOLDER"
 

@@ -3,7 +3,7 @@
 One string a picture, at a key that says which model looked at which bytes. While a replica works on it, the value is
 `?` and that replica's name (a claim, which lives for CLAIM_S unless it is renewed); afterwards it is the best classes
 as JSON. Whoever finds another's claim waits for a message on the channel of the same name, or until the claim is gone.
-Every fault of Redis ends as None: compute it yourself. Made by `classifier.prediction_store`; knows nothing of models.
+Every fault of Redis ends as None: compute it yourself. Made by `cache.store`; knows nothing of models.
 """
 
 import asyncio

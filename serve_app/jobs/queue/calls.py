@@ -30,7 +30,7 @@ class JobCalls:
         self._scripts: dict[str, Any] = {}
 
     async def script(self, text: str, *args: str | bytes | float) -> Any:
-        """Run one of `job_scripts`. Raises JobsUnavailable, and Overloaded when Redis is full."""
+        """Run one of `scripts`. Raises JobsUnavailable, and Overloaded when Redis is full."""
         script = self._scripts.get(text) or self._scripts.setdefault(text, self._client.register_script(text))
         return await self.call(lambda _: script(keys=[self.prefix], args=args))
 

@@ -1,4 +1,4 @@
-"""The job queue as the API sees it: submit, look, cancel, hear what has ended. `job_claims` is the other side."""
+"""The job queue as the API sees it: submit, look, cancel, hear what has ended. `claims` is the other side."""
 
 import hashlib
 import math
@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from redis.asyncio import Redis
 
+from serve_app.classifier.job_settings import FILE_BYTES, JobSettings
 from serve_app.errors import IdempotencyKeyReused, JobsUnavailable, Overloaded
-from serve_app.redis import job_scripts
-from serve_app.redis.job_calls import JobCalls
-from serve_app.redis.job_settings import FILE_BYTES, JobSettings
-from serve_app.redis.job_timing import SHIPPED, JobTiming
+from serve_app.jobs.queue import scripts
+from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -119,7 +119,7 @@ class JobStore:
 
     async def find(self, job: str) -> StoredJob | None:
         """Return a job, or None if there is none (any more)."""
-        fields, position, results = await self._calls.script(job_scripts.FIND, job)
+        fields, position, results = await self._calls.script(scripts.FIND, job)
         return _stored(job, _pairs(fields), position, _pairs(results)) if fields else None
 
     async def is_open(self, job: str) -> bool:
@@ -129,12 +129,12 @@ class JobStore:
 
     async def cancel(self, job: str) -> State | None:
         """End a job that has not ended: its state if it had, else None. Whoever works on it stops soon."""
-        state = await self._calls.script(job_scripts.CANCEL, job, _ms(self._settings.result_ttl_s))
+        state = await self._calls.script(scripts.CANCEL, job, _ms(self._settings.result_ttl_s))
         return None if state in (b"", b"cancelled now") else state.decode()
 
     async def counts(self) -> Counts:
         """Return how full the queue is."""
-        waiting, running, held, oldest_ms = await self._calls.script(job_scripts.COUNTS)
+        waiting, running, held, oldest_ms = await self._calls.script(scripts.COUNTS)
         return Counts(waiting, running, held, oldest_ms / 1000)
 
     async def last_ended(self) -> str:
@@ -164,7 +164,7 @@ class JobStore:
         """Submit the staged job, or only look whether that would do. Returns None where there is nothing yet."""
         limits = self._settings
         became, found = await self._calls.script(
-            job_scripts.SUBMIT,
+            scripts.SUBMIT,
             *(job, hashed, submission.content, len(submission.files), submission.bytes),
             *(limits.max_waiting, limits.max_waiting_bytes, submission.top_k, "1" if is_trial else ""),
             *(() if is_trial else (name for name, _ in submission.files)),

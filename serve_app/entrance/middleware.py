@@ -11,10 +11,10 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.deployments.gate import GATE
-from serve_app.deployments.under_way import UnderWay
+from serve_app.entrance.gate import GATE
+from serve_app.entrance.haproxy import LAST_ANSWER_HEADER
+from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import NotFound, Overloaded, ServiceError, Stopping
-from serve_app.haproxy import LAST_ANSWER_HEADER
 from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_response
 
 IGNORED_HEADERS = frozenset(

@@ -16,14 +16,14 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
+from serve_app.cache.cache import PredictionCache
+from serve_app.cache.redis import RedisPredictions
+from serve_app.cache.store import KEPT_CLASSES, MemoryPredictions, build_store, fingerprint_model
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import Manifest, PreparedModel
-from serve_app.classifier.prediction_cache import PredictionCache
-from serve_app.classifier.prediction_store import KEPT_CLASSES, MemoryPredictions, build_store, fingerprint_model
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
-from serve_app.redis.predictions import RedisPredictions
 from tests.conftest import Fitted
 from tests.gate import Gate
 from tests.patience import HANG_S, HURRIED, PATIENT, set_timing, until
@@ -102,7 +102,7 @@ async def replica(loaded: Classifier, redis_url: str) -> AsyncIterator[Replica]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REDIS_URL", redis_url)
         patched.setattr("serve_app.classifier.classifier.load_engine", lambda *_args, **_options: gate)
-        patched.setattr("serve_app.classifier.prediction_store.Timing", lambda **_options: PATIENT)
+        patched.setattr("serve_app.cache.store.Timing", lambda **_options: PATIENT)
         args = {"max_wait_s": 10 * HANG_S, "deadline_s": 10 * HANG_S, "max_batch": 2}  # a short warm-up
         classifier = await Classifier.load(loaded.settings.model_copy(update=args), metrics)
     transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
@@ -473,7 +473,7 @@ def test_whatever_decides_the_scores_is_in_the_fingerprint(monkeypatch: pytest.M
     ]
     for name, value in (("DECODING", "2, Pillow 99"), ("RECIPE", 99)):
         with monkeypatch.context() as patched:
-            patched.setattr(f"serve_app.classifier.prediction_store.{name}", value)
+            patched.setattr(f"serve_app.cache.store.{name}", value)
             seen.append(fingerprint_model(settings, made_model()))
     assert len(set(seen)) == len(seen)
 

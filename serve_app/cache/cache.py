@@ -7,10 +7,10 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from time import perf_counter
 
+from serve_app.cache.flights import Flight, Flights
+from serve_app.cache.redis import BestClasses
+from serve_app.cache.store import PredictionStore
 from serve_app.classifier.admission import Admission, HeldUpload
-from serve_app.classifier.flights import Flight, Flights
-from serve_app.classifier.prediction_store import PredictionStore
-from serve_app.redis.predictions import BestClasses
 
 
 @dataclass(frozen=True)
