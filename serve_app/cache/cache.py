@@ -4,47 +4,48 @@ Called by `Classifier` with the hash of an upload and what computes it. Only who
 """
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from time import perf_counter
 
+from serve_app.cache.classification import Classification
 from serve_app.cache.flights import Flight, Flights
-from serve_app.cache.redis import BestClasses
 from serve_app.cache.store import PredictionStore
-from serve_app.classifier.admission import Admission, HeldUpload
+from serve_app.metrics import CACHE_LOOKUPS, Metrics
+from serve_app.uploads import HeldUpload
 
-
-@dataclass(frozen=True)
-class Answer:
-    """The best classes of one picture, as many as anyone may ask for, and how they were found."""
-
-    best: BestClasses
-    image_sha256: str
-    marks: tuple[tuple[str, float], ...]
-    """Stages in their order, each with its end (a time.perf_counter() value)."""
-    cached: bool = False
-    """Whether they were computed for another request, before or at the same time."""
-
-
-Compute = Callable[[HeldUpload, float], Coroutine[None, None, Answer]]
+Compute = Callable[[HeldUpload, float], Coroutine[None, None, Classification]]
 """Computes an upload's classes for somebody who waits for so many seconds, and frees the upload when it can."""
 
 
 class PredictionCache:
     """One replica's use of a store, until `close`."""
 
-    def __init__(self, store: PredictionStore, fingerprint: str, admission: Admission) -> None:
-        """Use `store`, which is open, for the model that `fingerprint` stands for."""
+    def __init__(
+        self,
+        store: PredictionStore,
+        fingerprint: str,
+        share: Callable[[], AbstractContextManager[None]],
+        metrics: Metrics,
+    ) -> None:
+        """Use `store`, which is open, for the model that `fingerprint` stands for.
+
+        `share` holds a place for a request that waits for another's picture, or raises Overloaded.
+        """
         self._store = store
         self._fingerprint = fingerprint
-        self._admission = admission
-        self._flights = Flights[Answer]()
+        self._share = share
+        self._metrics = metrics
+        self._flights = Flights[Classification]()
 
     @property
     def kind(self) -> str:
         """Where predictions are kept: redis or memory."""
         return self._store.kind
 
-    async def find_or_compute(self, image_sha256: str, upload: HeldUpload, within_s: float, compute: Compute) -> Answer:
+    async def find_or_compute(
+        self, image_sha256: str, upload: HeldUpload, within_s: float, compute: Compute
+    ) -> Classification:
         """Return the answer for `upload`, which goes over to a flight or is freed; `compute` is called at most once.
 
         Raises what `compute` raises, for all who wait for it, and Overloaded when too many do. `within_s` is the
@@ -57,15 +58,15 @@ class PredictionCache:
             flight = self._flights.begin(key, lambda begun: self._look_or_compute(image_sha256, held, begun, compute))
             flight.call_at_end(held.free)
             answer = await flight.wait(within_s)
-            self._admission.metrics.count_lookup("hit" if answer.cached else "miss")
+            self._metrics.count(CACHE_LOOKUPS, "hit" if answer.cached else "miss")
             return answer
         upload.free()
-        with self._admission.share():
+        with self._share():
             answer = await flight.wait(within_s)
-        self._admission.metrics.count_lookup("shared")
+        self._metrics.count(CACHE_LOOKUPS, "shared")
         return replace(answer, marks=(("cache", perf_counter()),), cached=True)
 
-    def keep(self, answer: Answer) -> None:
+    def keep(self, answer: Classification) -> None:
         """Take an answer in that was computed without asking here."""
         self._store.keep(self._key(answer.image_sha256), answer.best)
 
@@ -78,13 +79,13 @@ class PredictionCache:
         return f"{self._fingerprint}:{image_sha256}"
 
     async def _look_or_compute(
-        self, image_sha256: str, upload: HeldUpload, flight: Flight[Answer], compute: Compute
-    ) -> Answer:
+        self, image_sha256: str, upload: HeldUpload, flight: Flight[Classification], compute: Compute
+    ) -> Classification:
         key = self._key(image_sha256)
         best = await self._store.find_or_claim(key)
         looked = ("cache", perf_counter())
         if best is not None:
-            return Answer(best, image_sha256, (looked,), cached=True)
+            return Classification(best, image_sha256, (looked,), cached=True)
         try:
             answer = await compute(upload, flight.left_s)
         except BaseException:

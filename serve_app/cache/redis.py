@@ -15,16 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from redis.exceptions import RedisError, ResponseError
 
+from serve_app.cache.classification import BestClasses
+from serve_app.metrics import CACHE_BREAKER_OPEN, CACHE_FAULTS, Metrics
 from serve_app.redis.breaker import Breaker
 from serve_app.redis.connection import connect
-
-BestClasses = list[tuple[int, float]]
-"""Class index and score, best first."""
 
 PREFIX = "serve_app:prediction:1:"
 """Raise the number when the value's form changes: old and new replicas share a Redis while they are exchanged."""
@@ -69,16 +68,6 @@ class Timing:
     probe_s: float = 1.0
 
 
-class CacheMetrics(Protocol):
-    """Who counts what goes wrong."""
-
-    def count_cache_fault(self, fault: str) -> None:
-        """Count one: unreachable, garbage, write_refused or write_dropped."""
-
-    def set_cache_breaker(self, *, is_open: bool) -> None:
-        """Note whether predictions go on without the cache."""
-
-
 class _Seen(Enum):
     MINE = "claimed for this replica, which is to compute it"
     CLAIMED = "another replica computes it"
@@ -97,7 +86,7 @@ class RedisPredictions:
         ttl_s: float,
         timing: Timing,
         is_possible: Callable[[BestClasses], bool],
-        metrics: CacheMetrics,
+        metrics: Metrics,
     ) -> None:
         """Prepare; nothing is connected yet. Values live for `ttl_s`; those that are not `is_possible` are garbage."""
         most_connections = 2 * _AT_A_TIME + _MOST_WAITED_FOR + 1
@@ -118,7 +107,7 @@ class RedisPredictions:
             "Redis does not answer in time; predictions go on without the shared cache: %s",
             "Redis answers again after %.1f s; predictions use the shared cache",
             patience_s=timing.answer_s / 2,
-            on_change=lambda is_open: metrics.set_cache_breaker(is_open=is_open),
+            on_change=lambda is_open: metrics.set(CACHE_BREAKER_OPEN, is_open),
         )
         self._writes = Breaker(
             "Redis refuses to store predictions; those that it has are still used: %s",
@@ -132,7 +121,7 @@ class RedisPredictions:
             await self._probe()
         except _FAULTS as exc:
             self._reads.open(exc)
-        self._metrics.set_cache_breaker(is_open=self._reads.is_open)
+        self._metrics.set(CACHE_BREAKER_OPEN, self._reads.is_open)
         self._background = asyncio.create_task(self._work())
 
     async def close(self) -> None:
@@ -202,7 +191,7 @@ class RedisPredictions:
                 best = _VALUE.validate_json(value)
                 if self._is_possible(best):
                     return best
-        self._metrics.count_cache_fault("garbage")
+        self._metrics.count(CACHE_FAULTS, "garbage")
         return _Seen.NOTHING
 
     async def _wait(self, key: str) -> BestClasses | _Seen:
@@ -255,7 +244,7 @@ class RedisPredictions:
         if self._reads.is_open:
             return
         if len(self._unwritten) >= _MOST_UNWRITTEN:
-            self._metrics.count_cache_fault("write_dropped")
+            self._metrics.count(CACHE_FAULTS, "write_dropped")
             return
         self._unwritten.append(commands)
         self._something_to_write.set()
@@ -292,11 +281,11 @@ class RedisPredictions:
                 self._note_refusal(answer)
 
     def _note_failure(self, exc: BaseException) -> None:
-        self._metrics.count_cache_fault("unreachable")
+        self._metrics.count(CACHE_FAULTS, "unreachable")
         self._reads.fail(exc)
 
     def _note_refusal(self, refusal: ResponseError) -> None:
-        self._metrics.count_cache_fault("write_refused")
+        self._metrics.count(CACHE_FAULTS, "write_refused")
         self._refused_s = time.monotonic()
         if not self._writes.is_open:
             self._writes.open(refusal)

@@ -1,24 +1,14 @@
-"""Where predictions are kept: in Redis, in this process, or nowhere; and what decides that a kept one is the answer.
+"""Where predictions are kept: in Redis, in this process, or nowhere. Opened by `Classifier.load`."""
 
-A prediction is the best classes of a picture, as many as anyone may ask for. Opened by `Classifier.load`.
-"""
-
-import hashlib
-import json
-from importlib.metadata import version
 from typing import Protocol
 
 from cachetools import TTLCache
 
-from serve_app.cache.redis import BestClasses, RedisPredictions, Timing
-from serve_app.classifier.images import DECODING
-from serve_app.classifier.metrics import Metrics
-from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
-from serve_app.classifier.settings import ClassifierSettings
+from serve_app.cache.classification import KEPT_CLASSES, BestClasses
+from serve_app.cache.redis import RedisPredictions, Timing
+from serve_app.cache.settings import CacheSettings
+from serve_app.metrics import Metrics
 from serve_app.redis.address import redis_url
-
-KEPT_CLASSES = 10
-"""The most that a client may ask for."""
 
 
 class PredictionStore(Protocol):
@@ -71,21 +61,24 @@ class MemoryPredictions:
         """See PredictionStore; there are no claims."""
 
 
-def build_store(settings: ClassifierSettings, prepared: PreparedModel, metrics: Metrics) -> PredictionStore | None:
-    """Return the store that `settings` ask for, not opened yet, or None when the cache is off. Raises SetupError."""
-    url, cache = redis_url(), settings.cache
-    match cache.kind_with(url):
+def build_store(settings: CacheSettings, classes: int, metrics: Metrics) -> PredictionStore | None:
+    """Return the store that `settings` ask for, not opened yet, or None when the cache is off. Raises SetupError.
+
+    The network tells `classes` apart.
+    """
+    url = redis_url()
+    match settings.kind_with(url):
         case "redis":
             assert url is not None
             return RedisPredictions(
                 url,
-                ttl_s=cache.ttl_s,
-                timing=Timing(answer_s=cache.timeout_s),
-                is_possible=lambda best: _is_possible(best, len(prepared.manifest.labels)),
+                ttl_s=settings.ttl_s,
+                timing=Timing(answer_s=settings.timeout_s),
+                is_possible=lambda best: _is_possible(best, classes),
                 metrics=metrics,
             )
         case "memory":
-            return MemoryPredictions(cache.max_entries, cache.ttl_s)
+            return MemoryPredictions(settings.max_entries, settings.ttl_s)
         case "off":
             return None
 
@@ -95,23 +88,3 @@ def _is_possible(best: BestClasses, classes: int) -> bool:
     class_ids, scores = {class_id for class_id, _ in best}, [score for _, score in best]
     is_whole = len(best) == len(class_ids) == KEPT_CLASSES
     return is_whole and max(class_ids) < classes and scores == sorted(scores, reverse=True)
-
-
-def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> str:
-    """Return a name for everything that decides a picture's scores, besides its bytes.
-
-    Labels are no part of it: what is kept are class indices. Nor are limits: a picture that one configuration answered
-    is right for another.
-    """
-    manifest = prepared.manifest
-    parts = {
-        "network": manifest.name,
-        "weights": manifest.weights_sha256 or manifest.weights,
-        "seed": settings.seed if manifest.weights == "random" else None,
-        "recipe": RECIPE,
-        "engine": settings.engine,
-        "precision": settings.precision,
-        "versions": {name: version(name) for name in CONVERTERS[settings.engine]},
-        "decoding": DECODING,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE, parse_options_header
@@ -11,12 +12,13 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from serve_app.classifier.admission import Lease
 from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
 from serve_app.errors import EncodedUpload, MalformedUpload, UploadTooLarge, UploadTooSlow
+from serve_app.uploads import HeldUpload
 
 FIELD = "file"
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 MAX_TEXT_FIELDS = 8
 _MOST_NAMES = 10
 _MOST_NAME_CHARACTERS = 40
@@ -46,19 +48,26 @@ class BodyBounds:
         return UploadTooLarge(f"the upload is larger than {self.max_bytes:,} bytes; {self.remedy}")
 
 
+def document_upload(field: dict[str, Any], *types: str) -> dict[str, Any]:
+    """Return the OpenAPI of a body that is a form whose field `file` has this schema, or one of the media `types`."""
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    content = {"multipart/form-data": {"schema": form}, **{media: {"schema": BINARY} for media in types}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def is_form(request: Request) -> bool:
     """Tell whether the body is a multipart form, by its header."""
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
-async def read_upload(request: Request, lease: Lease, settings: ClassifierSettings) -> bytes:
-    """Return the uploaded picture; bounded while it streams in, and `lease` is told how much there is.
+async def read_upload(request: Request, upload: HeldUpload, settings: ClassifierSettings) -> bytes:
+    """Return the uploaded picture; bounded while it streams in, and `upload` is told how much there is.
 
     Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, EncodedUpload,
-    and what `lease` raises.
+    and Overloaded from `upload`.
     """
     bounds = BodyBounds.of(settings)
-    body = await read_body(request, lease, bounds)
+    body = await read_body(request, upload, bounds)
     if is_form(request):
         picture, headers = await _file_field(request, body)
     else:
@@ -72,7 +81,7 @@ async def read_upload(request: Request, lease: Lease, settings: ClassifierSettin
     return picture
 
 
-async def read_body(request: Request, lease: Lease, bounds: BodyBounds) -> bytes:
+async def read_body(request: Request, upload: HeldUpload, bounds: BodyBounds) -> bytes:
     """Return the whole body, which of a form may be `overhead_bytes` larger. Raises as `read_upload` does."""
     most_bytes = bounds.max_bytes + bounds.overhead_bytes * is_form(request)
     # One buffer: a list would need fifty bytes for each chunk, and a client may send a byte a chunk.
@@ -82,7 +91,7 @@ async def read_body(request: Request, lease: Lease, bounds: BodyBounds) -> bytes
             async for chunk in request.stream():
                 if len(body) + len(chunk) > most_bytes:
                     raise bounds.too_large()
-                lease.add(len(chunk))
+                upload.add(len(chunk))
                 body += chunk
     except TimeoutError as exc:
         raise UploadTooSlow(f"the upload was not there after {bounds.timeout_s:g} s; {bounds.remedy}") from exc

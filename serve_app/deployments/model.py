@@ -35,19 +35,20 @@ class ClassifierDeployment:
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
-        from serve_app.deployments.metrics import ServeJobMetrics, ServeMetrics
+        from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
-        from serve_app.jobs.replica import Jobs
+        from serve_app.jobs.replica import ReplicaJobs
 
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth)
         url = redis_url()
         self._warn_of_thread_budget()
-        self._classifier = await Classifier.load(self._settings, ServeMetrics())
+        metrics = ServeMetrics()
+        self._classifier = await Classifier.load(self._settings, metrics)
         self._warn_of_pinning()
         if not guard.asks_for_keys:  # who has none is not told how full it is
             GATE.put(build_early_refusal(self._classifier.admission))
-        self._jobs = Jobs(url, self._classifier, self._settings.jobs, ServeJobMetrics()) if url else None
+        self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)
         return guard.protect(api)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from serve_app.classifier.api import Prediction
+from serve_app.classifier.answer import Prediction
 from serve_app.jobs.queue.submit import StoredJob
 
 ID = r"[A-Za-z0-9_-]{22}"

@@ -2,45 +2,57 @@
 
 import asyncio
 import logging
+from typing import Protocol
 
-from serve_app.classifier.api import Prediction, describe_classification, name_model
-from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.answer import Prediction
 from serve_app.classifier.job_settings import JobSettings
-from serve_app.jobs.intake import UploadMemory
-from serve_app.jobs.metrics import JobMetrics
+from serve_app.errors import Overloaded
 from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.jobs.queue.claims import JobClaims
 from serve_app.jobs.queue.submit import JobStore
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 from serve_app.jobs.waiters import Waiters
-from serve_app.jobs.worker import CheckIdle, Classify, Worker
+from serve_app.jobs.worker import Worker
+from serve_app.metrics import JOBS_OLDEST_S, JOBS_QUEUED, JOBS_RUNNING, Metrics
+from serve_app.uploads import UploadBudget
 
 logger = logging.getLogger(__name__)
 
 _COUNT_S = 5.0
+_HELD_RETRY_S = 5
 
 
-class Jobs:
+class Classifies(Protocol):
+    """What the worker needs of a classifier."""
+
+    def is_idle(self) -> bool:
+        """Tell whether no client waits for a prediction. Raises NotReady when none can be computed."""
+
+    async def predict_in_background(self, data: bytes, top_k: int) -> Prediction:
+        """Return the classes of a picture. Raises ServiceError and whatever the engine raises."""
+
+
+class ReplicaJobs:
     """The jobs of one replica, from when it is made until `close`. Redis may come and go meanwhile."""
 
     def __init__(
         self,
         url: str,
-        classifier: Classifier,
+        classifier: Classifies,
         settings: JobSettings,
-        metrics: JobMetrics | None = None,
+        metrics: Metrics | None = None,
         timing: JobTiming = SHIPPED,
     ) -> None:
-        self.metrics = metrics or JobMetrics()
+        self.metrics = metrics or Metrics()
         self.store = JobStore(url, settings, timing)
-        self.memory = UploadMemory(settings.max_held_bytes)
+        self.uploads = UploadBudget(settings.max_held_bytes, _refusal)
         self._claims = JobClaims(url, settings, timing)
         self._outage = Outage()
         self.waiters = Waiters(self.store, self._outage, settings.max_waiters, timing.recheck_s)
         self._worker = Worker(
             self._claims,
-            _background(classifier),
-            _idle(classifier),
+            classifier.predict_in_background,
+            classifier.is_idle,
             self._outage,
             self.metrics,
             at_a_time=2 * settings.max_batch,  # one batch in the engine, one ready for it
@@ -67,21 +79,10 @@ class Jobs:
 
     async def _count(self) -> None:
         counts = await self.store.counts()
-        self.metrics.set_queue(counts.waiting, counts.running, counts.oldest_s)
+        self.metrics.set(JOBS_QUEUED, counts.waiting)
+        self.metrics.set(JOBS_RUNNING, counts.running)
+        self.metrics.set(JOBS_OLDEST_S, counts.oldest_s)
 
 
-def _background(classifier: Classifier) -> Classify:
-    labels, model = classifier.prepared.manifest.labels, name_model(classifier)
-
-    async def classify(picture: bytes, top_k: int) -> Prediction:
-        return describe_classification(await classifier.classify_in_background(picture, top_k), labels, model)
-
-    return classify
-
-
-def _idle(classifier: Classifier) -> CheckIdle:
-    def is_idle() -> bool:
-        classifier.check_ready()
-        return classifier.admission.is_idle
-
-    return is_idle
+def _refusal(held_bytes: int) -> Overloaded:
+    return Overloaded(f"job uploads of {held_bytes:,} bytes are in memory already; try again later", _HELD_RETRY_S)

@@ -10,13 +10,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from serve_app.classifier.api import Prediction
+from serve_app.classifier.answer import Prediction
 from serve_app.errors import JobsUnavailable, NotReady, Overloaded, ServiceError
 from serve_app.jobs.job import FileResult, JobFault
-from serve_app.jobs.metrics import JobMetrics
 from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.jobs.queue.claims import DeadLetter, JobClaims, Work
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
+from serve_app.metrics import JOBS_DEAD_LETTERS, JOBS_ENDED, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Worker:
         classify: Classify,
         is_idle: CheckIdle,
         outage: Outage,
-        metrics: JobMetrics,
+        metrics: Metrics,
         *,
         at_a_time: int,
         lease_s: float,
@@ -123,7 +123,7 @@ class Worker:
     async def _run(self, entry: str) -> None:
         work = await self._outage.outlast(lambda: self._claims.begin(entry))
         if isinstance(work, DeadLetter):
-            self._metrics.count_dead_letter()
+            self._metrics.count(JOBS_DEAD_LETTERS)
             self._count_end(work.state)
         elif work is not None:
             await self._work_off(work)
@@ -163,7 +163,7 @@ class Worker:
 
     def _count_end(self, state: str) -> None:
         if state:
-            self._metrics.count_ended(state)
+            self._metrics.count(JOBS_ENDED, state)
 
     async def _renew(self) -> None:
         if entries := list(self._running):
@@ -176,4 +176,4 @@ class Worker:
         with suppress(Overloaded):  # a full Redis makes nothing, and that it is there is likely
             await self._claims.open()
         for _ in range(await self._claims.sweep()):
-            self._metrics.count_ended("failed")
+            self._metrics.count(JOBS_ENDED, "failed")

@@ -6,7 +6,6 @@ They also share the one engine that the tests have loaded, each with a gate and 
 import asyncio
 import hashlib
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,55 +16,32 @@ import pytest
 from redis.asyncio import Redis
 
 from serve_app.cache.cache import PredictionCache
+from serve_app.cache.classification import KEPT_CLASSES
 from serve_app.cache.redis import RedisPredictions
-from serve_app.cache.store import KEPT_CLASSES, MemoryPredictions, build_store, fingerprint_model
+from serve_app.cache.settings import CacheSettings
+from serve_app.cache.store import MemoryPredictions, build_store
 from serve_app.classifier.classifier import Classifier
-from serve_app.classifier.metrics import Metrics
+from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.model_cache import Manifest, PreparedModel
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
+from serve_app.metrics import CACHE_BREAKER_OPEN, CACHE_LOOKUPS, QUEUE_PICTURES, Metrics
 from tests.conftest import Fitted
+from tests.counted import Counted
 from tests.gate import Gate
 from tests.patience import HANG_S, HURRIED, PATIENT, set_timing, until
 from tests.redis_server import RedisServer, running_redis
-from tests.serve_app.classifier.test_admission import Counted
 from tests.serve_app.classifier.test_images import encode, smooth
 from tests.serve_app.classifier.test_model_api import assert_error, stages_ms
 
 BEST = [(number, 0.1) for number in range(10)]
 
 
-class Looked(Counted):
-    """Also keeps what it is told of the cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lookups = Counter[str]()
-        self.faults = Counter[str]()
-        self.breaker: list[bool] = []
-
-    def count_lookup(self, result: str) -> None:
-        self.lookups[result] += 1
-
-    def count_cache_fault(self, fault: str) -> None:
-        self.faults[fault] += 1
-
-    def set_cache_breaker(self, *, is_open: bool) -> None:
-        self.breaker.append(is_open)
-
-    def begin(self) -> None:
-        """Forget what was before this test."""
-        self.lookups.clear()
-        self.faults.clear()
-        self.batches.clear()
-        self.queue_lengths[:] = [0]
-
-
 @dataclass(frozen=True)
 class Replica:
     client: httpx.AsyncClient
     classifier: Classifier
-    metrics: Looked
+    metrics: Counted
     gate: Gate
 
     async def predict(self, data: bytes, /, **headers: str) -> httpx.Response:
@@ -78,7 +54,7 @@ class Replica:
 
     @property
     def inferences(self) -> int:
-        return sum(self.metrics.batches)
+        return self.metrics.pictures
 
     @property
     def sharing(self) -> int:
@@ -98,7 +74,7 @@ async def replica(loaded: Classifier, redis_url: str) -> AsyncIterator[Replica]:
     """Start a replica with the model and engine of `loaded`, which waits for Redis as long as it must."""
     from serve_app.classifier.api import build_model_api
 
-    metrics, gate = Looked(), Gate(loaded._batcher._infer)
+    metrics, gate = Counted(), Gate(loaded._batcher._infer)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REDIS_URL", redis_url)
         patched.setattr("serve_app.classifier.classifier.load_engine", lambda *_args, **_options: gate)
@@ -138,7 +114,7 @@ async def one(both: tuple[Replica, Replica], module_redis: RedisServer) -> Repli
     async with Redis.from_url(module_redis.url) as raw:
         await raw.flushall()
     for each in both:
-        each.metrics.begin()
+        each.metrics.forget()
         each.gate.batches.clear()
     return both[0]
 
@@ -197,15 +173,15 @@ async def test_a_picture_seen_before_is_answered_without_decoding_it_by_any_repl
     first = await one.predict(data)
     await written(module_redis, data)
     for again in (one, other):
-        again.metrics.begin()
+        again.metrics.forget()
         second = await again.predict(data)
         assert second.json() == {**first.json(), "cached": True}
         spent_ms = stages_ms(second)
         assert list(spent_ms) == ["upload", "cache", "decode", "queue", "inference", "answer"]
         assert spent_ms["cache"] > 0 == spent_ms["decode"] == spent_ms["queue"] == spent_ms["inference"]
-        assert set(again.metrics.stages[-1]) == {"upload", "cache", "answer"}
-        assert again.metrics.lookups == {"hit": 1}
-        assert (again.metrics.batches, again.metrics.queue_lengths) == ([], [0])
+        assert again.metrics.stages == {"upload", "cache", "answer"}
+        assert again.metrics.of(CACHE_LOOKUPS) == {"hit": 1}
+        assert (again.metrics.pictures, again.metrics.told(QUEUE_PICTURES)) == (0, [])
     assert first.json()["cached"] is False
     assert stages_ms(first)["cache"] > 0
 
@@ -229,8 +205,8 @@ async def test_a_hundred_identical_pictures_at_once_are_one_inference(one: Repli
     assert {answer["prediction"] for answer in answers} == {"thing 7"}
     assert sorted(answer["cached"] for answer in answers) == [False] + [True] * 99
     assert one.inferences == 1
-    assert one.metrics.lookups == {"miss": 1, "shared": 99}
-    assert max(one.metrics.queue_lengths) == 1
+    assert one.metrics.of(CACHE_LOOKUPS) == {"miss": 1, "shared": 99}
+    assert max(one.metrics.told(QUEUE_PICTURES)) == 1
 
 
 async def test_a_hundred_identical_pictures_at_two_replicas_are_one_inference(
@@ -248,7 +224,7 @@ async def test_a_hundred_identical_pictures_at_two_replicas_are_one_inference(
 async def test_different_pictures_are_computed_each(one: Replica, fitted: Fitted) -> None:
     responses = await asyncio.gather(*(one.predict(picture) for picture in fitted.pictures.values()))
     assert [response.json()["prediction"] for response in responses] == list(fitted.pictures)
-    assert one.metrics.lookups == {"miss": len(fitted.pictures)}
+    assert one.metrics.of(CACHE_LOOKUPS) == {"miss": len(fitted.pictures)}
 
 
 async def test_the_others_are_answered_when_the_first_to_ask_has_gone(one: Replica, data: bytes) -> None:
@@ -295,9 +271,9 @@ async def test_who_waits_for_another_needs_no_memory_for_the_upload(one: Replica
     async with busy_engine(one):
         waiting = [one.begin(picture) for _ in range(10)]
         await until(lambda: one.sharing == 9, "all who share")
-        assert one.classifier.admission._held_bytes <= len(picture)
+        assert one.classifier.admission.uploads._held_bytes <= len(picture)
     assert {response.status_code for response in await asyncio.gather(*waiting)} == {200}
-    assert one.classifier.admission._held_bytes == one.sharing == 0
+    assert one.classifier.admission.uploads._held_bytes == one.sharing == 0
 
 
 async def test_a_bad_picture_is_the_same_error_for_all_and_is_not_kept(
@@ -309,8 +285,8 @@ async def test_a_bad_picture_is_the_same_error_for_all_and_is_not_kept(
             assert_error(response, 400, "unreadable_image", "truncated")
     await nothing_more_is_written(one, module_redis)
     assert len(await kept(module_redis)) == 1
-    assert one.metrics.lookups == {}
-    assert one.classifier.admission._held_bytes == 0
+    assert one.metrics.of(CACHE_LOOKUPS) == {}
+    assert one.classifier.admission.uploads._held_bytes == 0
 
 
 async def test_no_store_neither_looks_nor_keeps(one: Replica, module_redis: RedisServer, data: bytes) -> None:
@@ -322,7 +298,7 @@ async def test_no_store_neither_looks_nor_keeps(one: Replica, module_redis: Redi
     await one.predict(data)
     await written(module_redis, data)
     assert (await one.predict(data, cache_control="no-store")).json()["cached"] is False
-    assert one.metrics.lookups == {"skipped": 5, "miss": 1}
+    assert one.metrics.of(CACHE_LOOKUPS) == {"skipped": 5, "miss": 1}
     assert one.inferences == 6
 
 
@@ -365,7 +341,7 @@ async def test_predictions_go_on_while_redis_fails_and_use_it_again_afterwards(
     set_timing(replica.store, HURRIED)
     getattr(server, fault)()
     pictures = list(fitted.pictures.items())
-    while not replica.metrics.breaker[-1]:
+    while not replica.metrics.told(CACHE_BREAKER_OPEN)[-1]:
         label, picture = pictures[len(lookups) % len(pictures)]
         assert (await replica.predict(picture)).json()["prediction"] == label
     assert lookups
@@ -378,7 +354,7 @@ async def test_predictions_go_on_while_redis_fails_and_use_it_again_afterwards(
 
     set_timing(replica.store, PATIENT)
     await asyncio.to_thread(server.thaw if fault == "freeze" else server.start)
-    await until(lambda: not replica.metrics.breaker[-1], "healing")
+    await until(lambda: not replica.metrics.told(CACHE_BREAKER_OPEN)[-1], "healing")
     await replica.predict(picture, cache_control="no-cache")
     await written(server, picture)
     assert (await replica.predict(picture)).json()["cached"] is True
@@ -444,7 +420,9 @@ async def test_the_memory_of_one_replica_does_the_same_for_it_alone(
     one: Replica, other: Replica, monkeypatch: pytest.MonkeyPatch, fitted: Fitted, data: bytes
 ) -> None:
     for each in (one, other):
-        cache = PredictionCache(MemoryPredictions(100, 10 * HANG_S), "a model", each.classifier.admission)
+        cache = PredictionCache(
+            MemoryPredictions(100, 10 * HANG_S), "a model", each.classifier.admission.share, each.metrics
+        )
         monkeypatch.setattr(each.classifier, "_cache", cache)
     assert one.classifier.cache_kind == "memory"
     assert [(await one.predict(data)).json()["cached"] for _ in range(3)] == [False, True, True]
@@ -473,7 +451,7 @@ def test_whatever_decides_the_scores_is_in_the_fingerprint(monkeypatch: pytest.M
     ]
     for name, value in (("DECODING", "2, Pillow 99"), ("RECIPE", 99)):
         with monkeypatch.context() as patched:
-            patched.setattr(f"serve_app.cache.store.{name}", value)
+            patched.setattr(f"serve_app.classifier.fingerprint.{name}", value)
             seen.append(fingerprint_model(settings, made_model()))
     assert len(set(seen)) == len(seen)
 
@@ -503,17 +481,17 @@ async def test_redis_is_used_where_there_is_one_unless_the_config_says_otherwise
     monkeypatch: pytest.MonkeyPatch, cache: dict[str, str], url: str, kind: str
 ) -> None:
     monkeypatch.setenv("REDIS_URL", url)
-    store = build_store(ClassifierSettings.model_validate({"cache": cache}), made_model(), Metrics())
+    store = build_store(CacheSettings.model_validate(cache), 1000, Metrics())
     assert (store.kind if store else "off") == kind
 
 
 def test_a_redis_that_is_asked_for_and_has_no_address_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REDIS_URL", raising=False)
     with pytest.raises(SetupError, match=r"cache.store: redis needs REDIS_URL"):
-        build_store(ClassifierSettings.model_validate({"cache": {"store": "redis"}}), made_model(), Metrics())
+        build_store(CacheSettings(store="redis"), 1000, Metrics())
     monkeypatch.setenv("REDIS_URL", "http://127.0.0.1")
     with pytest.raises(SetupError, match="REDIS_URL: it must begin with"):
-        build_store(ClassifierSettings(), made_model(), Metrics())
+        build_store(CacheSettings(), 1000, Metrics())
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -13,7 +12,10 @@ import redis
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from serve_app.cache.redis import _AT_A_TIME, _MOST_UNWRITTEN, PREFIX, BestClasses, RedisPredictions, Timing
+from serve_app.cache.classification import BestClasses
+from serve_app.cache.redis import _AT_A_TIME, _MOST_UNWRITTEN, PREFIX, RedisPredictions, Timing
+from serve_app.metrics import CACHE_BREAKER_OPEN, CACHE_FAULTS
+from tests.counted import Counted
 from tests.patience import HANG_S, HURRIED, PATIENT, set_timing, until
 from tests.redis_server import LateRedis, RedisServer
 
@@ -22,25 +24,11 @@ OTHERS: BestClasses = [(number + 500, 1 / (number + 3)) for number in range(10)]
 MESSAGES_ONLY = replace(PATIENT, look_again_s=10 * HANG_S)
 
 
-class Faults:
-    """Counts what it is told."""
-
-    def __init__(self) -> None:
-        self.faults = Counter[str]()
-        self.breaker: list[bool] = []
-
-    def count_cache_fault(self, fault: str) -> None:
-        self.faults[fault] += 1
-
-    def set_cache_breaker(self, *, is_open: bool) -> None:
-        self.breaker.append(is_open)
-
-
 class Store(RedisPredictions):
     """A store whose predictions have ten classes below 1000, and what it counted."""
 
     def __init__(self, url: str, timing: Timing = PATIENT, ttl_s: float = 60) -> None:
-        self.counted = Faults()
+        self.counted = Counted()
         self.looks = 0
         self.probes = 0
         super().__init__(
@@ -54,7 +42,7 @@ class Store(RedisPredictions):
     @property
     def is_left_alone(self) -> bool:
         """Whether the breaker is open, as told last."""
-        return self.counted.breaker[-1]
+        return bool(self.counted.told(CACHE_BREAKER_OPEN)[-1])
 
     async def _look(self, key: str) -> object:  # type: ignore[override]
         try:
@@ -261,11 +249,11 @@ async def test_garbage_is_a_miss_and_is_replaced(url: str, raw: Redis, name: str
     await raw.set(PREFIX + "k", GARBAGE[name])
     async with stores(url) as [store]:
         assert await store.find_or_claim("k") is None
-        assert store.counted.faults == {"garbage": 1}
+        assert store.counted.of(CACHE_FAULTS) == {"garbage": 1}
         store.keep("k", BEST)
         await written(raw, "k")
         assert await store.find_or_claim("k") == BEST
-        assert store.counted.breaker == [False]
+        assert store.counted.told(CACHE_BREAKER_OPEN) == [False]
 
 
 @pytest.mark.parametrize("fill", ["lpush", "sadd"])
@@ -276,23 +264,23 @@ async def test_another_type_at_the_key_is_a_miss_and_is_replaced(url: str, raw: 
         store.keep("k", BEST)
         await written(raw, "k")
         assert await store.find_or_claim("k") == BEST
-        assert store.counted.faults == {"garbage": 1}
+        assert store.counted.of(CACHE_FAULTS) == {"garbage": 1}
 
 
 async def fail_until_open(store: Store) -> int:
     """Look up what Redis has until it is left alone; return how many lookups asked it in vain."""
     while not store.is_left_alone:
         assert await store.find_or_claim("before") is None
-    return store.counted.faults["unreachable"]
+    return store.counted.of(CACHE_FAULTS)["unreachable"]
 
 
 async def assert_left_alone(store: Store) -> None:
     """Fail if lookups or results go to Redis, which would be counted as its faults."""
-    before = store.counted.faults.copy()
+    before = store.counted.of(CACHE_FAULTS).copy()
     for number in range(1000):
         assert await store.find_or_claim(f"new {number}") is None
         store.keep(f"new {number}", BEST)
-    assert store.counted.faults == before
+    assert store.counted.of(CACHE_FAULTS) == before
     assert not store._unwritten
 
 
@@ -325,7 +313,7 @@ async def test_a_redis_that_fails_is_left_alone_and_taken_back(
         assert asked == 2 if fault == "freeze" else asked >= 2  # a killed one refuses at once
         await assert_left_alone(store)
         await probed_in_vain(store)
-        assert store.counted.breaker == [False, True]
+        assert store.counted.told(CACHE_BREAKER_OPEN) == [False, True]
         assert len(lines(caplog)) == 1
         assert "without the shared cache" in lines(caplog)[0]
 
@@ -348,7 +336,7 @@ async def test_a_burst_meets_a_frozen_redis_and_is_held_up_once(own_redis: Redis
         found = await asyncio.gather(*(store.find_or_claim(f"k{number}") for number in range(200)))
         assert found == [None] * 200
         # Some ask; some more may have been on their way when those had waited in vain.
-        assert 2 <= store.counted.faults["unreachable"] <= 2 * _AT_A_TIME
+        assert 2 <= store.counted.of(CACHE_FAULTS)["unreachable"] <= 2 * _AT_A_TIME
         own_redis.thaw()
 
 
@@ -380,8 +368,10 @@ async def test_a_restart_of_redis_between_two_requests_costs_a_miss_at_most(own_
         async with Redis.from_url(own_redis.url) as raw:
             await written(raw, "another")
         assert await store.find_or_claim("another") == BEST
-        assert store.counted.breaker == [False]
-        assert store.counted.faults["unreachable"] <= 1  # that its connection has ended is known when it is used
+        assert store.counted.told(CACHE_BREAKER_OPEN) == [False]
+        assert (
+            store.counted.of(CACHE_FAULTS)["unreachable"] <= 1
+        )  # that its connection has ended is known when it is used
 
 
 async def test_a_redis_that_is_down_at_the_start_is_taken_when_it_comes(
@@ -389,7 +379,7 @@ async def test_a_redis_that_is_down_at_the_start_is_taken_when_it_comes(
 ) -> None:
     own_redis.stop()
     async with stores(own_redis.url) as [store]:
-        assert store.counted.breaker == [True, True]
+        assert store.counted.told(CACHE_BREAKER_OPEN) == [True, True]
         await assert_left_alone(store)
         await probed_in_vain(store)
         own_redis.start()
@@ -408,10 +398,10 @@ async def test_a_full_redis_still_answers_what_it_has_and_is_no_fault_of_reading
         for number in range(20):
             assert await store.find_or_claim(f"k{number}") is None
             store.keep(f"k{number}", BEST)
-        await until(lambda: store.counted.faults["write_refused"] >= 40, "the refusal of claims and results")
+        await until(lambda: store.counted.of(CACHE_FAULTS)["write_refused"] >= 40, "the refusal of claims and results")
         assert await store.find_or_claim("before") == BEST
-        assert store.counted.breaker == [False]
-        assert store.counted.faults["unreachable"] == 0
+        assert store.counted.told(CACHE_BREAKER_OPEN) == [False]
+        assert store.counted.of(CACHE_FAULTS)["unreachable"] == 0
         assert len(lines(caplog)) == 1
         assert "refuses to store" in lines(caplog)[0]
         await raw.config_set("maxmemory", 0)
@@ -434,7 +424,7 @@ async def test_with_volatile_lru_a_full_redis_makes_room_and_keeps_what_never_ex
             return int((await raw.info("commandstats"))["cmdstat_set"]["calls"]) == 1 + 2000
 
         await until(has_all, "the writing of all")
-        assert store.counted.faults == {}
+        assert store.counted.of(CACHE_FAULTS) == {}
         assert (await raw.info("stats"))["evicted_keys"] > 100
         assert len(await raw.keys()) > 100
         assert await raw.get("a job") == b"x" * 1000
@@ -491,7 +481,7 @@ async def test_writes_are_bounded_while_redis_takes_none(own_redis: RedisServer)
         own_redis.freeze()
         for number in range(1000):
             store.keep(f"k{number}", BEST)
-        assert store.counted.faults == {"write_dropped": 1000 - _MOST_UNWRITTEN}
+        assert store.counted.of(CACHE_FAULTS) == {"write_dropped": 1000 - _MOST_UNWRITTEN}
         own_redis.thaw()
 
 

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
+from serve_app.deployments import ingress
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.middleware import middlewares
 from serve_app.errors import Overloaded, ServiceError
@@ -131,3 +132,7 @@ async def test_what_the_gate_refuses_is_answered_at_once_when_its_upload_is_read
 async def test_an_id_that_could_forge_the_log_does_not_reach_serve(http: httpx.AsyncClient, given: str) -> None:
     seen = (await http.get("/headers", headers={b"X-Request-ID": given.encode()})).json()
     assert "x-request-id" not in seen
+
+
+def test_environment_files_of_version_0_1_0_find_the_middleware_where_it_was() -> None:
+    assert ingress.middlewares is middlewares
