@@ -10,7 +10,7 @@ from serve_app.classifier.answer import ModelName, Prediction, TopK
 from serve_app.classifier.classifier import CacheUse, Classifier
 from serve_app.classifier.images import FORMATS, SHORTER_SIDE_PIXELS, SIDE_PIXELS
 from serve_app.classifier.timing import STAGES, Stopwatch
-from serve_app.classifier.upload import BINARY, BodyBounds, discard_upload, document_upload, read_upload
+from serve_app.classifier.upload import BINARY, BodyBounds, document_upload, read_upload
 from serve_app.errors import (
     DeadlineExceeded,
     EncodedUpload,
@@ -27,7 +27,7 @@ from serve_app.errors import (
 )
 from serve_app.metrics import STAGE_MS
 from serve_app.uploads import HeldUpload
-from serve_app.web import add_ready_route, build_api, documented
+from serve_app.web import add_ready_route, build_api, discard_body, documented
 
 DEADLINE_HEADER = "X-Deadline-Ms"
 
@@ -106,7 +106,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
             upload.data = await read_upload(request, upload, settings)
         except Overloaded:
             upload.free()
-            await discard_upload(request, BodyBounds.of(settings))
+            await discard_body(request, BodyBounds.of(settings).drain)
             raise
 
     @api.get("", include_in_schema=False)  # /model without its slash

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
 from serve_app.errors import EncodedUpload, MalformedUpload, UploadTooLarge, UploadTooSlow
 from serve_app.uploads import HeldUpload
+from serve_app.web import Drain
 
 FIELD = "file"
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -42,6 +42,11 @@ class BodyBounds:
     def of(cls, settings: ClassifierSettings) -> "BodyBounds":
         """Return those of one picture."""
         return cls(settings.max_upload_bytes, settings.upload_timeout_s)
+
+    @property
+    def drain(self) -> Drain:
+        """How much is read of an upload that is refused."""
+        return Drain(self.max_bytes + self.overhead_bytes, self.timeout_s)
 
     def too_large(self) -> UploadTooLarge:
         """Return what to raise beyond `max_bytes`."""
@@ -98,20 +103,6 @@ async def read_body(request: Request, upload: HeldUpload, bounds: BodyBounds) ->
     except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log
         raise MalformedUpload("the upload broke off") from exc
     return bytes(body)
-
-
-async def discard_upload(request: Request, bounds: BodyBounds) -> None:
-    """Read what the client sends, within the same bounds, and keep nothing.
-
-    A client that is still sending when the answer comes would see its connection reset instead.
-    """
-    received = 0
-    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it has been read already
-        async with asyncio.timeout(bounds.timeout_s):
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > bounds.max_bytes + bounds.overhead_bytes:
-                    return
 
 
 def refuse_encoded(headers: Headers) -> None:

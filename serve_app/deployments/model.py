@@ -13,10 +13,11 @@ from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.guard import Guard
+from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
 from serve_app.entrance.gate import GATE
+from serve_app.entrance.guard import Guard
 from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,11 @@ class ClassifierDeployment:
         from serve_app.classifier.early import build_early_refusal
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
+        from serve_app.jobs.intake import job_bounds
         from serve_app.jobs.replica import ReplicaJobs
 
         send_logs_to_serve()
-        guard = await Guard.of(self._settings.auth)
+        guard = await Guard.of(self._settings.auth, running_http_host)
         url = redis_url()
         self._warn_of_thread_budget()
         metrics = ServeMetrics()
@@ -51,7 +53,8 @@ class ClassifierDeployment:
         self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)
-        return guard.protect(api)
+        GATE.drain = job_bounds(self._settings).drain
+        return guard.protect(api, GATE.drain)
 
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size

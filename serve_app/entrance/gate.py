@@ -1,6 +1,6 @@
 """Refuses before Serve and FastAPI see a request: under ten times too much, what a refusal costs decides the goodput.
 
-`ingress` asks it first, in every replica; `model` puts in what its classifier would refuse anyway.
+`middleware` asks it first, in every replica; `deployments.model` puts in what its classifier would refuse anyway.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from starlette.types import Scope
 
 from serve_app.errors import ServiceError
+from serve_app.web import Drain
 
 Refuse = Callable[[Scope], ServiceError | None]
 """Returns with which error a request is refused at once, or None when the application decides."""
@@ -18,6 +19,8 @@ class Gate:
 
     def __init__(self) -> None:
         self._refuse: Refuse | None = None
+        self.drain = Drain()
+        """How much of a body is read that is refused here: as much as the application takes, once it has said so."""
 
     def put(self, refuse: Refuse) -> None:
         """Have `refuse` asked about every request from now on."""

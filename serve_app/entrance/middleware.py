@@ -9,13 +9,14 @@ from uuid import uuid4
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.haproxy import LAST_ANSWER_HEADER
 from serve_app.entrance.under_way import UnderWay
-from serve_app.errors import NotFound, Overloaded, ServiceError, Stopping
-from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_response
+from serve_app.errors import Stopping
+from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_of, error_response
 
 IGNORED_HEADERS = frozenset(
     {
@@ -71,7 +72,7 @@ class RefusesAtOnce:
             if error is None:
                 await self._app(scope, receive, send)
                 return
-            await discard_body(receive)
+            await discard_body(Request(scope, receive), GATE.drain)
             request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
             response = error_response(error, request_id)
             if isinstance(error, Stopping):  # a client that asks again and again must not keep the service alive
@@ -92,7 +93,7 @@ class ServeAnswersInOneShape:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
         if scope["type"] == "http" and not scope["path"].startswith(_OWN_PATHS):
-            exchange = _Exchange(receive, send)
+            exchange = _Exchange(scope, receive, send)
             await self._app(scope, exchange.receive, exchange.send)
         else:
             await self._app(scope, receive, send)
@@ -101,7 +102,8 @@ class ServeAnswersInOneShape:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._is_read = False
@@ -122,13 +124,13 @@ class _Exchange:
             self._text += message.get("body", b"")
             if not message.get("more_body", False):
                 if not self._is_read:
-                    await discard_body(self.receive)
+                    await discard_body(Request(self._scope, self.receive), GATE.drain)
                 await self._answer(self._start)
 
     async def _answer(self, start: Message) -> None:
         given = Headers(raw=start["headers"])
         status = start["status"]
-        error = _error_of(status)
+        error = error_of(status)
         text = " ".join(self._text.decode(errors="replace").split()) or HTTPStatus(status).phrase
         request_id = given.get(REQUEST_ID_HEADER) or str(uuid4())
         body = ErrorBody(code=error.code, detail=text, request_id=request_id).model_dump_json().encode()
@@ -149,8 +151,3 @@ def _is_harmless(name: bytes, value: bytes) -> bool:
 def _is_plain_refusal(start: Message) -> bool:
     kind = Headers(raw=start["headers"]).get("content-type", "")
     return start["status"] >= HTTPStatus.BAD_REQUEST and kind.startswith("text/plain")
-
-
-def _error_of(status: int) -> type[ServiceError]:
-    known: dict[int, type[ServiceError]] = {error.status: error for error in (NotFound, Overloaded)}
-    return known.get(status, ServiceError)

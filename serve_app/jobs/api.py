@@ -7,7 +7,8 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 
 from serve_app.classifier.answer import TopK
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.upload import BINARY, discard_upload, document_upload
+from serve_app.classifier.upload import BINARY, document_upload
+from serve_app.entrance.guard import given_keys
 from serve_app.errors import (
     EncodedUpload,
     IdempotencyKeyReused,
@@ -26,7 +27,7 @@ from serve_app.jobs.queue.submit import Submitted
 from serve_app.jobs.replica import ReplicaJobs
 from serve_app.metrics import JOBS_ENDED, JOBS_SUBMITTED
 from serve_app.uploads import HeldUpload
-from serve_app.web import documented, given_keys
+from serve_app.web import discard_body, documented
 
 PATH = "/jobs"
 REPLAYED_HEADER = "Idempotent-Replayed"
@@ -90,7 +91,7 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
             opened = _opened(jobs)
             files, submitted = await _submit(request, opened, settings, top_k, key)
         except (JobsUnavailable, Overloaded):
-            await discard_upload(request, job_bounds(settings))
+            await discard_body(request, job_bounds(settings).drain)
             raise
         if submitted.is_replayed:
             response.headers[REPLAYED_HEADER] = "true"

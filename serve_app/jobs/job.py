@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from serve_app.classifier.answer import Prediction
+from serve_app.errors import meanings_of_codes
 from serve_app.jobs.queue.submit import StoredJob
 
 ID = r"[A-Za-z0-9_-]{22}"
@@ -14,7 +15,7 @@ ID = r"[A-Za-z0-9_-]{22}"
 class JobFault(BaseModel):
     """Why a job or one of its files failed."""
 
-    code: str = Field(description="As in the error body; `poison`, `expired`, `every_file_failed` for jobs only.")
+    code: str = Field(description=f"As in the error body, or for jobs only:\n\n{meanings_of_codes(is_for_jobs=True)}")
     detail: str
 
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serve_app.deployments import guard
 from serve_app.deployments.config_file import load_config
+from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource, is_loopback
 from serve_app.errors import SetupError
 from serve_app.users.settings import UsersSettings
@@ -83,18 +83,17 @@ def test_a_key_that_stands_in_the_config_is_refused_and_not_shown(tmp_path: Path
     assert FIRST not in str(invalid.value)
 
 
-async def test_a_replica_on_an_open_address_does_not_start_without_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_on_an_open_address_does_not_start_without_an_answer() -> None:
     """`serve run` and `serve deploy` do not ask the launcher."""
 
     async def everywhere() -> str:
         return "0.0.0.0"
 
-    monkeypatch.setattr(guard, "_http_host", everywhere)
     with pytest.raises(SetupError, match=r"http_options.host: 0\.0\.0\.0.*auth: none"):
-        await guard.Guard.of(None)
-    assert await guard.Guard.of("none")
+        await Guard.of(None, everywhere)
+    assert await Guard.of("none", everywhere)
     with pytest.raises(SetupError, match="holds no API key"):
-        await guard.Guard.of(KeySource(keys_env="NOT_SET_AT_ALL"))
+        await Guard.of(KeySource(keys_env="NOT_SET_AT_ALL"), everywhere)
 
 
 def test_several_keys_are_valid_at_once_by_comma_line_or_space(tmp_path: Path) -> None:
