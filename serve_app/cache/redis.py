@@ -24,9 +24,7 @@ from serve_app.cache.classification import BestClasses
 from serve_app.metrics import CACHE_BREAKER_OPEN, CACHE_FAULTS, Metrics
 from serve_app.redis.breaker import Breaker
 from serve_app.redis.connection import connect
-
-PREFIX = "serve_app:prediction:1:"
-"""Raise the number when the value's form changes: old and new replicas share a Redis while they are exchanged."""
+from serve_app.redis.keys import PREDICTIONS
 
 CLAIM_S = 1.0
 """So long others wait for a replica that was killed."""
@@ -152,19 +150,19 @@ class RedisPredictions:
     def keep(self, key: str, best: BestClasses) -> None:
         """Have a result written soon, and those told who wait for it."""
         self._claimed.discard(key)
-        name, value = PREFIX + key, _VALUE.dump_json(best)
+        name, value = PREDICTIONS + key, _VALUE.dump_json(best)
         self._soon(("SET", name, value, "PX", self._ttl_ms), ("PUBLISH", name, b""))
 
     def give_up(self, key: str) -> None:
         """Leave to others, soon, what `find_or_claim` left to the caller."""
         if key in self._claimed:
             self._claimed.discard(key)
-            name = PREFIX + key
+            name = PREDICTIONS + key
             self._soon(("DEL", name), ("PUBLISH", name, b""))
 
     async def _look(self, key: str) -> BestClasses | _Seen:
         """Return what Redis has; what it has nothing of is claimed in the same round trip."""
-        name = PREFIX + key
+        name = PREDICTIONS + key
         async with self._at_a_time:
             answers = await self._ask(
                 ("SET", name, self._claim, "NX", "PX", self._claim_ms), ("GETRANGE", name, 0, _MOST_VALUE_BYTES)
@@ -201,7 +199,7 @@ class RedisPredictions:
         try:
             async with self._redis.pubsub() as messages:
                 async with asyncio.timeout(self._timing.subscribe_s):
-                    await messages.subscribe(PREFIX + key)
+                    await messages.subscribe(PREDICTIONS + key)
                 while seen is _Seen.CLAIMED:
                     # The first message is that the subscription holds; the look finds what came before it.
                     await messages.get_message(ignore_subscribe_messages=True, timeout=self._timing.look_again_s)
@@ -261,7 +259,7 @@ class RedisPredictions:
             await asyncio.sleep(_GATHER_S)
             if self._claimed and time.monotonic() >= renew_s:
                 renew_s = time.monotonic() + self._timing.renew_s
-                self._unwritten.append(tuple(("PEXPIRE", PREFIX + key, self._claim_ms) for key in self._claimed))
+                self._unwritten.append(tuple(("PEXPIRE", PREDICTIONS + key, self._claim_ms) for key in self._claimed))
             await self._write()
 
     async def _write(self) -> None:
@@ -287,8 +285,7 @@ class RedisPredictions:
     def _note_refusal(self, refusal: ResponseError) -> None:
         self._metrics.count(CACHE_FAULTS, "write_refused")
         self._refused_s = time.monotonic()
-        if not self._writes.is_open:
-            self._writes.open(refusal)
+        self._writes.fail(refusal)
 
     def _note_acceptance(self) -> None:
         # At the edge of its memory Redis takes one write and refuses the next: no line for each of them.
@@ -309,6 +306,6 @@ class RedisPredictions:
         """Make the connections that lookups need, and read in the time that a lookup has. Raises _FAULTS."""
         async with asyncio.timeout(self._timing.unhurried_s):
             await asyncio.gather(*(self._redis.ping() for _ in range(_AT_A_TIME)))
-        [answer] = await self._send([("GETRANGE", PREFIX, 0, 0)], self._timing.answer_s)
+        [answer] = await self._send([("GETRANGE", PREDICTIONS, 0, 0)], self._timing.answer_s)
         if isinstance(answer, ResponseError):
             raise answer

@@ -23,6 +23,7 @@ from serve_app.errors import (
 )
 from serve_app.jobs.intake import job_bounds, read_submission
 from serve_app.jobs.job import ID, Job, describe_job, taken_job
+from serve_app.jobs.queue.state import State
 from serve_app.jobs.queue.submit import Submitted
 from serve_app.jobs.replica import ReplicaJobs
 from serve_app.metrics import JOBS_ENDED, JOBS_SUBMITTED
@@ -114,7 +115,7 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
         """End a job that waits or runs; the results that it has are kept as long as those of any other."""
         opened = _opened(jobs)
         ended = await opened.store.cancel(_checked(job))
-        if ended not in (None, "cancelled"):  # a repeated request finds its own work
+        if ended not in (None, State.CANCELLED):  # a repeated request finds its own work
             raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
         cancelled = describe_job(await opened.waiters.find(job, 0))
         if ended is None:

@@ -15,6 +15,7 @@ from serve_app.classifier.classifier import Classifier
 from serve_app.client import service
 from serve_app.errors import JOB_ERRORS, service_errors
 from serve_app.jobs.api import add_job_routes
+from serve_app.jobs.queue.state import State
 from serve_app.web import build_api
 
 PACKAGE = Path(errors.__file__).parent
@@ -56,6 +57,16 @@ def test_python_code_names_no_code_outside_of_errors() -> None:
     others = [path for path in PACKAGE.rglob("*.py") if path.name != "errors.py" and "client" not in path.parts]
     assert len(others) > 50
     assert {(path.name, code) for path in others for code in codes_in(path.read_text())} == set()
+
+
+def test_the_scripts_in_redis_name_no_code_and_no_state_of_their_own() -> None:
+    scripts = {path.name: path.read_text() for path in (PACKAGE / "jobs" / "queue").glob("*.lua")}
+    assert len(scripts) == 11
+    # A set of jobs is called `running` there, and a field `done`.
+    words = CODES | JOB_CODES | {state.value for state in State} - {"running", "done"}
+    for name, script in scripts.items():
+        assert words.isdisjoint(re.findall(r"""['"](\w+)['"]""", script)), name
+    assert "EXPIRED.code" in scripts["sweep.lua"]
 
 
 def test_the_client_compares_with_codes_that_exist() -> None:

@@ -9,6 +9,8 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from serve_app.errors import JobsUnavailable, Overloaded
+from serve_app.jobs.queue.scripts import Script, read_script
+from serve_app.redis import keys
 from serve_app.redis.connection import connect
 
 Answer = TypeVar("Answer")
@@ -23,15 +25,17 @@ class JobCalls:
     """A client of the queue `queue` whose calls take at most `timeout_s` each, waiting for their turn included."""
 
     def __init__(self, url: str, queue: str, timeout_s: float) -> None:
-        self.prefix = f"serve-app:{{jobs:{queue}}}:"
+        self.prefix = keys.jobs_of(queue)
         self._timeout_s = timeout_s
         self._client = connect(url, timeout_s)
         self._turns = asyncio.Semaphore(AT_A_TIME)
-        self._scripts: dict[str, Any] = {}
+        self._scripts: dict[Script, Any] = {}
 
-    async def script(self, text: str, *args: str | bytes | float) -> Any:
-        """Run one of `scripts`. Raises JobsUnavailable, and Overloaded when Redis is full."""
-        script = self._scripts.get(text) or self._scripts.setdefault(text, self._client.register_script(text))
+    async def script(self, name: Script, *args: str | bytes | float) -> Any:
+        """Run a script. Raises JobsUnavailable, and Overloaded when Redis is full."""
+        if name not in self._scripts:
+            self._scripts[name] = self._client.register_script(read_script(name))
+        script = self._scripts[name]
         return await self.call(lambda _: script(keys=[self.prefix], args=args))
 
     async def call(self, make: Callable[[Redis], Awaitable[Answer]]) -> Answer:

@@ -9,32 +9,38 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from serve_app.classifier.job_settings import JobSettings
-from serve_app.jobs.queue import scripts
 from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.scripts import GROUP
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 
-GROUP = "workers"
 _FORGOTTEN_S = 3600
+_NO_REASON = "the worker ended while it had this picture"
 
 
 @dataclass(frozen=True)
-class Work:
-    """One picture of one job, claimed by a worker."""
+class Claim:
+    """One picture of one job that a worker holds."""
 
     entry: str
     job: str
     index: int
     name: str
+
+
+@dataclass(frozen=True)
+class Work(Claim):
+    """One that is to be classified."""
+
     top_k: int
     picture: bytes
 
 
 @dataclass(frozen=True)
-class DeadLetter:
-    """A picture that was given up instead of begun, and its job's state if that ended it."""
+class DeadLetter(Claim):
+    """One that is to be given up: so many attempts have failed, the last one for this reason."""
 
-    job: str
-    state: str
+    attempts: int
+    reason: str
 
 
 class JobClaims:
@@ -81,38 +87,44 @@ class JobClaims:
     async def begin(self, entry: str) -> Work | DeadLetter | None:
         """Return what there is to do for an entry: None when its job has ended, or somebody else has it by now.
 
-        A picture that was begun max_attempts times before, and never finished, becomes a dead letter.
+        A picture that was begun max_attempts times before, and never finished, is a dead letter.
         """
-        found = await self._calls.script(scripts.BEGIN, entry, self._worker, self._settings.max_attempts, self._ttl_ms)
+        most = self._settings.max_attempts
+        found = await self._calls.script("begin", entry, self._worker, most)
         match found:
             case [b"work", job, index, name, top_k, picture]:
                 return Work(entry, job.decode(), int(index), name.decode(), int(top_k), picture)
-            case [b"dead", job, state]:
-                return DeadLetter(job.decode(), state.decode())
+            case [b"dead", job, index, name, reason]:
+                why = reason.decode() or _NO_REASON
+                return DeadLetter(entry, job.decode(), int(index), name.decode(), most, why)
         return None
 
-    async def finish(self, work: Work, result: str, error: tuple[str, str] | None) -> str:
-        """Store a picture's result, unless there is one. Returns the job's state if that ended it, else ''."""
+    async def finish(self, claim: Claim, result: str, error: tuple[str, str] | None) -> str:
+        """Store a picture's result, unless there is one. Returns the job's state if that ended it, else ''.
+
+        A dead letter is kept as well: what it is about, and the picture.
+        """
         code, detail = error or ("", "")
+        letter = (claim.name, claim.attempts, claim.reason) if isinstance(claim, DeadLetter) else ()
         state = await self._calls.script(
-            scripts.FINISH, work.entry, work.job, work.index, result, code, detail, self._ttl_ms
+            "finish", claim.entry, claim.job, claim.index, result, code, detail, self._ttl_ms, *letter
         )
         return str(state.decode())
 
     async def give_back(self, entry: str, work: Work | None = None, reason: str = "") -> None:
-        """Let anyone have the entry at once; with a `reason`, of an attempt that failed, after lease_s."""
+        """Let any worker have the entry at once; a `reason` marks a failed attempt, which is retried after lease_s."""
         job, index = (work.job, work.index) if work else ("", 0)
-        await self._calls.script(scripts.GIVE_BACK, entry, self._worker, job, index, reason)
+        await self._calls.script("give_back", entry, self._worker, job, index, reason)
 
     async def renew(self, entries: list[str]) -> list[str]:
         """Say of each entry that it is being worked on; return those that are lost to others or to a cancellation."""
-        lost = await self._calls.script(scripts.RENEW, self._worker, *entries)
+        lost = await self._calls.script("renew", self._worker, *entries)
         return [entry.decode() for entry in lost]
 
     async def sweep(self) -> int:
         """Fail the jobs that waited for max_wait_s, forget dead workers. Returns how many jobs failed."""
         expired = await self._calls.script(
-            scripts.SWEEP, int(1000 * self._settings.max_wait_s), self._ttl_ms, 1000 * _FORGOTTEN_S
+            "sweep", int(1000 * self._settings.max_wait_s), self._ttl_ms, 1000 * _FORGOTTEN_S
         )
         return int(expired)
 
@@ -140,9 +152,7 @@ class JobClaims:
         await asyncio.shield(self._calls.close())
 
     async def _reclaim(self, is_trial: str) -> bytes:
-        found: bytes = await self._calls.script(
-            scripts.RECLAIM, self._worker, int(1000 * self._settings.lease_s), is_trial
-        )
+        found: bytes = await self._calls.script("reclaim", self._worker, int(1000 * self._settings.lease_s), is_trial)
         return found
 
 

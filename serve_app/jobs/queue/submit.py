@@ -6,17 +6,15 @@ import secrets
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from redis.asyncio import Redis
 
 from serve_app.classifier.job_settings import FILE_BYTES, JobSettings
 from serve_app.errors import IdempotencyKeyReused, JobsUnavailable, Overloaded
-from serve_app.jobs.queue import scripts
 from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.state import State
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
-
-State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 _STAGED_S = 300
 _PACE_S = 60.0
@@ -62,11 +60,6 @@ class StoredJob:
     expires_ms: int | None
     error: tuple[str, str] | None
     results: list[bytes]
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing about it changes any more."""
-        return self.state not in ("queued", "running")
 
 
 @dataclass(frozen=True)
@@ -119,22 +112,22 @@ class JobStore:
 
     async def find(self, job: str) -> StoredJob | None:
         """Return a job, or None if there is none (any more)."""
-        fields, position, results = await self._calls.script(scripts.FIND, job)
+        fields, position, results = await self._calls.script("find", job)
         return _stored(job, _pairs(fields), position, _pairs(results)) if fields else None
 
     async def is_open(self, job: str) -> bool:
         """Tell whether a job waits or runs, without reading its results."""
         found: Any = await self._calls.call(lambda redis: redis.hmget(self._key("job", job), "state"))
-        return found[0] in (b"queued", b"running")
+        return found[0] is not None and not State(found[0].decode()).has_ended
 
     async def cancel(self, job: str) -> State | None:
         """End a job that has not ended: its state if it had, else None. Whoever works on it stops soon."""
-        state = await self._calls.script(scripts.CANCEL, job, _ms(self._settings.result_ttl_s))
-        return None if state in (b"", b"cancelled now") else state.decode()
+        state = await self._calls.script("cancel", job, _ms(self._settings.result_ttl_s))
+        return None if state in (b"", b"cancelled now") else State(state.decode())
 
     async def counts(self) -> Counts:
         """Return how full the queue is."""
-        waiting, running, held, oldest_ms = await self._calls.script(scripts.COUNTS)
+        waiting, running, held, oldest_ms = await self._calls.script("counts")
         return Counts(waiting, running, held, oldest_ms / 1000)
 
     async def last_ended(self) -> str:
@@ -164,7 +157,7 @@ class JobStore:
         """Submit the staged job, or only look whether that would do. Returns None where there is nothing yet."""
         limits = self._settings
         became, found = await self._calls.script(
-            scripts.SUBMIT,
+            "submit",
             *(job, hashed, submission.content, len(submission.files), submission.bytes),
             *(limits.max_waiting, limits.max_waiting_bytes, submission.top_k, "1" if is_trial else ""),
             *(() if is_trial else (name for name, _ in submission.files)),
@@ -217,7 +210,7 @@ def _stored(job: str, fields: dict[bytes, bytes], position: int | None, results:
     code = fields.get(b"code", b"").decode()
     return StoredJob(
         id=job,
-        state=fields[b"state"].decode(),  # type: ignore[arg-type]  # the scripts write no other
+        state=State(fields[b"state"].decode()),
         position=position,
         files=int(fields[b"files"]),
         files_done=int(fields[b"done"]),

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from serve_app.cache.classification import BestClasses
-from serve_app.cache.redis import _AT_A_TIME, _MOST_UNWRITTEN, PREFIX, RedisPredictions, Timing
+from serve_app.cache.redis import _AT_A_TIME, _MOST_UNWRITTEN, RedisPredictions, Timing
 from serve_app.metrics import CACHE_BREAKER_OPEN, CACHE_FAULTS
+from serve_app.redis.keys import PREDICTIONS
 from tests.counted import Counted
 from tests.patience import HANG_S, HURRIED, PATIENT, set_timing, until
 from tests.redis_server import LateRedis, RedisServer
@@ -89,7 +90,7 @@ async def written(raw: Redis, key: str, best: BestClasses = BEST) -> None:
 
     async def is_there() -> bool:
         with suppress(ResponseError, ValueError):  # another type, or no JSON
-            return bool(json.loads(await raw.getrange(PREFIX + key, 0, 4096)) == [list(pair) for pair in best])
+            return bool(json.loads(await raw.getrange(PREDICTIONS + key, 0, 4096)) == [list(pair) for pair in best])
         return False
 
     await until(is_there, f"the result at {key}")
@@ -99,7 +100,7 @@ async def subscribed(raw: Redis, key: str, count: int) -> None:
     """Return when so many wait for the message about `key`."""
 
     async def are_there() -> bool:
-        [(_, found)] = await raw.pubsub_numsub(PREFIX + key)
+        [(_, found)] = await raw.pubsub_numsub(PREDICTIONS + key)
         return bool(found == count)
 
     await until(are_there, f"{count} who wait")
@@ -109,13 +110,13 @@ async def gone(raw: Redis, key: str) -> None:
     """Return when nothing stands at `key`."""
 
     async def is_gone() -> bool:
-        return not await raw.exists(PREFIX + key)
+        return not await raw.exists(PREDICTIONS + key)
 
     await until(is_gone, f"the end of {key}")
 
 
 async def value(raw: Redis, key: str) -> bytes:
-    found = await raw.get(PREFIX + key)
+    found = await raw.get(PREDICTIONS + key)
     assert not isinstance(found, str)
     return found or b""
 
@@ -140,8 +141,8 @@ async def test_a_prediction_expires(url: str, raw: Redis) -> None:
     async with stores(url, ttl_s=600) as [store]:
         store.keep("k", BEST)
         await written(raw, "k")
-        assert 600_000 - 1000 * HANG_S < await raw.pttl(PREFIX + "k") <= 600_000
-        await raw.pexpire(PREFIX + "k", 1)
+        assert 600_000 - 1000 * HANG_S < await raw.pttl(PREDICTIONS + "k") <= 600_000
+        await raw.pexpire(PREDICTIONS + "k", 1)
         await gone(raw, "k")
         assert await store.find_or_claim("k") is None
 
@@ -155,7 +156,7 @@ async def test_everything_in_redis_expires(url: str, raw: Redis) -> None:
         keys = await raw.keys()
         assert len(keys) == 2
         assert all([await raw.pttl(key) > 0 for key in keys])
-        assert await raw.pttl(PREFIX + "claimed") <= 1000 * PATIENT.claim_s
+        assert await raw.pttl(PREDICTIONS + "claimed") <= 1000 * PATIENT.claim_s
 
 
 async def test_who_finds_a_claim_waits_for_the_result_and_hears_of_it_by_message(url: str) -> None:
@@ -175,10 +176,10 @@ async def test_a_claim_is_renewed_as_long_as_its_holder_computes(url: str, raw: 
         waiting = asyncio.create_task(other.find_or_claim("k"))
 
         async def has_an_end() -> bool:
-            return bool(await raw.pttl(PREFIX + "k") > 0)
+            return bool(await raw.pttl(PREDICTIONS + "k") > 0)
 
         for _ in range(3):
-            await raw.persist(PREFIX + "k")  # so that only a renewal gives it an end again
+            await raw.persist(PREDICTIONS + "k")  # so that only a renewal gives it an end again
             await until(has_an_end, "the renewal of the claim")
         assert not waiting.done()
         one.keep("k", BEST)
@@ -199,7 +200,7 @@ async def test_what_is_given_up_goes_to_one_of_those_who_wait_by_message(url: st
 
 async def test_a_killed_holders_claim_passes_to_one_of_those_who_wait(url: str, raw: Redis) -> None:
     """SIGKILL: nobody renews or takes back the claim, which is all that another replica sees of it."""
-    await raw.set(PREFIX + "k", "?somebody who was killed", px=300)
+    await raw.set(PREDICTIONS + "k", "?somebody who was killed", px=300)
     async with stores(url, 2) as both:
         waiting = [asyncio.create_task(store.find_or_claim("k")) for store in both]
         heir, other = await first_of(waiting)
@@ -226,7 +227,7 @@ async def test_a_replica_that_stops_in_order_gives_its_claims_back(url: str, raw
         await store.find_or_claim("k")
         store.give_up("k")
         store.keep("kept", BEST)
-    assert await raw.get(PREFIX + "k") is None
+    assert await raw.get(PREDICTIONS + "k") is None
     assert (await value(raw, "kept")).startswith(b"[")
 
 
@@ -246,7 +247,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("name", GARBAGE)
 async def test_garbage_is_a_miss_and_is_replaced(url: str, raw: Redis, name: str) -> None:
-    await raw.set(PREFIX + "k", GARBAGE[name])
+    await raw.set(PREDICTIONS + "k", GARBAGE[name])
     async with stores(url) as [store]:
         assert await store.find_or_claim("k") is None
         assert store.counted.of(CACHE_FAULTS) == {"garbage": 1}
@@ -258,7 +259,7 @@ async def test_garbage_is_a_miss_and_is_replaced(url: str, raw: Redis, name: str
 
 @pytest.mark.parametrize("fill", ["lpush", "sadd"])
 async def test_another_type_at_the_key_is_a_miss_and_is_replaced(url: str, raw: Redis, fill: str) -> None:
-    await getattr(raw, fill)(PREFIX + "k", "x")
+    await getattr(raw, fill)(PREDICTIONS + "k", "x")
     async with stores(url) as [store]:
         assert await store.find_or_claim("k") is None
         store.keep("k", BEST)

@@ -17,6 +17,7 @@ from serve_app.classifier.job_settings import FILE_BYTES
 from serve_app.jobs.api import add_job_routes
 from serve_app.metrics import JOBS_ENDED
 from serve_app.redis.connection import connect
+from serve_app.redis.keys import jobs_of
 from tests.conftest import Fitted
 from tests.gate import gate_before
 from tests.jobs import Desk, replica
@@ -263,7 +264,7 @@ async def test_a_result_is_forgotten_when_it_has_expired(
         response = await desk.submit(fitted.pictures["thing 7"], key="once")
         job = response.json()["id"]
         ended = await desk.ended(job)
-        prefix = f"serve-app:{{jobs:{desk.settings.queue}}}:"
+        prefix = jobs_of(desk.settings.queue)
         keys = [key.decode() async for key in redis.scan_iter(f"{prefix}*")]
         expiring = {key for key in keys if await redis.pttl(key) >= 0}
         assert sorted(key.removeprefix(prefix).split(":")[0] for key in expiring) == ["job", "key", "results"]

@@ -19,12 +19,14 @@ from serve_app.classifier.job_settings import JobSettings
 from serve_app.errors import NotReady
 from serve_app.jobs.job import FileResult
 from serve_app.jobs.outage import Outage
-from serve_app.jobs.queue.claims import GROUP, JobClaims, Work
+from serve_app.jobs.queue.claims import JobClaims, Work
+from serve_app.jobs.queue.scripts import GROUP
 from serve_app.jobs.queue.submit import JobStore, StoredJob, Submission
 from serve_app.jobs.queue.timing import JobTiming
 from serve_app.jobs.worker import CheckIdle, Worker
 from serve_app.metrics import JOBS_DEAD_LETTERS, JOBS_OLDEST_S, JOBS_QUEUED, JOBS_RUNNING, JOBS_SUBMITTED
 from serve_app.redis.connection import connect
+from serve_app.redis.keys import jobs_of
 from tests.conftest import Fitted
 from tests.counted import Counted
 from tests.gate import gate_before
@@ -91,7 +93,7 @@ class Queue:
 
     async def ended(self, job: str) -> StoredJob:
         async def has_ended() -> bool:
-            return (await self.look(job)).has_ended
+            return (await self.look(job)).state.has_ended
 
         await until(has_ended, f"the end of job {job}")
         return await self.look(job)
@@ -203,7 +205,7 @@ async def test_a_picture_that_no_worker_survives_becomes_a_dead_letter(redis_ser
         assert result.error.code == "poison"
         assert queue.counted.of(JOBS_DEAD_LETTERS)[""] == 1
         redis = connect(redis_server.url, HANG_S)
-        prefix = f"serve-app:{{jobs:{queue.settings.queue}}}:"
+        prefix = jobs_of(queue.settings.queue)
         letters: Any = await redis.xrange(f"{prefix}dead")
         [(_, letter)] = letters
         assert (letter[b"job"].decode(), letter[b"name"], letter[b"attempts"]) == (job, b"0.jpg", b"2")
@@ -393,7 +395,7 @@ async def test_what_may_cost_jobs_is_said_at_the_start(
     redis = connect(own_redis.url, HANG_S)
     await redis.config_set("maxmemory-policy", "allkeys-lru")
     await redis.aclose()
-    with caplog.at_level(logging.WARNING, "serve_app.jobs"):
+    with caplog.at_level(logging.WARNING, "serve_app"):
         async with replica(classifier, own_redis.url):
             await until(lambda: len(caplog.records) == 2, "two warnings")
     assert "volatile-lru or noeviction, not allkeys-lru" in caplog.text
