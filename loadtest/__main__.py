@@ -21,6 +21,7 @@ from loadtest.overloading.command import add_command as add_overload
 from loadtest.plan import load_plan
 from loadtest.run_folder import RunFolder
 from loadtest.searching.command import add_command as add_capacity
+from loadtest.shipped import find_plan
 from loadtest.tuning.command import add_command as add_tune
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, then report."""
-    plan = load_plan(arguments.plan, _overrides(arguments))
-    folder = RunFolder(arguments.out or Path("runs") / arguments.plan.stem)
-    run_plan(plan, arguments.plan, folder)
+    path = find_plan(arguments.plan)
+    plan = load_plan(path, _overrides(arguments))
+    folder = RunFolder(arguments.out or Path("runs") / path.stem)
+    run_plan(plan, path, folder)
     return _report(_summarize(folder), folder.path)
 
 

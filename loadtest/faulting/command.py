@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loadtest.errors import BadInputError
 from loadtest.options import names, positive
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.faulting.fault_folder import FaultFolder
@@ -47,7 +48,7 @@ def faults(arguments: argparse.Namespace) -> int:
 
     folder = FaultFolder(arguments.out or Path("runs") / arguments.plan.stem)
     if not arguments.report:
-        plan = load_fault_plan(arguments.plan)
+        plan = load_fault_plan(find_plan(arguments.plan))
         run_faults(plan, folder, choose(plan, arguments.only), again=arguments.only is not None)
     figures = read_faults(folder)
     command = f"python -m loadtest faults{'' if arguments.plan == FAULTS else f' {arguments.plan}'}"
@@ -71,7 +72,7 @@ def soak(arguments: argparse.Namespace) -> int:
 
     folder = FaultFolder(arguments.out or Path("runs") / arguments.plan.stem)
     if not arguments.report:
-        run_soak(load_soak_plan(arguments.plan, arguments.minutes), folder)
+        run_soak(load_soak_plan(find_plan(arguments.plan), arguments.minutes), folder)
     figures = read_soak(folder)
     command = f"python -m loadtest soak --minutes {figures.minutes:g}"
     command += "" if arguments.plan == SOAK else f" --plan {arguments.plan}"

@@ -18,6 +18,7 @@ from loadtest.measuring.runner import locked, raising_on_signals
 from loadtest.measuring.target import RunningTarget, running_target
 from loadtest.plan import Role
 from loadtest.run_folder import RunFolder
+from loadtest.shipped import find_file
 
 _SERVICE_S = 60.0
 
@@ -87,7 +88,7 @@ def _give_up(folder: FaultFolder, faults: list[Fault], status: str, reason: str,
 
 @contextmanager
 def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, locustfile: Path) -> Iterator[Progress]:
-    if not locustfile.is_file():
+    if not find_file(locustfile).is_file():
         raise BadInputError(f"workload.locustfile: {locustfile} is not a file")
     with locked(RunFolder(folder.path)), shown_progress() as progress, raising_on_signals():
         try:

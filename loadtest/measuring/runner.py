@@ -23,6 +23,7 @@ from loadtest.measuring.target import RunningTarget
 from loadtest.plan import Plan
 from loadtest.rows import RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord, RunFolder, RunRecord, Session
+from loadtest.shipped import find_file
 from loadtest.target_key import key_headers
 
 # What a cell takes besides its loads, until the first cells have shown it.
@@ -180,7 +181,7 @@ def _check_files(plan: Plan, plan_path: Path) -> None:
     named = [("workload.locustfile", plan.workload.locustfile)]
     named += [(f"targets.{target.name}.files", file) for target in plan.targets for file in target.files]
     named += [("baseline", plan_path.parent / plan.baseline)] if plan.baseline else []
-    missing = [f"{plan_path}: {key}: {file} is not a file" for key, file in named if not file.is_file()]
+    missing = [f"{plan_path}: {key}: {file} is not a file" for key, file in named if not find_file(file).is_file()]
     if missing:
         raise BadInputError("\n".join(missing))
 

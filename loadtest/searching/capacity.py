@@ -25,6 +25,7 @@ from loadtest.reporting.summary import summarize
 from loadtest.run_folder import Cell, RunFolder, RunRecord, Session, write_whole
 from loadtest.searching.bisection import Bounds, Outcome, Result, Step, Todo, decide
 from loadtest.searching.judgement import expected_rps, judge, needed_requests, window_s
+from loadtest.shipped import find_file
 
 RECORD = "capacity.json"
 _SPAWN_PER_S = 100.0
@@ -216,7 +217,7 @@ def _open(plan: Plan, question: Question, path: Path) -> Capacity:
         question=question,
         plan=plan.model_dump(mode="json"),
     )
-    if not plan.workload.locustfile.is_file():
+    if not find_file(plan.workload.locustfile).is_file():
         raise BadInputError(f"workload.locustfile: {plan.workload.locustfile} is not a file")
     if not (path / RECORD).is_file():
         if any(file.name != "run.lock" for file in path.iterdir()):

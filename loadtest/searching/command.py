@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from loadtest.errors import BadInputError
 from loadtest.options import add_open_loop, limits, positive, positive_int
 from loadtest.plan import load_plan
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -52,7 +53,7 @@ def capacity(arguments: argparse.Namespace) -> int:
     open_loop = {"rate_rps": arguments.rate, "arrivals": arguments.arrivals, "in_flight": arguments.in_flight}
     given = {"limits": [str(limit) for limit in arguments.slo], **open_loop}
     given |= {"targets": [arguments.target]} if arguments.target else {}
-    plan = load_plan(arguments.plan, {key: value for key, value in given.items() if value is not None})
+    plan = load_plan(find_plan(arguments.plan), {key: value for key, value in given.items() if value is not None})
     if not by_rate and plan.workload.rate_rps is not None:
         raise BadInputError(f"--rate: {arguments.plan} is an open loop; say with which rate the search begins")
     if len(plan.targets) > 1:

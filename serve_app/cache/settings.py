@@ -21,10 +21,17 @@ class CacheSettings(BaseModel):
 
     store: Annotated[Literal["auto", "redis", "memory", "off"], BeforeValidator(_off_as_a_word)] = Field(
         "auto",
-        description="redis (at REDIS_URL) | memory (of the replica) | off | auto: redis with REDIS_URL, else off.",
+        description="Where predictions are kept. `redis`: at REDIS_URL, for all replicas. `memory`: in each replica. "
+        "`auto`: redis with REDIS_URL, else off.",
     )
     ttl_s: float = Field(86_400.0, ge=1, le=31_536_000, description="How long a prediction is kept.")
-    max_entries: int = Field(10_000, ge=1, description="Most predictions with store: memory; Redis has its maxmemory.")
+    max_entries: int = Field(
+        10_000,
+        ge=1,
+        description="Most predictions in the memory of a replica, about 2 kB each, with `memory`. Redis is bounded by "
+        "its own `maxmemory`.",
+        json_schema_extra={"unit": "predictions"},
+    )
     timeout_s: float = Field(0.05, gt=0, le=1, description="Longest wait for Redis; then the picture is computed.")
 
     def kind_with(self, redis_url: str | None) -> StoreKind:

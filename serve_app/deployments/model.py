@@ -15,6 +15,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.options import CLASSIFIER
 from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
@@ -23,7 +24,7 @@ from serve_app.redis.address import redis_url
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment(name="Classifier")
+@serve.deployment(name="Classifier", **CLASSIFIER.model_dump())
 @serve.ingress()
 class ClassifierDeployment:
     """One classifier replica; how many there are is in the YAML."""
