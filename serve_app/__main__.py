@@ -38,7 +38,8 @@ def main() -> int:
             return _check(path)
     except SetupError as exc:
         return _refuse(exc)
-    from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.launcher import launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.rollout import DeployError
 
     try:
         launch(path, timeout_s=arguments.timeout_s, drain_s=arguments.drain_s)
