@@ -45,8 +45,7 @@ soak: .venv/dev.stamp ## load for MINUTES (10) with a fault every minute
 
 test-redis: .venv/dev.stamp ## the tests of Redis against the server that TEST_REDIS_SERVER names
 	@test -n "$$TEST_REDIS_SERVER" || { echo "error: make test-redis TEST_REDIS_SERVER=/path/to/redis-server"; exit 2; }
-	@$(BIN)/pytest tests/serve_app/redis tests/serve_app/jobs \
-		tests/serve_app/classifier/test_prediction_cache.py
+	@$(BIN)/pytest tests/serve_app/cache tests/serve_app/jobs
 
 test-noisy: .venv/dev.stamp ## `make test` RUNS (5) times in a row while another process keeps one core busy
 	@$(BIN)/python -m tests.noisy --runs $(RUNS)

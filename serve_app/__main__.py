@@ -6,8 +6,8 @@ import signal
 import sys
 from pathlib import Path
 
-from serve_app.data_plane import apply_data_plane_environment
 from serve_app.deployments.config_text import check_environment, read_config
+from serve_app.entrance.environment import apply_data_plane_environment
 from serve_app.errors import SetupError
 from serve_app.places import find_config
 
@@ -38,7 +38,8 @@ def main() -> int:
             return _check(path)
     except SetupError as exc:
         return _refuse(exc)
-    from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.launcher import launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.rollout import DeployError
 
     try:
         launch(path, timeout_s=arguments.timeout_s, drain_s=arguments.drain_s)

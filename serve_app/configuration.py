@@ -11,14 +11,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from serve_app import haproxy, places, service_folder
-from serve_app.access import KeySource
-from serve_app.classifier.settings import CacheSettings, ClassifierSettings
-from serve_app.data_plane import SERVE_ENV
-from serve_app.deployments import options, ports, under_way
+from serve_app import places, service_folder
+from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments import options, ports
 from serve_app.deployments.config_file import SERVE_SCHEMAS, serve_default
+from serve_app.entrance import haproxy, under_way
+from serve_app.entrance.environment import SERVE_ENV
+from serve_app.entrance.keys import KeySource
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
-from serve_app.redis.job_settings import JobSettings
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
 from serve_app.users.settings import UsersSettings
 

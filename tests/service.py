@@ -20,10 +20,10 @@ import psutil
 import yaml
 
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.data_plane import data_plane_environment
-from serve_app.deployments import ingress_admin
 from serve_app.deployments.options import CLASSIFIER, USERS
 from serve_app.deployments.rest import ServeRest
+from serve_app.entrance import haproxy_admin
+from serve_app.entrance.environment import data_plane_environment
 from serve_app.errors import SetupError
 from serve_app.service_folder import claimed_folder, folder_of
 from serve_app.users.settings import UsersSettings
@@ -173,7 +173,7 @@ class Service:
 
     def routed(self) -> set[str]:
         """Return HAProxy's names of the replicas to which it sends requests; a replaced one has another name."""
-        told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
+        told = "".join(haproxy_admin._ask(folder_of(self.port), "show servers state"))
         return set(re.findall(r" (SERVE_REPLICA_\S+)", told))
 
     def _answers(self, path: str) -> bool:

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import psutil
 
-from serve_app.deployments.ingress_admin import count_in_ingress
-from serve_app.deployments.under_way import count_under_way
+from serve_app.entrance.haproxy_admin import count_in_ingress
+from serve_app.entrance.under_way import count_under_way
 from serve_app.service_folder import folder_of
 from tests.conftest import Fitted
 from tests.service import (

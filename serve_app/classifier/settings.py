@@ -4,13 +4,12 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from serve_app.access import AUTH_MEANING, Auth
 from serve_app.address import AddressFault, read_address
-from serve_app.errors import SetupError
-from serve_app.redis.address import VARIABLE
-from serve_app.redis.job_settings import JobSettings
+from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.entrance.keys import AUTH_MEANING, Auth
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
@@ -21,46 +20,10 @@ MULTIPART_OVERHEAD_BYTES = 16_384
 SOURCE_WORDS = ("auto", "imagenet", "random")
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 Source = Annotated[str, StringConstraints(min_length=1)]
-StoreKind = Literal["redis", "memory", "off"]
 
 _URL_SCHEMES = ("http", "https")
 _LOGIN_WITHOUT_SCHEME = re.compile(r":[^@]*@")
 """Of a URL whose `://` is mistyped; taken for a path it would be shown."""
-
-
-def _off_as_a_word(given: object) -> object:
-    return "off" if given is False else given  # what YAML makes of a bare off
-
-
-class CacheSettings(BaseModel):
-    """Where predictions are kept, so that the same bytes are not computed twice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    store: Annotated[Literal["auto", "redis", "memory", "off"], BeforeValidator(_off_as_a_word)] = Field(
-        "auto",
-        description="Where predictions are kept. `redis`: at REDIS_URL, for all replicas. `memory`: in each replica. "
-        "`auto`: redis with REDIS_URL, else off.",
-    )
-    ttl_s: float = Field(86_400.0, ge=1, le=31_536_000, description="How long a prediction is kept.")
-    max_entries: int = Field(
-        10_000,
-        ge=1,
-        description="Most predictions in the memory of a replica, about 2 kB each, with `memory`. Redis is bounded by "
-        "its own `maxmemory`.",
-        json_schema_extra={"unit": "predictions"},
-    )
-    timeout_s: float = Field(0.05, gt=0, le=1, description="Longest wait for Redis; then the picture is computed.")
-
-    def kind_with(self, redis_url: str | None) -> StoreKind:
-        """Return where predictions are kept beside a Redis at `redis_url`, if any. Raises SetupError without one."""
-        if self.store == "auto":
-            return "redis" if redis_url else "off"
-        if self.store == "redis" and redis_url is None:
-            raise SetupError(
-                f"cache.store: redis needs {VARIABLE}=redis://host:6379/0 in the environment, or store: memory"
-            )
-        return self.store
 
 
 class ClassifierSettings(BaseModel):

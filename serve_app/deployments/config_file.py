@@ -20,10 +20,10 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
-from serve_app.access import REMEDY, KeySource, is_loopback
 from serve_app.address import MOST_PORT, AddressFault, read_port
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS, read_config
+from serve_app.entrance.keys import REMEDY, KeySource, is_loopback
 from serve_app.errors import SetupError
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partialmethod
 
 from serve_app.address import MOST_PORT, AddressFault, read_port
-from serve_app.data_plane import HAPROXY_SWITCH
+from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import SetupError
 
 _TRIES = 100

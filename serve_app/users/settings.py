@@ -13,8 +13,8 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, Field
 
-from serve_app.access import AUTH_MEANING, Auth
 from serve_app.address import Address, AddressFault, parameters, read_port, read_strictly, unescaped
+from serve_app.entrance.keys import AUTH_MEANING, Auth
 from serve_app.errors import SetupError
 from serve_app.places import data_dir
 

@@ -12,15 +12,16 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from serve_app.access import KeySource
-from serve_app.classifier.settings import CacheSettings, ClassifierSettings
+from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.configuration import unit_of
-from serve_app.data_plane import read_env_file
 from serve_app.deployments.config_file import SERVE_SCHEMAS
 from serve_app.deployments.model import ClassifierDeployment
 from serve_app.deployments.options import CLASSIFIER, USERS, DeploymentOptions
 from serve_app.deployments.users import UsersDeployment
-from serve_app.redis.job_settings import JobSettings
+from serve_app.entrance.environment import read_env_file
+from serve_app.entrance.keys import KeySource
 from serve_app.users.settings import UsersSettings
 from tests.service import CONFIGS, ROOT, read_config
 

@@ -16,15 +16,15 @@ import pytest
 import yaml
 
 from serve_app import redeploy
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import model, users
 from serve_app.deployments.config_file import load_config
 from serve_app.deployments.config_text import check_environment
 from serve_app.errors import JobsUnavailable, SetupError
 from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.submit import JobStore
 from serve_app.redis.connection import connect, describe_fault
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.jobs import JobStore
 from serve_app.seed_users import main as seed_users
 from serve_app.users.settings import UsersSettings
 from tests.redis_server import RedisServer

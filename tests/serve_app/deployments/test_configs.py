@@ -10,7 +10,6 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.data_plane import data_plane_environment, read_env_file
 from serve_app.deployments.config_file import (
     BUILDER_ARGS,
     api_port,
@@ -21,8 +20,9 @@ from serve_app.deployments.config_file import (
 )
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.entrance.environment import data_plane_environment, read_env_file
+from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import SetupError
-from serve_app.haproxy import BINARY_VARIABLE
 from serve_app.places import find_config
 from tests.service import CONFIGS, read_config, whole_config
 

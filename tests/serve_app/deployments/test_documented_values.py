@@ -17,13 +17,14 @@ from pydantic.fields import FieldInfo
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.access import KeySource
-from serve_app.classifier.settings import CacheSettings, ClassifierSettings
+from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import model, users
 from serve_app.deployments.config_file import check_config
 from serve_app.deployments.config_text import check_environment, read_config, read_yaml
+from serve_app.entrance.keys import KeySource
 from serve_app.errors import SetupError
-from serve_app.redis.job_settings import JobSettings
 from serve_app.users.settings import UsersSettings
 from tests.service import CONFIGS, ROOT
 from tests.service import read_config as shipped
