@@ -15,7 +15,8 @@ from loadtest.auditing.command import add_command as add_audit
 from loadtest.errors import BadInputError
 from loadtest.faulting.command import add_command as add_faults
 from loadtest.fuzzing.command import add_command as add_fuzz
-from loadtest.measuring.runner import Interrupted, run_plan
+from loadtest.measuring.experiment import Interrupted
+from loadtest.measuring.runner import run_plan
 from loadtest.options import add_open_loop, names, numbers
 from loadtest.overloading.command import add_command as add_overload
 from loadtest.plan import load_plan

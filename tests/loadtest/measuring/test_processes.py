@@ -11,7 +11,7 @@ import os, signal, sys
 from pathlib import Path
 import psutil
 from loadtest.measuring.processes import start_process
-from loadtest.measuring.runner import Interrupted, raising_on_signals
+from loadtest.measuring.experiment import Interrupted, raising_on_signals
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))

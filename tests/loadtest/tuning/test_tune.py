@@ -353,8 +353,8 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     """All rounds are there already, so nothing is measured; what they took leaves no time for a final."""
     told: list[str] = []
     search = Search(load_tuning(write_tune_file(tmp_path, minutes=14, overhead_s=20)), tmp_path / "out", told.append)
-    search._open()
-    plan = search._make_plan(1, search.tried, Round(4, 1, 60))
+    with search.opened():
+        plan = search._make_plan(1, search.tried, Round(4, 1, 60))
 
     def change(made: MadeCell, invalid: str = "") -> None:
         replicas = made.record.replicas_asked
