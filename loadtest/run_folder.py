@@ -16,7 +16,7 @@ report.md, report.html, report.json, plots/    made from all that by `python -m 
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,6 +203,13 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
+def write_files(texts: Mapping[Path, str], option: str = "--out") -> None:
+    """Write each file whole. Raises BadInputError, with the option that says where."""
+    for path, text in texts.items():
+        with folder_faults(path, option):
+            write_whole(path, text)
+
+
 def as_json(record: BaseModel) -> str:
     """Return a record as the kit writes and prints it."""
     return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
@@ -215,11 +222,11 @@ def write_json(path: Path, record: BaseModel) -> None:
 
 
 @contextmanager
-def folder_faults(folder: Path) -> Iterator[None]:
-    """Raise BadInputError, with the file's name and what to do about it, for an OSError of a file in `folder`."""
+def folder_faults(folder: Path, option: str = "--out") -> Iterator[None]:
+    """Raise BadInputError for an OSError of a file in the folder that an option names: which file, and what to do."""
     try:
         yield
     except BrokenPipeError:  # the reader of the output has gone, which `__main__` handles
         raise
     except OSError as exc:
-        raise BadInputError(f"{exc.filename or folder}: {exc.strerror}; choose another folder with --out") from exc
+        raise BadInputError(f"{exc.filename or folder}: {exc.strerror}; choose another place with {option}") from exc

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from loadtest.commands.tune import add_command, read_overrides
 from loadtest.errors import BadInputError
 from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import Cell, RunFolder
 from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
-from loadtest.tuning.command import add_command, read_overrides
 from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.display import show_result
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
