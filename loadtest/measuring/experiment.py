@@ -4,6 +4,7 @@ Used by everything that measures. What an experiment keeps beside its question i
 """
 
 import signal
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from json import loads
@@ -101,6 +102,10 @@ def raising_on_signals() -> Iterator[None]:
     """Raise Interrupted on the first SIGINT or SIGTERM; further ones change nothing while things are taken down."""
 
     def stop(number: int, _: object) -> None:
+        if number in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            # Held back by `undisturbed`, it came through a thread of a library such as numpy. It waits for this one.
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+            return
         for each in previous:
             signal.signal(each, lambda *_: None)  # SIG_IGN would be inherited by a stop command
         raise Interrupted(number)
