@@ -1,19 +1,19 @@
-"""`python -m loadtest`: measure, report and audit; find the capacity of a service; overload, break, fuzz and tune it.
+"""`python -m loadtest`: measure, report, compare and audit; find a capacity; overload, break, fuzz and tune a service.
 
-Exit codes: 0 every cell is valid and every limit met (audit: nothing found; capacity: confirmed; tune: a winner;
-overload: every promise kept; faults and soak: the limits of the plan hold; fuzz: the service held), 1 not so, 2 the
-input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+Exit codes: 0 every cell is valid and every limit met (compare: nothing got worse; audit: nothing found; capacity:
+confirmed; tune: a winner; overload: every promise kept; faults and soak: the limits of the plan hold; fuzz: the service
+held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
 """
 
 import argparse
 import os
 import sys
 
-from loadtest.commands import audit, capacity, faults, fuzz, overload, report, run, soak, tune
+from loadtest.commands import audit, capacity, compare, faults, fuzz, overload, report, run, soak, tune
 from loadtest.errors import BadInputError
 from loadtest.measuring.experiment import Interrupted
 
-_COMMANDS = (run, report, audit, capacity, overload, faults, soak, fuzz, tune)
+_COMMANDS = (run, report, compare, audit, capacity, overload, faults, soak, fuzz, tune)
 
 
 def main() -> int:
