@@ -32,10 +32,11 @@ class KeySource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     keys_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")] | None = Field(
-        None, description="The environment variable that holds them."
+        None, description="The environment variable that holds the API keys, separated by commas."
     )
     keys_file: Annotated[str, StringConstraints(pattern=r"^/")] | None = Field(
-        None, description="The file that holds them, by its absolute path; read again whenever it changes."
+        None,
+        description="The absolute path of the file that holds the API keys, one a line; read again when it changes.",
     )
 
     @model_validator(mode="after")
@@ -50,6 +51,10 @@ class KeySource(BaseModel):
 
 Auth = Literal["none"] | KeySource | None
 """None: not said, which is enough on a loopback address only."""
+AUTH_MEANING = (
+    "Who may use the application: clients with an API key, or with `none` everyone who can connect. Left out, the "
+    "application starts on a loopback address only. Keys have 16 or more characters; see docs/security.md."
+)
 
 
 def is_loopback(host: str) -> bool:

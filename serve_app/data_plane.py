@@ -9,9 +9,10 @@ from pathlib import Path
 
 from serve_app.errors import SetupError
 from serve_app.haproxy import BINARY_VARIABLE, PROGRAM
+from serve_app.places import CONFIGS
 
 FILE_NAME = "serve.env"
-SHIPPED = Path(__file__).parents[1] / "configs" / FILE_NAME
+SERVE_ENV = CONFIGS / FILE_NAME
 HAPROXY_SWITCH = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
@@ -31,7 +32,7 @@ def data_plane_environment(config: Path, given: Mapping[str, str]) -> dict[str, 
     through the program that hardens its config. Raises SetupError.
     """
     beside = config.parent / FILE_NAME
-    path = beside if beside.is_file() else SHIPPED
+    path = beside if beside.is_file() else SERVE_ENV
     wanted = read_env_file(path) if path.is_file() else {}
     if platform.system() != "Linux":
         wanted.pop(HAPROXY_SWITCH, None)

@@ -11,12 +11,12 @@ import re
 import sys
 import time
 import urllib.error
-from pathlib import Path
 from typing import Any
 
 from serve_app.address import AddressFault, read_address
 from serve_app.deployments.config_text import read_yaml
 from serve_app.errors import SetupError
+from serve_app.places import find_config
 from serve_app.service_folder import find_dashboard
 
 _POLL_S = 0.2
@@ -30,10 +30,11 @@ def main() -> int:
     from serve_app.deployments.rest import ServeRest
 
     try:
-        config = load_config(arguments.config)
+        path = find_config(arguments.config)
+        config = load_config(path)
         for change in arguments.set:
             _change(config, change)
-        check_config(config, arguments.config)
+        check_config(config, path)
         dashboard = _read_dashboard(arguments.dashboard) if arguments.dashboard else find_dashboard(api_port(config))
         rest = ServeRest(dashboard)
         rest.deploy(config)
@@ -51,7 +52,7 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve_app.redeploy", description=__doc__)
-    parser.add_argument("config", type=Path, help="a Serve config")
+    parser.add_argument("config", help="a Serve config, or the name of a shipped one")
     parser.add_argument("--set", action="append", default=[], metavar="APP.KEY=VALUE", help="change one of its args")
     parser.add_argument("--timeout-s", type=float, default=120, help="longest wait (default: %(default)s)")
     parser.add_argument(

@@ -20,6 +20,7 @@ from loadtest.options import (
     positive_int,
 )
 from loadtest.plan import Plan, load_plan
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -73,7 +74,7 @@ def capacity(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> Plan:
     targets = [arguments.target] if arguments.target else None
     overrides = given(limits=[str(limit) for limit in arguments.slo], targets=targets)
-    plan = load_plan(arguments.plan, overrides | open_loop(arguments))
+    plan = load_plan(find_plan(arguments.plan), overrides | open_loop(arguments))
     if arguments.rate is None and plan.workload.rate_rps is not None:
         raise BadInputError(f"--rate: {arguments.plan} is an open loop; say with which rate the search begins")
     if len(plan.targets) > 1:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loadtest.options import add_json, add_out, add_plan, add_report, names, out_folder
 from loadtest.run_folder import as_json, write_files
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -36,7 +37,7 @@ def faults(arguments: argparse.Namespace) -> int:
 
     folder = FaultFolder(out_folder(arguments, arguments.plan.stem))
     if not arguments.report:
-        plan = load_fault_plan(arguments.plan)
+        plan = load_fault_plan(find_plan(arguments.plan))
         run_faults(plan, folder, choose(plan, arguments.only), again=arguments.only is not None)
     figures = read_faults(folder)
     command = f"python -m loadtest faults{'' if str(arguments.plan) == _PLAN else f' {arguments.plan}'}"

@@ -12,6 +12,7 @@ from loadtest.options import add_json, add_out, add_plan, out_folder, positive, 
 from loadtest.overloading.question import OverloadFolder, Promises, Question
 from loadtest.plan import Plan, load_plan
 from loadtest.run_folder import as_json, folder_faults, write_json
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -73,7 +74,7 @@ def overload(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    plan = load_plan(arguments.plan, {"targets": [arguments.target]} if arguments.target else {})
+    plan = load_plan(find_plan(arguments.plan), {"targets": [arguments.target]} if arguments.target else {})
     for option in ("heavy", "light"):
         if (name := getattr(arguments, option)) not in plan.workload.endpoints:
             raise BadInputError(f"--{option}: {name!r} is not one of {', '.join(plan.workload.endpoints)}")

@@ -11,6 +11,7 @@ from loadtest.measuring.runner import run_plan
 from loadtest.options import add_open_loop, add_out, add_plan, given, names, numbers, open_loop, out_folder
 from loadtest.plan import load_plan
 from loadtest.run_folder import RunFolder
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         targets=arguments.targets,
         repetitions=arguments.repetitions,
     )
-    plan = load_plan(arguments.plan, overrides | open_loop(arguments))
-    folder = RunFolder(out_folder(arguments, arguments.plan.stem))
-    run_plan(plan, arguments.plan, folder)
+    path = find_plan(arguments.plan)
+    plan = load_plan(path, overrides | open_loop(arguments))
+    folder = RunFolder(out_folder(arguments, path.stem))
+    run_plan(plan, path, folder)
     return report_run(folder, folder.path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loadtest.options import add_json, add_out, add_plan, add_report, out_folder, positive
 from loadtest.run_folder import as_json, write_files
+from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
@@ -36,7 +37,7 @@ def soak(arguments: argparse.Namespace) -> int:
 
     folder = FaultFolder(out_folder(arguments, arguments.plan.stem))
     if not arguments.report:
-        run_soak(load_soak_plan(arguments.plan, arguments.minutes), folder)
+        run_soak(load_soak_plan(find_plan(arguments.plan), arguments.minutes), folder)
     figures = read_soak(folder)
     command = f"python -m loadtest soak --minutes {figures.minutes:g}"
     command += "" if str(arguments.plan) == _PLAN else f" --plan {arguments.plan}"

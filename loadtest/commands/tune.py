@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loadtest.errors import BadInputError
 from loadtest.options import add_json, add_out, add_plan, given, out_folder
 from loadtest.run_folder import as_json, write_files
+from loadtest.shipped import find_plan
 from loadtest.tuning.config_path import Scalar
 from loadtest.yaml_file import load_yaml
 
@@ -48,7 +49,7 @@ def tune(arguments: argparse.Namespace) -> int:
     from loadtest.tuning.tune_file import load_tuning
     from loadtest.tuning.winner import render_winner
 
-    tuning = load_tuning(arguments.file, read_overrides(arguments))
+    tuning = load_tuning(find_plan(arguments.file), read_overrides(arguments))
     folder = out_folder(arguments, arguments.file.stem)
     if arguments.write is not None and not arguments.write.absolute().parent.is_dir():
         raise BadInputError(f"--write: {arguments.write.parent} is not a folder")

@@ -14,6 +14,7 @@ from loadtest.measuring.target_metrics import save_metrics
 from loadtest.plan import Plan, Target
 from loadtest.rows import RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord
+from loadtest.shipped import find_file
 
 
 @dataclass
@@ -131,7 +132,7 @@ def _prepare(folder: Path, files: list[Path]) -> None:
     for file in files:
         (folder / "files").mkdir(exist_ok=True)
         try:
-            content = file.read_bytes()
+            content = find_file(file).read_bytes()
         except OSError as exc:
             raise CellFailedError(f"files: {file} cannot be read: {exc.strerror}") from exc
         (folder / "files" / file.name).write_bytes(content)

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from loadtest.errors import BadInputError
 from loadtest.measuring.processes import INTERRUPTS, adopt_orphans
 from loadtest.run_folder import as_json, folder_faults, write_json
+from loadtest.shipped import find_file
 from loadtest.target_key import key_headers
 
 _Asked = TypeVar("_Asked", bound=BaseModel)
@@ -51,7 +52,7 @@ def opened(
                 raise BadInputError(
                     f"{folder} is not empty and not a folder of `loadtest {command}`: choose another with --out"
                 )
-            missing = [f"{key}: {file} is not a file" for key, file in needs if not file.is_file()]
+            missing = [f"{key}: {file} is not a file" for key, file in needs if not find_file(file).is_file()]
             if missing:
                 raise BadInputError("\n".join(missing))
             write_json(path, asked)

@@ -31,6 +31,7 @@ from loadtest.errors import BadInputError
 from loadtest.measuring.cores import usable_cores
 from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit
 from loadtest.reporting.differences import PERCENTILES
+from loadtest.shipped import find_file
 from loadtest.tuning.config_path import Scalar, check_path, read_value
 from loadtest.yaml_file import read_yaml_mapping
 
@@ -217,10 +218,10 @@ def load_tuning(path: Path, overrides: dict[str, Any] | None = None) -> Tuning:
     if overrides:
         raw = _overridden(path, raw, dict(overrides))
     file = check_keys(path, raw, TuneFile)
-    plan = load_plan(file.plan)
+    plan = load_plan(find_file(file.plan))
     target = next((target for target in plan.targets if file.target in (None, target.name)), None)
     try:
-        base_text = file.base.read_text(encoding="utf-8")
+        base_text = find_file(file.base).read_text(encoding="utf-8")
     except OSError as exc:
         raise BadInputError(f"{path}: base: {file.base} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -38,6 +38,7 @@ from serve_app.deployments.rest import DIRECT, ServeRest
 from serve_app.deployments.stopping import answer_what_is_under_way
 from serve_app.deployments.thread_budget import thread_budget_fault
 from serve_app.deployments.under_way import VARIABLE as FOLDER_VARIABLE
+from serve_app.errors import SetupError
 from serve_app.service_folder import claimed_folder, haproxy_files, write_facts
 
 POLL_S = 0.1
@@ -249,6 +250,8 @@ def _init_ray(folder: Path, dashboard: int) -> Any:
             )
     except SystemExit as exc:  # what Ray's own SIGTERM handler makes of a signal meanwhile
         raise StopRequested from exc
+    except Exception as exc:  # Ray has no type for it: its processes have 30 s to find each other
+        raise SetupError(f"Ray does not start on this machine, which may be too busy: {exc}") from exc
 
 
 def _stop_signals() -> list[signal.Signals]:

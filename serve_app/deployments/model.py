@@ -16,13 +16,14 @@ from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.gate import GATE
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.options import CLASSIFIER
 from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
 from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment(name="Classifier")
+@serve.deployment(name="Classifier", **CLASSIFIER.model_dump())
 @serve.ingress()
 class ClassifierDeployment:
     """One classifier replica; how many there are is in the YAML."""

@@ -13,6 +13,7 @@ from ray.serve import Application
 
 from serve_app.deployments.guard import Guard
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.options import USERS
 from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.settings import UsersSettings, database_url
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 SEED_RETRY_S = 5.0
 
 
-@serve.deployment(name="Users")
+@serve.deployment(name="Users", **USERS.model_dump())
 @serve.ingress()
 class UsersDeployment:
     """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""

@@ -135,6 +135,8 @@ async def apart(
 @pytest.fixture
 async def one(both: tuple[Replica, Replica], module_redis: RedisServer) -> Replica:
     """One of them, its Redis empty and its counts at zero; the other's too."""
+    for each in both:  # what an earlier test has computed must not come into the empty Redis
+        await nothing_more_is_written(each, module_redis)
     async with Redis.from_url(module_redis.url) as raw:
         await raw.flushall()
     for each in both:
@@ -183,10 +185,11 @@ async def kept(redis: RedisServer) -> dict[str, str]:
 
 async def nothing_more_is_written(one: Replica, redis: RedisServer) -> None:
     """Return when all is in Redis that this replica had to write: what comes now is written last."""
-    one.store.keep("the last", [(0, 1.0)])
+    last = f"the last of {id(one)}"
+    one.store.keep(last, [(0, 1.0)])
 
     async def is_there() -> bool:
-        return any(key.endswith("the last") for key in await kept(redis))
+        return any(key.endswith(last) for key in await kept(redis))
 
     await until(is_there, "the last to be written")
 
