@@ -37,7 +37,7 @@ class Injection:
         self._since_s = 0.0
 
     def step(self) -> bool:
-        """Strike at the first call, then go on with it; return whether it is over.
+        """Strike at the first call, then continue; return whether it is over.
 
         Raises CellFailedError when there is nothing to strike, or a command fails.
         """

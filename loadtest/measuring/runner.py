@@ -125,7 +125,7 @@ def measure_cell(
 
 
 def _without_places(record: CellRecord, folder: RunFolder) -> CellRecord:
-    """Return the record without names of this machine and its folders, which are nobody else's business."""
+    """Return the record without names of this machine and its folders, which are private."""
     places = {str(Path.cwd()), sys.prefix, str(Path.home()), tempfile.gettempdir(), str(folder.path.resolve())}
     text = record.model_dump_json()
     for place in sorted({*places, platform.node()}, key=len, reverse=True):
