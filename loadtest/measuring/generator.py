@@ -42,6 +42,11 @@ class Load:
         return self.folder / ("generator.csv" if self.name == "requests" else f"{self.name}_generator.csv")
 
     @property
+    def resources(self) -> Path | None:
+        """Return where the ResourceRows go; a warm-up has none."""
+        return self.folder / "resources.csv" if self.name == "requests" else None
+
+    @property
     def moments(self) -> Path:
         """Return where the Moments go until the cell's record takes them up."""
         return self.folder / f"{self.name}_moments.json"

@@ -117,6 +117,13 @@ def summarize(folder: RunFolder) -> Figures:
     return conclude(without_local_paths(facts))
 
 
+def read_repetitions(folder: RunFolder) -> dict[tuple[str, int], list[Repetition]]:
+    """Return what the valid cells of a run measured, by target and users. Raises BadInputError."""
+    plan, record = folder.read_plan(), folder.read_record()
+    measured = [_read_cell(folder, plan, cell) for cell in record.order]
+    return _repetitions([one for one in measured if not one.reasons])
+
+
 def _read_cell(folder: RunFolder, plan: Plan, cell: Cell) -> _Measured:
     measured = _Measured(cell)
     try:

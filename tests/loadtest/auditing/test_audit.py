@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from loadtest.auditing.audit import audit_file
-from loadtest.auditing.command import add_command
 from loadtest.auditing.cycles import mean_lateness_s
 from loadtest.auditing.finding import Audit, Finding, show, show_s
 from loadtest.auditing.interval import Interval, exact, locust_percentile, printed, printed_or_cut, printed_percentile
@@ -23,6 +22,7 @@ from loadtest.auditing.latencies import highest_mean_ms, highest_median_ms, lowe
 from loadtest.auditing.locust_stats import RunFacts
 from loadtest.auditing.markdown import render_markdown
 from loadtest.auditing.table import Printed
+from loadtest.commands.audit import add_command
 from loadtest.errors import BadInputError
 from loadtest.reporting.locust_csv import read_locust_csv
 from loadtest.reporting.summary import summarize

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from loadtest.commands.tune import add_command, read_overrides
 from loadtest.errors import BadInputError
 from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import Cell, RunFolder
 from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
-from loadtest.tuning.command import add_command, read_overrides
 from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.display import show_result
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
@@ -395,8 +395,8 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     """All rounds are there already, so nothing is measured; what they took leaves no time for a final."""
     told: list[str] = []
     search = Search(load_tuning(write_tune_file(tmp_path, minutes=14, overhead_s=20)), tmp_path / "out", told.append)
-    search._open()
-    plan = search._make_plan(1, search.tried, Round(4, 1, 60))
+    with search.opened():
+        plan = search._make_plan(1, search.tried, Round(4, 1, 60))
 
     def change(made: MadeCell, invalid: str = "") -> None:
         replicas = made.record.replicas_asked

@@ -1,28 +1,38 @@
-"""The subcommand `capacity` of `python -m loadtest`.
+"""`loadtest capacity`: find the largest load that holds an objective.
 
 Exit codes: 0 a load is confirmed, 1 none is, 2 the input cannot be used.
 """
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtest.errors import BadInputError
-from loadtest.options import add_open_loop, limits, positive, positive_int
-from loadtest.plan import load_plan
+from loadtest.options import (
+    add_json,
+    add_open_loop,
+    add_out,
+    add_plan,
+    given,
+    limits,
+    open_loop,
+    out_folder,
+    positive,
+    positive_int,
+)
+from loadtest.plan import Plan, load_plan
 from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
+    from loadtest.searching.capacity import Question
 
-DEFAULT_PLAN = Path("configs/stress/quick.yaml")
 _SLO = "such as predict.p95_ms<=1000,lookup.p95_ms<=50,failures_percent<=0"
 
 
 def add_command(commands: "Commands") -> None:
-    """Add `capacity` to the subcommands."""
+    """Add `capacity` to the commands."""
     parser = commands.add_parser("capacity", help="find the largest load that holds an objective; run again to resume")
-    parser.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
+    add_plan(parser, "configs/stress/quick.yaml")
     parser.add_argument("--target", metavar="NAME", help="the plan's target to search; needed if it has several")
     parser.add_argument("--slo", type=limits, required=True, metavar="LIMITS", help=_SLO)
     parser.add_argument(
@@ -32,33 +42,52 @@ def add_command(commands: "Commands") -> None:
     parser.add_argument("--most", type=positive, default=10_000, metavar="N", help="look no higher (%(default)g)")
     parser.add_argument("--resolution", type=positive, default=5, metavar="PERCENT", help="of the result (%(default)g)")
     parser.add_argument(
-        "--window", type=positive, default=20, metavar="S", help="a step measures so long (%(default)g)"
+        "--window", type=positive, default=20, metavar="S", help="seconds that a step measures (%(default)g)"
     )
     parser.add_argument(
-        "--confirm", type=positive, metavar="S", help="the last one so long (default: 3 times --window)"
+        "--confirm", type=positive, metavar="S", help="seconds of the last one (default: 3 times --window)"
     )
-    parser.add_argument("--longest", type=positive, default=300, metavar="S", help="none longer for more samples (300)")
-    parser.add_argument("--out", type=Path, help="the folder of the search (default: in runs/)")
-    parser.add_argument("--json", action="store_true", help="print capacity.json instead of a table")
+    parser.add_argument(
+        "--longest", type=positive, default=300, metavar="S", help="no step is longer to get more samples (300)"
+    )
+    add_out(parser, "the folder of the search", "in runs/")
+    add_json(parser, "capacity.json instead of a table")
     parser.set_defaults(do=capacity)
 
 
 def capacity(arguments: argparse.Namespace) -> int:
     """Search the largest load that holds an objective, and print it. Raises BadInputError, and Interrupted."""
     from loadtest.searching.answer import print_capacity
-    from loadtest.searching.bisection import Bounds
-    from loadtest.searching.capacity import Question, find_capacity
+    from loadtest.searching.capacity import find_capacity
 
-    by_rate = arguments.rate is not None
-    open_loop = {"rate_rps": arguments.rate, "arrivals": arguments.arrivals, "in_flight": arguments.in_flight}
-    given = {"limits": [str(limit) for limit in arguments.slo], **open_loop}
-    given |= {"targets": [arguments.target]} if arguments.target else {}
-    plan = load_plan(find_plan(arguments.plan), {key: value for key, value in given.items() if value is not None})
-    if not by_rate and plan.workload.rate_rps is not None:
+    plan = _plan(arguments)
+    by_rate = "-rate" if arguments.rate is not None else ""
+    folder = out_folder(arguments, f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{by_rate}")
+    found = find_capacity(plan, _question(arguments, plan), folder)
+    if arguments.json:
+        print(found.model_dump_json(indent=1))
+    else:
+        print_capacity(found, folder)
+    return 0 if found.result and found.result.status == "confirmed" else 1
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    targets = [arguments.target] if arguments.target else None
+    overrides = given(limits=[str(limit) for limit in arguments.slo], targets=targets)
+    plan = load_plan(find_plan(arguments.plan), overrides | open_loop(arguments))
+    if arguments.rate is None and plan.workload.rate_rps is not None:
         raise BadInputError(f"--rate: {arguments.plan} is an open loop; say with which rate the search begins")
     if len(plan.targets) > 1:
         names = ", ".join(target.name for target in plan.targets)
         raise BadInputError(f"--target: {arguments.plan} has several; say which: {names}")
+    return plan
+
+
+def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
+    from loadtest.searching.bisection import Bounds
+    from loadtest.searching.capacity import Question
+
+    by_rate = arguments.rate is not None
     start = arguments.rate if by_rate else arguments.start or min(plan.users)
     bounds = Bounds(
         start=start,
@@ -67,18 +96,10 @@ def capacity(arguments: argparse.Namespace) -> int:
         resolution_percent=arguments.resolution,
         whole=not by_rate,
     )
-    question = Question(
+    return Question(
         by="rate_rps" if by_rate else "users",
         bounds=bounds,
         window_s=arguments.window,
         confirm_s=arguments.confirm or 3 * arguments.window,
         longest_s=arguments.longest,
     )
-    name = f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{'-rate' if by_rate else ''}"
-    folder = arguments.out or Path("runs") / name
-    found = find_capacity(plan, question, folder)
-    if arguments.json:
-        print(found.model_dump_json(indent=1))
-    else:
-        print_capacity(found, folder)
-    return 0 if found.result and found.result.status == "confirmed" else 1

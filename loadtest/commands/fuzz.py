@@ -1,4 +1,4 @@
-"""The subcommand `fuzz` of `python -m loadtest`.
+"""`loadtest fuzz`: send spoilt pictures, forms and parameters.
 
 Exit codes: 0 no 5xx, no reset, no timeout, memory flat; 1 not so, or most inputs were refused unread; 2 the input
 cannot be used, or a valid file is refused; 130 stopped by Ctrl-C.
@@ -21,7 +21,7 @@ from loadtest.fuzzing.memory import REPLICAS, find_watched
 from loadtest.fuzzing.request import FuzzRequest, make_request, read_request, valid_requests
 from loadtest.fuzzing.tally import Tally
 from loadtest.fuzzing.terminal import FuzzDisplay, print_outcome
-from loadtest.options import positive, positive_int
+from loadtest.options import add_json, positive, positive_int
 from loadtest.pictures import sample_files
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def add_command(commands: "Commands") -> None:
-    """Add `fuzz` to the subcommands."""
+    """Add `fuzz` to the commands."""
     parser = commands.add_parser(
         "fuzz",
         help="send spoilt pictures, forms and parameters, and see whether the service holds",
@@ -59,7 +59,7 @@ def add_command(commands: "Commands") -> None:
     )
     parser.add_argument("--save", type=Path, default=Path("runs/fuzz"), metavar="FOLDER", help="for offending inputs")
     parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="send saved inputs again, nothing else")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    add_json(parser, "the outcome as JSON")
     parser.set_defaults(do=fuzz)
 
 

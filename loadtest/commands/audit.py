@@ -1,4 +1,4 @@
-"""The subcommand `audit` of `python -m loadtest`.
+"""`loadtest audit`: check with arithmetic what a stress report prints.
 
 Exit codes: 0 no findings, 1 findings, 2 the input cannot be used.
 """
@@ -15,13 +15,15 @@ from loadtest.auditing.locust_stats import RunFacts
 from loadtest.auditing.markdown import render_markdown
 from loadtest.auditing.terminal import print_audit
 from loadtest.errors import BadInputError
+from loadtest.options import given
+from loadtest.run_folder import folder_faults
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
 
 
 def add_command(commands: "Commands") -> None:
-    """Add `audit` to the subcommands."""
+    """Add `audit` to the commands."""
     parser = commands.add_parser(
         "audit",
         help="check with arithmetic what a stress report prints",
@@ -47,7 +49,8 @@ def audit(arguments: argparse.Namespace) -> int:
     """Audit a file, print what was found, and return the exit code. Raises BadInputError."""
     found = audit_file(arguments.file, _facts(arguments))
     if arguments.json is not None:
-        _write(arguments.json, _as_json(found))
+        with folder_faults(arguments.json, "--json"):
+            arguments.json.write_text(_as_json(found), encoding="utf-8", newline="\n")
     if arguments.format == "text":
         print_audit(found, Console(highlight=False))
     else:
@@ -56,15 +59,11 @@ def audit(arguments: argparse.Namespace) -> int:
 
 
 def _facts(arguments: argparse.Namespace) -> RunFacts:
-    given = {
-        "--users": arguments.users,
-        "--duration": arguments.duration,
-        "--wait": arguments.wait,
-        "--spawn-rate": arguments.spawn_rate,
-    }
-    options = [option for option, value in given.items() if value is not None]
-    if options and arguments.file.suffix != ".csv":
-        raise BadInputError(f"{', '.join(options)}: only for a Locust _stats.csv; {arguments.file} says it itself")
+    names = ("users", "duration", "wait", "spawn_rate")
+    facts = given(**{name: getattr(arguments, name) for name in names})
+    if facts and arguments.file.suffix != ".csv":
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in facts)
+        raise BadInputError(f"{options}: only for a Locust _stats.csv; {arguments.file} says it itself")
     return RunFacts(
         users=arguments.users,
         duration_s=arguments.duration,
@@ -75,10 +74,3 @@ def _facts(arguments: argparse.Namespace) -> RunFacts:
 
 def _as_json(audit: Audit) -> str:
     return audit.model_dump_json(indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be written: {exc.strerror}") from exc

@@ -1,29 +1,27 @@
-"""The subcommand `overload` of `python -m loadtest`.
+"""`loadtest overload`: load a target with multiples of its capacity.
 
 Exit codes: 0 every promise is kept, 1 one is not or the test failed, 2 the input cannot be used.
 """
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadtest.errors import BadInputError, CellFailedError
-from loadtest.options import positive, positive_int
+from loadtest.options import add_json, add_out, add_plan, out_folder, positive, positive_int
 from loadtest.overloading.question import OverloadFolder, Promises, Question
 from loadtest.plan import Plan, load_plan
+from loadtest.run_folder import as_json, folder_faults, write_json
 from loadtest.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
 
-DEFAULT_PLAN = Path("configs/stress/overload.yaml")
-
 
 def add_command(commands: "Commands") -> None:
-    """Add `overload` to the subcommands."""
+    """Add `overload` to the commands."""
     parser = commands.add_parser("overload", help="load a target with multiples of its capacity; run again to resume")
-    parser.add_argument("plan", nargs="?", type=Path, default=DEFAULT_PLAN, help="(default: %(default)s)")
+    add_plan(parser, "configs/stress/overload.yaml")
     parser.add_argument("--target", metavar="NAME", help="the plan's target (default: its first)")
     parser.add_argument("--heavy", default="predict", metavar="ENDPOINT", help="what is overloaded (%(default)s)")
     parser.add_argument("--light", default="lookup", metavar="ENDPOINT", help="what must not suffer (%(default)s)")
@@ -40,8 +38,8 @@ def add_command(commands: "Commands") -> None:
     for name, field in Promises.model_fields.items():
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=positive, default=field.default, metavar="X", help=f"({field.default:g})")
-    parser.add_argument("--out", type=Path, help="the folder of the test (default: in runs/)")
-    parser.add_argument("--json", action="store_true", help="print overload.json instead of tables")
+    add_out(parser, "the folder of the test", "in runs/")
+    add_json(parser, "overload.json instead of tables")
     parser.set_defaults(do=overload)
 
 
@@ -54,21 +52,20 @@ def overload(arguments: argparse.Namespace) -> int:
 
     plan = _plan(arguments)
     question = _question(arguments, plan)
-    folder = OverloadFolder(arguments.out or Path("runs") / f"overload-{plan.targets[0].name}")
+    folder = OverloadFolder(out_folder(arguments, f"overload-{plan.targets[0].name}"))
     try:
         measure_overload(plan, question, folder)
-        figures = compute_overload(folder)
-        folder.record.write_text(figures.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        levels = ((one.asked_rps, one.goodput_rps, one.refused / one.window_s) for one in figures.levels)
-        picture = draw_overload(f"{figures.target} under too much", levels)
-        paths = write_page(figures, _command(arguments), picture, folder.path)
     except CellFailedError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
-    except OSError as exc:
-        raise BadInputError(f"{exc.filename or folder.path}: {exc.strerror}; choose another with --out") from exc
+    figures = compute_overload(folder)
+    levels = ((one.asked_rps, one.goodput_rps, one.refused / one.window_s) for one in figures.levels)
+    picture = draw_overload(f"{figures.target} under too much", levels)
+    with folder_faults(folder.path):
+        write_json(folder.record, figures)
+        paths = write_page(figures, _command(arguments), picture, folder.path)
     if arguments.json:
-        print(figures.model_dump_json(indent=1))
+        print(as_json(figures), end="")
     else:
         print_overload(figures)
         for path in (folder.record, *paths):

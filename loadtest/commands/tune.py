@@ -1,31 +1,28 @@
-"""The subcommand `tune` of `python -m loadtest`: search, show, and write the winner.
+"""`loadtest tune`: search for the settings that serve best, and write the winner.
 
 Exit codes: 0 a winner was found, 1 none, 2 the input cannot be used.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.errors import BadInputError
-from loadtest.run_folder import write_whole
+from loadtest.options import add_json, add_out, add_plan, given, out_folder
+from loadtest.run_folder import as_json, write_files
 from loadtest.shipped import find_plan
 from loadtest.tuning.config_path import Scalar
 from loadtest.yaml_file import load_yaml
 
 if TYPE_CHECKING:
     from loadtest.options import Commands
-    from loadtest.tuning.result import TuneResult
-
-DEFAULT_TUNE_FILE = Path("configs/stress/tune.yaml")
 
 
 def add_command(commands: "Commands") -> None:
-    """Add `tune` to the subcommands."""
+    """Add `tune` to the commands."""
     parser = commands.add_parser("tune", help="search for the settings that serve best; run again to resume")
-    parser.add_argument("file", nargs="?", type=Path, default=DEFAULT_TUNE_FILE, help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="the search's folder (default: runs/ and the tune file's name)")
+    add_plan(parser, "configs/stress/tune.yaml", "file")
+    add_out(parser, "the search's folder", "runs/ and the tune file's name")
     parser.add_argument("--minutes", type=float, metavar="M", help="what the search may take")
     parser.add_argument("--users", type=int, metavar="N", help="under how many users")
     parser.add_argument("--objective", metavar="TEXT", help="such as 'minimise predict.p95_ms' or 'maximise rps'")
@@ -34,7 +31,7 @@ def add_command(commands: "Commands") -> None:
         "--vary", type=_knob, action="append", metavar="KNOB=A,B", help="values of a knob of the file (repeatable)"
     )
     parser.add_argument("--write", type=Path, metavar="PATH", help="write the winner's YAML here too")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
+    add_json(parser, "everything as JSON instead of the table")
     parser.set_defaults(do=tune)
 
 
@@ -53,48 +50,37 @@ def tune(arguments: argparse.Namespace) -> int:
     from loadtest.tuning.winner import render_winner
 
     tuning = load_tuning(find_plan(arguments.file), read_overrides(arguments))
-    folder: Path = arguments.out or Path("runs") / arguments.file.stem
+    folder = out_folder(arguments, arguments.file.stem)
     if arguments.write is not None and not arguments.write.absolute().parent.is_dir():
         raise BadInputError(f"--write: {arguments.write.parent} is not a folder")
     console = Console(stderr=True, highlight=False)
     search = Search(tuning, folder, lambda line: console.print(Text(line), soft_wrap=True))
-    search.run(after_round=lambda: _write(folder / "tune.json", _as_json(make_result(search, over=False))))
+    search.run(after_round=lambda: write_files({folder / "tune.json": as_json(make_result(search, over=False))}))
     result = make_result(search, over=True)
-    texts = {folder / "tune.json": _as_json(result)}
+    made, elsewhere = {folder / "tune.json": as_json(result)}, {}
     if result.winner is not None:
         winner = render_winner(tuning, search.candidate(result.winner), result)
-        texts |= dict.fromkeys([folder / "winner.yaml", *([arguments.write] if arguments.write else [])], winner)
-    for path, text in texts.items():
-        _write(path, text)
+        made |= {folder / "winner.yaml": winner}
+        elsewhere = {arguments.write: winner} if arguments.write else {}
+    write_files(made)
+    write_files(elsewhere, "--write")
     if arguments.json:
-        print(_as_json(result), end="")
+        print(as_json(result), end="")
     else:
         show_result(result)
-        print(*texts, sep="\n")
+        print(*made, *elsewhere, sep="\n")
     return 0 if result.winner is not None else 1
-
-
-def _as_json(result: "TuneResult") -> str:
-    return json.dumps(result.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_whole(path, text)
-    except OSError as exc:
-        raise BadInputError(f"{exc.filename or path}: {exc.strerror}; choose another place") from exc
 
 
 def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of the tune file that options replace."""
-    given = {
-        "minutes": arguments.minutes,
-        "users": arguments.users,
-        "objective": arguments.objective,
-        "limits": arguments.slo.split(",") if arguments.slo else None,
-        "vary": _one_each(arguments.vary) if arguments.vary else None,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+    return given(
+        minutes=arguments.minutes,
+        users=arguments.users,
+        objective=arguments.objective,
+        limits=arguments.slo.split(",") if arguments.slo else None,
+        vary=_one_each(arguments.vary) if arguments.vary else None,
+    )
 
 
 def _one_each(given: list[tuple[str, list[Scalar] | str]]) -> dict[str, list[Scalar] | str]:
