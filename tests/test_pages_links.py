@@ -165,7 +165,7 @@ def can_be_run(module: str) -> bool:
 
 def test_every_command_of_the_kit_that_the_manual_names_exists_with_its_options() -> None:
     named = lines_that_name(r"(?<![\w/.-])loadtest ([a-z]+)\b")
-    assert {"run", "report", "capacity", "overload", "faults", "soak", "tune", "audit", "fuzz"} <= {
+    assert {"run", "report", "compare", "capacity", "overload", "faults", "soak", "tune", "audit", "fuzz"} <= {
         name for name, _ in named
     }
     helps = helps_of(*{("loadtest", name) for name, _ in named})
