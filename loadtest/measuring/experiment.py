@@ -4,6 +4,7 @@ Used by everything that measures. What an experiment keeps beside its question i
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from loadtest.target_key import key_headers
 
 _Asked = TypeVar("_Asked", bound=BaseModel)
 _LOCK = "run.lock"
+_ONCE_MORE_S = 0.05
 
 
 class Interrupted(BaseException):
@@ -111,9 +113,22 @@ def raising_on_signals() -> Iterator[None]:
             signal.signal(each, lambda *_: None)  # SIG_IGN would be inherited by a stop command
         raise Interrupted(number)
 
+    def note_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+        lost = unraisable.exc_value
+        if not isinstance(lost, Interrupted):
+            hook(unraisable)
+            return
+        # It was raised where Python only prints an exception, such as in a __del__: the signal comes once more.
+        for each in previous:
+            signal.signal(each, stop)
+        main = threading.main_thread().ident or 0
+        threading.Timer(_ONCE_MORE_S, signal.pthread_kill, (main, lost.number)).start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, note_unraisable
     previous = {number: signal.signal(number, stop) for number in INTERRUPTS}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook

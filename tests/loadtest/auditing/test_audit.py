@@ -913,7 +913,9 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_json_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    assert "cannot be written" in refusal(str(ROOT / PUBLISHED), "--json", str(tmp_path / "none" / "audit.json"))
+    assert "choose another place with --json" in refusal(
+        str(ROOT / PUBLISHED), "--json", str(tmp_path / "none" / "audit.json")
+    )
 
 
 @pytest.mark.parametrize("report", sorted(COMMITTED.glob("*/report.json")), ids=lambda path: path.parent.name)

@@ -42,3 +42,30 @@ def test_ctrl_c_while_a_process_is_started_is_not_lost_and_leaves_no_process(
     command = [sys.executable, "-c", INTERRUPTED_WHILE_FORKING, f"{tmp_path}/log", wait_s, threads]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=STOP_S, check=False)
     assert (ended.stdout, ended.returncode) == ("interrupted by 2 which leaves []\n", 0), ended.stderr
+
+
+INTERRUPTED_IN_A_FINALIZER = """
+import os, signal, sys
+from loadtest.measuring.experiment import Interrupted, raising_on_signals
+
+class Closed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with raising_on_signals():
+        Closed()
+        signal.pause()
+except Interrupted as exc:
+    print("interrupted by", exc.number)
+"""
+
+
+def test_ctrl_c_in_a_finalizer_is_not_lost() -> None:
+    """Python prints and forgets what a signal handler raises within `__del__`, such as that of an open ZIP file."""
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_FINALIZER]
+    ended = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=STOP_S)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "interrupted by 2\n", "")
