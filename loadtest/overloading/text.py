@@ -1,11 +1,11 @@
 """An overload test as tables on the terminal and as a Markdown page. Called by the command line."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loadtest.overloading.figures import LevelFigures, OverloadFigures
 from loadtest.reporting.figures import NO_FIGURE, show_bytes, show_count, show_ms, show_rps
-from loadtest.reporting.terminal import Column, print_table
+from loadtest.reporting.markdown import make_table
+from loadtest.reporting.terminal import Column, columns_of, print_table
 
 PICTURE = "overload.svg"
 
@@ -17,10 +17,9 @@ _HEADINGS = (
 
 def print_overload(figures: OverloadFigures) -> None:
     """Print the levels, the promises and the verdict."""
-    columns = [Column(heading) for heading in _HEADINGS]
     broken = {promise.times for promise in figures.promises if not promise.kept}
     styles = ["red" if level.times in broken else "green" for level in figures.levels]
-    print_table(_title(figures), columns, [_cells(level) for level in figures.levels], styles)
+    print_table(_title(figures), columns_of(_HEADINGS), map(_cells, figures.levels), styles)
     columns = [Column("load"), Column("promise", is_number=False), Column("measured", is_number=False), Column("")]
     styles = ["" if promise.kept else "red" for promise in figures.promises]
     print_table("Promises", columns, _promises(figures), styles)
@@ -47,7 +46,7 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
             f"{question.tail_s:g} s after: it shows what a neighbour feels, and when all is as before."
         ),
         f"![Right answers and refusals by load]({PICTURE})",
-        _table(_HEADINGS, (_cells(level) for level in figures.levels)),
+        make_table(_HEADINGS, map(_cells, figures.levels)),
         (
             "*right*: the result, complete within the load. *refused*: 503 in the error shape with `Retry-After`. "
             "*other*: anything else, resets and time-outs included. Latencies count from the sending. *recovered*: "
@@ -55,7 +54,7 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
             "all later ones are. *memory*: the target's processes together, pages that they share several times."
         ),
         "## Promises",
-        _table(("load", "promise", "measured", "kept"), _promises(figures)),
+        make_table(("load", "promise", "measured", "kept"), _promises(figures)),
         "## CPU, percent of one core, over the load",
         _cpu_table(figures),
     ]
@@ -96,12 +95,7 @@ def _cpu_table(figures: OverloadFigures) -> str:
         [f"{level.times:g}x", *(f"{level.cpu_percent.get(role, 0.0):.0f}" for role in roles)]
         for level in figures.levels
     )
-    return _table(("load", *roles), rows)
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return make_table(("load", *roles), rows)
 
 
 def write_page(figures: OverloadFigures, command: str, picture: str, folder: Path) -> list[Path]:

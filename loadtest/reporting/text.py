@@ -3,8 +3,7 @@
 Called by `report`. Every number comes from the figures; nothing is computed here but how it is written.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +42,7 @@ from loadtest.reporting.figures import (
     show_value,
 )
 from loadtest.reporting.intervals import LEAST_SAMPLES
+from loadtest.reporting.markdown import escape, make_aligned_table
 
 PICTURES = {
     "distinct": "Every picture is a different file, so no cache of answers can help.",
@@ -54,8 +54,6 @@ _OPEN_LOOP = (
     "Latency from the scheduled time, as whoever arrived then waits, and from the moment of sending, as a closed loop "
     "counts it; what the second lacks is coordinated omission:"
 )
-_TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_NUMBER = re.compile(r"[−+±-]?[\d.,]+(?: (?:%|ms|s|[KMGT]iB))?")
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,12 @@ class _Picture:
 
 def render_markdown(figures: Figures, plots: Sequence[str] = ()) -> str:
     """Return the report, with links to those of the `plots` (file names without `.svg`) that were drawn."""
-    # Markdown, not HTML: what needs escaping is escaped by `_escaped`, and the page lets no HTML through.
+    # Markdown, not HTML: what needs escaping is escaped by `escape`, and the page lets no HTML through.
     environment = Environment(  # noqa: S701
         loader=PackageLoader("loadtest.reporting"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["text"] = _escaped
+    environment.filters["text"] = escape
     return environment.get_template("report.md.j2").render(figures=figures, **_content(figures, plots))
 
 
@@ -175,11 +173,11 @@ def _system(machine: Mapping[str, Any]) -> str:
     if machine.get("git_commit"):
         changed = ", with changed files" if machine.get("git_changed") else ""
         rows.append(["git commit", f"{machine['git_commit']}{changed}"])
-    return _table(["what", "value"], rows)
+    return make_aligned_table(["what", "value"], rows)
 
 
 def _test(figures: Figures) -> str:
-    return _table(["what", "value"], [[name, value] for name, value in _test_rows(figures) if value])
+    return make_aligned_table(["what", "value"], [[name, value] for name, value in _test_rows(figures) if value])
 
 
 def _test_rows(figures: Figures) -> Iterator[tuple[str, str]]:
@@ -237,7 +235,7 @@ def _endpoints(workload: Mapping[str, Any]) -> str:
         [name, f"`{endpoint['request']}`", f"{show_percent(100 * endpoint['weight'] / total)} %"]
         for name, endpoint in endpoints.items()
     ]
-    return _table(["endpoint", "request", "share of the users' choices"], rows)
+    return make_aligned_table(["endpoint", "request", "share of the users' choices"], rows)
 
 
 def _options(figures: Figures) -> Mapping[str, Any]:
@@ -281,7 +279,7 @@ def _about(figures: Figures) -> str:
         [f"`{path}`", name, *(values.get(facts.name, NO_FIGURE) for facts in figures.targets)]
         for (path, name), values in told.items()
     ]
-    return _table(["path", "key", *(facts.title for facts in figures.targets)], rows)
+    return make_aligned_table(["path", "key", *(facts.title for facts in figures.targets)], rows)
 
 
 def _plain(value: object) -> str:
@@ -323,7 +321,7 @@ def _steady(points: list[PointFigures], published: Mapping[int, BaselinePoint]) 
         beside = published.get(point.users)
         given = [getattr(beside, name, None) for name in ("failures_percent", "median_ms", "rps")]
         rows.append(row + [_as_given(value) for value in given] if published else row)
-    return _table(header, rows)
+    return make_aligned_table(header, rows)
 
 
 def _endpoint(points: list[PointFigures], published: Mapping[int, BaselinePoint], endpoint: str) -> str:
@@ -336,7 +334,7 @@ def _endpoint(points: list[PointFigures], published: Mapping[int, BaselinePoint]
         row = [str(point.users), *_traffic(part.steady if part else None, metrics)]
         beside = published[point.users].endpoints.get(endpoint, {}) if point.users in published else {}
         rows.append(row + [_as_given(beside.get(name)) for name in ("median_ms", "avg_ms")] if published else row)
-    return _table(header, rows)
+    return make_aligned_table(header, rows)
 
 
 def _open_loop(figures: Figures, points: list[PointFigures]) -> str:
@@ -350,7 +348,7 @@ def _open_loop(figures: Figures, points: list[PointFigures]) -> str:
         for part in point.endpoints if len(figures.endpoints) > 1 else []:
             beside = [*_traffic(part.scheduled, metrics), *_traffic(part.steady, metrics)]
             rows.append([str(point.users), part.endpoint, *beside])
-    return _table(header, rows)
+    return make_aligned_table(header, rows)
 
 
 def _whole_runs(figures: Figures, points: list[PointFigures], published: Mapping[int, BaselinePoint]) -> str:
@@ -365,7 +363,7 @@ def _whole_runs(figures: Figures, points: list[PointFigures], published: Mapping
             part = _part_of(point, endpoint)
             row = [str(point.users), endpoint, *_traffic(part.whole_run if part else None, metrics)]
             rows.append([*row, *([NO_FIGURE] if published else [])])
-    return _table(header, rows)
+    return make_aligned_table(header, rows)
 
 
 def _users(point: PointFigures) -> str:
@@ -405,7 +403,7 @@ def _part_of(point: PointFigures, endpoint: str) -> EndpointFigures | None:
 
 def _comparison(figures: Figures) -> str:
     rows = [[str(level.users), _verdict_at(figures, level), level.because] for level in figures.comparisons]
-    return _table(["users", "verdict", "why"], rows)
+    return make_aligned_table(["users", "verdict", "why"], rows)
 
 
 def _verdict_at(figures: Figures, level: LevelComparison) -> str:
@@ -432,7 +430,7 @@ def _differences(figures: Figures) -> list[_Part]:
     return [
         _Part(
             f"{titles[1]} beside {titles[0]}:",
-            _table(["users", "figure", *titles, "difference (interval)", "samples", "verdict"], found),
+            make_aligned_table(["users", "figure", *titles, "difference (interval)", "samples", "verdict"], found),
         )
         for names, found in rows.items()
         if (titles := [_title(figures, name) for name in names])
@@ -464,7 +462,7 @@ def _bottlenecks(figures: Figures) -> str:
         [name, found.sentence, *(_share(percent) for percent in (found.queue_percent, found.unexplained_percent))]
         for name, found in _limited(figures)
     ]
-    return _table(["level", "what limits it", "in queues", "in no stage"], rows)
+    return make_aligned_table(["level", "what limits it", "in queues", "in no stage"], rows)
 
 
 def _share(percent: float | None) -> str:
@@ -488,7 +486,7 @@ def _stages(figures: Figures) -> str:
         stages = [show_ms(spent_ms.get(name)) for name in names]
         row = [_title(figures, point.target), str(point.users), part.endpoint, *stages]
         rows.append([*row, show_ms(part.unexplained_ms), show_ms(part.steady.avg_ms), share])
-    return _table(["target", "users", "endpoint", *names, "outside", "whole", "outside %"], rows)
+    return make_aligned_table(["target", "users", "endpoint", *names, "outside", "whole", "outside %"], rows)
 
 
 def _notes(figures: Figures) -> list[str]:
@@ -521,7 +519,7 @@ def _roles(figures: Figures) -> Iterator[_Part]:
             by_name = {role.role: show(role) for role in point.roles}
             values = [by_name.get(name, NO_FIGURE) for name in names]
             rows.append([_title(figures, point.target), str(point.users), *values])
-        yield _Part(heading, _table(["target", "users", *names], rows))
+        yield _Part(heading, make_aligned_table(["target", "users", *names], rows))
 
 
 def _processes(role: RoleFigures) -> str:
@@ -545,7 +543,7 @@ def _counters(figures: Figures) -> Iterator[_Part]:
             for (name, labels), values in grown.items()
         ]
         if rows:
-            yield _Part(f"{facts.title}:", _table(["counter", "labels", *header], rows))
+            yield _Part(f"{facts.title}:", make_aligned_table(["counter", "labels", *header], rows))
 
 
 def _metrics_after(figures: Figures) -> str:
@@ -562,7 +560,7 @@ def _limits(figures: Figures) -> str:
     for cell in figures.cells:
         results = {result.limit: result for result in cell.limits}
         rows.append([_cell(figures, cell), *(_met(results.get(name)) for name in names)])
-    return _table(["cell", *(f"`{name}`" for name in names)], rows) if names else ""
+    return make_aligned_table(["cell", *(f"`{name}`" for name in names)], rows) if names else ""
 
 
 def _met(result: LimitResult | None) -> str:
@@ -581,7 +579,7 @@ def _validity(figures: Figures) -> str:
         [_cell(figures, cell), "VALID" if cell.valid else "**INVALID**", "; ".join(cell.reasons) or NO_FIGURE]
         for cell in figures.cells
     ]
-    return _table(["cell", "verdict", "why"], rows)
+    return make_aligned_table(["cell", "verdict", "why"], rows)
 
 
 def _cells(figures: Figures) -> str:
@@ -600,7 +598,7 @@ def _cells(figures: Figures) -> str:
         for cell in figures.cells
     ]
     header = ["cell", "window", "requests", "failures %", "interval", "median ms", "p95 ms", "p99 ms", "RPS"]
-    return _table([*header, "replicas", "ready after", "seed"], rows)
+    return make_aligned_table([*header, "replicas", "ready after", "seed"], rows)
 
 
 def _replicas(cell: CellFigures) -> str:
@@ -620,40 +618,3 @@ def _repeated(figures: Figures) -> bool:
 
 def _title(figures: Figures, target: str) -> str:
     return next((facts.title for facts in figures.targets if facts.name == target), target)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table that is aligned in the source too; nothing when it has no rows."""
-    body = [[_cell_text(cell) for cell in row] for row in rows]
-    if not body:
-        return ""
-    columns = list(zip(header, *body, strict=True))
-    right = [_are_numbers(column[1:]) for column in columns]
-    widths = [max(3, *map(len, column)) for column in columns]
-    rule = [
-        "-" * (width - 1) + ":" if of_numbers else "-" * width for width, of_numbers in zip(widths, right, strict=True)
-    ]
-    lines = [list(header), rule, *body]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.rjust(width) if of_numbers else cell.ljust(width)
-            for cell, width, of_numbers in zip(line, widths, right, strict=True)
-        )
-        + " |"
-        for line in lines
-    )
-
-
-def _are_numbers(cells: Sequence[str]) -> bool:
-    given = [cell for cell in cells if cell != NO_FIGURE]
-    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)
-
-
-def _cell_text(text: str) -> str:
-    return _escaped(text).replace("|", "\\|")
-
-
-def _escaped(text: str) -> str:
-    """Return text on one line, so that it stays in its cell or list item, and without HTML tags that take effect."""
-    return _TAG.sub(r"\\<", " ".join(text.split()))
