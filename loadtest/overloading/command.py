@@ -49,7 +49,6 @@ def overload(arguments: argparse.Namespace) -> int:
     from loadtest.overloading.figures import compute_overload
     from loadtest.overloading.measure import measure_overload
     from loadtest.overloading.text import print_overload, write_page
-    from loadtest.reporting.plots import draw_overload
 
     plan = _plan(arguments)
     question = _question(arguments, plan)
@@ -58,9 +57,7 @@ def overload(arguments: argparse.Namespace) -> int:
         measure_overload(plan, question, folder)
         figures = compute_overload(folder)
         folder.record.write_text(figures.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        levels = ((one.asked_rps, one.goodput_rps, one.refused / one.window_s) for one in figures.levels)
-        picture = draw_overload(f"{figures.target} under too much", levels)
-        paths = write_page(figures, _command(arguments), picture, folder.path)
+        paths = write_page(figures, _command(arguments), folder.path)
     except CellFailedError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from loadtest.overloading.figures import LevelFigures, OverloadFigures
+from loadtest.reporting.drawing import Columns, Picture, Ranges, draw
 from loadtest.reporting.figures import NO_FIGURE, show_bytes, show_count, show_ms, show_rps
 from loadtest.reporting.markdown import make_table
 from loadtest.reporting.terminal import Column, columns_of, print_table
@@ -45,7 +46,7 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
             f"`{question.light}` and one `{question.heavy}` a second goes on from {question.idle_s:g} s before to "
             f"{question.tail_s:g} s after: it shows what a neighbour feels, and when all is as before."
         ),
-        f"![Right answers and refusals by load]({PICTURE})",
+        f"![Right answers, refusals and latencies by load]({PICTURE})",
         make_table(_HEADINGS, map(_cells, figures.levels)),
         (
             "*right*: the result, complete within the load. *refused*: 503 in the error shape with `Retry-After`. "
@@ -98,9 +99,36 @@ def _cpu_table(figures: OverloadFigures) -> str:
     return make_table(("load", *roles), rows)
 
 
-def write_page(figures: OverloadFigures, command: str, picture: str, folder: Path) -> list[Path]:
+def draw_overload(figures: OverloadFigures) -> str:
+    """Return SVG text: answers per second and latencies at each level."""
+    levels = figures.levels
+    series = {"right": "right answers", "refused": "refusals", "light": f"{figures.question.light} beside them"}
+    answers = {
+        "right": [level.goodput_rps for level in levels],
+        "refused": [level.refused / level.window_s for level in levels],
+    }
+    latencies = {
+        "right": [_known(median=level.median_ms, p95=level.p95_ms) for level in levels],
+        "refused": [_known(p95=level.refusal_p95_ms) for level in levels],
+        "light": [_known(p95=level.light.p95_ms) for level in levels],
+    }
+    names = [f"{level.times:g}x" for level in levels]
+    panels: list[Columns | Ranges] = [
+        Columns("answers per second", names, answers, [level.asked_rps for level in levels])
+    ]
+    found = {name: values for name, values in latencies.items() if any(values)}
+    panels += [Ranges("latency, ms", names, found)] if found else []
+    across = "load, in multiples of the capacity"
+    return draw(Picture("overload", f"{figures.target} under too much load", panels, series, across, "asked for"))
+
+
+def _known(**values: float | None) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def write_page(figures: OverloadFigures, command: str, folder: Path) -> list[Path]:
     """Write overload.md and its picture into `folder` and return where they are. Raises OSError."""
     page, drawn = folder / "overload.md", folder / PICTURE
     page.write_text(render_markdown(figures, command), encoding="utf-8")
-    drawn.write_text(picture, encoding="utf-8")
+    drawn.write_text(draw_overload(figures), encoding="utf-8")
     return [page, drawn]
