@@ -10,12 +10,17 @@ PLAN ?= configs/stress/quick.yaml
 
 MINUTES ?= 10
 RUNS ?= 5
+# Tests start hundreds of Python processes: without bytecode files each of them compiles what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test test-long test-system test-redis test-noisy check stress soak format lock clean
+.PHONY: serve help test test-long test-system test-redis test-noisy check stress soak format lock clean
 .DELETE_ON_ERROR:
 
-serve: .venv/serve.stamp ## serve CONFIG on 127.0.0.1:8000 until Ctrl-C
+serve: .venv/serve.stamp ## serve CONFIG (configs/one_replica.yaml) on 127.0.0.1:8000 until Ctrl-C; plain `make` too
 	@exec $(BIN)/python -m serve_app $(CONFIG)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 test: .venv/dev.stamp ## the tests, in two processes
 	@$(BIN)/pytest --numprocesses=2
@@ -32,18 +37,17 @@ check: .venv/dev.stamp ## formatting, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-stress: .venv/dev.stamp ## measure what PLAN says and make its report
+stress: .venv/dev.stamp ## measure what PLAN (configs/stress/quick.yaml) says, and make the report
 	@$(BIN)/python -m loadtest run $(PLAN)
 
-soak: .venv/dev.stamp ## load for MINUTES with a fault every minute
+soak: .venv/dev.stamp ## load for MINUTES (10) with a fault every minute
 	@$(BIN)/python -m loadtest soak --minutes $(MINUTES)
 
 test-redis: .venv/dev.stamp ## the tests of Redis against the server that TEST_REDIS_SERVER names
 	@test -n "$$TEST_REDIS_SERVER" || { echo "error: make test-redis TEST_REDIS_SERVER=/path/to/redis-server"; exit 2; }
-	@$(BIN)/pytest tests/serve_app/redis tests/serve_app/jobs \
-		tests/serve_app/classifier/test_prediction_cache.py
+	@$(BIN)/pytest tests/serve_app/cache tests/serve_app/jobs
 
-test-noisy: .venv/dev.stamp ## `make test` RUNS times in a row while another process keeps one core busy
+test-noisy: .venv/dev.stamp ## `make test` RUNS (5) times in a row while another process keeps one core busy
 	@$(BIN)/python -m tests.noisy --runs $(RUNS)
 
 format: .venv/dev.stamp ## rewrite the code as `make check` wants it

@@ -20,10 +20,10 @@ from locust.runners import MasterRunner
 
 from loadtest.base_url import read_base_url
 from loadtest.pictures import PicturePool
+from loadtest.rows import SERVICE_UNAVAILABLE, status_error
 from loadtest.target_key import key_headers
 
 ERROR_KEYS = ("code", "detail", "request_id")
-SERVICE_UNAVAILABLE = 503
 
 
 class Visitor(FastHttpUser):
@@ -84,7 +84,7 @@ def _find_fault(response: ResponseContextManager, keys: tuple[str, ...]) -> str 
     """Return what is wrong, in fixed words: Locust gives each different message a line of its own."""
     # 0 stands for no answer at all; 200 with an exception for an answer that broke off.
     if response.status_code not in {0, 200}:
-        fault = f"status {response.status_code}"
+        fault = status_error(response.status_code)
         return fault + (_find_error_fault(response) if Visitor.checks_errors else "")
     broken = response.request_meta["exception"]
     if broken is not None:

@@ -1,7 +1,8 @@
 """What several commands read from the command line, and say wrong input the same way."""
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from loadtest.plan import MOST_IN_FLIGHT, Limit, read_limit
 
@@ -9,6 +10,43 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
     Commands = _SubParsersAction[argparse.ArgumentParser]
+
+
+def add_plan(parser: argparse.ArgumentParser, default: str, name: str = "plan") -> None:
+    """Add the file that says what to do: an argument of its own, or an option where `name` is one."""
+    optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
+    parser.add_argument(name, type=Path, default=Path(default), help="(default: %(default)s)", **optional)
+
+
+def add_out(parser: argparse.ArgumentParser, what: str, default: str = "runs/ and the plan's name") -> None:
+    """Add where to write."""
+    parser.add_argument("--out", type=Path, help=f"{what} (default: {default})")
+
+
+def add_json(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Add the choice of what to print."""
+    parser.add_argument("--json", action="store_true", help=f"print {meaning}")
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the choice to measure nothing."""
+    meaning = "break nothing: make the tables again from the raw data in --out"
+    parser.add_argument("--report", action="store_true", help=meaning)
+
+
+def out_folder(arguments: argparse.Namespace, name: str) -> Path:
+    """Return the folder that `--out` names, or the one in runs/ that is called `name`."""
+    return arguments.out or Path("runs") / name
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def open_loop(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of `add_open_loop` replace in a plan."""
+    return given(rate_rps=arguments.rate, arrivals=arguments.arrivals, in_flight=arguments.in_flight)
 
 
 def add_open_loop(parser: argparse.ArgumentParser, meaning: str) -> None:

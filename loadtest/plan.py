@@ -3,8 +3,10 @@
 Every key is checked, and all faults are told at once. The keys are explained in configs/stress/published.yaml.
 """
 
+import operator
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -32,6 +34,12 @@ from loadtest.yaml_file import read_yaml_mapping
 LATENCY_METRICS = ("median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
 METRICS = ("failures_percent", "rps", *LATENCY_METRICS)
 Comparison = Literal["<=", "<", ">=", ">"]
+_COMPARE: dict[Comparison, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    "<": operator.lt,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
 
 Arrivals = Literal["poisson", "constant"]
 """How requests of an open loop come: at random, as those of independent people do, or one every 1 ÷ rate seconds."""
@@ -91,12 +99,7 @@ class Limit(_Checked):
 
     def holds_for(self, value: float) -> bool:
         """Return whether a measured value meets the objective."""
-        return {
-            "<=": value <= self.value,
-            "<": value < self.value,
-            ">=": value >= self.value,
-            ">": value > self.value,
-        }[self.comparison]
+        return _COMPARE[self.comparison](value, self.value)
 
 
 def read_limit(text: object) -> Limit:
@@ -115,6 +118,10 @@ def read_limit(text: object) -> Limit:
         comparison=found["comparison"],
         value=float(found["value"]),
     )
+
+
+StatedLimit = Annotated[Limit, BeforeValidator(read_limit), PlainSerializer(str, return_type=str)]
+"""An objective that files hold as it is written."""
 
 
 class Replicas(_Checked):
@@ -318,7 +325,7 @@ class Plan(_Checked):
     workload: Workload
     roles: list[Role] = []
     metrics: TargetMetrics | None = None
-    limits: list[Annotated[Limit, BeforeValidator(read_limit), PlainSerializer(str, return_type=str)]] = []
+    limits: list[StatedLimit] = []
     baseline: Path | None = None
     """Figures of another report, printed beside ours; a path beside the plan."""
     packages: list[str] = []

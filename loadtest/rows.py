@@ -12,6 +12,13 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any, TypeVar
 
+SERVICE_UNAVAILABLE = 503
+
+
+def status_error(status: int) -> str:
+    """Return the error of a request whose answer has another status than 200, and no other fault."""
+    return f"status {status}"
+
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
@@ -32,6 +39,11 @@ class RequestRow:
     """The answer's Server-Timing header as it came, such as `decode;dur=2.1, inference;dur=40`."""
     scheduled_unix_s: float | None = None
     """In an open loop, when it should have been sent; empty in a closed one."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Return whether the target refused it as it should: status 503, and nothing else is wrong with the answer."""
+        return self.status == SERVICE_UNAVAILABLE and self.error == status_error(self.status)
 
     @property
     def is_timed(self) -> bool:

@@ -16,6 +16,8 @@ report.md, report.html, report.json, plots/    made from all that by `python -m 
 
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -170,15 +172,15 @@ class RunFolder:
 
     def write_plan(self, plan: Plan) -> None:
         """Write the plan. Raises OSError."""
-        write_whole(self.plan_path, _as_json(plan))
+        write_json(self.plan_path, plan)
 
     def write_record(self, record: RunRecord) -> None:
         """Write the run's record. Raises OSError."""
-        write_whole(self.record_path, _as_json(record))
+        write_json(self.record_path, record)
 
     def write_cell(self, record: CellRecord) -> None:
         """Write how a cell went, which makes it a finished one. Raises OSError."""
-        write_whole(self.cell_path(record.cell) / "cell.json", _as_json(record))
+        write_json(self.cell_path(record.cell) / "cell.json", record)
 
 
 def read_written(path: Path, kind: type[_Model], command: str) -> _Model:
@@ -201,5 +203,30 @@ def write_whole(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def _as_json(record: BaseModel) -> str:
+def write_files(texts: Mapping[Path, str], option: str = "--out") -> None:
+    """Write each file whole. Raises BadInputError, with the option that says where."""
+    for path, text in texts.items():
+        with folder_faults(path, option):
+            write_whole(path, text)
+
+
+def as_json(record: BaseModel) -> str:
+    """Return a record as the kit writes and prints it."""
     return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, record: BaseModel) -> None:
+    """Write a record whole, and the folders that it is in. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, as_json(record))
+
+
+@contextmanager
+def folder_faults(folder: Path, option: str = "--out") -> Iterator[None]:
+    """Raise BadInputError for an OSError of a file in the folder that an option names: which file, and what to do."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of the output has gone, which `__main__` handles
+        raise
+    except OSError as exc:
+        raise BadInputError(f"{exc.filename or folder}: {exc.strerror}; choose another place with {option}") from exc

@@ -1,4 +1,4 @@
-"""`python -m serve_app [CONFIG]`, what `make serve` runs: start Ray here, deploy the config, say when it is ready."""
+"""`serve-app [CONFIG]` or `python -m serve_app`: start Ray here, deploy the config, say when it is ready."""
 
 import argparse
 import os
@@ -6,19 +6,21 @@ import signal
 import sys
 from pathlib import Path
 
-from serve_app.data_plane import apply_data_plane_environment
 from serve_app.deployments.config_text import check_environment, read_config
+from serve_app.entrance.environment import apply_data_plane_environment
 from serve_app.errors import SetupError
+from serve_app.places import find_config
 
-DEFAULT_CONFIG = Path("configs/one_replica.yaml")
+DEFAULT_CONFIG = "configs/one_replica.yaml"
 
 
 def main() -> int:
     """Serve until SIGTERM or Ctrl-C. Exit codes: 0 stopped when asked, 1 not deployed, 2 bad config or busy port."""
     parser = argparse.ArgumentParser(prog="python -m serve_app", description=__doc__)
     parser.add_argument(
-        "config", nargs="?", type=Path, default=DEFAULT_CONFIG, help="a Serve config (default: %(default)s)"
+        "config", nargs="?", default=DEFAULT_CONFIG, help="a Serve config, or the name of a shipped one (%(default)s)"
     )
+    parser.add_argument("--check", action="store_true", help="only check the config and the addresses it uses")
     parser.add_argument("--timeout-s", type=float, default=1800, help="longest wait until ready (default: %(default)s)")
     parser.add_argument(
         "--drain-s",
@@ -29,19 +31,31 @@ def main() -> int:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container is else not ended by it
     try:
-        apply_data_plane_environment(arguments.config)
-        check_environment(read_config(arguments.config), os.environ)
+        path = find_config(arguments.config)
+        apply_data_plane_environment(path)
+        check_environment(read_config(path), os.environ)
+        if arguments.check:
+            return _check(path)
     except SetupError as exc:
         return _refuse(exc)
-    from serve_app.deployments.launcher import DeployError, launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.launcher import launch  # Ray reads the environment when it is imported
+    from serve_app.deployments.rollout import DeployError
 
     try:
-        launch(arguments.config, timeout_s=arguments.timeout_s, drain_s=arguments.drain_s)
+        launch(path, timeout_s=arguments.timeout_s, drain_s=arguments.drain_s)
     except DeployError as exc:
         print(f"\nNOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
     except SetupError as exc:
         return _refuse(exc)
+    return 0
+
+
+def _check(path: Path) -> int:
+    from serve_app.deployments.config_file import load_config
+
+    load_config(path)
+    print(f"{path} can be used")
     return 0
 
 

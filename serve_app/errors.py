@@ -1,4 +1,4 @@
-"""Every fault that a client or an operator can see, with its HTTP status. Status and code live here and nowhere else.
+"""Every error that a client or an operator can see, with its HTTP status. Status and code live here and nowhere else.
 
 ServiceError                      500  internal_error
 ├── InvalidParameter              422  invalid_parameter      a parameter is outside its allowed values
@@ -25,10 +25,16 @@ ServiceError                      500  internal_error
 ├── JobEnded                      409  job_ended              too late to cancel it
 └── IdempotencyKeyReused          422  idempotency_key_reused  the key belongs to a job with other content
 
+JobError                               in a job or one of its files, beside the codes above; there is no status
+    POISON                             poison                 a picture was given up after max_attempts
+    EXPIRED                            expired                no worker came to the job within max_wait_s
+    EVERY_FILE_FAILED                  every_file_failed      none of a job's files has a prediction
+
 SetupError                             a deployment or a command cannot start; never reaches a client
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -229,3 +235,43 @@ class IdempotencyKeyReused(ServiceError):
 
 class SetupError(Exception):
     """A deployment or a command cannot start; the message names the setting and the remedy."""
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job or one of its files failed, where it is no ServiceError: a code, and a detail with % places.
+
+    The scripts in Redis and the workers write them (`jobs.queue`).
+    """
+
+    code: str
+    meaning: str
+    detail: str
+
+
+POISON = JobError(
+    "poison", "The picture was given up after max_attempts.", "given up after %s attempts; the last one: %s"
+)
+EXPIRED = JobError("expired", "No worker came to the job within max_wait_s.", "no worker came to it within %s s")
+EVERY_FILE_FAILED = JobError(
+    "every_file_failed",
+    "None of the job's files could be classified.",
+    "none of the %s files could be classified; `results` say why",
+)
+JOB_ERRORS = (POISON, EXPIRED, EVERY_FILE_FAILED)
+
+
+def service_errors() -> Iterator[type[ServiceError]]:
+    """Yield ServiceError and all errors below it."""
+    found: list[type[ServiceError]] = [ServiceError]
+    while found:
+        yield (error := found.pop(0))
+        found += error.__subclasses__()
+
+
+def meanings_of_codes(*, is_for_jobs: bool) -> str:
+    """Return a Markdown list of every code in an error body, or of those in jobs only, and what it means."""
+    lines = {error.code: f"{error.status}, {(error.__doc__ or '').split(chr(10))[0]}" for error in service_errors()}
+    if is_for_jobs:
+        lines = {error.code: error.meaning for error in JOB_ERRORS}
+    return "\n".join(f"* `{code}`: {meaning}" for code, meaning in lines.items())

@@ -1,18 +1,41 @@
-"""Where the service keeps files between starts. Called by the users store and the classifier's model cache."""
+"""Where the service keeps files between starts, and where its shipped configs are. Knows nothing of their content."""
 
 import os
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
 
+from serve_app.errors import SetupError
+
 APP = "serve-app"
+DATA_VARIABLE = "SERVE_APP_DATA_DIR"
+CACHE_VARIABLE = "SERVE_APP_CACHE_DIR"
+CONFIGS = Path(__file__).with_name("configs")
+"""In a checkout a link to the folder at its top; in a wheel a copy of it."""
 
 
 def data_dir() -> Path:
     """Return the folder for the demo database: SERVE_APP_DATA_DIR, or the user's data folder."""
-    return Path(os.environ.get("SERVE_APP_DATA_DIR") or user_data_path(APP, appauthor=False))
+    return Path(os.environ.get(DATA_VARIABLE) or user_data_path(APP, appauthor=False))
 
 
 def cache_dir() -> Path:
     """Return the folder for prepared models and downloads: SERVE_APP_CACHE_DIR, or the user's cache folder."""
-    return Path(os.environ.get("SERVE_APP_CACHE_DIR") or user_cache_path(APP, appauthor=False))
+    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path(APP, appauthor=False))
+
+
+def find_config(given: str) -> Path:
+    """Return the file that `given` names: a path, or a shipped config by its name or by its path in a checkout.
+
+    Raises SetupError when it is neither.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for file in sorted(CONFIGS.glob("*.yaml"))}
+    name = given.removeprefix("configs/").removesuffix(".yaml")
+    if name not in shipped:
+        raise SetupError(
+            f"{given} cannot be read: no such file, and none of the shipped configs ({', '.join(shipped)})"
+        )
+    return shipped[name]

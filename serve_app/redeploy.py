@@ -10,16 +10,14 @@ import os
 import re
 import sys
 import time
-import urllib.error
-from pathlib import Path
 from typing import Any
 
 from serve_app.address import AddressFault, read_address
 from serve_app.deployments.config_text import read_yaml
 from serve_app.errors import SetupError
+from serve_app.places import find_config
 from serve_app.service_folder import find_dashboard
 
-_POLL_S = 0.2
 _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 
 
@@ -28,30 +26,34 @@ def main() -> int:
     arguments = _parser().parse_args()
     from serve_app.deployments.config_file import api_port, check_config, load_config
     from serve_app.deployments.rest import ServeRest
+    from serve_app.deployments.rollout import DeployError, Rollout
 
     try:
-        config = load_config(arguments.config)
+        path = find_config(arguments.config)
+        config = load_config(path)
         for change in arguments.set:
             _change(config, change)
-        check_config(config, arguments.config)
+        check_config(config, path)
         dashboard = _read_dashboard(arguments.dashboard) if arguments.dashboard else find_dashboard(api_port(config))
-        rest = ServeRest(dashboard)
-        rest.deploy(config)
-    except SetupError as exc:
+        rollout = Rollout(ServeRest(dashboard), config)
+        rollout.deploy()
+    except (SetupError, DeployError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
-    except urllib.error.HTTPError as exc:
-        print(f"error: Serve refused the config (status {exc.code}); see dashboard.log of Ray", file=sys.stderr)
-        return 2
-    except OSError as exc:
-        print(f"error: the dashboard at {dashboard} does not answer: {exc}", file=sys.stderr)
-        return 2
-    return _wait(rest, config, time.monotonic() + arguments.timeout_s)
+    deadline_s = time.monotonic() + arguments.timeout_s
+    time.sleep(_APPLIED_S)
+    try:
+        rollout.wait_until_in_place(("DEPLOY_FAILED",), deadline_s)
+    except DeployError as exc:
+        print(f"NOT DEPLOYED: {exc}", file=sys.stderr)
+        return 1
+    print("in place")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve_app.redeploy", description=__doc__)
-    parser.add_argument("config", type=Path, help="a Serve config")
+    parser.add_argument("config", help="a Serve config, or the name of a shipped one")
     parser.add_argument("--set", action="append", default=[], metavar="APP.KEY=VALUE", help="change one of its args")
     parser.add_argument("--timeout-s", type=float, default=120, help="longest wait (default: %(default)s)")
     parser.add_argument(
@@ -91,37 +93,6 @@ def _change(config: dict[str, Any], change: str) -> None:
 
 def _named(where: str) -> str:
     return f"{where}=…" if re.fullmatch(r"[\w.-]+", where) else "…"  # anything else may be a URL with a password
-
-
-def _wait(rest: Any, config: dict[str, Any], deadline_s: float) -> int:
-    state = "no answer yet"
-    time.sleep(_APPLIED_S)
-    while time.monotonic() < deadline_s:
-        time.sleep(_POLL_S)
-        try:
-            found = rest.applications()
-        except OSError as exc:
-            state = str(exc)
-            continue
-        state = ", ".join(f"{name}: {application['status']}" for name, application in sorted(found.items()))
-        if any(application["status"] == "DEPLOY_FAILED" for application in found.values()):
-            break
-        if all(_is_in_place(found.get(application["name"]), application) for application in config["applications"]):
-            print(state)
-            return 0
-    print(f"NOT DEPLOYED: {state}", file=sys.stderr)
-    return 1
-
-
-def _is_in_place(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
-    """Return whether an application runs with as many replicas as wanted, and none of before is left."""
-    if found is None or found["status"] != "RUNNING":
-        return False
-    for deployment in wanted["deployments"]:
-        replicas = found["deployments"][deployment["name"]]["replicas"]
-        if [replica["state"] for replica in replicas] != ["RUNNING"] * deployment["num_replicas"]:
-            return False
-    return True
 
 
 if __name__ == "__main__":

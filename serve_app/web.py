@@ -1,6 +1,6 @@
-"""What both HTTP APIs share: the FastAPI factory, the one error shape, request ids, API keys, pages without internet.
+"""What both HTTP APIs share: the FastAPI factory, the one error shape, request ids, refused bodies, pages offline.
 
-Knows nothing of users, pictures or Ray. Called by `users.api` and `classifier.api`.
+Knows nothing of users, pictures or Ray. Called by both APIs and the entrance.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -17,13 +18,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.access import ApiKeys
-from serve_app.errors import InvalidParameter, ServiceError, Unauthorized
+from serve_app.errors import (
+    InvalidParameter,
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    meanings_of_codes,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +39,33 @@ REQUEST_ID_HEADER = "x-request-id"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a client may give as the id of its request; anything else could forge or flood the log."""
 
-KEY_HEADER = "x-api-key"
-OPEN_PATHS = ("/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/")
-"""Below an application, what nobody needs a key for; a path that ends with a slash stands for all below it."""
-
-_DRAIN_S = 30.0
-_DRAIN_BYTES = 50_272_384
-"""The upload of a job, the largest there is, as the shipped configs bound it."""
-
 _MOST_PATH_CHARACTERS = 200
+# Errors of Starlette and of Serve that have one of ours.
+_BY_STATUS: Mapping[int, type[ServiceError]] = {
+    error.status: error for error in (MalformedRequest, NotFound, MethodNotAllowed, Overloaded)
+}
 
 
 class ErrorBody(BaseModel):
     """The body of every answer that is not a success."""
 
-    code: str = Field(description="A fixed word for programs.", examples=["unreadable_image"])
+    code: str = Field(
+        description=f"A fixed word for programs.\n\n{meanings_of_codes(is_for_jobs=False)}",
+        examples=["unreadable_image"],
+    )
     detail: str = Field(description="What is wrong and what would mend it, for people.")
     request_id: str = Field(description="Also in the X-Request-ID header and in the service's log.")
+
+
+@dataclass(frozen=True)
+class Drain:
+    """How much of a refused request's body is read, and for how long.
+
+    The default is for processes that know no application's bounds: more than the shipped configs let a client send.
+    """
+
+    max_bytes: int = 67_108_864
+    timeout_s: float = 30.0
 
 
 class Ready(BaseModel):
@@ -60,7 +78,7 @@ def build_api(title: str, description: str) -> FastAPI:
     """Return a FastAPI application with the error shape in place and its pages at /docs and /redoc."""
     # A redirect to the path with or without its slash would name the host that the client made up.
     api: FastAPI = FastAPIOffline(title=title, description=description, version="1", redirect_slashes=False)
-    api.add_exception_handler(ServiceError, _answer_service_error)
+    api.add_exception_handler(ServiceError, answer_service_error)
     api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     api.add_exception_handler(HTTPException, _answer_http_exception)
     api.add_exception_handler(Exception, _answer_unexpected)
@@ -79,35 +97,23 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def require_key(api: FastAPI, keys: ApiKeys) -> None:
-    """Answer 401 to every request without one of `keys`, but for readiness and the pages; OpenAPI says so too."""
-    api.add_middleware(_KeyRequired, keys=keys)
-    describe = api.openapi
+async def discard_body(request: Request, drain: Drain) -> None:
+    """Read what the client still sends and keep nothing, within the bounds of `drain`.
 
-    def describe_with_keys() -> dict[str, Any]:
-        if api.openapi_schema is None:
-            document = describe()
-            schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-            schemes["bearer"] = {"type": "http", "scheme": "bearer"}
-            schemes["key"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-            closed = (item for path, item in document["paths"].items() if not _is_open(path))
-            for operation in (operation for item in closed for operation in item.values()):
-                operation["security"] = [{"bearer": []}, {"key": []}]
-                operation["responses"]["401"] = _described_401()
-        return describe()
-
-    api.openapi = describe_with_keys  # type: ignore[method-assign]
+    A client that is still sending when the answer comes sees its connection reset instead of the answer.
+    """
+    received = 0
+    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it has been read already
+        async with asyncio.timeout(drain.timeout_s):
+            async for chunk in request.stream():
+                received += len(chunk)
+                if received >= drain.max_bytes:
+                    return
 
 
-async def discard_body(receive: Receive, max_bytes: int = _DRAIN_BYTES, timeout_s: float = _DRAIN_S) -> None:
-    """Read what the client still sends and keep nothing: it would see a reset instead of an answer that comes early."""
-    received, more = 0, True
-    with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            while more and received < max_bytes:
-                message = await receive()
-                received += len(message.get("body", b""))
-                more = message.get("more_body", False)
+def error_of(status: int) -> type[ServiceError]:
+    """Return the error that an answer of Starlette or Serve with this status stands for."""
+    return _BY_STATUS.get(status, ServiceError)
 
 
 def request_id_of(request: Request) -> str:
@@ -154,48 +160,6 @@ class _HeadAsGet:
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
-class _KeyRequired:
-    """Lets a request through that has one of the keys, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
-
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
-        self._app = app
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(_path_in_application(scope)) or self._has_key(Headers(scope=scope)):
-            await self._app(scope, receive, send)
-            return
-        await discard_body(receive)
-        detail = "this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-        answer = await _answer_service_error(Request(scope), Unauthorized(detail))
-        await answer(scope, receive, send)
-
-    def _has_key(self, headers: Headers) -> bool:
-        return any(self._keys.admit(key) for key in given_keys(headers))
-
-
-def given_keys(headers: Headers) -> list[str]:
-    """Return the API keys that a request has, whichever way it sends them."""
-    scheme, _, credentials = headers.get("authorization", "").partition(" ")
-    given = [credentials.strip()] if scheme.lower() == "bearer" else []
-    return [*given, headers[KEY_HEADER]] if KEY_HEADER in headers else given
-
-
-def _path_in_application(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
-
-
-def _is_open(path: str) -> bool:
-    return any(path.startswith(known) if known.endswith("/") else path == known for known in OPEN_PATHS)
-
-
-def _described_401() -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}
-    description = f"`{Unauthorized.code}`: {(Unauthorized.__doc__ or '').strip()}"
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
 def _path_of(request: Request) -> str:
     # Not request.url, which parses the Host header as well and raises on a bad one.
     return str(request.scope["path"])[:_MOST_PATH_CHARACTERS]
@@ -212,7 +176,8 @@ def _answer_error(
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
 
-async def _answer_service_error(request: Request, exc: Exception) -> JSONResponse:
+async def answer_service_error(request: Request, exc: Exception) -> JSONResponse:
+    """Return the answer to a ServiceError, with a line in the log where it is a fault of ours."""
     assert isinstance(exc, ServiceError)
     if exc.is_logged and exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.warning("%s %s: %s: %s", request.method, _path_of(request), exc.code, exc.detail)
@@ -227,12 +192,11 @@ async def _answer_invalid_parameter(request: Request, exc: Exception) -> JSONRes
 
 async def _answer_http_exception(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
-    code = HTTPStatus(exc.status_code).phrase.lower().replace(" ", "_")
     detail = f"{request.method} {_path_of(request)}: {exc.detail}"
     headers = dict(exc.headers or {})
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
-    return _answer_error(request, exc.status_code, code, detail, headers)
+    return _answer_error(request, exc.status_code, error_of(exc.status_code).code, detail, headers)
 
 
 def _allowed_methods(request: Request) -> set[str]:

@@ -12,8 +12,10 @@ RAY, ENGINE = "ray", "engine"
 _PLACES = {
     "tests/serve_app/running/": RAY,
     "tests/serve_app/classifier/": ENGINE,
+    "tests/serve_app/cache/test_cache.py": ENGINE,
     "tests/serve_app/jobs/": ENGINE,
     "tests/serve_app/client/test_client_jobs.py": ENGINE,
+    "tests/serve_app/test_errors.py": ENGINE,
     "tests/serve_app/test_head.py": ENGINE,
 }
 """RAY holds the tests of a whole service, one service at a time, and ENGINE those that compute with TensorFlow in the

@@ -17,8 +17,8 @@ from serve_app.classifier.admission import Admission
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.batcher import Infer, MicroBatcher, Scores
 from serve_app.classifier.classifier import Classifier
-from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.metrics import Metrics
 
 HANG_S = 60.0
 

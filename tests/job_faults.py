@@ -18,11 +18,12 @@ from typing import Any
 import httpx
 
 from serve_app.redis.connection import connect
+from serve_app.redis.keys import jobs_of
 from tests.redis_server import RedisServer
 from tests.service import Service
 
 NOT_A_PICTURE = b"not a picture"
-PREFIX = "serve-app:{jobs:model}:"
+PREFIX = jobs_of("model")
 _SENDERS = 8
 _PAUSE_S = 0.25
 _LOOKERS = 8

@@ -14,37 +14,15 @@ from fastapi import FastAPI
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.jobs.api import add_job_routes
-from serve_app.jobs.jobs import Jobs
-from serve_app.jobs.metrics import JobMetrics
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.job_timing import JobTiming
+from serve_app.jobs.queue.timing import JobTiming
+from serve_app.jobs.replica import ReplicaJobs
+from tests.counted import Counted
 from tests.patience import HANG_S, PATIENT_JOBS, until
 
 LEASE_S = HANG_S
 """No worker that lives loses a picture, however long the machine stands still."""
-
-
-class CountedJobs(JobMetrics):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.submitted = 0
-        self.ended: list[str] = []
-        self.dead_letters = 0
-        self.queue: list[tuple[int, int, float]] = []
-
-    def count_submitted(self) -> None:
-        self.submitted += 1
-
-    def count_ended(self, state: str) -> None:
-        self.ended.append(state)
-
-    def count_dead_letter(self) -> None:
-        self.dead_letters += 1
-
-    def set_queue(self, waiting: int, running: int, oldest_s: float) -> None:
-        self.queue.append((waiting, running, oldest_s))
 
 
 @dataclass(frozen=True)
@@ -53,9 +31,9 @@ class Desk:
 
     api: FastAPI
     http: httpx.AsyncClient
-    jobs: Jobs
+    jobs: ReplicaJobs
     settings: JobSettings
-    counted: CountedJobs
+    counted: Counted
 
     async def submit(self, *pictures: bytes, top_k: int = 5, key: str | None = None) -> httpx.Response:
         """Send pictures as one job, named 0.jpg, 1.jpg, …"""
@@ -90,7 +68,7 @@ class Desk:
 
     async def counted_ends(self, *states: str) -> None:
         """Return once the replica has counted exactly these ends, which it does after it has told them to Redis."""
-        await until(lambda: sorted(self.counted.ended) == sorted(states), f"the count of {states}")
+        await until(lambda: self.counted.ended_jobs == sorted(states), f"the count of {states}")
 
     def wait_for_redis(self, at_most_s: float) -> None:
         """Let clients and worker give up after so many seconds from now on."""
@@ -105,8 +83,8 @@ async def replica(
     """Serve `classifier` with the jobs of a queue of its own, unless `queue` is given."""
     given = {"queue": uuid.uuid4().hex, "lease_s": LEASE_S, **jobs}
     settings = JobSettings.model_validate(given)
-    counted = CountedJobs()
-    opened = Jobs(url, classifier, settings, counted, timing)
+    counted = Counted()
+    opened = ReplicaJobs(url, classifier, settings, counted, timing)
     api = build_model_api(classifier)
     add_job_routes(api, classifier.settings.model_copy(update={"jobs": settings}), opened)
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)

@@ -24,7 +24,8 @@ import pytest
 import yaml
 
 from loadtest.__main__ import main
-from loadtest.reporting.figures import CellFigures, Figures
+from loadtest.reporting.figures import CellFigures, Figures, ReasonCode
+from loadtest.reporting.summary import summarize
 from loadtest.rows import RequestRow, ResourceRow, read_rows
 from loadtest.run_folder import CellRecord, RunFolder
 from tests.failures import keep_on_failure
@@ -34,14 +35,10 @@ MARK = "LOADTEST_TEST_RUN"
 RUN_S = 500
 START_S = 300
 STOP_S = 60
-BY_THE_MACHINE = (
-    "the load generator held back",
-    "the load generator was short of CPU",
-    "resources.csv has no row",
-    "generator.csv has no row",
-    "too few samples",
+BY_THE_MACHINE: frozenset[ReasonCode] = frozenset(
+    {"generator_held_back", "generator_cpu", "generator_unseen", "few_samples"}
 )
-"""How reasons begin that a machine which is busy with other things may give a short cell."""
+"""Reasons that a machine which is busy with other things may give a short cell."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,9 @@ class Ended:
     def figures(self) -> Figures:
         report = self.folder.path / "report.json"
         assert report.is_file(), self.output
-        return Figures.model_validate_json(report.read_text())
+        figures = summarize(self.folder)  # a report holds the sentences of reasons, and not their codes
+        assert Figures.model_validate_json(report.read_text()) == figures
+        return figures
 
     def cell(self, target: str) -> CellFigures:
         """Return the report's figures of a target's cell; a plan of these tests has one for each."""
@@ -187,7 +186,7 @@ def make_report(folder: Path) -> Ended:
 
 def faults_of(cell: CellFigures) -> list[str]:
     """Return why a cell is invalid, apart from what a busy machine does."""
-    return [reason for reason in cell.reasons if not reason.startswith(BY_THE_MACHINE)]
+    return [reason for reason in cell.reasons if reason.code not in BY_THE_MACHINE]
 
 
 def known_target(name: str, port: int, options: str = "", **keys: object) -> dict[str, Any]:

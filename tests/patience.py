@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from serve_app.redis.job_timing import JobTiming
-from serve_app.redis.predictions import RedisPredictions, Timing
+from serve_app.cache.redis import RedisPredictions, Timing
+from serve_app.jobs.queue.timing import JobTiming
 
 HANG_S = 60.0
 

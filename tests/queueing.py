@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.reporting.block_bootstrap import Repetition
+from loadtest.reporting.differences import Repetition
 from loadtest.reporting.traffic import Requests, Window
 
 SETTLE_S = 10.0

@@ -19,11 +19,14 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.data_plane import data_plane_environment
-from serve_app.deployments import ingress_admin
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.options import CLASSIFIER, USERS
 from serve_app.deployments.rest import ServeRest
+from serve_app.entrance import haproxy_admin
+from serve_app.entrance.environment import data_plane_environment
 from serve_app.errors import SetupError
 from serve_app.service_folder import claimed_folder, folder_of
+from serve_app.users.settings import UsersSettings
 from tests.failures import keep_on_failure
 from tests.ports import free_port
 
@@ -45,6 +48,19 @@ Found = TypeVar("Found")
 
 def read_config(name: str) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((CONFIGS / name).read_text())
+    return config
+
+
+def whole_config(name: str) -> dict[str, Any]:
+    """Return a shipped config with every key written out that has a default, as the configs of 0.1.0 were."""
+    config = read_config(name)
+    config |= {"proxy_location": "EveryNode"}
+    config["http_options"]["keep_alive_timeout_s"] = 90
+    users, model = config["applications"]
+    users["args"] = UsersSettings.model_validate(users["args"]).model_dump(exclude_none=True)
+    model["args"] = ClassifierSettings.model_validate(model["args"]).model_dump(exclude_none=True)
+    users["deployments"][0] |= USERS.model_dump()
+    model["deployments"][0] |= CLASSIFIER.model_dump()
     return config
 
 
@@ -157,7 +173,7 @@ class Service:
 
     def routed(self) -> set[str]:
         """Return HAProxy's names of the replicas to which it sends requests; a replaced one has another name."""
-        told = "".join(ingress_admin._ask(folder_of(self.port), "show servers state"))
+        told = "".join(haproxy_admin._ask(folder_of(self.port), "show servers state"))
         return set(re.findall(r" (SERVE_REPLICA_\S+)", told))
 
     def _answers(self, path: str) -> bool:

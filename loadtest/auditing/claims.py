@@ -8,8 +8,7 @@ from loadtest.auditing.cycles import CAPPED_SHARE, is_capped, think_time_limit_r
 from loadtest.auditing.finding import Finding, Rule, show, show_exact
 from loadtest.auditing.interval import Interval, exact
 from loadtest.auditing.rates import contradicts_duration
-from loadtest.auditing.statements import Statement, read_statements
-from loadtest.auditing.table import Claim, Conclusion, Printed, Row, Table
+from loadtest.auditing.table import Claim, Conclusion, Printed, Row, Statement, Table
 
 SAME_SHARE = 0.1
 """By how much figures may differ that are called the same; two runs of one service differ by several percent."""
@@ -92,7 +91,7 @@ def check_capped(table: Table) -> list[Finding] | None:
     return [
         _capped(table, claim)
         for claim in claims
-        if _speaks_of_throughput(table, claim) and _is_capped_level(table, claim.users)
+        if any(one.quantity == "throughput" for one in claim.says) and _is_capped_level(table, claim.users)
     ]
 
 
@@ -114,20 +113,19 @@ def check_contradictions(table: Table) -> list[Finding] | None:
 
 
 def list_unread(table: Table) -> list[str]:
-    """Return a note for each part of a claim that has no meaning in numbers, or none to compare with."""
+    """Return a note for each part of a claim that has nothing to be compared with."""
     notes = []
     for claim in table.claims:
-        statements, unread = read_statements(claim.text, _endpoints(table))
-        notes += [f"{claim.where}: “{part}” is not understood as a number, so not checked" for part in unread]
         compared = [one for checked, one in _statements(table) if checked is claim]
         notes += [
             f"{claim.where}: “{one.text}” has no rows, or no figures in them, to be compared with"
-            for one in statements
+            for one in claim.says
             if one not in compared
         ]
-    for one in table.conclusions:
-        if one.target is None or not one.covers_all_levels:
-            notes.append(f"{one.where}: “{one.text}” does not name one target for all levels, so not checked")
+    for conclusion in table.conclusions:
+        if conclusion.target is None or not conclusion.covers_all_levels:
+            told = f"“{conclusion.text}” does not name one target for all levels, so not checked"
+            notes.append(f"{conclusion.where}: {told}")
     return notes
 
 
@@ -136,17 +134,12 @@ def count_statements(table: Table) -> int:
     return len(list(_statements(table)))
 
 
-def _endpoints(table: Table) -> list[str]:
-    return list(dict.fromkeys(name for row in table.rows for name in row.parts))
-
-
 def _statements(table: Table) -> Iterator[tuple[Claim, Statement]]:
     """Yield what claims with a winner say, where there is a row of the winner and one of another."""
     for claim in table.claims:
         rows = table.level(claim.users)
         if claim.winner in rows and len(rows) > 1:
-            statements, _ = read_statements(claim.text, _endpoints(table))
-            yield from ((claim, statement) for statement in statements if _readings(table, claim, statement))
+            yield from ((claim, statement) for statement in claim.says if _readings(table, claim, statement))
 
 
 def _check_statement(table: Table, claim: Claim, statement: Statement) -> Iterator[Finding]:
@@ -183,7 +176,7 @@ def _true_instead(
 
 def _told(statement: Statement, value: float) -> str:
     """Return a value as the statement would put it."""
-    if statement.unit == "times":
+    if statement.amount is not None and statement.amount.unit == "times":
         return f"{show(value)}x"
     word = {"more": ("more", "less"), "less": ("less", "more"), "same": ("apart", "apart")}[statement.sense]
     return f"{show(abs(value))} % {word[0] if value >= 0 else word[1]}"
@@ -259,7 +252,7 @@ def _meanings(reading: _Reading, statement: Statement) -> list[_Meaning]:
         holds = ratio.low <= 1 + SAME_SHARE and inverse.low <= 1 + SAME_SHARE
         return [_Meaning(reading, text, apart, holds)]
     more = statement.sense == "more"
-    if statement.unit == "times":
+    if statement.amount is not None and statement.amount.unit == "times":
         value, terms = (ratio, f"{one} ÷ {two}") if more else (inverse, f"{two} ÷ {one}")
         return [_meaning(reading, statement, f"{terms} = {show(value.value)}x", value)]
     return _percent_meanings(reading, statement, (ratio, inverse), (one, two))
@@ -280,17 +273,12 @@ def _percent_meanings(
 
 
 def _meaning(reading: _Reading, statement: Statement, text: str, value: Interval) -> _Meaning:
-    holds = value.high >= 0 if statement.amount is None else value.overlaps(statement.amount)
+    holds = value.high >= 0 if statement.amount is None else value.overlaps(statement.amount.value)
     return _Meaning(reading, text, value, holds)
 
 
 def _rps_is_doubtful(table: Table, claim: Claim) -> bool:
     return any(contradicts_duration(row) for row in table.level(claim.users).values())
-
-
-def _speaks_of_throughput(table: Table, claim: Claim) -> bool:
-    statements, _ = read_statements(claim.text, _endpoints(table))
-    return any(statement.quantity == "throughput" for statement in statements)
 
 
 def _is_capped_level(table: Table, users: int) -> bool:
@@ -385,14 +373,13 @@ def _check_conclusion(table: Table, conclusion: Conclusion) -> Iterator[Finding]
 
 def _check_pair(first: tuple[Claim, Statement], second: tuple[Claim, Statement]) -> Iterator[Finding]:
     (claim, one), (other_claim, two) = first, second
-    if (claim.users, claim.winner) != (other_claim.users, other_claim.winner) or one.amount is None:
+    if (claim.users, claim.winner) != (other_claim.users, other_claim.winner) or _kind(one) != _kind(two):
         return
-    same = (one.quantity, one.endpoint, one.sense, one.unit) == (two.quantity, two.endpoint, two.sense, two.unit)
-    if not same or two.amount is None:
+    if one.amount is None or two.amount is None:
         return
-    less, more = sorted((one.amount.value, two.amount.value))
-    allowed = one.half_unit + two.half_unit
-    if more - less >= allowed:
+    less, more = sorted((one.amount.value.value, two.amount.value.value))
+    halves = (one.amount.half_unit, two.amount.half_unit)
+    if more - less >= sum(halves):
         yield Finding(
             rule=CONTRADICTION.name,
             row=f"{claim.where} and {other_claim.where}",
@@ -400,12 +387,16 @@ def _check_pair(first: tuple[Claim, Statement], second: tuple[Claim, Statement])
             sums=[
                 (
                     f"{show(more)} − {show(less)} = {show(more - less)}; "
-                    f"rounding explains less than {show(one.half_unit)} + {show(two.half_unit)} = {show(allowed)}"
+                    f"rounding explains less than {show(halves[0])} + {show(halves[1])} = {show(sum(halves))}"
                 ),
             ],
-            numbers={"first": one.amount.value, "second": two.amount.value},
+            numbers={"first": one.amount.value.value, "second": two.amount.value.value},
             instead="One quantity of two rows has one value; at most one of the two is it.",
         )
+
+
+def _kind(statement: Statement) -> tuple[object, ...]:
+    return statement.quantity, statement.endpoint, statement.sense, statement.amount and statement.amount.unit
 
 
 def _listed(names: Mapping[str, float]) -> str:

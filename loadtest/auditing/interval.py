@@ -61,19 +61,19 @@ def within(value: float, margin: float) -> Interval:
 
 def printed(number: Decimal | int) -> Interval:
     """Return a rounded number: half a unit of its last printed digit either way."""
-    return within(float(number), _unit(number) / 2)
+    return within(float(number), unit_of(number) / 2)
 
 
 def printed_or_cut(number: Decimal | int) -> Interval:
     """Return a number of which nobody knows whether it was rounded or cut off, as Locust's console cuts averages."""
     rounded = printed(number)
-    return Interval(rounded.low, rounded.value, float(number) + _unit(number))
+    return Interval(rounded.low, rounded.value, float(number) + unit_of(number))
 
 
 def printed_percentile(number: Decimal | int) -> Interval:
     """Return a percentile in ms, rounded as printed; one of two digits may be Locust's, which has no more."""
     step_ms = _locust_step_ms(float(number)) if is_on_locust_step(float(number)) else 0.0
-    return within(float(number), max(_unit(number), step_ms) / 2)
+    return within(float(number), max(unit_of(number), step_ms) / 2)
 
 
 def locust_percentile(value_ms: float) -> Interval:
@@ -90,7 +90,8 @@ def _locust_step_ms(value_ms: float) -> float:
     return next(step_ms for below_ms, step_ms in _LOCUST_STEPS_MS if value_ms < below_ms)
 
 
-def _unit(number: Decimal | int) -> float:
+def unit_of(number: Decimal | int) -> float:
+    """Return what the last printed digit of a number counts."""
     exponent = Decimal(number).as_tuple().exponent
     return 10.0**exponent if isinstance(exponent, int) else math.nan
 

@@ -1,7 +1,6 @@
 """Reads the `_stats.csv` of a plain Locust run for `audit`, with what the command line says of the run."""
 
-import csv
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -10,15 +9,19 @@ from loadtest.auditing.finding import show, show_range
 from loadtest.auditing.interval import exact, locust_percentile
 from loadtest.auditing.table import LOCUST_SPAWN_RATE_PER_S, Printed, Row, Table, Window
 from loadtest.errors import BadInputError
-
-TOTAL = "Aggregated"
-_TEXTS = ("Type", "Name")
-_COUNTS = ("Request Count", "Failure Count")
-_NUMBERS = (
-    *("Median Response Time", "Average Response Time", "Min Response Time", "Max Response Time"),
-    "Requests/s",
+from loadtest.reporting.locust_files import (
+    FAILED,
+    LEAST,
+    MEAN,
+    MEDIAN,
+    MOST,
+    REQUESTS,
+    RPS,
+    TOTAL,
+    Line,
+    find_option_faults,
+    read_lines,
 )
-_PERCENTILE = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,10 @@ class RunFacts:
 
     def check(self) -> None:
         """Raise BadInputError for options that cannot be."""
-        faults = []
-        if self.users is not None and self.users < 1:
-            faults.append(f"--users: {self.users} is no number of users; at least 1")
+        faults = find_option_faults(self.users, self.wait_s)
         for option, value in (("--duration", self.duration_s), ("--spawn-rate", self.spawn_rate_per_s)):
             if value is not None and not (isfinite(value) and value > 0):
                 faults.append(f"{option}: {value:g} is not a number above 0")
-        if self.wait_s is not None and not 0 <= self.wait_s[0] <= self.wait_s[1] < float("inf"):
-            least, most = self.wait_s
-            faults.append(f"--wait: {least:g} and {most:g} are not the least and the most seconds of a think time")
         if faults:
             raise BadInputError("\n".join(faults))
 
@@ -48,10 +46,10 @@ class RunFacts:
 def read_locust_stats(path: Path, facts: RunFacts) -> Table:
     """Return the table of one Locust run. Raises BadInputError with the line and column of what cannot be read."""
     facts.check()
-    lines = _read_lines(path)
+    notes: list[str] = []
+    lines = read_lines(path, ("Type", "Name"), (REQUESTS, FAILED, MEDIAN, MEAN, LEAST, MOST, RPS), notes)
     _check_once(path, lines)
-    names = _names([line for _, line in lines])
-    kinds = {name: _printed(path, number, line) for name, (number, line) in zip(names, lines, strict=True)}
+    kinds = {name: _printed(line) for name, line in zip(_names(lines), lines, strict=True)}
     if TOTAL not in kinds:
         raise BadInputError(f"{path}: there is no line {TOTAL}; is it whole, and the `_stats.csv` of `locust --csv`?")
     ramp_s = (facts.users or 0) / (facts.spawn_rate_per_s or LOCUST_SPAWN_RATE_PER_S)
@@ -72,95 +70,42 @@ def read_locust_stats(path: Path, facts: RunFacts) -> Table:
         rows=[row],
         stated=_stated(facts),
         names={"run": "run"},
-        notes=_notes(facts),
+        notes=[*notes, *_notes(facts)],
     )
 
 
-def _read_lines(path: Path) -> list[tuple[int, dict[str, str | None]]]:
-    """Return the lines by column, each with its number in the file."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            lines = [(reader.line_num, dict(line)) for line in reader]
-    except OSError as exc:
-        raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise BadInputError(f"{path}: is not CSV: {exc}") from exc
-    missing = [column for column in (*_TEXTS, *_COUNTS, *_NUMBERS) if column not in header]
-    if missing:
-        raise BadInputError(
-            f"{path}: has no column {', '.join(missing)}; give the `_stats.csv` that `locust --csv PREFIX` writes"
-        )
-    repeated = sorted({column for column in header if header.count(column) > 1})
-    if repeated:
-        raise BadInputError(f"{path}: the column {', '.join(repeated)} stands there twice")
-    return lines
+def _check_once(path: Path, lines: Sequence[Line]) -> None:
+    first: dict[tuple[str, ...], int] = {}
+    for line in lines:
+        known = first.setdefault(tuple(line.text.values()), line.at)
+        if known != line.at:
+            raise BadInputError(f"{path}: line {line.at}: {line.name} stands there twice, first in line {known}")
 
 
-def _check_once(path: Path, lines: list[tuple[int, dict[str, str | None]]]) -> None:
-    first: dict[tuple[str | None, str | None], int] = {}
-    for number, line in lines:
-        known = first.setdefault((line["Type"], line["Name"]), number)
-        if known != number:
-            raise BadInputError(f"{path}: line {number}: {_name(line)} stands there twice, first in line {known}")
-
-
-def _names(lines: list[dict[str, str | None]]) -> list[str]:
+def _names(lines: Sequence[Line]) -> list[str]:
     """Return what to call each line; two kinds of requests never have one name."""
-    names = [_name(line) for line in lines]
+    names = [line.name or TOTAL for line in lines]
     return [
-        name if names.count(name) == 1 else f"type {line['Type']!r}, name {line['Name']!r}"
+        name if names.count(name) == 1 else f"type {line.text['Type']!r}, name {line.text['Name']!r}"
         for name, line in zip(names, lines, strict=True)
     ]
 
 
-def _name(line: dict[str, str | None]) -> str:
-    kind, name = line["Type"] or "", line["Name"] or ""
-    if name == TOTAL and kind in {"", "None"}:
-        return TOTAL
-    return f"{kind} {name}".strip()
-
-
-def _printed(path: Path, number: int, line: dict[str, str | None]) -> Printed:
-    requests, failures = (_count(path, number, column, line[column]) for column in _COUNTS)
+def _printed(line: Line) -> Printed:
+    numbers, requests, failures = line.numbers, int(line.numbers[REQUESTS]), int(line.numbers[FAILED])
     if not requests:
         return Printed(requests=requests, failures=failures, timed=0)
-    median, average, least, most, rps = (_number(path, number, column, line[column]) for column in _NUMBERS)
-    shares = {column: found for column in line if column and (found := _PERCENTILE.fullmatch(column))}
-    percentiles = [
-        (float(found[1]) / 100, _number(path, number, column, line[column])) for column, found in shares.items()
-    ]
+    percentiles = sorted([(0.5, numbers[MEDIAN]), *line.percentiles], key=lambda one: one[0])
     return Printed(
         requests=requests,
         failures=failures,
-        rps=exact(rps),
-        avg_ms=exact(average),
-        percentiles_ms=[
-            (share, locust_percentile(value))
-            for share, value in sorted([(0.5, median), *percentiles], key=lambda one: one[0])
-        ],
-        min_ms=exact(least),
-        max_ms=exact(most),
+        rps=exact(numbers[RPS]),
+        avg_ms=exact(numbers[MEAN]),
+        percentiles_ms=[(share, locust_percentile(value)) for share, value in percentiles],
+        min_ms=exact(numbers[LEAST]),
+        max_ms=exact(numbers[MOST]),
         timed=requests,
     )
-
-
-def _count(path: Path, number: int, column: str, text: str | None) -> int:
-    value = _number(path, number, column, text)
-    if value != int(value):
-        raise BadInputError(f"{path}: line {number}, column {column}: {text!r} is not a whole number")
-    return int(value)
-
-
-def _number(path: Path, number: int, column: str, text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = -1.0
-    if not isfinite(value) or value < 0:
-        raise BadInputError(f"{path}: line {number}, column {column}: {text!r} is not a number from 0 on")
-    return value
 
 
 def _stated(facts: RunFacts) -> list[str]:

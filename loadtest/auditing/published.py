@@ -1,25 +1,38 @@
 """Reads a YAML table of a report's figures and claims, such as tests/audits/published_report.yaml, for `audit`.
 
-Every key is checked. Numbers keep the digits that they are printed with, for those tell how they were rounded.
+Every key is checked. Numbers keep the digits that they are printed with, for those tell how they were rounded. What a
+claim says stands beside its words as data: sentences are quoted, and never read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, create_model, model_validator
 
 from loadtest.auditing.finding import show, show_range
 from loadtest.auditing.interval import Interval, exact, printed, printed_or_cut, printed_percentile
-from loadtest.auditing.statements import covers_all_levels, find_target
-from loadtest.auditing.table import LOCUST_SPAWN_RATE_PER_S, Claim, Conclusion, Printed, Row, Table, Window
+from loadtest.auditing.table import (
+    LOCUST_SPAWN_RATE_PER_S,
+    Amount,
+    Claim,
+    Conclusion,
+    Printed,
+    Quantity,
+    Row,
+    Sense,
+    Statement,
+    Table,
+    Window,
+)
 from loadtest.errors import BadInputError
+from loadtest.plan import check_keys
 from loadtest.yaml_file import KitLoader, construct_float, read_yaml_mapping
 
 _PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
-_RECOMMENDATION = "recommendation_at_"
+_AS_DATA = "as in tests/audits/published_report.yaml"
 
 _MOST = 1e12
 """Of any figure: what is above is a slip, and its square may be too large for a float."""
@@ -54,14 +67,18 @@ class _Result(_Figures):
     """Instead of instances, where targets differ otherwise."""
     users: PositiveInt
     requests: int = Field(ge=0, le=int(_MOST))
-    endpoints: dict[str, _Endpoint] = {}
-    """In the file each endpoint is a key of its own beside these."""
 
     @model_validator(mode="after")
     def _is_of_one_target(self) -> Self:
         if (self.instances is None) == (self.target is None):
             raise ValueError("give either instances (a number) or target (a name)")
         return self
+
+    @property
+    def endpoints(self) -> dict[str, _Endpoint]:
+        """Return the figures of each endpoint, which is a key of its own beside these (see `_file_with`)."""
+        fields = type(self).model_fields.items()
+        return {field.alias: part for name, field in fields if field.alias and (part := getattr(self, name))}
 
     @property
     def key(self) -> str:
@@ -96,24 +113,61 @@ class _Workload(_Strict):
         return self
 
 
+class _Statement(_Strict):
+    text: str
+    """The words that say it: a part of the claim's."""
+    quantity: Quantity
+    endpoint: str | None = None
+    sense: Sense
+    percent: Annotated[Decimal, Field(gt=0, le=_MOST)] | None = None
+    times: Annotated[Decimal, Field(gt=0, le=_MOST)] | None = None
+    """Instead of percent; neither where the words hold no number."""
+
+    @model_validator(mode="after")
+    def _has_one_amount(self) -> Self:
+        given = [amount for amount in (self.percent, self.times) if amount is not None]
+        if len(given) > 1 or (given and self.sense == "same"):
+            raise ValueError("give either percent or times, and neither with the sense `same`")
+        return self
+
+
+_KINDS = {
+    "because": {"users", "winner", "because", "says"},
+    "recommendation": {"users", "recommendation", "says"},
+    "bottom_line": {"bottom_line", "target", "all_levels"},
+}
+
+
 class _Claim(_Strict):
     users: PositiveInt | None = None
     winner: int | str | None = None
     because: str | None = None
+    recommendation: str | None = None
+    """For one number of users; of the winner that the report names there."""
+    says: list[_Statement] = []
     bottom_line: str | None = None
-    recommendations: dict[int, str] = {}
-    """In the file each is a key `recommendation_at_USERS`."""
-    suspected_bottleneck: str | None = None
+    target: int | str | None = None
+    """The one that the bottom line recommends."""
+    all_levels: bool = False
+    """Whether the bottom line is for every number of users."""
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
-        about_level = {"users", "winner", "because"} & self.model_fields_set
-        about_all = {"bottom_line", "recommendations", "suspected_bottleneck"} & self.model_fields_set
-        if bool(about_level) == bool(about_all) or (about_level and (self.users is None or self.because is None)):
+        kinds = [kind for kind in _KINDS if kind in self.model_fields_set]
+        about_level = kinds in (["because"], ["recommendation"])
+        if len(kinds) != 1 or self.model_fields_set - _KINDS[kinds[0]] or (about_level and self.users is None):
             raise ValueError(
-                "give either users, winner and because, or bottom_line, recommendation_at_USERS, suspected_bottleneck"
+                "give either users, winner, because and says, or users, recommendation and says, or bottom_line, "
+                f"target and all_levels, {_AS_DATA}"
             )
+        unquoted = [one.text for one in self.says if one.text not in self.words]
+        if unquoted:
+            raise ValueError(f"says: {', '.join(map(repr, unquoted))} is no part of {self.words!r}")
         return self
+
+    @property
+    def words(self) -> str:
+        return self.because or self.recommendation or self.bottom_line or ""
 
 
 class _File(_Strict):
@@ -127,7 +181,7 @@ class _File(_Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        faults = [*self._repeated_rows(), *self._unknown_weights(), *self._unknown_winners()]
+        faults = [*self._repeated_rows(), *self._unknown_endpoints(), *self._unknown_targets()]
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -136,32 +190,62 @@ class _File(_Strict):
         rows = [(row.label, row.users) for row in self.results]
         return [f"results: {label}, {users} users stands there twice" for label, users in _repeated(rows)]
 
-    def _unknown_weights(self) -> list[str]:
-        unknown = [name for name in self.workload.weights if name not in self.endpoints]
-        return [f"workload.weights.{name}: is not among the endpoints ({_listed(self.endpoints)})" for name in unknown]
+    def _unknown_endpoints(self) -> list[str]:
+        known = f"is not among the endpoints ({_listed(self.endpoints)})"
+        said = [one.endpoint for claim in self.claims for one in claim.says if one.endpoint is not None]
+        return [f"workload.weights.{name}: {known}" for name in self.workload.weights if name not in self.endpoints] + [
+            f"claims: says: {name} {known}" for name in said if name not in self.endpoints
+        ]
 
-    def _unknown_winners(self) -> list[str]:
-        targets = {row.key: row.label for row in self.results}
-        winners = [str(claim.winner) for claim in self.claims if claim.winner is not None]
-        return [f"claims: the winner {name} has no row ({_listed(targets)})" for name in winners if name not in targets]
+    def _unknown_targets(self) -> list[str]:
+        known = {row.key: row.label for row in self.results}
+        named = [("winner", claim.winner) for claim in self.claims] + [("target", one.target) for one in self.claims]
+        return [
+            f"claims: the {what} {name} has no row ({_listed(known)})"
+            for what, name in named
+            if name is not None and str(name) not in known
+        ]
 
 
 def read_published(path: Path) -> Table:
     """Return the table in the file at `path`. Raises BadInputError with every fault, each with its key."""
     raw = read_yaml_mapping(path, [*_File.model_fields], _PrintedNumbers)
-    try:
-        file = _File.model_validate(_gathered(path, raw))
-    except ValidationError as exc:
-        raise BadInputError("\n".join(_faults(path, exc, raw))) from exc
+    _refuse_sentences(path, raw.get("claims"))
+    file = check_keys(path, raw, _file_with(path, raw.get("endpoints")))
     names = {row.key: row.label for row in file.results}
+    claims = list(_claims(file))
     return Table(
         title=file.title,
         rows=[_row(file, result) for result in file.results],
         stated=_stated(file),
-        claims=[*_claims(file), *_recommendations(file)],
-        conclusions=_conclusions(file, names),
+        claims=claims,
+        conclusions=_conclusions(file),
         names=names,
+        notes=[note for claim in claims for note in _unsaid(claim)],
     )
+
+
+def _refuse_sentences(path: Path, claims: Any) -> None:
+    """Refuse a file for version 0.1.0, which read the sentences of claims itself."""
+    entries = [claim for claim in claims if isinstance(claim, dict)] if isinstance(claims, list) else []
+    if any("because" in claim and "says" not in claim for claim in entries):
+        raise BadInputError(
+            f"{path}: claims: sentences are no longer read: add `says`, what they say as data, and write "
+            f"`recommendation` with `users` instead of `recommendation_at_USERS`, {_AS_DATA}"
+        )
+
+
+def _file_with(path: Path, endpoints: Any) -> type[_File]:
+    """Return the form of a file whose rows have a key for each of these endpoints."""
+    names = [str(name) for name in endpoints] if isinstance(endpoints, dict) else []
+    clash = sorted(set(names) & set(_Result.model_fields))
+    if clash:
+        raise BadInputError(f"{path}: endpoints: {_listed(clash)} is a key of every row; choose another name")
+    parts: dict[str, Any] = {
+        f"endpoint_{at}": (_Endpoint, Field(default=None, alias=name)) for at, name in enumerate(names)
+    }
+    row = create_model("_Row", __base__=_Result, **parts)
+    return create_model("_FileOfRows", __base__=_File, results=(list[row], Field(min_length=1)))
 
 
 class _PrintedNumbers(KitLoader):
@@ -176,65 +260,6 @@ def _construct_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Decimal
 
 
 _PrintedNumbers.add_constructor("tag:yaml.org,2002:float", _construct_number)
-
-
-def _gathered(path: Path, raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the file's content with keys that are names put under one key: endpoints, and recommendations."""
-    endpoints = raw.get("endpoints") or {}
-    names = set(endpoints) if isinstance(endpoints, dict) else set()
-    clash = sorted(str(name) for name in names & set(_Result.model_fields))
-    if clash:
-        raise BadInputError(f"{path}: endpoints: {_listed(clash)} is a key of every row; choose another name")
-    results, claims = (raw.get(key) for key in ("results", "claims"))
-    return {
-        **raw,
-        **({"results": [_with_endpoints(row, names) for row in results]} if isinstance(results, list) else {}),
-        **({"claims": [_with_recommendations(one) for one in claims]} if isinstance(claims, list) else {}),
-    }
-
-
-def _with_endpoints(row: Any, names: set[str]) -> Any:
-    if not isinstance(row, dict):
-        return row
-    own = {key: value for key, value in row.items() if key not in names}
-    return {**own, "endpoints": {key: value for key, value in row.items() if key in names}}
-
-
-def _with_recommendations(claim: Any) -> Any:
-    if not isinstance(claim, dict):
-        return claim
-    found = {key: value for key, value in claim.items() if str(key).startswith(_RECOMMENDATION)}
-    own = {key: value for key, value in claim.items() if key not in found}
-    levels = {key.removeprefix(_RECOMMENDATION): value for key, value in found.items()}
-    return {**own, "recommendations": levels} if levels else own
-
-
-def _faults(path: Path, exc: ValidationError, raw: dict[str, Any]) -> list[str]:
-    endpoints = raw.get("endpoints")
-    known = endpoints if isinstance(endpoints, dict) else {}
-    lines = []
-    for error in exc.errors(include_url=False):
-        where = ".".join(str(part) for part in error["loc"])
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            message = f"is not a key here; allowed: {_listed(_keys_at(error['loc'][:-1], known))}"
-        elif error["type"] not in ("missing", "value_error") and not isinstance(error["input"], (dict, list)):
-            message = f"{message}, not {str(error['input'])!r}"
-        # In the file these stand one level higher.
-        where = where.replace(".endpoints.", ".").replace(".recommendations.", f".{_RECOMMENDATION}")
-        lines.append(f"{path}: {where}: {message}" if where else f"{path}: {message}")
-    return lines
-
-
-def _keys_at(location: tuple[int | str, ...], endpoints: Mapping[str, Any]) -> list[str]:
-    """Return the keys that may stand at a place of the file."""
-    kinds: dict[str, type[BaseModel]] = {"results": _Result, "test": _Test, "workload": _Workload, "claims": _Claim}
-    kind = kinds.get(str(location[0])) if location else _File
-    if kind is _Result and "endpoints" in location:
-        return [*_Endpoint.model_fields]
-    keys = [key for key in (kind or _File).model_fields if (kind, key) != (_Result, "endpoints")]
-    keys = [f"{_RECOMMENDATION}USERS" if key == "recommendations" else key for key in keys]
-    return [*keys, *endpoints] if kind is _Result else keys
 
 
 def _row(file: _File, result: _Result) -> Row:
@@ -287,36 +312,49 @@ def _duration_s(test: _Test) -> Interval | None:
     return exact(test.duration_s)
 
 
-def _claims(file: _File) -> list[Claim]:
-    return [
-        Claim(
-            where=f"claim at {claim.users} users",
-            text=claim.because,
-            users=claim.users,
-            winner=None if claim.winner is None else str(claim.winner),
-        )
-        for claim in file.claims
-        if claim.users is not None and claim.because is not None
-    ]
+def _claims(file: _File) -> Iterator[Claim]:
+    """Yield claims on single levels; a recommendation for one is of the winner that the report names there."""
+    winners = {claim.users: claim.winner for claim in file.claims if claim.winner is not None}
+    for claim in file.claims:
+        if claim.users is not None:
+            names_winner = claim.because is not None
+            winner = claim.winner if names_winner else winners.get(claim.users)
+            yield Claim(
+                where=f"claim at {claim.users} users" if names_winner else f"recommendation_at_{claim.users}",
+                text=claim.words,
+                users=claim.users,
+                winner=None if winner is None else str(winner),
+                names_winner=names_winner,
+                says=_statements(claim),
+            )
 
 
-def _recommendations(file: _File) -> list[Claim]:
-    """Return recommendations for single levels: of the winner that the report names there."""
-    winners = {claim.users: str(claim.winner) for claim in file.claims if claim.winner is not None}
-    return [
-        Claim(where=f"{_RECOMMENDATION}{users}", text=text, users=users, winner=winners.get(users), names_winner=False)
-        for claim in file.claims
-        for users, text in claim.recommendations.items()
-    ]
+def _statements(claim: _Claim) -> list[Statement]:
+    return [Statement(one.text, one.quantity, one.endpoint, one.sense, _amount(one)) for one in claim.says]
 
 
-def _conclusions(file: _File, names: dict[str, str]) -> list[Conclusion]:
+def _amount(statement: _Statement) -> Amount | None:
+    if statement.percent is not None:
+        return Amount.of(statement.percent, "percent")
+    return None if statement.times is None else Amount.of(statement.times, "times")
+
+
+def _unsaid(claim: Claim) -> list[str]:
+    """Return a note where a claim has words of which nothing is said as data."""
+    rest = claim.text
+    for statement in claim.says:
+        rest = rest.replace(statement.text, "", 1)
+    rest = " ".join(rest.strip(" ,;.").split())
+    return [f"{claim.where}: “{rest}” is not given as data, so not checked"] if rest else []
+
+
+def _conclusions(file: _File) -> list[Conclusion]:
     return [
         Conclusion(
             where="bottom_line",
             text=claim.bottom_line,
-            target=find_target(claim.bottom_line, names),
-            covers_all_levels=covers_all_levels(claim.bottom_line),
+            target=None if claim.target is None else str(claim.target),
+            covers_all_levels=claim.all_levels,
         )
         for claim in file.claims
         if claim.bottom_line is not None

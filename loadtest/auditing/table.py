@@ -6,9 +6,11 @@ what each rule would have to compute anew.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from math import fsum, sqrt
+from typing import Literal
 
-from loadtest.auditing.interval import Interval, exact
+from loadtest.auditing.interval import Interval, exact, unit_of
 
 SIGMAS = 4.0
 """Chance goes beyond this in 1 of 16,000 figures, so hardly ever in a report."""
@@ -142,6 +144,42 @@ class Row:
         return sqrt(max(0.0, square - mean**2) / self.all.timed)
 
 
+Quantity = Literal["throughput", "failures", "latency"]
+Sense = Literal["more", "less", "same"]
+Unit = Literal["percent", "times"]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """By how much something is said to be more or less."""
+
+    value: Interval
+    """Its range is what rounding, or cutting off, leaves of it."""
+    half_unit: float
+    """Of its last digit."""
+    unit: Unit
+
+    @classmethod
+    def of(cls, number: Decimal, unit: Unit) -> "Amount":
+        """Return a claimed number, of which nothing tells whether it was rounded or cut off."""
+        half_unit = unit_of(number) / 2
+        value = float(number)
+        return cls(Interval(value - half_unit, value, value + 2 * half_unit), half_unit, unit)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What the winner is said to have more or less of than the others."""
+
+    text: str
+    quantity: Quantity
+    endpoint: str | None
+    """Of which endpoint; None is all requests, or does not say."""
+    sense: Sense
+    """Of latency, `less` is the faster one."""
+    amount: Amount | None = None
+
+
 @dataclass(frozen=True)
 class Claim:
     """A sentence of a report about its rows."""
@@ -153,6 +191,7 @@ class Claim:
     winner: str | None
     names_winner: bool = True
     """Whether the sentence itself names a winner; a recommendation may borrow that of its level."""
+    says: Sequence[Statement] = ()
 
 
 @dataclass(frozen=True)

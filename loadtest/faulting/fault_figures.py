@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from loadtest.faulting.fault_folder import Event, FaultFolder, StretchRecord
 from loadtest.faulting.fault_plan import Fault, FaultLoad, FaultPlan, MayFail
 from loadtest.faulting.process_watch import count_roles
-from loadtest.faulting.recovery import calm_after_s, end_of, percentile, processes_back_after_s, usual_limits_ms
+from loadtest.faulting.recovery import calm_after_s, end_of, processes_back_after_s, usual_limits_ms
 from loadtest.rows import ProcessRow, RequestRow
 from loadtest.run_folder import Environment
+from loadtest.statistics.percentiles import percentile
 
 _MOST_SEEN = 8
 _P95 = 0.95
@@ -186,13 +187,12 @@ def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) 
 
 def _seen(processes: list[ProcessRow], roles: set[str | None], event: Event, until_unix_s: float) -> list[str]:
     """Return which processes of the roles went and came from the fault on."""
-    lines = []
-    for row in processes:
-        if row.role in roles and event.began_unix_s <= row.unix_s < until_unix_s:
-            struck = " (struck)" if row.pid in event.pids and row.change == "gone" else ""
-            lines.append(f"{row.role} {row.pid} {row.change} after {row.unix_s - event.began_unix_s:.1f} s{struck}")
-    if event.pids and not any("(struck)" in line for line in lines):
-        lines.insert(0, "what was struck lived on")
+    changes = [row for row in processes if row.role in roles and event.began_unix_s <= row.unix_s < until_unix_s]
+    struck = [row for row in changes if row.pid in event.pids and row.change == "gone"]
+    lines = [] if struck or not event.pids else ["what was struck lived on"]
+    for row in changes:
+        told = " (struck)" if row in struck else ""
+        lines.append(f"{row.role} {row.pid} {row.change} after {row.unix_s - event.began_unix_s:.1f} s{told}")
     before = count_roles(processes, event.began_unix_s)
     after = count_roles(processes, until_unix_s)
     lines += [

@@ -17,9 +17,8 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.errors import BadInputError
 from loadtest.rows import ProcessRow, RequestRow, ResourceRow, read_rows
-from loadtest.run_folder import Environment, read_written, write_whole
+from loadtest.run_folder import Environment, read_written, write_json
 
 _Model = TypeVar("_Model", bound=BaseModel)
 SOAK = "soak"
@@ -31,11 +30,11 @@ class Event(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     fault: str
-    began_unix_s: float
-    ended_unix_s: float | None
-    struck: list[str]
+    began_unix_s: float = 0
+    ended_unix_s: float | None = None
+    struck: list[str] = []
     """What was done, in the order in which it was done."""
-    pids: list[int]
+    pids: list[int] = []
     reason: str | None = None
     """Why it was not carried out, or not to its end."""
 
@@ -61,21 +60,22 @@ class FaultFolder:
 
     path: Path
 
+    @property
+    def plan(self) -> Path:
+        """Return where the plan is."""
+        return self.path / "plan.json"
+
     def stretch_path(self, name: str) -> Path:
         """Return the folder of one load."""
         return self.path / "faults" / name
 
-    def write_plan(self, plan: BaseModel, environment: Environment) -> None:
-        """Write the plan and the machine. Raises OSError, and BadInputError when the folder holds another plan's."""
-        path, text = self.path / "plan.json", plan.model_dump_json(indent=1) + "\n"
-        if path.is_file() and path.read_text(encoding="utf-8") != text:
-            raise BadInputError(f"{self.path} holds a run of another plan: choose another folder with --out")
-        write_whole(path, text)
-        write_whole(self.path / "environment.json", environment.model_dump_json(indent=1) + "\n")
+    def write_environment(self, environment: Environment) -> None:
+        """Write the machine. Raises OSError."""
+        write_json(self.path / "environment.json", environment)
 
     def read_plan(self, kind: type[_Model]) -> _Model:
         """Return the plan. Raises BadInputError."""
-        return read_written(self.path / "plan.json", kind, "faults")
+        return read_written(self.plan, kind, "faults")
 
     def read_environment(self) -> Environment:
         """Return the machine. Raises BadInputError."""
@@ -83,8 +83,7 @@ class FaultFolder:
 
     def write_record(self, name: str, record: StretchRecord) -> None:
         """Write how a load went. Raises OSError."""
-        self.stretch_path(name).mkdir(parents=True, exist_ok=True)
-        write_whole(self.stretch_path(name) / "stretch.json", record.model_dump_json(indent=1) + "\n")
+        write_json(self.stretch_path(name) / "stretch.json", record)
 
     def read_record(self, name: str) -> StretchRecord | None:
         """Return how a load went; None when it never ended. Raises BadInputError."""

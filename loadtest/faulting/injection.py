@@ -20,7 +20,7 @@ _MOST_NAMED = 3
 
 
 class Injection:
-    """One fault in the making: `begin`, then `step` until it returns True; `close` in any case."""
+    """One fault in the making: `step` until it returns True; `close` in any case."""
 
     def __init__(self, fault: Fault, watch: ProcessWatch, log: Path, environment: Mapping[str, str]) -> None:
         self.fault = fault
@@ -36,36 +36,25 @@ class Injection:
         self._undo_due = False
         self._since_s = 0.0
 
-    def begin(self) -> None:
-        """Strike. Raises CellFailedError when there is nothing to strike or the command cannot be started."""
-        self.began_unix_s, self._since_s = round(time.time(), 3), time.monotonic()
-        self._undo_due = self.fault.undo is not None
-        if self.fault.kill is not None:
-            self._signal(self._victims(self.fault.kill.processes), signal.Signals[f"SIG{self.fault.kill.signal}"])
-        elif self.fault.freeze is not None:
-            self._frozen = self._victims(self.fault.freeze.processes)
-            self._signal(self._frozen, signal.SIGSTOP)
-        elif self.fault.command is not None:
-            self._running = self._start(self.fault.command)
-            return
-        self.began_unix_s = round(time.time(), 3)  # what was sent before the signal was under way
-
     def step(self) -> bool:
-        """Go on with it; return whether it is over. Raises CellFailedError when a command fails."""
-        if self.ended_unix_s is not None:
-            return True
+        """Strike at the first call, then continue; return whether it is over.
+
+        Raises CellFailedError when there is nothing to strike, or a command fails.
+        """
+        if not self.began_unix_s:
+            self._begin()
+            return False
         if self._running is not None and not self._has_ended(self._running):
             return False
-        if self.fault.freeze is not None and time.monotonic() - self._since_s < self.fault.freeze.for_s:
+        if self.fault.freeze is not None and self._passed_s() < self.fault.freeze.for_s:
             return False
         self._thaw()
         if self._undo_due and self.fault.undo is not None:
             if self._running is not None:
                 self._running, self._since_s = None, time.monotonic()
-            if time.monotonic() - self._since_s < self.fault.hold_s:
-                return False
-            self._undo_due = False
-            self._since_s, self._running = time.monotonic(), self._start(self.fault.undo)
+            if self._passed_s() >= self.fault.hold_s:
+                self._undo_due = False
+                self._since_s, self._running = time.monotonic(), self._start(self.fault.undo)
             return False
         self.ended_unix_s = round(time.time(), 3)
         return True
@@ -80,6 +69,22 @@ class Injection:
             self._undo_due = False
             with suppress(CellFailedError, subprocess.TimeoutExpired):
                 self._start(self.fault.undo).wait(_UNDO_S)
+
+    def _begin(self) -> None:
+        self.began_unix_s, self._since_s = round(time.time(), 3), time.monotonic()
+        self._undo_due = self.fault.undo is not None
+        if self.fault.command is not None:
+            self._running = self._start(self.fault.command)
+            return
+        if self.fault.kill is not None:
+            self._signal(self._victims(self.fault.kill.processes), signal.Signals[f"SIG{self.fault.kill.signal}"])
+        elif self.fault.freeze is not None:
+            self._frozen = self._victims(self.fault.freeze.processes)
+            self._signal(self._frozen, signal.SIGSTOP)
+        self.began_unix_s = round(time.time(), 3)  # what was sent before the signal was under way
+
+    def _passed_s(self) -> float:
+        return time.monotonic() - self._since_s
 
     def _victims(self, which: str) -> list[psutil.Process]:
         role = self.fault.role or ""
@@ -108,7 +113,7 @@ class Injection:
 
     def _has_ended(self, process: "subprocess.Popen[bytes]") -> bool:
         code = process.poll()
-        if code is None and time.monotonic() - self._since_s > self.fault.longest_s:
+        if code is None and self._passed_s() > self.fault.longest_s:
             raise CellFailedError(f"{self.fault.name}: its command did not end within {self.fault.longest_s:g} s")
         if code:
             raise CellFailedError(f"{self.fault.name}: its command ended with code {code}: {last_lines(self._log)}")

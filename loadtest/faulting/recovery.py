@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from loadtest.faulting.process_watch import count_roles
 from loadtest.rows import ProcessRow, RequestRow
+from loadtest.statistics.percentiles import percentile
 
 WINDOW_S = 3
 CALM_WINDOWS = 5
@@ -22,12 +23,6 @@ SLOW_EXTRA_MS = 50.0
 SLOW_SHARE = 0.1
 HUNG_MS = 1000.0
 _P95 = 0.95
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the smallest value that at least `share` of all but nan are not above (nearest rank); None of none."""
-    known = sorted(value for value in values if not math.isnan(value))
-    return known[max(0, math.ceil(share * len(known)) - 1)] if known else None
 
 
 def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:

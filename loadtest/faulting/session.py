@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from loadtest.errors import BadInputError, CellFailedError
+from loadtest.errors import CellFailedError
 from loadtest.faulting.fault_folder import SOAK, FaultFolder, StretchRecord
 from loadtest.faulting.fault_plan import Fault, FaultPlan, Group, Service, Setting, SoakPlan
 from loadtest.faulting.stretch import Stretch, run_stretch
 from loadtest.measuring.environment import read_environment
-from loadtest.measuring.processes import adopt_orphans, let_signals_through, split_command, undisturbed
+from loadtest.measuring.experiment import opened
+from loadtest.measuring.processes import let_signals_through, split_command, undisturbed
 from loadtest.measuring.progress import Progress, shown_progress
-from loadtest.measuring.runner import locked, raising_on_signals
 from loadtest.measuring.target import RunningTarget, running_target
 from loadtest.plan import Role
-from loadtest.run_folder import RunFolder
 
 _SERVICE_S = 60.0
 
@@ -27,7 +26,7 @@ def run_faults(plan: FaultPlan, folder: FaultFolder, names: list[str], *, again:
 
     Raises BadInputError when the folder or a file of the plan cannot be used, and Interrupted.
     """
-    with _opened(plan, folder, plan.workload.locustfile) as progress:
+    with _opened(plan, folder, "faults") as progress:
         for group in plan.groups:
             todo = [fault for fault in group.faults if fault.name in names and (again or not _is_done(folder, fault))]
             if todo:
@@ -36,7 +35,7 @@ def run_faults(plan: FaultPlan, folder: FaultFolder, names: list[str], *, again:
 
 def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
     """Make the soak's load with all its faults. Raises BadInputError and Interrupted."""
-    with _opened(plan, folder, plan.workload.locustfile) as progress:
+    with _opened(plan, folder, "soak") as progress:
         path = _emptied(folder.stretch_path(SOAK))
         record = StretchRecord(status="failed")
         stretch = Stretch(plan, path, 60 * plan.minutes, plan.schedule())
@@ -86,16 +85,11 @@ def _give_up(folder: FaultFolder, faults: list[Fault], status: str, reason: str,
 
 
 @contextmanager
-def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, locustfile: Path) -> Iterator[Progress]:
-    if not locustfile.is_file():
-        raise BadInputError(f"workload.locustfile: {locustfile} is not a file")
-    with locked(RunFolder(folder.path)), shown_progress() as progress, raising_on_signals():
-        try:
-            folder.write_plan(plan, read_environment())
-            adopt_orphans()
-            yield progress
-        except OSError as exc:
-            raise BadInputError(f"{exc.filename or folder.path}: {exc.strerror}; choose another with --out") from exc
+def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, command: str) -> Iterator[Progress]:
+    needs = [("workload.locustfile", plan.workload.locustfile)]
+    with opened(folder.plan, plan, command=command, needs=needs), shown_progress() as progress:
+        folder.write_environment(read_environment())
+        yield progress
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from loadtest.errors import BadInputError
 from loadtest.faulting.fault_figures import FaultFigures, Seen, figures_of, untested
 from loadtest.faulting.fault_folder import SOAK, FaultFolder, StretchRecord
 from loadtest.faulting.fault_plan import SoakPlan
-from loadtest.faulting.recovery import percentile
 from loadtest.faulting.slope import Point, means, slope_within_lives
 from loadtest.plan import KIT_ROLES
 from loadtest.rows import ProcessRow, RequestRow, ResourceRow
 from loadtest.run_folder import Environment
+from loadtest.statistics.percentiles import percentile
 
 MEAN_S = 10.0
 YOUNG_S = 30.0

@@ -6,18 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loadtest.errors import CellFailedError
-from loadtest.measuring.generator import Generator, Load, running_generator
+from loadtest.measuring.follower import Follower
+from loadtest.measuring.generator import Load
 from loadtest.measuring.progress import Progress
-from loadtest.measuring.resources import ResourceSampler, append_rows, resource_writer
 from loadtest.measuring.target import RunningTarget, running_target
 from loadtest.measuring.target_metrics import save_metrics
 from loadtest.plan import Plan, Target
 from loadtest.rows import RequestRow, read_rows
 from loadtest.run_folder import Cell, CellRecord
-
-# Locust starts and draws its pictures in a few seconds; a loaded machine takes longer.
-_START_GRACE_S = 60.0
-_SAMPLE_EVERY_S = 1.0
+from loadtest.shipped import find_file
 
 
 @dataclass
@@ -72,11 +69,12 @@ class CellRun:
         self.record.ready_after_s = running.ready_after_s
         self._check_replicas(running)
         self.record.about = running.read_about()
-        self._warm_up(running)
-        self._settle_metrics(running)
+        follower = Follower(running, self.progress)
+        self._warm_up(follower)
+        self._settle_metrics(follower)
         self._save_metrics("metrics_before.prom")
-        self._load(running)
-        self._save_metrics_after(running)
+        self._load(follower)
+        self._save_metrics_after(follower)
 
     def _check_replicas(self, running: RunningTarget) -> None:
         asked, found = self.target.replicas, running.count_replicas(self.plan.roles)
@@ -87,68 +85,37 @@ class CellRun:
                 "see replicas and roles in the plan"
             )
 
-    def _warm_up(self, running: RunningTarget) -> None:
+    def _warm_up(self, follower: Follower) -> None:
         warmup = self.plan.warmup
         if not warmup.duration_s:
             return
         load = Load(warmup.users, warmup.users, warmup.duration_s, self.record.seed, self.folder, "warmup")
         self.progress.doing(f"warming up: {warmup.users} users")
-        with running_generator(self.plan, self.target, load) as generator:
-            self._follow(generator, running, None)
-            generator.read_moments()
+        follower.make_load(self.plan, load)
         rows = list(read_rows(load.requests, RequestRow))
         if all(row.error for row in rows):
             first = f": {rows[0].endpoint}: {rows[0].error}" if rows else ""
             raise CellFailedError(f"none of {len(rows)} requests of the warm-up was answered right{first}")
 
-    def _load(self, running: RunningTarget) -> None:
+    def _load(self, follower: Follower) -> None:
         plan, users = self.plan, self.cell.users
         load = Load(users, plan.spawn_rate_per_s, plan.duration_s, self.record.seed, self.folder, "requests")
         self.progress.doing("loading")
-        with running_generator(plan, self.target, load) as generator:
-            sampler = ResourceSampler(plan.roles, generator.process.pid)
-            self._follow(generator, running, sampler)
-            self.record.moments = generator.read_moments()
+        self.record.moments = follower.make_load(plan, load)
 
-    def _follow(self, generator: Generator, running: RunningTarget, sampler: ResourceSampler | None) -> None:
-        """Look after a load until it is over, once a second. Raises CellFailedError when it or the target fails."""
-        duration_s = generator.load.duration_s
-        due_s = time.monotonic()
-        allowed_s = duration_s + self.plan.drain_s + _START_GRACE_S
-        deadline_s = due_s + allowed_s
-        writer = resource_writer(self.folder / "resources.csv") if sampler else None
-        try:
-            while generator.is_running():
-                due_s = max(due_s + _SAMPLE_EVERY_S, time.monotonic())
-                _wait_for_end(generator, due_s)
-                running.check_lives()
-                if sampler and writer:
-                    append_rows(writer, sampler.sample())
-                self.progress.second(generator.last_second(), duration_s)
-                if time.monotonic() > deadline_s:
-                    raise CellFailedError(f"the load generator did not end within {allowed_s:.0f} s")
-        finally:
-            if writer:
-                writer.close()
-        running.check_lives()
-
-    def _save_metrics_after(self, running: RunningTarget) -> None:
+    def _save_metrics_after(self, follower: Follower) -> None:
         moments = self.record.moments
         if self.plan.metrics is None or moments is None:
             return
-        self._settle_metrics(running)
+        self._settle_metrics(follower)
         self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
         self._save_metrics("metrics_after.prom")
 
-    def _settle_metrics(self, running: RunningTarget) -> None:
+    def _settle_metrics(self, follower: Follower) -> None:
         """Wait until the target's exporter has counted all that was sent so far."""
-        settle_s = self.plan.metrics.settle_s if self.plan.metrics else 0
-        if settle_s:
+        if self.plan.metrics and self.plan.metrics.settle_s:
             self.progress.doing("waiting for the target's metrics")
-        until_s = time.monotonic() + settle_s
-        while (left_s := until_s - time.monotonic()) > 0:
-            running.check_lives()
-            time.sleep(min(left_s, _SAMPLE_EVERY_S))
+            follower.wait(self.plan.metrics.settle_s)
 
     def _save_metrics(self, name: str) -> None:
         if self.plan.metrics is not None:
@@ -165,7 +132,7 @@ def _prepare(folder: Path, files: list[Path]) -> None:
     for file in files:
         (folder / "files").mkdir(exist_ok=True)
         try:
-            content = file.read_bytes()
+            content = find_file(file).read_bytes()
         except OSError as exc:
             raise CellFailedError(f"files: {file} cannot be read: {exc.strerror}") from exc
         (folder / "files" / file.name).write_bytes(content)
@@ -174,8 +141,3 @@ def _prepare(folder: Path, files: list[Path]) -> None:
 def _seed(plan: Plan, cell: Cell) -> int:
     """Return the same seed for all targets at one level and repetition, so that their users behave alike."""
     return plan.seed * 1_000_000 + cell.users * 100 + cell.repetition
-
-
-def _wait_for_end(generator: Generator, due_s: float) -> None:
-    while generator.process.poll() is None and (left_s := due_s - time.monotonic()) > 0:
-        time.sleep(min(left_s, 0.1))

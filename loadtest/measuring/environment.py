@@ -2,13 +2,14 @@
 
 import platform
 import subprocess
+import time
 from importlib.metadata import distributions
 from pathlib import Path
 
 import psutil
 
 from loadtest.measuring.cores import usable_cores
-from loadtest.run_folder import Environment
+from loadtest.run_folder import Environment, Session
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -26,6 +27,11 @@ def read_environment() -> Environment:
         git_commit=_git("rev-parse", "HEAD") or None,
         git_changed=bool(_git("status", "--porcelain", "--untracked-files=no")),
     )
+
+
+def begin_session() -> Session:
+    """Return a start of a run: now, on this machine."""
+    return Session(started_unix_s=round(time.time(), 3), environment=read_environment())
 
 
 def _cpu_model() -> str:

@@ -14,6 +14,7 @@ from loadtest.measuring.processes import family, kill, last_lines, psutil_of, st
 from loadtest.plan import Plan, Target
 from loadtest.rows import GeneratorRow, read_rows
 from loadtest.run_folder import Moments
+from loadtest.shipped import find_file
 
 _STOP_S = 5.0
 
@@ -39,6 +40,11 @@ class Load:
     def generator(self) -> Path:
         """Return where the GeneratorRows go."""
         return self.folder / ("generator.csv" if self.name == "requests" else f"{self.name}_generator.csv")
+
+    @property
+    def resources(self) -> Path | None:
+        """Return where the ResourceRows go; a warm-up has none."""
+        return self.folder / "resources.csv" if self.name == "requests" else None
 
     @property
     def moments(self) -> Path:
@@ -121,7 +127,7 @@ def _settings(plan: Plan, load: Load) -> str:
 
 
 def _options(plan: Plan, target: Target, load: Load) -> list[str]:
-    options = ["-f", str(plan.workload.locustfile), "--headless", "--host", target.url]
+    options = ["-f", str(find_file(plan.workload.locustfile)), "--headless", "--host", target.url]
     options += ["--users", str(load.users), "--spawn-rate", f"{load.spawn_rate_per_s:g}"]
     options += [
         "--stop-timeout",

@@ -27,7 +27,7 @@ class _Now:
     cell: Cell | str
     number: int
     cells: int | None
-    """None when nobody knows how many there will be."""
+    """None when the number is not known in advance."""
     doing: str
     since_s: float
     remaining_s: float

@@ -3,40 +3,28 @@
 import json
 import platform
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from loadtest.errors import BadInputError, CellFailedError
+from loadtest.errors import CellFailedError
 from loadtest.measuring.cell_run import CellRun
-from loadtest.measuring.environment import read_environment
-from loadtest.measuring.processes import INTERRUPTS, adopt_orphans, undisturbed
+from loadtest.measuring.environment import begin_session
+from loadtest.measuring.experiment import opened
+from loadtest.measuring.processes import undisturbed
 from loadtest.measuring.progress import Progress, shown_progress
 from loadtest.measuring.target import RunningTarget
 from loadtest.plan import Plan
 from loadtest.rows import RequestRow, read_rows
-from loadtest.run_folder import Cell, CellRecord, RunFolder, RunRecord, Session
-from loadtest.target_key import key_headers
+from loadtest.run_folder import Cell, CellRecord, RunFolder, RunRecord
 
 # What a cell takes besides its loads, until the first cells have shown it.
 _FIRST_OVERHEAD_S = 30.0
 # A shorter name of a folder or machine, such as `/`, would take other text with it.
 _LEAST_PLACE = 4
-
-
-class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP came. Not an Exception, so that no cell takes it for a fault of its own."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def cell_order(plan: Plan) -> list[Cell]:
@@ -62,15 +50,36 @@ def run_plan(
     Raises BadInputError when the folder cannot be used, and Interrupted after SIGINT or SIGTERM, when everything that
     was started has been taken down.
     """
-    with locked(folder), shown_progress() as progress, raising_on_signals():
-        order = _open(plan, plan_path, folder)
+    needs = _named_files(plan, plan_path)
+    with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
+        order = _begin(plan, plan_path, folder)
         todo = [cell for cell in order if not _is_finished(folder, cell)]
         if len(todo) < len(order):
             progress.say(
                 f"{len(order) - len(todo)} of {len(order)} cells of {folder.path} are finished; the rest follows"
             )
-        adopt_orphans()
         _run_cells(plan, folder, todo, may_begin, progress)
+
+
+def _begin(plan: Plan, plan_path: Path, folder: RunFolder) -> list[Cell]:
+    """Record this start of the run, and return the order of its cells."""
+    if folder.record_path.is_file():
+        record = folder.read_record()
+    else:
+        if plan.baseline is not None:
+            shutil.copyfile(plan_path.parent / plan.baseline, folder.baseline_path)
+        record = RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[])
+    folder.write_record(record.model_copy(update={"sessions": [*record.sessions, begin_session()]}))
+    return record.order
+
+
+def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each file that a plan names, with where it does."""
+    yield f"{plan_path}: workload.locustfile", plan.workload.locustfile
+    for target in plan.targets:
+        yield from ((f"{plan_path}: targets.{target.name}.files", file) for file in target.files)
+    if plan.baseline:
+        yield f"{plan_path}: baseline", plan_path.parent / plan.baseline
 
 
 def _run_cells(
@@ -116,7 +125,7 @@ def measure_cell(
 
 
 def _without_places(record: CellRecord, folder: RunFolder) -> CellRecord:
-    """Return the record without names of this machine and its folders, which are nobody else's business."""
+    """Return the record without names of this machine and its folders, which are private."""
     places = {str(Path.cwd()), sys.prefix, str(Path.home()), tempfile.gettempdir(), str(folder.path.resolve())}
     text = record.model_dump_json()
     for place in sorted({*places, platform.node()}, key=len, reverse=True):
@@ -127,7 +136,6 @@ def _without_places(record: CellRecord, folder: RunFolder) -> CellRecord:
 
 def _keep(folder: RunFolder, record: CellRecord, progress: Progress) -> None:
     try:
-        folder.cell_path(record.cell).mkdir(parents=True, exist_ok=True)
         folder.write_cell(record)
     except (OSError, ValueError) as exc:
         record.status = "failed"
@@ -143,91 +151,6 @@ def _summary(folder: RunFolder, record: CellRecord) -> str:
     return "; ".join([f"{len(rows)} requests, {failed} failed", *record.notes])
 
 
-def _open(plan: Plan, plan_path: Path, folder: RunFolder) -> list[Cell]:
-    """Make the run folder or take up the one that is there. Returns the order of its cells. Raises BadInputError."""
-    session = Session(started_unix_s=round(time.time(), 3), environment=read_environment())
-    try:
-        if folder.record_path.is_file():
-            return _take_up(plan, folder, session)
-        _check_unused(folder)
-        _check_files(plan, plan_path)
-        if plan.baseline is not None:
-            shutil.copyfile(plan_path.parent / plan.baseline, folder.baseline_path)
-        folder.write_plan(plan)
-        order = cell_order(plan)
-        folder.write_record(RunRecord(seed=plan.seed, order=order, sessions=[session]))
-        return order
-    except OSError as exc:
-        raise BadInputError(f"{exc.filename or folder.path}: {exc.strerror}; choose another folder with --out") from exc
-
-
-def _take_up(plan: Plan, folder: RunFolder, session: Session) -> list[Cell]:
-    before = folder.read_plan().model_dump(mode="json")
-    now = plan.model_dump(mode="json")
-    differing = [key for key in now if now[key] != before[key]]
-    if differing:
-        raise BadInputError(
-            f"{folder.path} holds a run of another plan (differing: {', '.join(differing)}): "
-            "choose another folder with --out, or give the same plan and options to resume it"
-        )
-    record = folder.read_record()
-    folder.write_record(record.model_copy(update={"sessions": [*record.sessions, session]}))
-    return record.order
-
-
-def _check_files(plan: Plan, plan_path: Path) -> None:
-    """Raise BadInputError with every file that the plan names and that is not there."""
-    named = [("workload.locustfile", plan.workload.locustfile)]
-    named += [(f"targets.{target.name}.files", file) for target in plan.targets for file in target.files]
-    named += [("baseline", plan_path.parent / plan.baseline)] if plan.baseline else []
-    missing = [f"{plan_path}: {key}: {file} is not a file" for key, file in named if not file.is_file()]
-    if missing:
-        raise BadInputError("\n".join(missing))
-
-
-def _check_unused(folder: RunFolder) -> None:
-    others = [path.name for path in folder.path.iterdir() if path.name != _lock_path(folder).name]
-    if others:
-        raise BadInputError(f"{folder.path} is not empty and not the folder of a run: choose another with --out")
-
-
 def _is_finished(folder: RunFolder, cell: Cell) -> bool:
     record = folder.read_cell(cell)
     return record is not None and record.status == "finished"
-
-
-def _lock_path(folder: RunFolder) -> Path:
-    return folder.path / "run.lock"
-
-
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Keep a second run out of the folder. Raises BadInputError, also for a key that cannot be sent."""
-    key_headers()
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        with FileLock(_lock_path(folder), timeout=0):
-            yield
-    except Timeout as exc:
-        raise BadInputError(
-            f"another run uses {folder.path}: wait for it, or choose another folder with --out"
-        ) from exc
-    except OSError as exc:
-        raise BadInputError(f"{folder.path} cannot be written: {exc.strerror}; choose another with --out") from exc
-
-
-@contextmanager
-def raising_on_signals() -> Iterator[None]:
-    """Raise Interrupted on the first SIGINT or SIGTERM; further ones change nothing while things are taken down."""
-
-    def stop(number: int, _: object) -> None:
-        for each in previous:
-            signal.signal(each, lambda *_: None)  # SIG_IGN would be inherited by a stop command
-        raise Interrupted(number)
-
-    previous = {number: signal.signal(number, stop) for number in INTERRUPTS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

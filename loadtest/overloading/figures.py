@@ -1,6 +1,6 @@
 """The figures of an overload test, made from its raw rows, and which promises they keep. Knows no process."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from math import fsum
 from pathlib import Path
@@ -11,12 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from loadtest.errors import BadInputError
 from loadtest.overloading.question import Asked, LevelRecord, OverloadFolder, Promises, Question
-from loadtest.reporting.intervals import LEAST_SAMPLES
 from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, read_rows
 from loadtest.run_folder import Moments
-
-REFUSED = "status 503"
-"""What the locustfile says of a refusal that has the error body and says when to come back."""
+from loadtest.statistics.percentiles import sure_percentile
 
 _SETTLE_S = 3.0
 """Of the saturated loop: by then connections and batches have built up."""
@@ -217,8 +214,7 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     right = [row for row in rows if not row.error]
     answered = [row.ended_unix_s for row in (*right, *heavy_beside) if not row.error]
     length_s = ended_s - began_s
-    failures = _count_failures(rows)
-    refusals_ms = _latencies_ms(row for row in rows if row.error == REFUSED)
+    refusals_ms = _latencies_ms(row for row in rows if row.is_refusal)
     roles = _read_roles(path / "resources.csv", {role.name for role in asked.plan.roles}, began_s, ended_s)
     memory = roles.memory_bytes
     arrivals = record.moments.arrivals
@@ -228,11 +224,11 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
         asked_rps=round(record.asked_rps, 3),
         sent_rps=round(len(rows) / length_s, 3),
         goodput_rps=round(sum(began_s <= unix_s <= ended_s for unix_s in answered) / length_s, 3),
-        refused=failures.pop(REFUSED, 0),
+        refused=sum(row.is_refusal for row in rows),
         refusal_p95_ms=_percentile_ms(refusals_ms, 0.95),
         refusal_max_ms=_max_ms(refusals_ms),
         unanswered=sum(row.status == 0 for row in rows),
-        other_failures={error: count for error, count in failures.items() if error},
+        other_failures=dict(Counter(row.error for row in rows if row.error and row.status and not row.is_refusal)),
         unsent=arrivals.unsent if arrivals else 0,
         median_ms=_percentile_ms(_latencies_ms(right), 0.5),
         p95_ms=_percentile_ms(_latencies_ms(right), 0.95),
@@ -297,23 +293,13 @@ def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> 
     )
 
 
-def _count_failures(rows: Iterable[RequestRow]) -> dict[str, int]:
-    """Return how many answered requests failed, by what the client says."""
-    counts: dict[str, int] = defaultdict(int)
-    for row in rows:
-        if row.error and row.status:
-            counts[row.error] += 1
-    return counts
-
-
 def _latencies_ms(rows: Iterable[RequestRow]) -> NDArray[np.float64]:
     return np.array([row.latency_ms for row in rows if row.is_timed], dtype=np.float64)
 
 
 def _percentile_ms(latencies_ms: NDArray[np.float64], share: float) -> float | None:
-    if latencies_ms.size < LEAST_SAMPLES[share]:
-        return None
-    return round(float(np.percentile(latencies_ms, 100 * share, method="inverted_cdf")), 3)
+    value_ms = sure_percentile(latencies_ms, share)
+    return None if value_ms is None else round(value_ms, 3)
 
 
 def _max_ms(latencies_ms: NDArray[np.float64]) -> float | None:

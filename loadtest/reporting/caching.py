@@ -7,6 +7,7 @@ result in report.json.
 from collections.abc import Iterator, Mapping
 
 from loadtest.plan import Plan, Target
+from loadtest.reporting.figures import Reason
 
 OFF = "off"
 _OFF_WORDS = (None, False, "", OFF, "none", "disabled")
@@ -31,18 +32,20 @@ def answers_unasked(cache: str | None, options: Mapping[str, object], *, cached:
     return cache not in (None, OFF) and not cached and options.get("pictures") == REPEATED
 
 
-def find_cache_faults(plan: Plan, target: Target, about: object) -> Iterator[str]:
+def find_cache_faults(plan: Plan, target: Target, about: object) -> Iterator[Reason]:
     """Yield why figures are not those that the plan asks for: a cache that it does not expect, or expects in vain."""
     cache = name_cache(about)
     if target.cached and cache == OFF:
-        yield (
+        yield Reason(
             "the plan says that the target answers from a cache (cached: true), and the target says that its cache is "
-            "off; see its environment"
+            "off; see its environment",
+            "cache",
         )
     elif answers_unasked(cache, plan.workload.options, cached=target.cached):
-        yield (
+        yield Reason(
             f"the target's cache was on ({cache}) and pictures were sent again and again, so the figures are those of "
-            "the cache: send pictures: distinct, turn it off, or say `cached: true` of the target if it is meant"
+            "the cache: send pictures: distinct, turn it off, or say `cached: true` of the target if it is meant",
+            "cache",
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from loadtest.plan import KIT_ROLES, Limit, read_limit
+from loadtest.plan import KIT_ROLES
 from loadtest.reporting.differences import (
     FAILURES,
     FEW_FAILURES_POINTS,
@@ -19,13 +19,12 @@ from loadtest.reporting.figures import (
     BaselinePoint,
     CellFigures,
     Difference,
-    Figures,
+    Facts,
     LevelComparison,
     LimitResult,
     PointFigures,
     Traffic,
     show_bytes,
-    show_value,
 )
 
 LEAST_MEMORY_SAVED_SHARE = 0.1
@@ -34,9 +33,9 @@ LEAST_MEMORY_SAVED_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Data:
-    """Figures, with the questions that several sentences ask of them."""
+    """Facts, with the questions that several sentences ask of them."""
 
-    figures: Figures
+    figures: Facts
 
     def title(self, target: str) -> str:
         """Return what reports call a target."""
@@ -202,7 +201,7 @@ def _choose_by_objectives(data: Data, best: str, held: dict[str, int], levels: S
         missed_at = next(level for level in levels if level > users)
         missed = data.missed(name, missed_at)
         if len({result.limit for result in missed}) == len(missed) and not any(map(_is_clear, missed)):
-            told = listed([f"{result.limit} with {_value(result)}" for result in missed])
+            told = listed([f"{result.limit} with {result.told}" for result in missed])
             why = f"{data.title(name)} at {missed_at} users misses {told}, once and by so little that chance may decide"
             return Choice("undecided", best, "objectives", because, why)
     return Choice("decided", best, "objectives", because)
@@ -210,7 +209,7 @@ def _choose_by_objectives(data: Data, best: str, held: dict[str, int], levels: S
 
 def _is_clear(result: LimitResult) -> bool:
     """Return whether a single miss says something: by as much as two targets must differ with few repetitions."""
-    limit: Limit = read_limit(result.limit)
+    limit = result.limit
     if result.value is None:
         return False
     if limit.metric == FAILURES:
@@ -218,10 +217,6 @@ def _is_clear(result: LimitResult) -> bool:
     factor = 1 + LARGE_DIFFERENCE_PERCENT / 100
     bound = limit.value * factor if limit.comparison in {"<=", "<"} else limit.value / factor
     return not limit.model_copy(update={"value": bound}).holds_for(result.value)
-
-
-def _value(result: LimitResult) -> str:
-    return "too few samples" if result.value is None else show_value(read_limit(result.limit).metric, result.value)
 
 
 def _left_open(data: Data, targets: Sequence[str], held: int) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import log
 
-from loadtest.reporting.block_bootstrap import DRAWS, Repetition, Resampled
-from loadtest.reporting.differences import FAILURES, PERCENTILES, THROUGHPUT, Side, find_difference
+from loadtest.reporting.differences import FAILURES, PERCENTILES, THROUGHPUT, Repetition, Side, find_difference
 from loadtest.reporting.figures import Difference, LevelComparison, TargetFacts, Verdict, name_metric, show_value
-from loadtest.reporting.intervals import CONFIDENCE
+from loadtest.statistics.block_bootstrap import DRAWS
+from loadtest.statistics.percentiles import CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,28 @@ def compare_levels(
     levels = []
     for level in users:
         sides = [
-            Side(name, Resampled(found, (level, number), draws))
+            Side(name, found, (level, number), draws)
             for number, name in enumerate(titles)
             if (found := [one for one in repetitions.get((name, level), ()) if one.requests.failed.size])
         ]
-        levels.append(_compare(level, sides, endpoints, titles))
+        levels.append(compare_level(level, sides, endpoints, titles))
     return levels
 
 
-def _compare(users: int, sides: list[Side], endpoints: Sequence[str], titles: dict[str, str]) -> LevelComparison:
+def compare_level(
+    users: int, sides: Sequence[Side], endpoints: Sequence[str], titles: Mapping[str, str], judged_together: int = 1
+) -> LevelComparison:
+    """Return the comparison at one number of users; `titles` has each target by name, also those without a side.
+
+    The intervals of `judged_together` levels hold together: for where a single wrong winner among them would matter.
+    """
     if len(sides) < 2:  # noqa: PLR2004 # it takes two
         only = f"only {titles[sides[0].name]} has valid data" if sides else "no target has valid data"
         duel, differences = _Duel("not enough data", None, only), []
     else:
         pairs = list(combinations(sides, 2))
         metrics = [FAILURES, THROUGHPUT, *(f"{endpoint}.{name}" for endpoint in endpoints for name in PERCENTILES)]
-        confidence = 1 - (1 - CONFIDENCE) / (len(pairs) * len(metrics))
+        confidence = 1 - (1 - CONFIDENCE) / (len(pairs) * len(metrics) * judged_together)
         differences = [[find_difference(metric, pair, confidence) for metric in metrics] for pair in pairs]
         duels = [_judge(found, titles) for found in differences]
         duel = duels[0] if len(duels) == 1 else _judge_all([side.name for side in sides], duels, titles)
@@ -77,7 +83,7 @@ def _compare(users: int, sides: list[Side], endpoints: Sequence[str], titles: di
     )
 
 
-def _judge(differences: list[Difference], titles: dict[str, str]) -> _Duel:
+def _judge(differences: list[Difference], titles: Mapping[str, str]) -> _Duel:
     """Return which of two targets is better and why: failures decide first, then the number of figures won."""
     failures, *others = differences
     if failures.winner is not None:
@@ -106,7 +112,7 @@ def _judge_without_winner(differences: list[Difference]) -> _Duel:
     return _Duel("tie", None, f"no difference is shown in {ties} of {total} figures{unknown}")
 
 
-def _judge_all(names: list[str], duels: list[_Duel], titles: dict[str, str]) -> _Duel:
+def _judge_all(names: list[str], duels: list[_Duel], titles: Mapping[str, str]) -> _Duel:
     """Return the target that is better than each of the others."""
     by_pair = dict(zip(combinations(names, 2), duels, strict=True))
     for name in names:
@@ -119,7 +125,7 @@ def _judge_all(names: list[str], duels: list[_Duel], titles: dict[str, str]) -> 
     return _Duel("not enough data" if unknown else "tie", None, f"none is better than every other: {'; '.join(told)}")
 
 
-def _told(duel: _Duel, titles: dict[str, str]) -> str:
+def _told(duel: _Duel, titles: Mapping[str, str]) -> str:
     return f"{duel.verdict}, {duel.because}" if duel.winner is None else f"{titles[duel.winner]} is {duel.because}"
 
 
@@ -131,7 +137,7 @@ def _certain_log_difference(difference: Difference) -> float:
     return min(abs(log(1 + end / 100)) for end in difference.interval_percent or (0.0,))
 
 
-def _show(difference: Difference, titles: dict[str, str]) -> str:
+def _show(difference: Difference, titles: Mapping[str, str]) -> str:
     """Return both values of a difference that has a winner, the winner's first, and by how much it is certain."""
     assert difference.winner is not None
     assert difference.interval_percent is not None

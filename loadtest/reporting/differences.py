@@ -7,6 +7,7 @@ repetitions. The difference of two shares of failures has Newcombe's interval (`
 requests as the requests at hand are worth (Kish 1965, design effect).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from statistics import NormalDist
@@ -14,9 +15,11 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.reporting.block_bootstrap import Resampled
 from loadtest.reporting.figures import Difference, Verdict
-from loadtest.reporting.intervals import count_least_samples, failures_difference_interval
+from loadtest.reporting.traffic import Requests, Window, pool_requests
+from loadtest.statistics.block_bootstrap import DRAWS, Resampled, Run
+from loadtest.statistics.intervals import failures_difference_interval
+from loadtest.statistics.percentiles import count_least_samples
 
 LEAST_DIFFERENCE_PERCENT = 2.0
 """The interval must lie beyond this for a winner: what is smaller matters to nobody."""
@@ -42,11 +45,38 @@ PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
 @dataclass(frozen=True)
-class Side:
-    """One target of a pair."""
+class Repetition:
+    """One valid cell: the requests that were sent in its steady window."""
 
-    name: str
-    data: Resampled
+    window: Window
+    requests: Requests
+
+
+class Side:
+    """One target of a pair at one number of users: its requests, and their draws."""
+
+    def __init__(self, name: str, repetitions: Sequence[Repetition], seed: Sequence[int], draws: int = DRAWS) -> None:
+        """Draw; the same seed gives the same draws."""
+        self.name = name
+        self.requests = pool_requests([one.requests for one in repetitions])
+        self.drawn = Resampled([_run_of(one) for one in repetitions], seed, draws)
+        self._right: dict[str, NDArray[np.bool_]] = {}
+
+    def right(self, endpoint: str) -> NDArray[np.bool_]:
+        """Return which requests were right answers of an endpoint, with a latency."""
+        if endpoint not in self._right:
+            self._right[endpoint] = (self.requests.endpoint == endpoint) & self.requests.timed
+        return self._right[endpoint]
+
+    def percentile_ms(self, endpoint: str, share: float) -> tuple[float, NDArray[np.float64]]:
+        """Return a percentile of an endpoint's right answers, at least one, and that of each draw, milliseconds."""
+        return self.drawn.percentile(self.requests.latency_ms, self.right(endpoint), share)
+
+
+def _run_of(repetition: Repetition) -> Run:
+    requests, window = repetition.requests, repetition.window
+    # Latencies follow the queue, so they show how long the target remembers.
+    return Run(window.length_s, requests.sent_unix_s - window.begin_unix_s, requests.latency_ms)
 
 
 @dataclass(frozen=True)
@@ -69,14 +99,14 @@ def find_difference(metric: str, pair: tuple[Side, Side], confidence: float) -> 
 
 
 def _ratio(metric: str, pair: tuple[Side, Side], confidence: float) -> Difference:
-    (first, first_draws), (second, second_draws) = (_measure(metric, side.data, confidence) for side in pair)
+    (first, first_draws), (second, second_draws) = (_measure(metric, side, confidence) for side in pair)
     known = {side.name: round(value, 4) for side, value in zip(pair, (first, second), strict=True) if value is not None}
-    samples = {side.name: _samples(metric, side.data) for side in pair}
+    samples = {side.name: _samples(metric, side) for side in pair}
     if not first or not second or min(first_draws.min(), second_draws.min()) <= 0:
         return Difference(metric=metric, verdict="not enough data", because="too few samples", winner=None,
                           values=known, samples=samples, difference_percent=None, interval_percent=None)  # fmt: skip
     variances = [
-        side.data.variance(np.log(draws)) for side, draws in zip(pair, (first_draws, second_draws), strict=True)
+        side.drawn.variance(np.log(draws)) for side, draws in zip(pair, (first_draws, second_draws), strict=True)
     ]
     half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(max(map(sum, zip(*variances, strict=True))))
     middle = log(second / first)
@@ -95,7 +125,7 @@ def _ratio(metric: str, pair: tuple[Side, Side], confidence: float) -> Differenc
 
 
 def _failures(pair: tuple[Side, Side], confidence: float) -> Difference:
-    first, second = (_worth(side.data) for side in pair)
+    first, second = (_worth(side) for side in pair)
     low, high = failures_difference_interval(first, second, confidence)
     verdict, sign, because = _judge((low, high), _SHARES, pair)
     shares = [failures / requests for failures, requests in (first, second)]
@@ -105,19 +135,19 @@ def _failures(pair: tuple[Side, Side], confidence: float) -> Difference:
         because=because,
         winner=_winner(pair, -sign),
         values={side.name: round(100 * share, 4) for side, share in zip(pair, shares, strict=True)},
-        samples={side.name: _samples(FAILURES, side.data) for side in pair},
+        samples={side.name: _samples(FAILURES, side) for side in pair},
         difference_percent=round(100 * (shares[1] - shares[0]), 4),
         interval_percent=(round(100 * low, 4), round(100 * high, 4)),
     )
 
 
-def _worth(data: Resampled) -> tuple[float, float]:
+def _worth(side: Side) -> tuple[float, float]:
     """Return failures and requests as so many independent ones: failures come in bursts, and on bad runs."""
-    share, draws = data.failures()
-    requests = float(data.requests.failed.size)
+    share, draws = side.drawn.share(side.requests.failed)
+    requests = float(side.drawn.events)
     design_effect = 1.0
     if 0 < share < 1:
-        design_effect = max(1.0, max(data.variance(draws)) * requests / (share * (1 - share)))
+        design_effect = max(1.0, max(side.drawn.variance(draws)) * requests / (share * (1 - share)))
     return share * requests / design_effect, requests / design_effect
 
 
@@ -144,21 +174,21 @@ def _winner(pair: tuple[Side, Side], sign: int) -> str | None:
 
 
 def _fewest(pair: tuple[Side, Side]) -> int:
-    return min(side.data.repetitions for side in pair)
+    return min(side.drawn.runs for side in pair)
 
 
-def _measure(metric: str, data: Resampled, confidence: float) -> tuple[float | None, NDArray[np.float64]]:
+def _measure(metric: str, side: Side, confidence: float) -> tuple[float | None, NDArray[np.float64]]:
     """Return a figure and its draws; None for a percentile with too few samples for bounds on both sides."""
     if metric == THROUGHPUT:
-        return data.rps()
+        return side.drawn.rate()
     endpoint, name = metric.rsplit(".", 1)
-    if _samples(metric, data) < count_least_samples(PERCENTILES[name], 0.5 + confidence / 2):
+    if _samples(metric, side) < count_least_samples(PERCENTILES[name], 0.5 + confidence / 2):
         return None, np.zeros(1)
-    return data.percentile_ms(endpoint, PERCENTILES[name])
+    return side.percentile_ms(endpoint, PERCENTILES[name])
 
 
-def _samples(metric: str, data: Resampled) -> int:
+def _samples(metric: str, side: Side) -> int:
     """Return how many requests a figure is made of: all, or an endpoint's right answers."""
     if metric in (FAILURES, THROUGHPUT):
-        return int(data.requests.failed.size)
-    return int(data.right(metric.rsplit(".", 1)[0]).sum())
+        return side.drawn.events
+    return int(side.right(metric.rsplit(".", 1)[0]).sum())

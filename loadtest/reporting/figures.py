@@ -4,9 +4,11 @@ Made by `summary` from a run folder or by `locust_csv` from a plain Locust CSV. 
 name; None stands for a figure that the data does not give.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
+
+from loadtest.plan import StatedLimit
 
 UNITS = {
     "_ms": "milliseconds",
@@ -63,6 +65,57 @@ _THOUSAND_MIB_BYTES = 1000 * 2**20
 
 Verdict = Literal["winner", "tie", "not enough data"]
 
+ReasonCode = Literal[
+    "not_measured",
+    "failed",
+    "unreadable",
+    "users_missing",
+    "no_steady_window",
+    "ended_early",
+    "answers_missing",
+    "clock_jumped",
+    "generator_unseen",
+    "generator_late",
+    "generator_cpu",
+    "generator_held_back",
+    "too_many_requests",
+    "target_behind",
+    "rate_not_reached",
+    "other_load",
+    "replicas",
+    "refused",
+    "none_right",
+    "cache",
+    "few_samples",
+    "contradiction",
+    "recorded",
+]
+"""What makes a cell INVALID. `target_behind`: arrivals of an open loop found all users busy; `generator_unseen`: rows
+of the load generator or of a role are missing; `recorded`: read back from a report, which holds the sentence only."""
+
+
+class Reason(str):
+    """Why a cell is not valid: a sentence for the reader, with the code that decisions look at."""
+
+    __slots__ = ("code",)
+    code: ReasonCode
+
+    def __new__(cls, words: str, code: ReasonCode = "recorded") -> Self:
+        """Return the sentence `words` with its code."""
+        reason = super().__new__(cls, words)
+        reason.code = code
+        return reason
+
+
+def _read_reason(words: object) -> Reason:
+    if not isinstance(words, str):
+        raise ValueError("must be a sentence")  # noqa: TRY004 # pydantic tells a ValueError by its key
+    return words if isinstance(words, Reason) else Reason(words)
+
+
+StatedReason = Annotated[Reason, PlainValidator(_read_reason), PlainSerializer(str, return_type=str)]
+"""A reason that files hold as its sentence."""
+
 
 class _Figures(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -73,7 +126,7 @@ class Traffic(_Figures):
 
     A request belongs to the window in which it was sent. Latencies are those of right answers, as order statistics
     (the smallest value with at least that share of all values at or below it); failures are counted apart. A
-    percentile with fewer samples than `intervals.LEAST_SAMPLES` asks for is None.
+    percentile with fewer samples than `percentiles.LEAST_SAMPLES` asks for is None.
     """
 
     requests: int
@@ -163,9 +216,19 @@ class CounterFigures(_Figures):
 class LimitResult(_Figures):
     """Whether one objective was met."""
 
-    limit: str
+    limit: StatedLimit
     value: float | None
     met: bool
+
+    @property
+    def shown(self) -> str:
+        """Return the value for a reader, with its unit."""
+        return show_value(self.limit.metric, self.value)
+
+    @property
+    def told(self) -> str:
+        """Return the same, or why there is no value."""
+        return "too few samples" if self.value is None else self.shown
 
 
 class CellFigures(_Figures):
@@ -175,7 +238,7 @@ class CellFigures(_Figures):
     users: int
     repetition: int
     valid: bool
-    reasons: list[str]
+    reasons: list[StatedReason]
     """Why the cell is not valid; such cells are printed and count in no point."""
     notes: list[str]
     steady_window_s: float | None
@@ -298,8 +361,8 @@ class Baseline(_Figures):
     points: list[BaselinePoint]
 
 
-class Figures(_Figures):
-    """All of a report."""
+class Facts(_Figures):
+    """What was measured, and how the targets compare: a report without what follows from it."""
 
     title: str
     source: Literal["run folder", "Locust CSV"]
@@ -316,6 +379,11 @@ class Figures(_Figures):
     points: list[PointFigures]
     cells: list[CellFigures]
     comparisons: list[LevelComparison]
+
+
+class Figures(Facts):
+    """All of a report. `findings.conclude` makes it of the facts."""
+
     takeaways: list[str]
     recommendations: list[str]
     bottom_line: str

@@ -1,7 +1,7 @@
-"""What the figures say, as sentences: takeaways, recommendations, the bottom line.
+"""What the measured facts say: takeaways, recommendations and the bottom line as sentences, and whether all is well.
 
-Called with figures that are otherwise complete. Every sentence is made from the figures it names; what the figures
-do not give is not said.
+`conclude` makes a report's figures of the facts. Every sentence is made from the figures it names; what the figures do
+not give is not said.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from loadtest.reporting.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPET
 from loadtest.reporting.figures import (
     CellFigures,
     EndpointFigures,
+    Facts,
     Figures,
     PointFigures,
     Traffic,
@@ -20,7 +21,6 @@ from loadtest.reporting.figures import (
     show_ms,
     show_percent,
     show_rps,
-    show_value,
 )
 
 AT_THINK_TIME_LIMIT_SHARE = 0.9
@@ -39,16 +39,17 @@ _MOST_SHOWN = 3
 _STOP_S = 10.0
 
 
-def conclude(figures: Figures) -> Figures:
-    """Return the figures with takeaways, recommendations and bottom line."""
-    data = Data(figures)
+def conclude(facts: Facts) -> Figures:
+    """Return the report: the facts, with what they say."""
+    data = Data(facts)
     choice = choose(data)
-    return figures.model_copy(
-        update={
-            "takeaways": _takeaways(data),
-            "recommendations": _recommendations(data, choice),
-            "bottom_line": _bottom_line(data, choice),
-        }
+    return Figures(
+        **{name: getattr(facts, name) for name in Facts.model_fields},
+        takeaways=_takeaways(data),
+        recommendations=_recommendations(data, choice),
+        bottom_line=_bottom_line(data, choice),
+        all_valid=all(cell.valid for cell in facts.cells),
+        all_limits_met=_all_limits_met(data),
     )
 
 
@@ -67,6 +68,13 @@ def answer(figures: Figures) -> Answer:
     choice = choose(data)
     advice = [_advice(data, choice)] if choice and choice.target and choice.state != "decided" else []
     return Answer(*_lead(data, choice), then=[*_to_decide(data, choice), *advice])
+
+
+def _all_limits_met(data: Data) -> bool:
+    """Return whether every valid cell met every objective; objectives that no cell could meet are missed."""
+    valid = data.valid_cells()
+    asked = bool(data.figures.test.get("limits"))
+    return all(result.met for cell in valid for result in cell.limits) and (bool(valid) or not asked)
 
 
 def _takeaways(data: Data) -> list[str]:
@@ -210,13 +218,11 @@ def _objectives(data: Data) -> Iterator[str]:
     if not checks:
         return
     if not missed:
-        objectives = listed(list(dict.fromkeys(result.limit for _, result in checks)))
+        objectives = listed(list(dict.fromkeys(str(result.limit) for _, result in checks)))
         yield f"Met in every valid cell: {objectives}."
         return
     told = [
-        f"{result.limit} on {data.title(cell.target)} at {cell.users} users "
-        f"({'too few samples' if result.value is None else show_value(_metric(result.limit), result.value)})"
-        for cell, result in missed
+        f"{result.limit} on {data.title(cell.target)} at {cell.users} users ({result.told})" for cell, result in missed
     ]
     yield f"{len(missed)} of {len(checks)} checks of objectives in valid cells are missed: {'; '.join(told)}."
 
@@ -263,13 +269,7 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
     point, held = points[-1], data.held_users(target, [point.users for point in points])
     if data.has_limits() and held < point.users:
         missed = next(point for point in points if point.users > held)
-        limits = [
-            result.limit
-            for cell in data.valid_cells()
-            if (cell.target, cell.users) == (target, missed.users)
-            for result in cell.limits
-            if not result.met
-        ]
+        limits = [str(result.limit) for result in data.missed(target, missed.users)]
         plan_for = f"Plan for at most {held} users on such a machine" if held else "Change the service or its machine"
         yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
     elif (traffic := traffic_of(point)).rps and point.think_time_limit_rps and not traffic.failures:
@@ -407,7 +407,3 @@ def _at(data: Data, point: PointFigures) -> str:
 def _cell(data: Data, cell: CellFigures) -> str:
     several = any(other.repetition > 1 for other in data.figures.cells)
     return f"{data.title(cell.target)} at {cell.users} users" + (f" (repetition {cell.repetition})" if several else "")
-
-
-def _metric(limit: str) -> str:
-    return limit.split(maxsplit=1)[0]

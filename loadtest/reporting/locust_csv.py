@@ -4,59 +4,53 @@ What they lack stays None and is told in a note: latencies of the steady window,
 the machine, the service's own clock.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from math import inf, isfinite
 from pathlib import Path
 
 from loadtest.errors import BadInputError
 from loadtest.reporting.figures import (
     CellFigures,
     EndpointFigures,
+    Facts,
     Figures,
     PointFigures,
+    Reason,
     TargetFacts,
     Traffic,
     show_count,
 )
 from loadtest.reporting.findings import conclude
-from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
-
-STATS, HISTORY, FAILURES, EXCEPTIONS = "_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"
-"""What Locust appends to the prefix."""
+from loadtest.reporting.locust_files import (
+    EXCEPTIONS,
+    FAILED,
+    FAILURES,
+    HISTORY,
+    MEAN,
+    MEDIAN,
+    MOST,
+    REQUESTS,
+    RPS,
+    STATS,
+    TOTAL,
+    Line,
+    find_option_faults,
+    name_request,
+    read_lines,
+)
+from loadtest.statistics.intervals import failures_interval_percent
+from loadtest.statistics.percentiles import LEAST_SAMPLES
 
 TARGET = "locust"
 MOST_TOLD = 5
-"""Of the failures of the run, and of the faults of a file."""
+"""Of the failures of the run."""
 
-_TOTAL = "Aggregated"
 _REQUESTS, _FAILURES = "Total Request Count", "Total Failure Count"
-_STATS_COLUMNS = (
-    *("Request Count", "Failure Count", "Median Response Time", "Average Response Time", "Max Response Time"),
-    "Requests/s",
-)
-_HISTORY_COLUMNS = (
-    *("Timestamp", "User Count", _REQUESTS, _FAILURES),
-    *("Total Median Response Time", "Total Average Response Time", "Total Max Response Time"),
-)
-_PERCENTILES = ("95%", "99%")  # which there are can be changed in Locust; without requests they are N/A
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of a file."""
-
-    text: dict[str, str]
-    numbers: dict[str, float]
-
-    @property
-    def endpoint(self) -> str | None:
-        """Return what Locust calls it on its console; None is all together."""
-        kind, name = self.text["Type"], self.text["Name"]
-        return None if name == _TOTAL and kind in {"", "None"} else _endpoint(kind, name)
+_STATS_COLUMNS = (REQUESTS, FAILED, MEDIAN, MEAN, MOST, RPS)
+_TOTALS = tuple(f"Total {column}" for column in (MEDIAN, MEAN, MOST))
+_HISTORY_COLUMNS = ("Timestamp", "User Count", _REQUESTS, _FAILURES, *_TOTALS)
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class _Tick:
 
     unix_s: float
     users: int
-    lines: dict[str | None, _Line]
+    lines: dict[str | None, Line]
     """By endpoint: all together, and with --csv-full-history single ones."""
 
     def count(self, column: str, endpoint: str | None = None) -> int:
@@ -103,7 +97,9 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
     `path` is what Locust was given as --csv, or one of the files that it wrote; `users` the number of users that were
     asked for, `wait_s` the least and the most think time, if known. Raises BadInputError.
     """
-    _check_options(users, wait_s)
+    faults = find_option_faults(users, wait_s)
+    if faults:
+        raise BadInputError("\n".join(faults))
     run = _read_run(path)
     if users is None and not run.ticks:
         raise BadInputError(f"{path}: {run.name}{HISTORY} has no line to tell the number of users; give it by --users")
@@ -121,7 +117,7 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
         roles=[],
     )
     return conclude(
-        Figures(
+        Facts(
             title=title,
             source="Locust CSV",
             machine=None,
@@ -133,23 +129,8 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
             points=[point],
             cells=[cell],
             comparisons=[],
-            takeaways=[],
-            recommendations=[],
-            bottom_line="",
-            all_valid=cell.valid,
-            all_limits_met=True,
         )
     )
-
-
-def _check_options(users: int | None, wait_s: Sequence[float] | None) -> None:
-    faults = []
-    if users is not None and users < 1:
-        faults.append(f"--users: {users} is no number of users; at least 1")
-    if wait_s is not None and not 0 <= wait_s[0] <= wait_s[1] < inf:
-        faults.append(f"--wait: {wait_s[0]:g} and {wait_s[1]:g} are not the least and the most seconds of a think time")
-    if faults:
-        raise BadInputError("\n".join(faults))
 
 
 def _read_run(path: Path) -> _Run:
@@ -161,7 +142,7 @@ def _read_run(path: Path) -> _Run:
     run.stats.update(_read_stats(Path(prefix + STATS), run.notes))
     if not run.stats and not run.ticks:
         raise BadInputError(
-            f"{path}: there is neither {run.name}{STATS} with a line `{_TOTAL}` nor {run.name}{HISTORY} with figures; "
+            f"{path}: there is neither {run.name}{STATS} with a line `{TOTAL}` nor {run.name}{HISTORY} with figures; "
             "give the PREFIX of `locust --csv PREFIX`"
         )
     _remark(run)
@@ -205,20 +186,20 @@ def _remark(run: _Run) -> None:
 def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
     """Return the figures of the whole run by endpoint, None being all together; nothing if that one is missing."""
     lines = _read_lines(path, ("Type", "Name"), _STATS_COLUMNS, notes)
-    names = [line.endpoint or _TOTAL for line in lines]
+    names = [line.name or TOTAL for line in lines]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise BadInputError(f"{path}: {', '.join(repeated)} stands there twice, so the figures of one would be lost")
     traffic = {
-        line.endpoint: _traffic(
-            int(line.numbers["Request Count"]),
-            int(line.numbers["Failure Count"]),
-            rps=line.numbers["Requests/s"],
-            median_ms=line.numbers["Median Response Time"],
-            avg_ms=line.numbers["Average Response Time"],
+        line.name: _traffic(
+            int(line.numbers[REQUESTS]),
+            int(line.numbers[FAILED]),
+            rps=line.numbers[RPS],
+            median_ms=line.numbers[MEDIAN],
+            avg_ms=line.numbers[MEAN],
             p95_ms=line.numbers.get("95%"),
             p99_ms=line.numbers.get("99%"),
-            max_ms=line.numbers["Max Response Time"],
+            max_ms=line.numbers[MOST],
         )
         for line in lines
     }
@@ -228,10 +209,10 @@ def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
 def _read_history(path: Path, notes: list[str]) -> list[_Tick]:
     """Return a tick for each line of all together, with the lines of single endpoints that stand before it."""
     ticks = []
-    lines: dict[str | None, _Line] = {}
+    lines: dict[str | None, Line] = {}
     for line in _read_lines(path, ("Type", "Name"), _HISTORY_COLUMNS, notes):
-        lines[line.endpoint] = line
-        if line.endpoint is None:
+        lines[line.name] = line
+        if line.name is None:
             ticks.append(_Tick(line.numbers["Timestamp"], int(line.numbers["User Count"]), lines))
             lines = {}
     return ticks
@@ -248,58 +229,8 @@ def _since_reset(ticks: list[_Tick], notes: list[str]) -> list[_Tick]:
     return ticks[falls[-1] :]
 
 
-def _read_lines(path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str]) -> list[_Line]:
-    """Return the lines of a file, none if it is missing or empty. Raises BadInputError with what is no number."""
-    rows = _read_rows(path, [*texts, *numbers])
-    if rows and None in rows[-1][1].values():
-        rows.pop()
-        notes.append(f"the last line of {path.name} is cut off, and left out")
-    lines, faults = [], []
-    for at, row in rows:
-        known = {column: _number(row.get(column)) for column in (*numbers, *_PERCENTILES)}
-        faults += [
-            f"{path}: line {at}, column {column}: {row[column]!r} is not a number from 0 on"
-            for column in numbers
-            if known[column] is None
-        ]
-        values = {column: value for column, value in known.items() if value is not None}
-        lines.append(_Line({column: row[column] or "" for column in texts}, values))
-    if faults:
-        more = [f"{path}: {len(faults) - MOST_TOLD} more of them"] if len(faults) > MOST_TOLD else []
-        raise BadInputError("\n".join([*faults[:MOST_TOLD], *more, "mend the file, or take it away to do without"]))
-    return lines
-
-
-def _read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str | None]]]:
-    """Return the rows of a CSV file by column, with the number of the line at which each ends."""
-    try:
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or columns  # the file is empty until Locust's first flush
-            rows = [(reader.line_num, dict(row)) for row in reader]
-    except FileNotFoundError:
-        return []
-    except (OSError, csv.Error) as exc:
-        raise BadInputError(f"{path}: cannot be read as CSV: {exc}") from exc
-    missing = [column for column in columns if column not in header]
-    if missing:
-        raise BadInputError(
-            f"{path}: is not what Locust writes, for it has no column {', '.join(missing)}; "
-            "give the PREFIX of `locust --csv PREFIX`"
-        )
-    return rows
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if isfinite(number) and number >= 0 else None
-
-
-def _endpoint(kind: str, name: str) -> str:
-    return name if not kind or name.startswith(f"{kind} ") else f"{kind} {name}"
+def _read_lines(path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str]) -> list[Line]:
+    return read_lines(path, texts, numbers, notes) if path.is_file() else []
 
 
 def _told_failures(path: Path, notes: list[str]) -> Iterator[str]:
@@ -309,7 +240,7 @@ def _told_failures(path: Path, notes: list[str]) -> Iterator[str]:
     for line in often[:MOST_TOLD]:
         error = " ".join(line.text["Error"].split())[:200]
         times = show_count(line.numbers["Occurrences"])
-        yield f"{_endpoint(line.text['Method'], line.text['Name'])} failed {times} time(s): {error}"
+        yield f"{name_request(line.text['Method'], line.text['Name'])} failed {times} time(s): {error}"
     if len(often) > MOST_TOLD:
         yield f"{len(often) - MOST_TOLD} more kinds of failures are in {path.name}"
 
@@ -355,25 +286,27 @@ def _cell(run: _Run, users: int | None) -> CellFigures:
 
 def _reasons(
     run: _Run, users: int | None, most: int, total: Traffic | None, parts: dict[str, Traffic]
-) -> Iterator[str]:
+) -> Iterator[Reason]:
     """Tell why the run is no measurement of that number of users, or why its files cannot be right."""
     if users is not None and users != most:
-        yield f"{users} users were asked for, but at most {most} came"
+        yield Reason(f"{users} users were asked for, but at most {most} came", "users_missing")
     if total is None or not total.requests:
-        yield "no request was counted"
+        yield Reason("no request was counted", "few_samples")
         return
     if any(traffic.failures > traffic.requests for traffic in (total, *parts.values())):
-        yield "there are more failures than requests"
+        yield Reason("there are more failures than requests", "contradiction")
     elif total.failures == total.requests:
-        yield f"none of {total.requests} requests was answered right"
+        yield Reason(f"none of {total.requests} requests was answered right", "none_right")
     for what in ("requests", "failures"):
         of_all, of_parts = getattr(total, what), sum(getattr(traffic, what) for traffic in parts.values())
         if parts and of_all != of_parts:
-            yield f"the {what} of the endpoints are {of_parts} together, but the line {_TOTAL} has {of_all}"
+            words = f"the {what} of the endpoints are {of_parts} together, but the line {TOTAL} has {of_all}"
+            yield Reason(words, "contradiction")
     if run.stats and run.ticks and run.ticks[-1].count(_REQUESTS) > total.requests:
-        yield (
+        yield Reason(
             f"{run.name}{HISTORY} ends with {run.ticks[-1].count(_REQUESTS)} requests, {run.name}{STATS} has only "
-            f"{total.requests}: they are not of the same run"
+            f"{total.requests}: they are not of the same run",
+            "contradiction",
         )
 
 
@@ -401,9 +334,7 @@ def _whole_run(window: _Window) -> dict[str | None, Traffic]:
             int(line.numbers[_REQUESTS]),
             int(line.numbers[_FAILURES]),
             rps=line.numbers[_REQUESTS] / window.length_s,
-            median_ms=line.numbers["Total Median Response Time"],
-            avg_ms=line.numbers["Total Average Response Time"],
-            max_ms=line.numbers["Total Max Response Time"],
+            **dict(zip(("median_ms", "avg_ms", "max_ms"), (line.numbers[name] for name in _TOTALS), strict=True)),
         )
         for name, line in window.last.lines.items()
     }

@@ -21,23 +21,26 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.errors import BadInputError
 from loadtest.plan import KIT_ROLES, STOLEN, Limit, Plan, Target, TargetMetrics
 from loadtest.reporting.baseline import read_baseline
-from loadtest.reporting.block_bootstrap import Repetition
 from loadtest.reporting.bottleneck import add_bottlenecks
 from loadtest.reporting.caching import name_cache
 from loadtest.reporting.comparison import compare_levels
+from loadtest.reporting.differences import Repetition
 from loadtest.reporting.figures import (
     CellFigures,
     CounterFigures,
     EndpointFigures,
+    Facts,
     Figures,
     LimitResult,
     PointFigures,
+    Reason,
     RoleFigures,
     TargetFacts,
     Traffic,
 )
 from loadtest.reporting.findings import conclude
 from loadtest.reporting.level import Cores
+from loadtest.reporting.scrubbing import without_host, without_local_paths
 from loadtest.reporting.traffic import (
     Requests,
     Window,
@@ -58,19 +61,10 @@ from loadtest.reporting.validity import (
 from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
 from loadtest.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
 
-NOT_MEASURED = "not measured yet"
-
 _PERCENTILES = ("median_ms", "p95_ms", "p99_ms")
 _LEAST_SPAN_S = 0.5
 # Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
 _BETWEEN_CELLS = 10
-
-# Paths and addresses of the machine that measured, which are nobody else's business; paths of a URL begin otherwise.
-_LOCAL_PATH = re.compile(
-    r"(?<![\w./:])(?:/(?:etc|home|mnt|opt|private|root|run|srv|tmp|usr|var|Users|Volumes)|[A-Za-z]:)[/\\][^\s'\",;:)]+"
-)
-
-_HOST = re.compile(r"(?<=://)(?!127\.0\.0\.1\b|localhost\b)[^/\s:,;)]+")
 
 _Labels = tuple[tuple[str, str], ...]
 _Series = Mapping[tuple[str, _Labels], float]
@@ -89,7 +83,7 @@ class _Measured:
     resources: list[ResourceRow] = field(default_factory=list)
     counters: list[CounterFigures] = field(default_factory=list)
     hit_percent: float | None = None
-    reasons: list[str] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def steady_resources(self) -> list[ResourceRow]:
@@ -107,7 +101,7 @@ def summarize(folder: RunFolder) -> Figures:
     points, cells = add_bottlenecks(plan.workload, _cores(record), points, cells)
     targets = [_facts(target, measured) for target in plan.targets]
     known = bool(plan.baseline) and folder.baseline_path.is_file()
-    figures = Figures(
+    facts = Facts(
         title=plan.title,
         source="run folder",
         machine=_machine(plan, record),
@@ -119,13 +113,15 @@ def summarize(folder: RunFolder) -> Figures:
         points=points,
         cells=cells,
         comparisons=compare_levels(plan.users, targets, list(plan.workload.endpoints), _repetitions(valid)),
-        takeaways=[],
-        recommendations=[],
-        bottom_line="",
-        all_valid=all(cell.valid for cell in cells),
-        all_limits_met=_all_limits_met(plan, measured, cells),
     )
-    return Figures.model_validate(_without_local_paths(conclude(figures).model_dump()))
+    return conclude(without_local_paths(facts))
+
+
+def read_repetitions(folder: RunFolder) -> dict[tuple[str, int], list[Repetition]]:
+    """Return what the valid cells of a run measured, by target and users. Raises BadInputError."""
+    plan, record = folder.read_plan(), folder.read_record()
+    measured = [_read_cell(folder, plan, cell) for cell in record.order]
+    return _repetitions([one for one in measured if not one.reasons])
 
 
 def _read_cell(folder: RunFolder, plan: Plan, cell: Cell) -> _Measured:
@@ -133,10 +129,10 @@ def _read_cell(folder: RunFolder, plan: Plan, cell: Cell) -> _Measured:
     try:
         measured.record = record = folder.read_cell(cell)
     except BadInputError:
-        measured.reasons.append("cell.json is not what the kit writes")
+        measured.reasons.append(Reason("cell.json is not what the kit writes", "unreadable"))
         return measured
     if record is None:
-        measured.reasons.append(NOT_MEASURED)
+        measured.reasons.append(Reason("not measured yet", "not_measured"))
         return measured
     measured.notes.extend(record.notes)
     if record.status == "failed" or record.moments is None:
@@ -176,13 +172,13 @@ def _unknown_endpoints(plan: Plan, rows: list[RequestRow]) -> Iterator[str]:
         yield f"requests that the plan does not name count in the totals only: {', '.join(unknown)}"
 
 
-def _rows(path: Path, kind: type[Row], reasons: list[str]) -> list[Row] | None:
+def _rows(path: Path, kind: type[Row], reasons: list[Reason]) -> list[Row] | None:
     try:
         return list(read_rows(path, kind))
     except OSError as exc:
-        reasons.append(f"{path.name} cannot be read: {exc.strerror}")
+        reasons.append(Reason(f"{path.name} cannot be read: {exc.strerror}", "unreadable"))
     except (ValueError, csv.Error) as exc:
-        reasons.append(f"{path.name} is not what the kit writes: {exc}")
+        reasons.append(Reason(f"{path.name} is not what the kit writes: {exc}", "unreadable"))
     return None
 
 
@@ -290,8 +286,8 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         users=measured.cell.users,
         repetition=measured.cell.repetition,
         valid=not measured.reasons,
-        reasons=[_HOST.sub("…", reason) for reason in measured.reasons],
-        notes=[_HOST.sub("…", note) for note in measured.notes],
+        reasons=[Reason(without_host(reason), reason.code) for reason in measured.reasons],
+        notes=[without_host(note) for note in measured.notes],
         steady_window_s=_length_s([measured], "steady"),
         whole_run_s=_length_s([measured], "whole_run"),
         ready_after_s=record and record.ready_after_s,
@@ -423,7 +419,7 @@ def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[Endpoi
     """Return whether the figures of a steady window meet an objective; one without a figure is missed."""
     traffic = _traffic_of(limit.endpoint, steady, endpoints)
     value: float | None = getattr(traffic, limit.metric, None)
-    return LimitResult(limit=str(limit), value=value, met=_is_met(limit, value, traffic))
+    return LimitResult(limit=limit, value=value, met=_is_met(limit, value, traffic))
 
 
 def _is_met(limit: Limit, value: float | None, traffic: Traffic | None) -> bool:
@@ -449,12 +445,6 @@ def _traffic_of(endpoint: str | None, steady: Traffic | None, endpoints: Sequenc
 
 def _finished(measured: _Measured) -> bool:
     return measured.record is not None and measured.record.status == "finished"
-
-
-def _all_limits_met(plan: Plan, measured: list[_Measured], cells: list[CellFigures]) -> bool:
-    """Return whether every valid cell met every objective; objectives that no cell could meet are missed."""
-    valid = [cell for one, cell in zip(measured, cells, strict=True) if _finished(one) and cell.valid]
-    return all(result.met for cell in valid for result in cell.limits) and bool(valid or not plan.limits)
 
 
 def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> PointFigures:
@@ -559,12 +549,3 @@ def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
 
 def _day(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
-
-
-def _without_local_paths(value: Any) -> Any:
-    """Return plain JSON values with each path of the measuring machine cut down to its last part."""
-    if isinstance(value, str):
-        return _LOCAL_PATH.sub(lambda found: "…/" + re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], value)
-    if isinstance(value, dict):
-        return {key: _without_local_paths(part) for key, part in value.items()}
-    return [_without_local_paths(part) for part in value] if isinstance(value, list) else value

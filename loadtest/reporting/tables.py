@@ -327,8 +327,7 @@ def has_unknown_limits(figures: Figures) -> bool:
 def _met(result: LimitResult | None) -> str:
     if result is None:
         return NO_FIGURE
-    value = show_value(result.limit.split(maxsplit=1)[0], result.value)
-    return value if result.met else f"{value} **missed**"
+    return result.shown if result.met else f"{result.shown} **missed**"
 
 
 def make_validity(figures: Figures) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from loadtest.reporting import differences, introduction, opening, tables
 from loadtest.reporting.figures import Figures, show_count
-from loadtest.reporting.intervals import LEAST_SAMPLES
 from loadtest.reporting.layout import load_template
+from loadtest.statistics.percentiles import LEAST_SAMPLES
 
 _APART = {"cpu": "CPU in use, by role", "stages": "Where the time of a right answer goes"}
 """Pictures that stand beside their own tables."""

@@ -6,14 +6,15 @@ Called by `summary` with the rows of a cell, or of several that it pools. Knows 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.reporting.figures import Stage, Traffic
-from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
 from loadtest.rows import RequestRow
+from loadtest.statistics.intervals import failures_interval_percent
+from loadtest.statistics.percentiles import sure_percentile
 
 # Finer than any clock behind the figures, and short enough to read in report.json.
 _DECIMALS = 4
@@ -68,14 +69,7 @@ class Requests:
 
     def select(self, which: NDArray[np.bool_]) -> "Requests":
         """Return those for which `which` is true."""
-        return Requests(
-            sent_unix_s=self.sent_unix_s[which],
-            endpoint=self.endpoint[which],
-            latency_ms=self.latency_ms[which],
-            failed=self.failed[which],
-            stages_ms=self.stages_ms[which],
-            scheduled_unix_s=self.scheduled_unix_s[which],
-        )
+        return Requests(*(getattr(self, column.name)[which] for column in fields(self)))
 
     def sent_in(self, window: Window) -> "Requests":
         """Return those sent within `window`."""
@@ -111,27 +105,18 @@ def collect_requests(rows: Iterable[RequestRow]) -> Requests:
 
 def pool_requests(parts: Sequence[Requests]) -> Requests:
     """Return the requests of several cells together; at least one part."""
-    return Requests(
-        sent_unix_s=np.concatenate([part.sent_unix_s for part in parts]),
-        endpoint=np.concatenate([part.endpoint for part in parts]),
-        latency_ms=np.concatenate([part.latency_ms for part in parts]),
-        failed=np.concatenate([part.failed for part in parts]),
-        stages_ms=np.concatenate([part.stages_ms for part in parts]),
-        scheduled_unix_s=np.concatenate([part.scheduled_unix_s for part in parts]),
-    )
+    return Requests(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(Requests)))
 
 
 def compute_traffic(requests: Requests, window_s: float) -> Traffic:
     """Return the figures of requests that were sent within `window_s` seconds.
 
-    Percentiles are order statistics over the right answers: the smallest latency with at least that share of
-    all at or below it (Hyndman and Fan 1996, definition 1); None with fewer samples than LEAST_SAMPLES.
+    Percentiles are order statistics over the right answers; None with fewer samples than LEAST_SAMPLES.
     """
     count, failures = len(requests.failed), int(requests.failed.sum())
     right_ms = requests.latency_ms[requests.timed]
     median_ms, p95_ms, p99_ms = (
-        _rounded(np.percentile(right_ms, 100 * share, method="inverted_cdf")) if right_ms.size >= least else None
-        for share, least in LEAST_SAMPLES.items()
+        None if (value := sure_percentile(right_ms, share)) is None else _rounded(value) for share in (0.5, 0.95, 0.99)
     )
     return Traffic(
         requests=count,

@@ -1,6 +1,6 @@
 """Why a cell says nothing about its target: the load was not what the plan asked for, or the target was not.
 
-Called by `summary` for each cell that was measured. Every reason is a sentence with its numbers.
+Called by `summary` for each cell that was measured. Every reason is a sentence with its numbers, and a code.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from loadtest.plan import MOST_LATE_PERCENT, STOLEN, Plan, Target
 from loadtest.reporting.caching import find_cache_faults, find_cache_notes
-from loadtest.reporting.figures import Traffic, show_count, show_ms, show_percent, show_rps
+from loadtest.reporting.figures import Reason, Traffic, show_count, show_ms, show_percent, show_rps
 from loadtest.rows import GeneratorRow, ResourceRow
 from loadtest.run_folder import CellRecord
 from loadtest.target_key import VARIABLE
@@ -46,9 +46,6 @@ NOTED_STOLEN_PERCENT = 10.0
 
 NOTED_OTHER_SHARE = 0.5
 """Of the other work that the plan allows: from here on a reader should know of it."""
-
-NONE_RIGHT = "none of"
-"""So begins the reason of a cell without a right answer."""
 
 LEAST_REQUESTS = 10
 """Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
@@ -81,34 +78,38 @@ class Evidence:
     resources: Sequence[ResourceRow]
 
 
-def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[str]:
+def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[Reason]:
     """Return why the load as a whole was not the one asked for: it failed, came short of users, or ended early."""
     if record.status == "failed":
-        return [record.reason or "the cell failed, and its record does not say why"]
+        return [Reason(record.reason or "the cell failed, and its record does not say why", "failed")]
     if record.moments is None:
-        return ["cell.json does not say when the load began and ended"]
+        return [Reason("cell.json does not say when the load began and ended", "unreadable")]
     users, moments = record.cell.users, record.moments
     reasons = []
     if moments.spawned_unix_s is None:
         most = max((row.users for row in generator), default=None)
-        reasons.append(f"not all {users} users came" + (f": {most} at most" if most is not None else ""))
+        told = f": {most} at most" if most is not None else ""
+        reasons.append(Reason(f"not all {users} users came{told}", "users_missing"))
     elif moments.spawned_unix_s + plan.settle_s >= moments.stopping_unix_s:
-        reasons.append("the load ended before all users had come and settled, so there is no steady window")
+        words = "the load ended before all users had come and settled, so there is no steady window"
+        reasons.append(Reason(words, "no_steady_window"))
     lasted_s = moments.stopping_unix_s - moments.started_unix_s
     if lasted_s < LEAST_DURATION_SHARE * plan.duration_s:
-        reasons.append(f"the load ended early: after {lasted_s:.1f} s of {plan.duration_s:g} s")
+        words = f"the load ended early: after {lasted_s:.1f} s of {plan.duration_s:g} s"
+        reasons.append(Reason(words, "ended_early"))
     drained_s = moments.stopped_unix_s - moments.stopping_unix_s
     if drained_s > plan.drain_s - _DRAIN_SLACK_S:
-        reasons.append(
+        words = (
             f"answers were still due {drained_s:.1f} s after the load; those requests have no row: make drain_s longer "
             "than the clients' own time limit"
         )
+        reasons.append(Reason(words, "answers_missing"))
     return [*reasons, *_clock_jumps(generator)]
 
 
-def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[str]:
+def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
     """Return why the steady window is no measurement: generator, pace, replicas, other load, number of samples."""
-    checks: list[Callable[[Plan, Evidence], Iterator[str]]] = [
+    checks: list[Callable[[Plan, Evidence], Iterator[Reason]]] = [
         _generator_faults,
         _pace_faults,
         _replica_faults,
@@ -145,33 +146,44 @@ def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
     return [*notes, *find_cache_notes(plan, _target(plan, evidence), evidence.record.about)]
 
 
-def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[str]:
+def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[Reason]:
     jumps_s = [
         (later.unix_s - earlier.unix_s) - (later.monotonic_s - earlier.monotonic_s)
         for earlier, later in pairwise(generator)
     ]
     largest_s = max(jumps_s, key=abs, default=0.0)
     if abs(largest_s) > MOST_CLOCK_JUMP_S:
-        yield f"the machine's clock jumped by {largest_s:+.2f} s during the load, so its times cannot be compared"
+        yield Reason(
+            f"the machine's clock jumped by {largest_s:+.2f} s during the load, so its times cannot be compared",
+            "clock_jumped",
+        )
 
 
-def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     if not evidence.generator:
-        yield "generator.csv has no row of the steady window, so nobody knows whether the generator was late"
+        yield Reason(
+            "generator.csv has no row of the steady window, so whether the generator was late is not known",
+            "generator_unseen",
+        )
     elif (late_percent := _late_percent(evidence)) > plan.most_generator_late_percent:
         longest_ms = max(row.lag_ms for row in evidence.generator)
-        yield (
+        yield Reason(
             f"the load generator was late: its event loop for {show_percent(late_percent)} % of the time "
             f"(by {show_ms(longest_ms)} ms at most), {show_percent(plan.most_generator_late_percent)} % are allowed "
-            "(most_generator_late_percent)"
+            "(most_generator_late_percent)",
+            "generator_late",
         )
     cpu_percent = _generator_cpu_percent(evidence)
     if cpu_percent is None:
-        yield "resources.csv has no row of the load generator in the steady window, so nobody knows its CPU"
+        yield Reason(
+            "resources.csv has no row of the load generator in the steady window, so its CPU is not known",
+            "generator_unseen",
+        )
     elif cpu_percent > MOST_GENERATOR_CPU_PERCENT:
-        yield (
+        yield Reason(
             f"the load generator was short of CPU: it used {show_percent(cpu_percent)} % of one core, "
-            f"{show_percent(MOST_GENERATOR_CPU_PERCENT)} % are allowed"
+            f"{show_percent(MOST_GENERATOR_CPU_PERCENT)} % are allowed",
+            "generator_cpu",
         )
 
 
@@ -197,19 +209,21 @@ def _mean_cpu_percent(evidence: Evidence, role: str) -> float | None:
     return float(np.mean(used)) if used else None
 
 
-def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     other_percent = _other_cpu_percent(plan, evidence)
     if other_percent is not None and other_percent > plan.most_other_cpu_percent:
-        yield (
+        yield Reason(
             f"other work on this machine used {show_percent(round(other_percent))} % of one core, "
             f"{show_percent(plan.most_other_cpu_percent)} % are allowed (most_other_cpu_percent); "
-            "where that is the target's own, name it by a role with `anywhere: true`"
+            "where that is the target's own, name it by a role with `anywhere: true`",
+            "other_load",
         )
     stolen_percent = _mean_cpu_percent(evidence, STOLEN)
     if stolen_percent is not None and stolen_percent > plan.most_stolen_cpu_percent:
-        yield (
+        yield Reason(
             f"the host of this virtual machine gave {show_percent(round(stolen_percent))} % of one core to others, "
-            f"{show_percent(plan.most_stolen_cpu_percent)} % are allowed (most_stolen_cpu_percent)"
+            f"{show_percent(plan.most_stolen_cpu_percent)} % are allowed (most_stolen_cpu_percent)",
+            "other_load",
         )
 
 
@@ -230,7 +244,7 @@ def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
     return max(0.0, float(np.mean(known))) if known and started is not None else None
 
 
-def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     if plan.workload.rate_per_user_rps is not None:
         yield from _rate_faults(plan.workload.rate_per_user_rps, evidence)
     elif plan.workload.wait_s is not None:
@@ -239,40 +253,44 @@ def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
         yield from _open_loop_faults(plan.workload.rate_rps, evidence)
 
 
-def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[str]:
+def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
     """Compare what was sent with the rate asked for, less what chance takes from a Poisson process."""
     asked = rate_rps * evidence.window_s
     too_few = evidence.steady.requests < LEAST_RATE_SHARE * asked - SIGMAS * math.sqrt(asked)
     arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
     busy = f"all {evidence.record.cell.users} users were busy with earlier requests"
     if arrivals is None:
-        yield "cell.json does not say what became of the arrivals"
+        yield Reason("cell.json does not say what became of the arrivals", "unreadable")
     elif 100 * arrivals.unsent > MOST_UNSENT_PERCENT * arrivals.due:
-        yield (
+        yield Reason(
             f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because {busy} "
-            "until the end"
+            "until the end",
+            "target_behind",
         )
     elif too_few and arrivals.queued:
-        yield (
+        yield Reason(
             f"the target did not keep up: {arrivals.queued} of {arrivals.due} arrivals were sent late, because {busy}; "
-            "lower rate_rps, or raise users"
+            "lower rate_rps, or raise users",
+            "target_behind",
         )
     elif too_few:
-        yield (
+        yield Reason(
             f"the load generator held back: {show_rps(evidence.steady.requests / evidence.window_s)} of "
-            f"{show_rps(rate_rps)} requests/s"
+            f"{show_rps(rate_rps)} requests/s",
+            "generator_held_back",
         )
 
 
-def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[str]:
+def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[Reason]:
     """Compare the rate with the one asked for, less what the borders of the window may cut off each user."""
     users, window_s = evidence.record.cell.users, evidence.window_s
     asked_rps = users * rate_per_user_rps
     least = LEAST_RATE_SHARE * asked_rps * window_s - users
     if evidence.steady.requests < least:
-        yield (
+        yield Reason(
             f"the rate asked for was not reached: {show_rps(evidence.steady.requests / window_s)} of "
-            f"{show_rps(asked_rps)} requests/s; {_what_limited(rate_per_user_rps, evidence)}"
+            f"{show_rps(asked_rps)} requests/s; {_what_limited(rate_per_user_rps, evidence)}",
+            "rate_not_reached",
         )
 
 
@@ -304,7 +322,7 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     return f"the target answered in time, so the load generator held back ({seen})"
 
 
-def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[str]:
+def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[Reason]:
     """Apply the interactive response time law, N = X (R + Z), Lazowska et al. 1984, chapter 3.
 
     X R is counted as the requests under way, so that it holds while latencies still grow. What thinking users there
@@ -318,45 +336,47 @@ def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Itera
     borders = mean_wait_s / window_s
     allowed = MOST_USERS_ASTRAY_PERCENT / 100 + chance + borders
     if abs(explained - users) > allowed * users:
-        did = "held back" if explained < users else "sent more than the think time lets them"
-        yield (
+        held_back = explained < users
+        did = "held back" if held_back else "sent more than the think time lets them"
+        yield Reason(
             f"the load generator {did}: {evidence.answers} answers in {window_s:.1f} s, {evidence.under_way:.1f} "
             f"requests under way and {mean_wait_s:g} s of think time explain {explained:.1f} users of {users}; "
-            f"± {allowed * users:.1f} are allowed"
+            f"± {allowed * users:.1f} are allowed",
+            "generator_held_back" if held_back else "too_many_requests",
         )
 
 
-def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     record = evidence.record
     if record.replicas_asked is not None and record.replicas_found != record.replicas_asked:
         found = "their number is not known" if record.replicas_found is None else f"{record.replicas_found} ran"
-        yield f"{record.replicas_asked} replica(s) were asked for; before the load {found}"
+        yield Reason(f"{record.replicas_asked} replica(s) were asked for; before the load {found}", "replicas")
     replicas = next((target.replicas for target in plan.targets if target.name == record.cell.target), None)
     if replicas is None:
         return
     counts = [row.processes for row in evidence.resources if row.role == replicas.role]
     if not counts:
-        yield f"resources.csv has no row of the role {replicas.role} in the steady window"
+        yield Reason(f"resources.csv has no row of the role {replicas.role} in the steady window", "generator_unseen")
     elif others := [count for count in counts if count != replicas.count]:
         ran = f"{min(others)}" if min(others) == max(others) else f"{min(others)} to {max(others)}"
-        yield (
+        yield Reason(
             f"in {len(others)} of {len(counts)} seconds of the steady window {ran} instead of "
-            f"{replicas.count} process(es) of the role {replicas.role} ran"
+            f"{replicas.count} process(es) of the role {replicas.role} ran",
+            "replicas",
         )
 
 
-def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     """Tell of what was asked for in vain: the figures would be those of refusals."""
     failed = {name: traffic for name, traffic in evidence.endpoints.items() if traffic.requests == traffic.failures > 0}
     refused = [name for name in failed if all(_is_refusal(status) for status, _ in evidence.errors[name])]
     for name in refused:
-        yield f"nothing of {name} was measured: all {show_count(failed[name].requests)} requests were refused, " + (
-            _most_frequent(evidence.errors[name])
-        )
+        requests, told = show_count(failed[name].requests), _most_frequent(evidence.errors[name])
+        yield Reason(f"nothing of {name} was measured: all {requests} requests were refused, {told}", "refused")
     if len(failed) == len(plan.workload.endpoints) > len(refused):
         errors = sum((evidence.errors[name] for name in failed), Counter[tuple[int, str]]())
         requests = show_count(sum(traffic.requests for traffic in failed.values()))
-        yield f"{NONE_RIGHT} {requests} requests was answered right: {_most_frequent(errors)}"
+        yield Reason(f"none of {requests} requests was answered right: {_most_frequent(errors)}", "none_right")
 
 
 def _is_refusal(status: int) -> bool:
@@ -370,7 +390,7 @@ def _most_frequent(errors: Counter[tuple[int, str]]) -> str:
     return f"{show_count(count)} × {error}{hint}"
 
 
-def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     yield from find_cache_faults(plan, _target(plan, evidence), evidence.record.about)
 
 
@@ -378,11 +398,12 @@ def _target(plan: Plan, evidence: Evidence) -> Target:
     return next(target for target in plan.targets if target.name == evidence.record.cell.target)
 
 
-def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[str]:
+def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     for endpoint in plan.workload.endpoints:
         requests = evidence.endpoints[endpoint].requests
         if requests < LEAST_REQUESTS:
-            yield (
+            yield Reason(
                 f"too few samples: {show_count(requests)} request(s) of {endpoint} in the steady window, "
-                f"at least {LEAST_REQUESTS} are needed"
+                f"at least {LEAST_REQUESTS} are needed",
+                "few_samples",
             )

@@ -16,7 +16,7 @@ def tell_capacity(capacity: Capacity) -> str:
     result = capacity.result
     if result is None:
         raise ValueError("the search is not over")
-    objective = ", ".join(capacity.objective)
+    objective = ", ".join(map(str, capacity.objective))
     if result.status == "none_holds":
         return f"{capacity.target}: no load holds {objective}, not even {_amount(capacity, result.smallest_failed)}"
     held = _amount(capacity, result.capacity)
@@ -35,7 +35,7 @@ def print_capacity(capacity: Capacity, folder: Path) -> None:
     """Print all steps as a table, the result, and where everything is."""
     unit = "users" if capacity.question.by == "users" else "requests/s asked"
     columns = [Column("step"), Column(unit), Column("for", is_number=False), Column("s"), Column("requests")]
-    columns += [Column("RPS"), *(Column(limit) for limit in capacity.objective)]
+    columns += [Column("RPS"), *(Column(str(limit)) for limit in capacity.objective)]
     columns += [Column("outcome", is_number=False), Column("because", is_number=False)]
     rows = [_row(capacity, number, step) for number, step in enumerate(capacity.steps, 1)]
     print_table(capacity.title, columns, rows, [_STYLES[step.outcome] for step in capacity.steps])
@@ -45,7 +45,7 @@ def print_capacity(capacity: Capacity, folder: Path) -> None:
 
 def _row(capacity: Capacity, number: int, step: Step) -> list[str]:
     values = {limit.limit: limit.value for limit in step.limits}
-    shown = [show_value(limit.split()[0].split(".")[-1], values.get(limit)) for limit in capacity.objective]
+    shown = [show_value(limit.metric, values.get(limit)) for limit in capacity.objective]
     level, purpose = f"{step.level:g}", _PURPOSES[step.purpose]
     outcome = step.outcome.upper() if step.outcome == "invalid" else step.outcome
     unsure = " (unsure)" if step.unsure else ""

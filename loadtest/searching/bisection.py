@@ -11,7 +11,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from loadtest.plan import read_limit
 from loadtest.reporting.figures import LimitResult
 
 Purpose = Literal["search", "recheck", "confirm"]
@@ -199,10 +198,9 @@ def _is_far(steps: Sequence[Step], held: float | None, failed: float) -> bool:
     """Return whether a level that held stays far below every limit that is missed at the one that failed."""
     missed = {result.limit for step in _votes(steps, failed, "failed") for result in step.limits if not result.met}
     reached = [result for step in steps if step.level == held for result in step.limits if result.limit in missed]
-    bounds = [read_limit(result.limit).value for result in reached]
     return bool(reached) and all(
-        result.value is not None and result.value <= FAR_SHARE * bound and bound > 0
-        for result, bound in zip(reached, bounds, strict=True)
+        result.value is not None and result.value <= FAR_SHARE * result.limit.value and result.limit.value > 0
+        for result in reached
     )
 
 

@@ -4,25 +4,23 @@ Called by `python -m loadtest capacity`. Every step is a run folder of its own, 
 `capacity.json` holds what was asked, the steps, and the result.
 """
 
-import json
 import math
-import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from loadtest.errors import BadInputError, CellFailedError
-from loadtest.measuring.environment import read_environment
-from loadtest.measuring.processes import adopt_orphans
+from loadtest.errors import CellFailedError
+from loadtest.measuring.environment import begin_session
+from loadtest.measuring.experiment import opened
 from loadtest.measuring.progress import Progress, shown_progress
-from loadtest.measuring.runner import locked, measure_cell, raising_on_signals
+from loadtest.measuring.runner import measure_cell
 from loadtest.measuring.target import RunningTarget, running_target
-from loadtest.plan import Plan
+from loadtest.plan import Plan, StatedLimit
 from loadtest.reporting.summary import summarize
-from loadtest.run_folder import Cell, RunFolder, RunRecord, Session, write_whole
+from loadtest.run_folder import Cell, RunFolder, RunRecord, write_json
 from loadtest.searching.bisection import Bounds, Outcome, Result, Step, Todo, decide
 from loadtest.searching.judgement import expected_rps, judge, needed_requests, window_s
 
@@ -55,7 +53,7 @@ class Capacity(BaseModel):
 
     title: str
     target: str
-    objective: list[str]
+    objective: list[StatedLimit]
     question: Question
     plan: dict[str, Any]
     """With the one target, and the objective as its limits."""
@@ -95,24 +93,33 @@ class _KeptTarget:
 
 
 def find_capacity(plan: Plan, question: Question, path: Path) -> Capacity:
-    """Search, or go on with the search that the folder at `path` holds, and return its record.
+    """Search, or resume the search that the folder at `path` holds, and return its record.
 
     `plan` has one target, and the objective as its limits. Raises BadInputError when the folder cannot be used, and
     Interrupted after SIGINT or SIGTERM, when everything that was started has been taken down.
     """
-    with locked(RunFolder(path)), shown_progress() as progress, raising_on_signals():
-        capacity = _open(plan, question, path)
+    asked = Capacity(
+        title=plan.title,
+        target=plan.targets[0].name,
+        objective=plan.limits,
+        question=question,
+        plan=plan.model_dump(mode="json"),
+    )
+    needs = [("workload.locustfile", plan.workload.locustfile)]
+    with (
+        opened(path / RECORD, asked, command="capacity", found={"steps", "result"}, needs=needs) as capacity,
+        shown_progress() as progress,
+        closing(_KeptTarget(plan, path)) as kept,
+    ):
         if capacity.steps:
-            progress.say(f"{len(capacity.steps)} steps of {path} are measured; the search goes on")
-        adopt_orphans()
-        with closing(_KeptTarget(plan, path)) as kept:
-            while isinstance(todo := decide(capacity.steps, question.bounds), Todo):
-                step = _measure(plan, question, todo, capacity.steps, _Place(path, kept, progress))
-                capacity.steps.append(step)
-                _write(path, capacity)
-                progress.say(f"[{len(capacity.steps)}] {_name(question, step.level)}: {_outcome(step)}")
+            progress.say(f"{len(capacity.steps)} steps of {path} are measured; the search is resumed")
+        while isinstance(todo := decide(capacity.steps, question.bounds), Todo):
+            step = _measure(plan, question, todo, capacity.steps, _Place(path, kept, progress))
+            capacity.steps.append(step)
+            write_json(path / RECORD, capacity)
+            progress.say(f"[{len(capacity.steps)}] {_name(question, step.level)}: {_outcome(step)}")
         capacity.result = todo
-        _write(path, capacity)
+        write_json(path / RECORD, capacity)
     return capacity
 
 
@@ -142,8 +149,6 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
     except CellFailedError as exc:
         place.kept.close()
         return _step(todo, folder, ("invalid", False, str(exc)))
-    except OSError as exc:
-        raise BadInputError(f"{exc.filename or folder.path}: {exc.strerror}; choose another folder with --out") from exc
     if record.status == "failed":
         place.kept.close()
     (figures,) = summarize(folder).cells
@@ -201,54 +206,8 @@ def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *,
 
 
 def _begin(folder: RunFolder, plan: Plan, cell: Cell) -> None:
-    folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_plan(plan)
-    session = Session(started_unix_s=round(time.time(), 3), environment=read_environment())
-    folder.write_record(RunRecord(seed=plan.seed, order=[cell], sessions=[session]))
-
-
-def _open(plan: Plan, question: Question, path: Path) -> Capacity:
-    """Return the record of the search in the folder, or a new one. Raises BadInputError."""
-    asked = Capacity(
-        title=plan.title,
-        target=plan.targets[0].name,
-        objective=[str(limit) for limit in plan.limits],
-        question=question,
-        plan=plan.model_dump(mode="json"),
-    )
-    if not plan.workload.locustfile.is_file():
-        raise BadInputError(f"workload.locustfile: {plan.workload.locustfile} is not a file")
-    if not (path / RECORD).is_file():
-        if any(file.name != "run.lock" for file in path.iterdir()):
-            raise BadInputError(f"{path} is not empty and holds no search: choose another folder with --out")
-        return asked
-    known = read_capacity(path)
-    differing = [
-        key for key in ("target", "objective", "question", "plan") if getattr(known, key) != getattr(asked, key)
-    ]
-    if differing:
-        raise BadInputError(
-            f"{path} holds a search for something else (differing: {', '.join(differing)}): choose another folder "
-            "with --out, or give the same plan and options to go on with it"
-        )
-    return known
-
-
-def read_capacity(path: Path) -> Capacity:
-    """Return the record of the search in the folder at `path`. Raises BadInputError."""
-    try:
-        return Capacity.model_validate_json((path / RECORD).read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise BadInputError(f"{path / RECORD}: cannot be read ({exc.strerror})") from exc
-    except (ValidationError, UnicodeDecodeError) as exc:
-        raise BadInputError(f"{path / RECORD}: is not what `python -m loadtest capacity` writes: {exc}") from exc
-
-
-def _write(path: Path, capacity: Capacity) -> None:
-    try:
-        write_whole(path / RECORD, json.dumps(capacity.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
-    except OSError as exc:
-        raise BadInputError(f"{path / RECORD}: {exc.strerror}; choose another folder with --out") from exc
+    folder.write_record(RunRecord(seed=plan.seed, order=[cell], sessions=[begin_session()]))
 
 
 def _name(question: Question, level: float) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from loadtest.plan import Limit, Plan
-from loadtest.reporting.figures import CellFigures, LimitResult, show_count, show_value
-from loadtest.reporting.validity import NONE_RIGHT
+from loadtest.reporting.figures import CellFigures, LimitResult, ReasonCode, show_count
 from loadtest.searching.bisection import Outcome, Step
 
 SAMPLES_BEYOND = 10
@@ -19,7 +18,9 @@ MOST_QUEUED_PERCENT = 1.0
 """Of the arrivals of an open loop: if more find all users busy, the target does not keep up."""
 
 _SHARE_BEYOND = {"median_ms": 0.5, "avg_ms": 0.5, "p95_ms": 0.05, "p99_ms": 0.01}
-_GENERATOR = "the load generator"
+_GENERATOR: frozenset[ReasonCode] = frozenset(
+    {"generator_late", "generator_cpu", "generator_held_back", "too_many_requests"}
+)
 
 
 def needed_requests(plan: Plan, limits: Sequence[Limit]) -> int:
@@ -50,23 +51,22 @@ def expected_rps(steps: Sequence[Step], level: float) -> float | None:
 
 def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     """Return the outcome of a step, whether chance may have decided it, and what decided it, in words."""
-    by_generator = [reason for reason in cell.reasons if reason.startswith(_GENERATOR)]
+    by_generator = [reason for reason in cell.reasons if reason.code in _GENERATOR]
     if by_generator:
         return "invalid", False, f"the generator is the limit: {'; '.join(by_generator)}"
     queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
     if 100 * queued > MOST_QUEUED_PERCENT * due:
         busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
         return "failed", False, f"the target did not keep up: {busy}"
-    unanswered = [reason for reason in cell.reasons if reason.startswith(NONE_RIGHT)]
-    if unanswered == cell.reasons != []:
-        return "failed", False, f"the target did not keep up: {unanswered[0]}"
+    if {reason.code for reason in cell.reasons} == {"none_right"}:
+        return "failed", False, f"the target did not keep up: {cell.reasons[0]}"
     if cell.reasons:
         return "invalid", False, "; ".join(cell.reasons)
     missed = [result for result in cell.limits if not result.met]
     few = [limit for limit in plan.limits if _samples(cell, limit) < _needed(limit.metric)]
     near = [result for result in missed or cell.limits if _is_near(result)]
     is_near = len(near) == len(missed) if missed else bool(near)
-    told = [f"{result.limit}: {_value(result)}" for result in missed]
+    told = [f"{result.limit}: {result.shown}" for result in missed]
     told += [f"within {NEAR_PERCENT:g} % of {near[0].limit}"] if is_near else []
     told += [f"few samples for {', '.join(map(str, few))}"] if few else []
     return "failed" if missed else "held", is_near or bool(few), "; ".join(told)
@@ -84,11 +84,7 @@ def _samples(cell: CellFigures, limit: Limit) -> int:
 
 
 def _is_near(result: LimitResult) -> bool:
-    limit = float(result.limit.split()[-1])
-    if result.value is None or limit == 0:  # none at all is not almost some
+    bound = result.limit.value
+    if result.value is None or bound == 0:  # none at all is not almost some
         return False
-    return 100 * abs(result.value - limit) <= NEAR_PERCENT * limit
-
-
-def _value(result: LimitResult) -> str:
-    return show_value(result.limit.split()[0].split(".")[-1], result.value)
+    return 100 * abs(result.value - bound) <= NEAR_PERCENT * bound

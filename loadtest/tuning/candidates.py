@@ -88,8 +88,9 @@ def choose_spread(candidates: Sequence[Candidate], count: int, first: dict[str, 
 
 
 def base_values(tuning: Tuning) -> dict[str, Scalar]:
-    """Return the values that the base has."""
-    return {knob.name: read_value(tuning.base_text, knob.path) for knob in tuning.file.vary}
+    """Return the values that the base has, without those that it leaves to their default."""
+    values = {knob.name: read_value(tuning.base_text, knob.path) for knob in tuning.file.vary}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def render_config(tuning: Tuning, knobs: dict[str, Scalar]) -> str:

@@ -1,10 +1,12 @@
 """Finds and replaces single values of a YAML file by a path, and leaves all else as it stands, comments included.
 
-A path is `key.key[name=value].key`: a key of a mapping, or of the one item of a list whose field has that value.
+A path is `key.key[name=value].key`: a key of a mapping, or of the one item of a list whose field has that value. A key
+that the file leaves to its default is added.
 """
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import yaml
 
@@ -14,6 +16,8 @@ Scalar = bool | int | float | str
 
 _STEP = re.compile(r"(?P<key>[\w-]+)(?:\[(?P<field>[\w-]+)=(?P<wanted>[^\[\]]+)\])?")
 _BLOCK_STYLES = ("|", ">")
+_LIKE = 0.85
+"""Of 1: from this likeness on (difflib's ratio) a key that is not there is taken for a misspelling."""
 
 
 def check_path(path: str) -> str:
@@ -22,20 +26,36 @@ def check_path(path: str) -> str:
     return path
 
 
-def read_value(text: str, path: str) -> Scalar:
-    """Return the value at `path` in the YAML `text`. Raises ValueError that says what stands there instead."""
-    node = _find(_compose(text), path)
+def read_value(text: str, path: str) -> Scalar | None:
+    """Return the value at `path` in the YAML `text`; None where the file leaves the key to its default.
+
+    Raises ValueError that says what stands there instead, also for a key that is nearly one of those that are there.
+    """
+    node, missing = _find(_compose(text), path)
+    if missing:
+        return None
     value: Scalar = load_yaml(text[node.start_mark.index : node.end_mark.index])
     return value
 
 
 def replace_values(text: str, values: Mapping[str, Scalar]) -> str:
     """Return the YAML `text` with the values at these paths instead of its own. Raises ValueError."""
-    root = _compose(text)
-    spans = {path: _find(root, path) for path in values}
-    for path, node in sorted(spans.items(), key=lambda item: item[1].start_mark.index, reverse=True):
-        text = text[: node.start_mark.index] + _render(values[path]) + text[node.end_mark.index :]
+    for path, value in values.items():
+        text = _replace(text, path, _render(value))
     return text
+
+
+def _replace(text: str, path: str, value: str) -> str:
+    node, missing = _find(_compose(text), path)
+    begin, end = node.start_mark.index, node.end_mark.index
+    if isinstance(node, yaml.ScalarNode):
+        return text[:begin] + value + text[end:]
+    for key in reversed(missing[1:]):
+        value = f"{{{key}: {value}}}"
+    entry = f"{missing[0]}: {value}"
+    if node.flow_style:
+        return text[: begin + 1] + entry + (", " if node.value else "") + text[begin + 1 :]
+    return text[:begin] + entry + "\n" + " " * node.start_mark.column + text[begin:]
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -54,9 +74,13 @@ def _steps(path: str) -> list[re.Match[str]]:
     return steps
 
 
-def _find(root: yaml.Node | None, path: str) -> yaml.ScalarNode:
-    node, here = root, ""
-    for step in _steps(path):
+def _find(root: yaml.Node | None, path: str) -> tuple[yaml.ScalarNode | yaml.MappingNode, list[str]]:
+    """Return the value at `path` and no keys; or the mapping in which keys of the path are missing, and these keys."""
+    node, here, steps = root, "", _steps(path)
+    for number, step in enumerate(steps):
+        left = steps[number:]
+        if isinstance(node, yaml.MappingNode) and _may_be_added(node, left):
+            return node, [step["key"] for step in left]
         node = _child(node, step["key"], here)
         here = f"{here}.{step['key']}" if here else step["key"]
         if step["field"]:
@@ -64,15 +88,30 @@ def _find(root: yaml.Node | None, path: str) -> yaml.ScalarNode:
             here += f"[{step['field']}={step['wanted']}]"
     if not isinstance(node, yaml.ScalarNode) or node.style in _BLOCK_STYLES:
         raise ValueError(f"{here} is not a single value")
-    return node
+    return node, []
+
+
+def _may_be_added(node: yaml.MappingNode, left: list[re.Match[str]]) -> bool:
+    """Return whether a mapping lacks the next key, and none of its own keys is so like it that it is a misspelling."""
+    known = _keys(node)
+    key = left[0]["key"]
+    return not (key in known or _nearest(key, known) or any(step["field"] for step in left))
+
+
+def _nearest(key: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(key, known, 1, _LIKE)), None)
+
+
+def _keys(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    return {str(name.value): child for name, child in node.value} if isinstance(node, yaml.MappingNode) else {}
 
 
 def _child(node: yaml.Node | None, key: str, here: str) -> yaml.Node:
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    children: dict[str, yaml.Node] = {name.value: child for name, child in pairs}
+    children = _keys(node)
     if key not in children:
-        known = ", ".join(map(str, children)) or "none"
-        raise ValueError(f"{here or 'the file'} has no key {key!r}; known: {known}")
+        nearest = _nearest(key, children)
+        meant = f"; did you mean {nearest}?" if nearest else f"; known: {', '.join(children) or 'none'}"
+        raise ValueError(f"{here or 'the file'} has no key {key!r}{meant}")
     return children[key]
 
 

@@ -4,9 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loadtest.plan import Limit
-from loadtest.reporting.figures import CellFigures, Difference, Figures, LimitResult, PointFigures
-from loadtest.reporting.summary import NOT_MEASURED, check_limit, find_value
+from loadtest.reporting.figures import CellFigures, Difference, Figures, LimitResult, PointFigures, Reason
+from loadtest.reporting.summary import check_limit, find_value
 from loadtest.run_folder import RunFolder
 from loadtest.tuning.candidates import Candidate
 from loadtest.tuning.tune_file import TuneFile
@@ -40,10 +39,10 @@ class Measured:
         return all(limit.met for limit in self.limits)
 
     @property
-    def reasons(self) -> list[str]:
+    def reasons(self) -> list[Reason]:
         """Return why cells of it are not valid, each reason once; one that there was no time for is not told."""
         reasons = dict.fromkeys(reason for cell in self.cells for reason in cell.reasons)
-        return [reason for reason in reasons if reason != NOT_MEASURED]
+        return [reason for reason in reasons if reason.code != "not_measured"]
 
 
 def collect(
@@ -62,7 +61,7 @@ def rank(measured: Iterable[Measured], file: TuneFile) -> list[Measured]:
     sign = -1 if file.objective.maximise else 1
     return sorted(
         (one for one in measured if one.valid),
-        key=lambda one: (_violation(one.limits, file.limits), sign * (one.value or 0.0)),
+        key=lambda one: (_violation(one.limits), sign * (one.value or 0.0)),
     )
 
 
@@ -81,11 +80,11 @@ def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: in
     )
 
 
-def _violation(results: Sequence[LimitResult], limits: Sequence[Limit]) -> float:
+def _violation(results: Sequence[LimitResult]) -> float:
     """Return by how much limits are missed, each in parts of its bound (of 1 if the bound is less), added up."""
     total = 0.0
-    for result, limit in zip(results, limits, strict=True):
+    for result in results:
         if not result.met:
-            missed = math.inf if result.value is None else abs(result.value - limit.value)
-            total += missed / max(abs(limit.value), 1.0)
+            missed = math.inf if result.value is None else abs(result.value - result.limit.value)
+            total += missed / max(abs(result.limit.value), 1.0)
     return total

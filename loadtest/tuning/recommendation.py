@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.plan import read_limit
 from loadtest.reporting.differences import LEAST_REPETITIONS
 from loadtest.reporting.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
 from loadtest.tuning.candidates import Candidate, show_knobs
@@ -106,8 +105,7 @@ def _remedy(candidates: int, measured: int, best: Measured, tuning: Tuning) -> s
 
 def show_missed(limits: list[LimitResult]) -> list[str]:
     """Return the limits that are missed, each with what was measured."""
-    missed = [(limit.limit, read_limit(limit.limit).metric, limit.value) for limit in limits if not limit.met]
-    return [f"{limit} (measured: {show_value(metric, value)})" for limit, metric, value in missed]
+    return [f"{result.limit} (measured: {result.shown})" for result in limits if not result.met]
 
 
 def _choose(meeting: list[Measured], tuning: Tuning) -> Recommendation:

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.reporting.figures import LimitResult
+from loadtest.reporting.figures import LimitResult, StatedReason
 from loadtest.tuning.config_path import Scalar
 from loadtest.tuning.ranking import Measured
 from loadtest.tuning.recommendation import Recommendation, Verdict, recommend
@@ -51,7 +51,7 @@ class CandidateResult(_Result):
     endpoint_p95_ms: dict[str, float | None] = {}
     limits: list[LimitResult] = []
     limits_met: bool = False
-    reasons: list[str] = []
+    reasons: list[StatedReason] = []
     """Why cells of it are not valid."""
 
 

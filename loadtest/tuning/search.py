@@ -7,15 +7,18 @@ round-1-again/ …     candidates that the round before gave no valid cell of, o
 tune.json            all that was found so far; winner.yaml when there is a winner
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import fsum
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
+
 from loadtest.errors import BadInputError
-from loadtest.measuring.runner import raising_on_signals, run_plan
+from loadtest.measuring.experiment import opened
+from loadtest.measuring.runner import run_plan
 from loadtest.plan import Plan, check_keys
 from loadtest.reporting.figures import Figures
 from loadtest.reporting.summary import summarize
@@ -34,6 +37,8 @@ from loadtest.tuning.ranking import Measured, collect, rank
 from loadtest.tuning.tune_file import Tuning
 
 FEWEST_FINALISTS = 2
+
+_Inputs = RootModel[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,7 @@ class Search:
 
         Raises BadInputError when the folder is of another search, and Interrupted after Ctrl-C or SIGTERM.
         """
-        with raising_on_signals():
-            self._open()
+        with self.opened():
             self._tell_estimate()
             candidates, sizes = self.tried, halve(len(self.tried), self._finalists)
             while plan := self._next_plan(candidates, sizes):
@@ -102,6 +106,15 @@ class Search:
                     return
                 following = halve(len(plan.targets), self._finalists)[1]
                 sizes = halve(min(following, len(candidates)), self._finalists)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep the folder open, with the YAML of each candidate in it. Raises as `run` does."""
+        with opened(self.folder / "search.json", _Inputs(self._inputs()), command="tune"):
+            (self.folder / "candidates").mkdir(exist_ok=True)
+            for candidate in self.tried:
+                write_whole(self.config_path(candidate), render_config(self.tuning, candidate.knobs))
+            yield
 
     def deciding(self) -> list[Measured]:
         """Return what the last round with a valid cell measured."""
@@ -121,25 +134,6 @@ class Search:
     def _group(self, candidate: Candidate) -> object:
         knob = self.tuning.file.replicas_knob
         return candidate.knobs[knob] if knob else None
-
-    def _open(self) -> None:
-        """Make the folder, or check that it holds this search. Raises BadInputError."""
-        path, inputs = self.folder / "search.json", self._inputs()
-        try:
-            if path.is_file():
-                _check_same(path, inputs)
-            elif self.folder.exists() and any(self.folder.iterdir()):
-                raise BadInputError(
-                    f"{self.folder} is not empty and not the folder of a search: choose another with --out"
-                )
-            (self.folder / "candidates").mkdir(parents=True, exist_ok=True)
-            for candidate in self.tried:
-                write_whole(self.config_path(candidate), render_config(self.tuning, candidate.knobs))
-            write_whole(path, json.dumps(inputs, indent=1, ensure_ascii=False) + "\n")
-        except OSError as exc:
-            raise BadInputError(
-                f"{exc.filename or self.folder}: {exc.strerror}; choose another folder with --out"
-            ) from exc
 
     def _inputs(self) -> dict[str, Any]:
         tuning = self.tuning
@@ -248,20 +242,6 @@ class Search:
         if not overheads_s:
             return self._costs
         return replace(self._costs, overhead_s=max(0.0, fsum(overheads_s) / len(overheads_s)))
-
-
-def _check_same(path: Path, inputs: dict[str, Any]) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as exc:
-        raise BadInputError(f"{path}: is not what `python -m loadtest tune` writes: {exc}") from exc
-    now = json.loads(json.dumps(inputs))
-    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if differing:
-        raise BadInputError(
-            f"{path.parent} holds another search (differing: {', '.join(differing)}): choose another folder with "
-            "--out, or give the same tune file and options to go on with it"
-        )
 
 
 def _is_complete(folder: RunFolder) -> bool:

@@ -29,8 +29,9 @@ from pydantic import (
 
 from loadtest.errors import BadInputError
 from loadtest.measuring.cores import usable_cores
-from loadtest.plan import Limit, Name, Plan, Target, check_keys, load_plan, read_limit
+from loadtest.plan import Name, Plan, StatedLimit, Target, check_keys, load_plan
 from loadtest.reporting.differences import PERCENTILES
+from loadtest.shipped import find_file
 from loadtest.tuning.config_path import Scalar, check_path, read_value
 from loadtest.yaml_file import read_yaml_mapping
 
@@ -147,7 +148,7 @@ class TuneFile(_Checked):
     """The knob that says how many replicas run: they are counted, and the recommendation is about it."""
     users: PositiveInt
     objective: Annotated[Objective, BeforeValidator(read_objective), PlainSerializer(str, return_type=str)]
-    limits: list[Annotated[Limit, BeforeValidator(read_limit), PlainSerializer(str, return_type=str)]] = []
+    limits: list[StatedLimit] = []
     """Which must hold; a candidate that misses one is never chosen."""
     minutes: PositiveFloat
     """What the search may take."""
@@ -217,10 +218,10 @@ def load_tuning(path: Path, overrides: dict[str, Any] | None = None) -> Tuning:
     if overrides:
         raw = _overridden(path, raw, dict(overrides))
     file = check_keys(path, raw, TuneFile)
-    plan = load_plan(file.plan)
+    plan = load_plan(find_file(file.plan))
     target = next((target for target in plan.targets if file.target in (None, target.name)), None)
     try:
-        base_text = file.base.read_text(encoding="utf-8")
+        base_text = find_file(file.base).read_text(encoding="utf-8")
     except OSError as exc:
         raise BadInputError(f"{path}: base: {file.base} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

@@ -8,11 +8,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
-from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import Overloaded
+from serve_app.metrics import BATCH_PICTURES, QUEUE_PICTURES, REFUSALS, Metrics
+from serve_app.uploads import UploadBudget
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,13 @@ class Admission:
         """Begin with `picture_s`, seconds of engine time for one picture of a full batch."""
         self._settings = settings
         self.metrics = metrics
+        self.uploads = UploadBudget(settings.max_held_bytes, self._memory_refusal)
+        """The bytes of all uploads that are in memory."""
         self._picture_s = picture_s
         self._clock = clock
         self._short_at_s = clock()
         self._taken = 0
         self._sharing = 0
-        self._held_bytes = 0
         self._refused = 0
         self._silent_until_s = 0.0
 
@@ -76,7 +77,7 @@ class Admission:
         """Take in that the engine needed `took_s` for a batch; the average moves exponentially."""
         newest_s = min(took_s / pictures, _STALL * self._picture_s)
         self._picture_s += _NEWEST_SHARE * (newest_s - self._picture_s)
-        self.metrics.observe_batch(pictures)
+        self.metrics.observe(BATCH_PICTURES, pictures)
 
     def check(self, within_s: float | None = None) -> None:
         """Return if a picture that comes now is taken. `within_s` is the client's own time limit.
@@ -87,7 +88,7 @@ class Admission:
         most_s = self.most_wait_s if within_s is None else min(self.most_wait_s, within_s)
         self._check_room()
         if self._taken and self.wait_s > most_s:
-            self._refuse(
+            raise self._refusal(
                 "wait_too_long",
                 f"{self._taken} pictures come first and take about {self.wait_s:.1f} s, longer than {most_s:g} s",
             )
@@ -97,13 +98,13 @@ class Admission:
         """Hold a place in the queue for one picture. Raises Overloaded."""
         self.check(within_s)
         self._taken += 1
-        self.metrics.set_queue_length(self._taken)
+        self.metrics.set(QUEUE_PICTURES, self._taken)
         try:
             yield
         finally:
             self._taken -= 1
             self._notice_short_queue()
-            self.metrics.set_queue_length(self._taken)
+            self.metrics.set(QUEUE_PICTURES, self._taken)
 
     @contextmanager
     def share(self) -> Iterator[None]:
@@ -115,20 +116,6 @@ class Admission:
         finally:
             self._sharing -= 1
 
-    def lease(self) -> "Lease":
-        """Return the account of one upload's bytes, empty."""
-        return Lease(self)
-
-    def hold(self, count: int) -> None:
-        """Take `count` bytes more into memory. Raises Overloaded beyond max_held_bytes."""
-        if self._held_bytes + count > self._settings.max_held_bytes:
-            self._refuse("memory", f"uploads of {self._held_bytes:,} bytes are in memory already")
-        self._held_bytes += count
-
-    def free(self, count: int) -> None:
-        """Tell that `count` bytes have left memory."""
-        self._held_bytes -= count
-
     def _notice_short_queue(self) -> None:
         if self.wait_s <= self._settings.max_wait_s / 4:
             self._short_at_s = self._clock()
@@ -136,65 +123,15 @@ class Admission:
     def _check_room(self) -> None:
         requests = self._taken + self._sharing
         if requests >= self._settings.max_queue:
-            self._refuse("queue_full", f"{requests} pictures are being worked on or waited for already")
+            raise self._refusal("queue_full", f"{requests} pictures are being worked on or waited for already")
 
-    def _refuse(self, reason: str, detail: str) -> None:
-        self.metrics.count_refusal(reason)
+    def _memory_refusal(self, held_bytes: int) -> Overloaded:
+        return self._refusal("memory", f"uploads of {held_bytes:,} bytes are in memory already")
+
+    def _refusal(self, reason: str, detail: str) -> Overloaded:
+        self.metrics.count(REFUSALS, reason)
         self._refused += 1
         if time.monotonic() >= self._silent_until_s:
             logger.warning("%d picture(s) refused since the last such line; now: %s", self._refused, detail)
             self._silent_until_s, self._refused = time.monotonic() + _SILENT_S, 0
-        raise Overloaded(f"{detail}; try again later", retry_after_s=max(1, math.ceil(self.wait_s)))
-
-
-class Memory(Protocol):
-    """What is told of bytes that come into memory, and may refuse them, and of those that leave it."""
-
-    def hold(self, count: int) -> None:
-        """Take `count` bytes more. Raises Overloaded."""
-
-    def free(self, count: int) -> None:
-        """Let `count` bytes go."""
-
-
-class Lease:
-    """The bytes in memory of one upload."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._bytes = 0
-
-    def add(self, count: int) -> None:
-        """Take `count` bytes more into memory. Raises Overloaded when all uploads together are too much."""
-        self._memory.hold(count)
-        self._bytes += count
-
-    def hand_over(self) -> "Lease":
-        """Return the account of the same bytes for another holder; this one is empty then."""
-        other = Lease(self._memory)
-        other._bytes, self._bytes = self._bytes, 0
-        return other
-
-    def end(self) -> None:
-        """Tell that the upload has left memory; more than once does no harm."""
-        self._memory.free(self._bytes)
-        self._bytes = 0
-
-
-class HeldUpload:
-    """An upload in memory and its account; both end together."""
-
-    def __init__(self, data: bytes, lease: Lease) -> None:
-        self.data = data
-        self._lease = lease
-
-    def hand_over(self) -> "HeldUpload":
-        """Return the same upload for another holder; this one has nothing then."""
-        other = HeldUpload(self.data, self._lease.hand_over())
-        self.data = b""
-        return other
-
-    def free(self) -> None:
-        """Let go of it; more than once does no harm."""
-        self.data = b""
-        self._lease.end()
+        return Overloaded(f"{detail}; try again later", retry_after_s=max(1, math.ceil(self.wait_s)))

@@ -12,19 +12,21 @@ from typing import Literal, Self
 
 import numpy as np
 
-from serve_app.classifier.admission import Admission, HeldUpload
+from serve_app.cache.cache import PredictionCache
+from serve_app.cache.classification import KEPT_CLASSES, BestClasses, Classification
+from serve_app.cache.store import build_store
+from serve_app.classifier.admission import Admission
+from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, import_engine, load_engine
+from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
-from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.pinning import watch_pinning
-from serve_app.classifier.prediction_cache import Answer, PredictionCache
-from serve_app.classifier.prediction_store import KEPT_CLASSES, build_store, fingerprint_model
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.timing import Stopwatch
 from serve_app.errors import DeadlineExceeded, NotReady
-from serve_app.redis.predictions import BestClasses
+from serve_app.metrics import CACHE_LOOKUPS, MISSED_DEADLINES, Metrics
+from serve_app.uploads import HeldUpload
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,6 @@ HASHED_AT_ONCE_BYTES = 131_072
 
 CacheUse = Literal["full", "keep", "none"]
 """What a request lets the cache do: answer it and keep the answer, only keep it, or neither."""
-
-
-@dataclass(frozen=True)
-class Classification:
-    """The best classes of one picture, best first, as (class index, probability), and the picture's SHA-256."""
-
-    top: BestClasses
-    image_sha256: str
-    cached: bool
-    """Whether it was computed for another request, before or at the same time."""
 
 
 class Classifier:
@@ -62,6 +54,13 @@ class Classifier:
         self.settings = settings
         self.prepared = prepared
         self.admission = admission
+        self.model = ModelName(
+            name=prepared.manifest.name,
+            engine=settings.engine,
+            precision=settings.precision,
+            weights=prepared.manifest.weights,
+        )
+        """What every answer is signed with."""
         self.held_cores: frozenset[int] = frozenset()
         """Cores on which the engine holds its threads; empty when the system places them."""
         self._pools = pools
@@ -78,7 +77,7 @@ class Classifier:
         try:
             prepared = await run(pools.load, _find_model_and_import_engine, settings)
             _tell_weights(prepared)
-            store = build_store(settings, prepared, metrics)
+            store = build_store(settings.cache, len(prepared.manifest.labels), metrics)
             pools.load.shutdown(wait=False)
             await run(pools.decode, warm_up_decoder)
             started = perf_counter()
@@ -99,7 +98,7 @@ class Classifier:
         classifier.held_cores = held_cores
         if store is not None:
             await store.open()
-            classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission)
+            classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission.share, metrics)
         return classifier
 
     @property
@@ -114,14 +113,17 @@ class Classifier:
         if not self._batcher.is_running:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 
-    async def classify(
-        self, upload: HeldUpload, top_k: int, stopwatch: Stopwatch, deadline_s: float, use: CacheUse = "full"
-    ) -> Classification:
-        """Return the `top_k` best classes of the picture in `upload`, charging cache, decode, queue and inference.
+    def is_idle(self) -> bool:
+        """Tell whether no client waits for a prediction. Raises NotReady when none can be computed."""
+        self.check_ready()
+        return self.admission.is_idle
+
+    async def classify(self, upload: HeldUpload, deadline_s: float, use: CacheUse = "full") -> Classification:
+        """Return what the network finds in `upload`; its marks are the ends of cache, decode, queue and inference.
 
         `upload` is freed once it is decoded, or goes over to those who wait for the same picture. Raises the errors of
         decode_image, NotReady, Overloaded (before decoding), and DeadlineExceeded after `deadline_s`; a picture that
-        waits then, and for which nobody else does, never reaches the engine.
+        waits then, and for which no other request does, never reaches the engine.
         """
         try:
             async with asyncio.timeout(deadline_s):
@@ -136,18 +138,20 @@ class Classifier:
                         lambda upload, within_s: self._compute(upload, within_s, image_sha256),
                     )
         except TimeoutError as exc:
-            self.admission.metrics.count_missed_deadline()
+            self.admission.metrics.count(MISSED_DEADLINES)
             raise DeadlineExceeded(f"no answer within {deadline_s:g} s; try again later") from exc
         if self._cache is not None and use != "full":
-            self.admission.metrics.count_lookup("skipped")
+            self.admission.metrics.count(CACHE_LOOKUPS, "skipped")
             if use == "keep":
                 self._cache.keep(answer)
-        for stage, until in answer.marks:
-            stopwatch.charge(stage, until)
-        return Classification(answer.best[:top_k], answer.image_sha256, answer.cached)
+        return answer
 
-    async def classify_in_background(self, data: bytes, top_k: int) -> Classification:
-        """Return the same for a picture that nobody waits for: it comes after all others, and counts for none of them.
+    def describe(self, found: Classification, top_k: int) -> Prediction:
+        """Return the public form of what the network found."""
+        return describe_classification(found, top_k, self.prepared.manifest.labels, self.model)
+
+    async def predict_in_background(self, data: bytes, top_k: int) -> Prediction:
+        """Return the answer about a job's picture, computed after all pictures of client requests.
 
         Raises the errors of decode_image and of the engine, NotReady, and TimeoutError when decoding does not end.
         """
@@ -155,7 +159,7 @@ class Classifier:
         async with self._background_decoder, asyncio.timeout(STUCK_AFTER_S):
             decoded = await run(self._pools.decode, _decode_and_hash, data, self.settings.max_pixels, None)
         inference = await self._batcher.infer(decoded.picture, is_background=True)
-        return Classification(best_classes(inference.scores, top_k), decoded.image_sha256, cached=False)
+        return self.describe(Classification(best_classes(inference.scores), decoded.image_sha256), top_k)
 
     async def close(self) -> None:
         """Stop taking pictures and free the threads."""
@@ -169,7 +173,7 @@ class Classifier:
             return _sha256(data)
         return await asyncio.get_running_loop().run_in_executor(self._pools.decode, _sha256, data)
 
-    async def _compute(self, upload: HeldUpload, within_s: float, image_sha256: str | None = None) -> Answer:
+    async def _compute(self, upload: HeldUpload, within_s: float, image_sha256: str | None = None) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
         run = asyncio.get_running_loop().run_in_executor
         with self.admission.place(within_s):
@@ -178,8 +182,8 @@ class Classifier:
             )
             upload.free()
             inference = await self._batcher.infer(decoded.picture)
-        return Answer(
-            best_classes(inference.scores, KEPT_CLASSES),
+        return Classification(
+            best_classes(inference.scores),
             decoded.image_sha256,
             (
                 ("queue", decoded.started),
@@ -224,9 +228,9 @@ class _Pools:
         self.engine.shutdown(wait=False, cancel_futures=True)
 
 
-def best_classes(scores: Scores, top_k: int) -> BestClasses:
-    """Return the `top_k` highest of `scores`, shape (classes,), as (class index, score), highest first."""
-    order = np.argsort(-scores, kind="stable")[:top_k]
+def best_classes(scores: Scores) -> BestClasses:
+    """Return the KEPT_CLASSES highest of `scores`, shape (classes,), as (class index, score), highest first."""
+    order = np.argsort(-scores, kind="stable")[:KEPT_CLASSES]
     return [(int(index), float(scores[index])) for index in order]
 
 

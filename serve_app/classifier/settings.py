@@ -4,13 +4,12 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from serve_app.access import Auth
 from serve_app.address import AddressFault, read_address
-from serve_app.errors import SetupError
-from serve_app.redis.address import VARIABLE
-from serve_app.redis.job_settings import JobSettings
+from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.entrance.keys import AUTH_MEANING, Auth
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
@@ -21,39 +20,10 @@ MULTIPART_OVERHEAD_BYTES = 16_384
 SOURCE_WORDS = ("auto", "imagenet", "random")
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 Source = Annotated[str, StringConstraints(min_length=1)]
-StoreKind = Literal["redis", "memory", "off"]
 
 _URL_SCHEMES = ("http", "https")
 _LOGIN_WITHOUT_SCHEME = re.compile(r":[^@]*@")
 """Of a URL whose `://` is mistyped; taken for a path it would be shown."""
-
-
-def _off_as_a_word(given: object) -> object:
-    return "off" if given is False else given  # what YAML makes of a bare off
-
-
-class CacheSettings(BaseModel):
-    """Where predictions are kept, so that the same bytes are not computed twice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    store: Annotated[Literal["auto", "redis", "memory", "off"], BeforeValidator(_off_as_a_word)] = Field(
-        "auto",
-        description="redis (at REDIS_URL) | memory (of the replica) | off | auto: redis with REDIS_URL, else off.",
-    )
-    ttl_s: float = Field(86_400.0, ge=1, le=31_536_000, description="How long a prediction is kept.")
-    max_entries: int = Field(10_000, ge=1, description="Most predictions with store: memory; Redis has its maxmemory.")
-    timeout_s: float = Field(0.05, gt=0, le=1, description="Longest wait for Redis; then the picture is computed.")
-
-    def kind_with(self, redis_url: str | None) -> StoreKind:
-        """Return where predictions are kept beside a Redis at `redis_url`, if any. Raises SetupError without one."""
-        if self.store == "auto":
-            return "redis" if redis_url else "off"
-        if self.store == "redis" and redis_url is None:
-            raise SetupError(
-                f"cache.store: redis needs {VARIABLE}=redis://host:6379/0 in the environment, or store: memory"
-            )
-        return self.store
 
 
 class ClassifierSettings(BaseModel):
@@ -61,35 +31,95 @@ class ClassifierSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    auth: Auth = Field(None, description="API keys ({keys_env: NAME} or {keys_file: PATH}) | none | not given.")
-    engine: Literal["tensorflow", "openvino"] = Field("tensorflow", description="What computes the network.")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of the engine; bfloat16 only with engine: openvino."
+    auth: Auth = Field(None, description=AUTH_MEANING)
+    engine: Literal["tensorflow", "openvino"] = Field(
+        "tensorflow",
+        description="What computes the network. `openvino` is an extra and needs about half the memory.",
     )
-    threads: int = Field(1, ge=1, le=256, description="Engine threads of one replica.")
-    weights: Source = Field("auto", description="auto | imagenet | random | a file's path | a URL.")
-    weights_sha256: Sha256 | None = Field(None, description="Checksum of the weights; a must with a URL.")
-    labels: Source = Field("auto", description="auto | imagenet | a file's path | a URL.")
-    labels_sha256: Sha256 | None = Field(None, description="Checksum of the labels; a must with a URL.")
-    seed: int = Field(0, ge=0, lt=2**31, description="Seed of random weights.")
-    max_batch: int = Field(8, ge=1, le=128, description="Most pictures in one run of the engine.")
-    max_queue: int = Field(512, ge=1, description="Most pictures in decoding, waiting or in the engine; beyond: 503.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Arithmetic of the engine; `bfloat16` only with `engine: openvino`."
+    )
+    threads: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Engine threads of one replica. threads × num_replicas should be the cores of the machine.",
+        json_schema_extra={"unit": "threads"},
+    )
+    weights: Source = Field(
+        "auto",
+        description="`imagenet`: ImageNet weights, or no start. `random`: seeded random ones, with which predictions "
+        "mean nothing. `auto`: imagenet if they can be fetched, else random with a warning in every answer. Or the "
+        "path of a Keras file (.h5, .keras), or its URL.",
+    )
+    weights_sha256: Sha256 | None = Field(
+        None, description="Checksum of the weights (sha256sum of the file); needed with a URL."
+    )
+    labels: Source = Field(
+        "auto",
+        description="Names of the 1000 classes: `imagenet`, the path of a file with one name a line or a JSON list, or "
+        "its URL. `auto`: those of ImageNet if they can be fetched, else placeholders.",
+    )
+    labels_sha256: Sha256 | None = Field(
+        None, description="Checksum of the labels (sha256sum of the file); needed with a URL."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of random weights.", json_schema_extra={"unit": "–"})
+    max_batch: int = Field(
+        8,
+        ge=1,
+        le=128,
+        description="Most pictures in one run of the engine. More than 8 gains nothing on CPUs.",
+        json_schema_extra={"unit": "pictures"},
+    )
+    max_queue: int = Field(
+        512,
+        ge=1,
+        description="Most pictures of one replica in decoding, waiting or in the engine; beyond: 503.",
+        json_schema_extra={"unit": "pictures"},
+    )
     max_wait_s: float = Field(
         6.0,
         gt=0,
         le=600,
-        description="Longest work before a new picture's; beyond: 503. Half of it in lasting overload.",
+        description="Most work before a new picture; beyond: 503 with Retry-After. Enough for the queue that forms "
+        "while replicas are replaced under a usual load. Half of it once the queue has not been short for 20 s: then "
+        "more arrives than is done, and waiting longer helps no client.",
     )
-    deadline_s: float = Field(10.0, gt=0, le=600, description="Longest time from upload to answer; beyond: 504.")
-    decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode pictures.")
+    deadline_s: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="Longest time from the upload's end to the answer; beyond: 504. A client may ask for less with the "
+        "header X-Deadline-Ms.",
+    )
+    decode_threads: int = Field(
+        2, ge=1, le=64, description="Threads that decode pictures.", json_schema_extra={"unit": "threads"}
+    )
     max_upload_bytes: int = Field(10_000_000, ge=1, description="Largest picture file; beyond: 413.")
     upload_timeout_s: float = Field(30.0, gt=0, le=600, description="Longest time for an upload; beyond: 408.")
-    max_held_bytes: int = Field(268_435_456, ge=1, description="Most bytes of uploads in memory; beyond: 503.")
-    max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS, description="Most pixels of a picture; beyond: 413.")
-    cache: CacheSettings = Field(CacheSettings(), description="Where predictions are kept.")
-    niceness: int = Field(10, ge=0, le=19, description="CPU priority of decoding and engine; 19 is lowest.")
-
-    jobs: JobSettings = Field(default_factory=JobSettings, description="Bounds of the durable jobs (with REDIS_URL).")
+    max_held_bytes: int = Field(
+        268_435_456, ge=1, description="Most bytes of uploads in the memory of one replica; beyond: 503."
+    )
+    max_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=MAX_PIXELS,
+        description="Most pixels of a picture, read from its header before decoding; beyond: 413.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    cache: CacheSettings = Field(
+        CacheSettings(), description="Whether equal bytes are computed once; see docs/redis.md."
+    )
+    niceness: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="CPU priority of decoding and engine: 0 as everything else, 19 only what nothing else wants.",
+        json_schema_extra={"unit": "nice value"},
+    )
+    jobs: JobSettings = Field(
+        default_factory=JobSettings, description="Bounds of the durable jobs, which need REDIS_URL; see docs/redis.md."
+    )
 
     @model_validator(mode="after")
     def _one_upload_fits_into_memory(self) -> Self:

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request
 from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE, parse_options_header
@@ -11,12 +11,14 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from serve_app.classifier.admission import Lease
 from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
 from serve_app.errors import EncodedUpload, MalformedUpload, UploadTooLarge, UploadTooSlow
+from serve_app.uploads import HeldUpload
+from serve_app.web import Drain
 
 FIELD = "file"
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 MAX_TEXT_FIELDS = 8
 _MOST_NAMES = 10
 _MOST_NAME_CHARACTERS = 40
@@ -41,9 +43,21 @@ class BodyBounds:
         """Return those of one picture."""
         return cls(settings.max_upload_bytes, settings.upload_timeout_s)
 
+    @property
+    def drain(self) -> Drain:
+        """How much is read of an upload that is refused."""
+        return Drain(self.max_bytes + self.overhead_bytes, self.timeout_s)
+
     def too_large(self) -> UploadTooLarge:
         """Return what to raise beyond `max_bytes`."""
         return UploadTooLarge(f"the upload is larger than {self.max_bytes:,} bytes; {self.remedy}")
+
+
+def document_upload(field: dict[str, Any], *types: str) -> dict[str, Any]:
+    """Return the OpenAPI of a body that is a form whose field `file` has this schema, or one of the media `types`."""
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    content = {"multipart/form-data": {"schema": form}, **{media: {"schema": BINARY} for media in types}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def is_form(request: Request) -> bool:
@@ -51,14 +65,14 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
-async def read_upload(request: Request, lease: Lease, settings: ClassifierSettings) -> bytes:
-    """Return the uploaded picture; bounded while it streams in, and `lease` is told how much there is.
+async def read_upload(request: Request, upload: HeldUpload, settings: ClassifierSettings) -> bytes:
+    """Return the uploaded picture; bounded while it streams in, and `upload` is told how much there is.
 
     Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, EncodedUpload,
-    and what `lease` raises.
+    and Overloaded from `upload`.
     """
     bounds = BodyBounds.of(settings)
-    body = await read_body(request, lease, bounds)
+    body = await read_body(request, upload, bounds)
     if is_form(request):
         picture, headers = await _file_field(request, body)
     else:
@@ -72,7 +86,7 @@ async def read_upload(request: Request, lease: Lease, settings: ClassifierSettin
     return picture
 
 
-async def read_body(request: Request, lease: Lease, bounds: BodyBounds) -> bytes:
+async def read_body(request: Request, upload: HeldUpload, bounds: BodyBounds) -> bytes:
     """Return the whole body, which of a form may be `overhead_bytes` larger. Raises as `read_upload` does."""
     most_bytes = bounds.max_bytes + bounds.overhead_bytes * is_form(request)
     # One buffer: a list would need fifty bytes for each chunk, and a client may send a byte a chunk.
@@ -82,27 +96,13 @@ async def read_body(request: Request, lease: Lease, bounds: BodyBounds) -> bytes
             async for chunk in request.stream():
                 if len(body) + len(chunk) > most_bytes:
                     raise bounds.too_large()
-                lease.add(len(chunk))
+                upload.add(len(chunk))
                 body += chunk
     except TimeoutError as exc:
         raise UploadTooSlow(f"the upload was not there after {bounds.timeout_s:g} s; {bounds.remedy}") from exc
     except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log
         raise MalformedUpload("the upload broke off") from exc
     return bytes(body)
-
-
-async def discard_upload(request: Request, bounds: BodyBounds) -> None:
-    """Read what the client sends, within the same bounds, and keep nothing.
-
-    A client that is still sending when the answer comes would see its connection reset instead.
-    """
-    received = 0
-    with suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last: all of it has been read already
-        async with asyncio.timeout(bounds.timeout_s):
-            async for chunk in request.stream():
-                received += len(chunk)
-                if received > bounds.max_bytes + bounds.overhead_bytes:
-                    return
 
 
 def refuse_encoded(headers: Headers) -> None:

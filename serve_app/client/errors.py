@@ -11,6 +11,7 @@ NO_ANSWER = "no_answer"
 UNEXPECTED_ANSWER = "unexpected_answer"
 FETCH_FAILED = "fetch_failed"
 UNREADABLE_FILE = "unreadable_file"
+JOB_LOST = "job_lost"
 TOO_LARGE = "upload_too_large"
 """The service's own word: the client refuses what the service would."""
 

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from serve_app.client.contents import Contents
-from serve_app.client.errors import ItemError, RunStopped, UsageError
+from serve_app.client.errors import JOB_LOST, ItemError, RunStopped, UsageError
 from serve_app.client.items import Item
 from serve_app.client.outcome import Outcome
 from serve_app.client.predictions import check_prediction
@@ -197,4 +197,4 @@ def _results_of(job: Job) -> dict[int, Mapping[str, Any]]:
 
 def _lost(job: Job) -> Job:
     detail = f"the service no longer knows the job {job['id']}; classify again"
-    return {**job, "state": "failed", "results": None, "error": {"code": "job_lost", "detail": detail}}
+    return {**job, "state": "failed", "results": None, "error": {"code": JOB_LOST, "detail": detail}}

@@ -1,19 +1,29 @@
 """Reads a Serve config and finds the faults that Serve itself passes over: it drops misspelled keys in silence."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ray.runtime_env import RuntimeEnv
+from ray.serve._private.config import DeploymentConfig
+from ray.serve._private.utils import DEFAULT
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
-from ray.serve.schema import HTTPOptionsSchema, ServeDeploySchema
+from ray.serve.schema import (
+    DeploymentSchema,
+    HTTPOptionsSchema,
+    LoggingConfig,
+    RayActorOptionsSchema,
+    ServeApplicationSchema,
+    ServeDeploySchema,
+)
 
-from serve_app.access import REMEDY, KeySource, is_loopback
 from serve_app.address import MOST_PORT, AddressFault, read_port
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS, read_config
+from serve_app.entrance.keys import REMEDY, KeySource, is_loopback
 from serve_app.errors import SetupError
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
@@ -23,6 +33,18 @@ BUILDER_ARGS: dict[str, type[UsersSettings | ClassifierSettings]] = {
     USERS: UsersSettings,
     MODEL: ClassifierSettings,
 }
+# Where the keys of Serve stand in a config, for the page that lists them.
+SERVE_SCHEMAS: dict[str, type[BaseModel]] = {
+    "top level": ServeDeploySchema,
+    "http_options": HTTPOptionsSchema,
+    "logging_config": LoggingConfig,
+    "applications": ServeApplicationSchema,
+    "deployments": DeploymentSchema,
+    "ray_actor_options": RayActorOptionsSchema,
+}
+_LIKE = 0.6
+"""Of 1: from this likeness on (difflib's ratio) a known key is named as the one that was meant."""
+
 # Keys whose values Serve's schema leaves untyped.
 UNTYPED: dict[str, type[BaseModel]] = {
     "autoscaling_config": AutoscalingConfig,
@@ -47,6 +69,15 @@ def check_config(config: dict[str, Any], path: Path) -> None:
     ]
     if faults:
         raise SetupError(f"{path}:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def serve_default(schema: type[BaseModel], key: str) -> object:
+    """Return what Serve takes where a config lacks a key of SERVE_SCHEMAS; PydanticUndefined where it may not."""
+    fields = schema.model_fields
+    if schema is DeploymentSchema and key in DeploymentConfig.model_fields:  # the schema says only: as in the code
+        fields = DeploymentConfig.model_fields
+    default = fields[key].get_default(call_default_factory=True)
+    return None if default is DEFAULT.VALUE else default
 
 
 def find_unknown_keys(config: dict[str, Any]) -> Iterator[str]:
@@ -93,7 +124,7 @@ def _compare(where: str, given: object, schema: type[BaseModel]) -> Iterator[str
         for key, value in item.items():
             path = f"{here}.{key}" if here else str(key)
             if key not in known:
-                yield f"{path}: no such key; Serve knows {', '.join(sorted(name for name in known if name))}"
+                yield _unknown(path, "Serve", filter(None, known))
             elif key == "runtime_env":
                 yield from _compare_names(path, value, RuntimeEnv.known_fields)
             elif inner := UNTYPED.get(key) or _model_in(known[key]):
@@ -103,7 +134,15 @@ def _compare(where: str, given: object, schema: type[BaseModel]) -> Iterator[str
 def _compare_names(where: str, given: object, known: set[str]) -> Iterator[str]:
     for item in _dicts([given]):
         for key in item.keys() - known:
-            yield f"{where}.{key}: no such key; Ray knows {', '.join(sorted(known))}"
+            yield _unknown(f"{where}.{key}", "Ray", known)
+
+
+def _unknown(path: str, who: str, known: Iterable[str]) -> str:
+    """Return a line about the key at the end of `path`, with the nearest of those that `who` knows."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(path.rpartition(".")[2], names, 1, _LIKE)
+    meant = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"{path}: no such key; {meant}{who} knows {', '.join(names)}"
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
@@ -130,7 +169,7 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[str]:
             if settings is not None:
                 settings.model_validate(application.get("args") or {})
         except ValidationError as exc:
-            yield from _lines(f"applications[{application.get('name')}].args", exc)
+            yield from _lines(f"applications[{application.get('name')}].args", exc, settings)
 
 
 def _is_port(given: object) -> bool:
@@ -184,14 +223,25 @@ def _our_settings(config: dict[str, Any]) -> Iterator[tuple[str, UsersSettings |
                 yield str(application.get("name")), schema.model_validate(application.get("args") or {})
 
 
-def _lines(where: str, exc: ValidationError) -> Iterator[str]:
+def _lines(where: str, exc: ValidationError, settings: type[BaseModel] | None = None) -> Iterator[str]:
     for fault in exc.errors(include_url=False, include_context=False):
         place = ".".join([*filter(None, [where]), *map(str, fault["loc"])])
+        if settings is not None and fault["type"] == "extra_forbidden":
+            yield _unknown(place, "the application", _model_at(settings, fault["loc"][:-1]).model_fields)
+            continue
         # Serve's words about a runtime_env quote URLs, of which one for private code holds a token.
         words = "Serve cannot use it" if "runtime_env" in fault["loc"] else fault["msg"]
         # A text may be an address with a password, or a key that somebody wrote there.
         given = f" (given: {fault['input']!r})" if isinstance(fault["input"], bool | int | float | None) else ""
         yield f"{place}: {words}{given}"
+
+
+def _model_at(settings: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the settings that a location in `settings` leads to; pydantic names the members of a union in it too."""
+    for step in location:
+        field = settings.model_fields.get(str(step))
+        settings = (field and _model_in(field.annotation)) or settings
+    return settings
 
 
 def _dicts(value: object) -> list[dict[str, Any]]:

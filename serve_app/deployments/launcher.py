@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +21,6 @@ import psutil
 import ray
 from ray import serve
 
-from serve_app.access import read_keys
-from serve_app.data_plane import HAPROXY_SWITCH
 from serve_app.deployments.config_file import (
     api_port,
     classifier_threads_and_replicas,
@@ -32,27 +29,23 @@ from serve_app.deployments.config_file import (
     load_config,
 )
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.ingress_watch import IngressWatch
 from serve_app.deployments.ports import API_PORT, check_free, chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.rest import DIRECT, ServeRest
+from serve_app.deployments.rollout import POLL_S, DeployError, Rollout, last_lines
 from serve_app.deployments.stopping import answer_what_is_under_way
 from serve_app.deployments.thread_budget import thread_budget_fault
-from serve_app.deployments.under_way import VARIABLE as FOLDER_VARIABLE
+from serve_app.entrance.environment import HAPROXY_SWITCH
+from serve_app.entrance.keys import read_keys
+from serve_app.entrance.stand_in import IngressWatch
+from serve_app.entrance.under_way import VARIABLE as FOLDER_VARIABLE
+from serve_app.errors import SetupError
 from serve_app.service_folder import claimed_folder, haproxy_files, write_facts
 
-POLL_S = 0.1
-PROGRESS_S = 5.0
 WATCH_S = 0.1
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 TERMINATE_S = 3.0
-REASON_LINES = 20
-MAX_FAULTS = 5
 ESSENTIAL = ("gcs_server", "raylet")
 DISCOVERY = "prom_metrics_service_discovery.json"
-
-
-class DeployError(Exception):
-    """Serve could not bring the config up; the message is its reason."""
 
 
 class StopRequested(BaseException):
@@ -90,9 +83,9 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
 
 def _deploy_and_wait(config: dict[str, Any], cluster: "Cluster", stop: "_Stop", *, deadline: float) -> None:
     _start_serve(config)
-    rest = ServeRest(cluster.dashboard_url)
-    _deploy(rest, config, stop)
-    _wait_until_running(rest, config, stop, deadline=deadline)
+    rollout = Rollout(ServeRest(cluster.dashboard_url), config, stop.sleep, _say)
+    rollout.deploy()
+    rollout.wait_until_in_place(("DEPLOY_FAILED", "UNHEALTHY"), deadline)
     _wait_until_answering(config, stop, deadline=deadline)
     write_facts(cluster.folder, dashboard=cluster.dashboard_url, metrics=cluster.session / DISCOVERY)
 
@@ -249,6 +242,8 @@ def _init_ray(folder: Path, dashboard: int) -> Any:
             )
     except SystemExit as exc:  # what Ray's own SIGTERM handler makes of a signal meanwhile
         raise StopRequested from exc
+    except Exception as exc:  # Ray has no type for it: its processes have 30 s to find each other
+        raise SetupError(f"Ray does not start on this machine, which may be too busy: {exc}") from exc
 
 
 def _stop_signals() -> list[signal.Signals]:
@@ -299,60 +294,7 @@ def _start_serve(config: dict[str, Any]) -> None:
             logging_config=config.get("logging_config"),
         )
     except (ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
-        raise DeployError(f"Serve could not start:\n{_last_lines(str(exc))}") from exc
-
-
-def _deploy(rest: ServeRest, config: dict[str, Any], stop: _Stop) -> None:
-    for fault in range(1, MAX_FAULTS + 1):
-        try:
-            rest.deploy(config)
-        except urllib.error.HTTPError as exc:
-            # Without its words, which quote the config, passwords in URLs included.
-            raise DeployError(f"Serve refused the config (status {exc.code}); dashboard.log of Ray says why") from exc
-        except OSError as exc:  # on a loaded machine an answer may fail to come; saying the same again does no harm
-            if fault == MAX_FAULTS:
-                raise DeployError(f"the dashboard does not answer: {exc}") from exc
-            stop.sleep(POLL_S)
-        else:
-            return
-
-
-def _wait_until_running(rest: ServeRest, config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:
-    wanted = {application["name"] for application in config["applications"]}
-    told, next_progress = "", time.monotonic() + PROGRESS_S
-    faults = 0
-    while True:
-        try:
-            applications = rest.applications()
-            faults = 0
-        except OSError as exc:  # on a loaded machine an answer may fail to come now and then
-            faults += 1
-            if faults == MAX_FAULTS or getattr(exc, "code", None) in (401, 403):
-                raise DeployError(f"the dashboard does not tell the status: {exc}") from exc
-            stop.sleep(POLL_S)
-            continue
-        for name, application in applications.items():
-            if application["status"] in ("DEPLOY_FAILED", "UNHEALTHY"):
-                raise DeployError(_reason(name, application))
-        state = ", ".join(f"{name}: {applications[name]['status'].lower()}" for name in sorted(applications))
-        if wanted <= {name for name, found in applications.items() if found["status"] == "RUNNING"}:
-            return
-        if time.monotonic() > deadline:
-            raise DeployError(f"not running within the time limit ({state})")
-        if state != told or time.monotonic() > next_progress:
-            _say(f"  {state or 'waiting for Serve'}")
-            told, next_progress = state, time.monotonic() + PROGRESS_S
-        stop.sleep(POLL_S)
-
-
-def _reason(name: str, application: dict[str, Any]) -> str:
-    failed = [found for found in application["deployments"].values() if found["message"]]
-    message = failed[0]["message"] if failed else application["message"]
-    return f"application {name}: {application['status']}\n{_last_lines(message)}"
-
-
-def _last_lines(text: str) -> str:
-    return "\n".join([line for line in text.splitlines() if line.strip()][-REASON_LINES:])
+        raise DeployError(f"Serve could not start:\n{last_lines(str(exc))}") from exc
 
 
 def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:

@@ -13,16 +13,18 @@ from ray.serve import Application
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.gate import GATE
-from serve_app.deployments.guard import Guard
+from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.options import CLASSIFIER
 from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
+from serve_app.entrance.gate import GATE
+from serve_app.entrance.guard import Guard
 from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment(name="Classifier")
+@serve.deployment(name="Classifier", **CLASSIFIER.model_dump())
 @serve.ingress()
 class ClassifierDeployment:
     """One classifier replica; how many there are is in the YAML."""
@@ -35,22 +37,25 @@ class ClassifierDeployment:
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
-        from serve_app.deployments.metrics import ServeJobMetrics, ServeMetrics
+        from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
-        from serve_app.jobs.jobs import Jobs
+        from serve_app.jobs.intake import job_bounds
+        from serve_app.jobs.replica import ReplicaJobs
 
         send_logs_to_serve()
-        guard = await Guard.of(self._settings.auth)
+        guard = await Guard.of(self._settings.auth, running_http_host)
         url = redis_url()
         self._warn_of_thread_budget()
-        self._classifier = await Classifier.load(self._settings, ServeMetrics())
+        metrics = ServeMetrics()
+        self._classifier = await Classifier.load(self._settings, metrics)
         self._warn_of_pinning()
         if not guard.asks_for_keys:  # who has none is not told how full it is
             GATE.put(build_early_refusal(self._classifier.admission))
-        self._jobs = Jobs(url, self._classifier, self._settings.jobs, ServeJobMetrics()) if url else None
+        self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)
-        return guard.protect(api)
+        GATE.drain = job_bounds(self._settings).drain
+        return guard.protect(api, GATE.drain)
 
     def _warn_of_thread_budget(self) -> None:
         replicas = serve.get_replica_context().world_size

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from functools import partialmethod
 
 from serve_app.address import MOST_PORT, AddressFault, read_port
-from serve_app.data_plane import HAPROXY_SWITCH
+from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import SetupError
 
 _TRIES = 100
 # A replica's port must never become one of another service: HAProxy may still send requests there for a moment.
 _REPLICA_BLOCKS = range(30_000, 32_500, 250)
 _ANYWHERE = "0.0.0.0"  # noqa: S104 HAProxies of other kinds listen everywhere
-_REPLICAS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
+REPLICA_PORTS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 _USUAL_BLOCK = ("30000", "31000")
 API_PORT = "http_options.port in the config"
 
@@ -36,7 +36,7 @@ class _Use:
 
 _DASHBOARD = "dashboard"
 _USUAL_DASHBOARD = 8265
-_HAPROXY = (
+HAPROXY_PORTS = (
     _Use("statistics", "RAY_SERVE_HAPROXY_STATS_PORT", 8404),
     _Use("metrics", "RAY_SERVE_HAPROXY_METRICS_PORT", 9101),
     _Use("Serve's proxy", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500),
@@ -59,7 +59,7 @@ def chosen_ports(api_port: int) -> Iterator[dict[str, str]]:
         taken: dict[str, str] = {}
         if os.environ.get(HAPROXY_SWITCH) == "1":
             named = _named(api_port)
-            for use in _HAPROXY:
+            for use in HAPROXY_PORTS:
                 port = named[use.variable] if use.variable in named else _first_free(use.usual, held, named.values())
                 taken[use.name] = os.environ[use.variable] = str(port)
             taken["replicas"] = _choose_replicas(held, {api_port, *map(int, taken.values())})
@@ -103,7 +103,7 @@ def _named(api_port: int) -> dict[str, int]:
     """Return the ports that the environment names, by variable."""
     used = {api_port: API_PORT}
     named: dict[str, int] = {}
-    for use in _HAPROXY:
+    for use in HAPROXY_PORTS:
         if (given := os.environ.get(use.variable)) is not None:
             port = _read(use.variable, given)
             if port in used:
@@ -123,19 +123,23 @@ def _read(variable: str, given: str) -> int:
 
 def _choose_replicas(held: ExitStack, others: Collection[int]) -> str:
     """Return the replicas' ports, first and last: as the environment names them, or a block without the `others`."""
-    if not any(variable in os.environ for variable in _REPLICAS):
+    if not any(variable in os.environ for variable in REPLICA_PORTS):
         blocks = (range(first, first + _REPLICA_BLOCKS.step) for first in _REPLICA_BLOCKS)
         fitting = (block for block in blocks if not any(port in block for port in others))
         block = next((block for block in fitting if _hold(block[0], held) and all(map(_is_free, block))), None)
         if block is None:
             raise SetupError(f"all ports from {_REPLICA_BLOCKS.start} to {_REPLICA_BLOCKS.stop - 1} are in use")
-        os.environ |= dict(zip(_REPLICAS, map(str, (block.start, block.stop)), strict=True))
+        os.environ |= dict(zip(REPLICA_PORTS, map(str, (block.start, block.stop)), strict=True))
     # Serve's own defaults.
-    first, end = (_read(name, os.environ.get(name, usual)) for name, usual in zip(_REPLICAS, _USUAL_BLOCK, strict=True))
+    first, end = (
+        _read(name, os.environ.get(name, usual)) for name, usual in zip(REPLICA_PORTS, _USUAL_BLOCK, strict=True)
+    )
     clash = next((port for port in others if port in range(first, end)), None)
     if first >= end or clash is not None:
         fault = "hold no port" if clash is None else f"hold {clash}, which is for something else"
-        raise SetupError(f"{' and '.join(_REPLICAS)}: from {first} to {end} (not included) they {fault}; set others")
+        raise SetupError(
+            f"{' and '.join(REPLICA_PORTS)}: from {first} to {end} (not included) they {fault}; set others"
+        )
     return f"{first}-{end - 1}"
 
 

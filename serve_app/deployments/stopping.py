@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from serve_app.deployments.ingress_admin import close_ingress, count_in_ingress
-from serve_app.deployments.under_way import count_under_way, tell_stopping
+from serve_app.entrance.haproxy_admin import close_ingress, count_in_ingress
+from serve_app.entrance.under_way import count_under_way, tell_stopping
 
 _POLL_S = 0.05
 

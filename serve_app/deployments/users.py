@@ -11,17 +11,20 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
-from serve_app.deployments.guard import Guard
+from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.options import USERS
+from serve_app.entrance.guard import Guard
 from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.settings import UsersSettings, database_url
+from serve_app.web import Drain
 
 logger = logging.getLogger(__name__)
 
 SEED_RETRY_S = 5.0
 
 
-@serve.deployment(name="Users")
+@serve.deployment(name="Users", **USERS.model_dump())
 @serve.ingress()
 class UsersDeployment:
     """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""
@@ -35,12 +38,12 @@ class UsersDeployment:
         from serve_app.users.store import UserStore
 
         send_logs_to_serve()
-        guard = await Guard.of(self._settings.auth)
+        guard = await Guard.of(self._settings.auth, running_http_host)
         self._store = UserStore(database_url(), self._settings)
         if not await _try_to_seed(self._settings.demo_users):
             self._seeding = asyncio.create_task(_seed_when_possible(self._settings.demo_users))
         await self._store.open()
-        return guard.protect(build_users_api(self._store))
+        return guard.protect(build_users_api(self._store), Drain())
 
     async def check_health(self) -> None:
         """Return at all: a database that is down is no reason to replace replicas."""

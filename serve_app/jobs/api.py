@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 
-from serve_app.classifier.admission import Lease
-from serve_app.classifier.api import BINARY, TopK, document_upload
+from serve_app.classifier.answer import TopK
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.upload import discard_upload
+from serve_app.classifier.upload import BINARY, document_upload
+from serve_app.entrance.guard import given_keys
 from serve_app.errors import (
     EncodedUpload,
     IdempotencyKeyReused,
@@ -23,9 +23,12 @@ from serve_app.errors import (
 )
 from serve_app.jobs.intake import job_bounds, read_submission
 from serve_app.jobs.job import ID, Job, describe_job, taken_job
-from serve_app.jobs.jobs import Jobs
-from serve_app.redis.jobs import Submission
-from serve_app.web import documented, given_keys
+from serve_app.jobs.queue.state import State
+from serve_app.jobs.queue.submit import Submitted
+from serve_app.jobs.replica import ReplicaJobs
+from serve_app.metrics import JOBS_ENDED, JOBS_SUBMITTED
+from serve_app.uploads import HeldUpload
+from serve_app.web import discard_body, documented
 
 PATH = "/jobs"
 REPLAYED_HEADER = "Idempotent-Replayed"
@@ -73,7 +76,7 @@ LOOK_ERRORS = (NotFound, InvalidParameter, Overloaded, JobsUnavailable)
 CANCEL_ERRORS = (NotFound, InvalidParameter, JobEnded, JobsUnavailable)
 
 
-def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: Jobs | None) -> None:
+def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs | None) -> None:
     """Add the routes to the classifier's API. Without `jobs` they are there too, and answer that Redis is missing."""
 
     @api.post(
@@ -87,26 +90,19 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: Jobs | None
         """Send one or many pictures as form fields `file`, or one ZIP of pictures; the answer names the job."""
         try:
             opened = _opened(jobs)
-            scoped = _scoped(request, key)
-            if not scoped:  # whoever repeats a request gets its job, however full it is
-                await opened.store.check_room()
-            submission, lease = await _receive(request, opened, settings, top_k)
+            files, submitted = await _submit(request, opened, settings, top_k, key)
         except (JobsUnavailable, Overloaded):
-            await discard_upload(request, job_bounds(settings))
+            await discard_body(request, job_bounds(settings).drain)
             raise
-        try:
-            submitted = await opened.store.submit(submission, scoped)
-        finally:
-            lease.end()
         if submitted.is_replayed:
             response.headers[REPLAYED_HEADER] = "true"
         else:
-            opened.metrics.count_submitted()
+            opened.metrics.count(JOBS_SUBMITTED)
         response.headers["Location"] = f"{request.scope.get('root_path', '')}{PATH}/{submitted.id}"
         try:
             return describe_job(await opened.waiters.find(submitted.id, 0))
         except (JobsUnavailable, NotFound):  # it is taken all the same, and its client must learn the id
-            return taken_job(submitted.id, len(submission.files))
+            return taken_job(submitted.id, files)
 
     @api.get(f"{PATH}/{{job}}", summary="How is it going?", responses=documented(*LOOK_ERRORS))
     async def look(job: JobId, wait_s: WaitS = 0) -> Job:
@@ -119,15 +115,15 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: Jobs | None
         """End a job that waits or runs; the results that it has are kept as long as those of any other."""
         opened = _opened(jobs)
         ended = await opened.store.cancel(_checked(job))
-        if ended not in (None, "cancelled"):  # a repeated request finds its own work
+        if ended not in (None, State.CANCELLED):  # a repeated request finds its own work
             raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
         cancelled = describe_job(await opened.waiters.find(job, 0))
         if ended is None:
-            opened.metrics.count_ended(cancelled.state)
+            opened.metrics.count(JOBS_ENDED, cancelled.state)
         return cancelled
 
 
-def _opened(jobs: Jobs | None) -> Jobs:
+def _opened(jobs: ReplicaJobs | None) -> ReplicaJobs:
     if jobs is None:
         raise JobsUnavailable("this service has no queue: its operator must set REDIS_URL, the address of a Redis")
     return jobs
@@ -147,10 +143,16 @@ def _scoped(request: Request, key: str | None) -> str:
     return f"{client}\n{key}"
 
 
-async def _receive(request: Request, jobs: Jobs, settings: ClassifierSettings, top_k: int) -> tuple[Submission, Lease]:
-    lease = Lease(jobs.memory)
+async def _submit(
+    request: Request, jobs: ReplicaJobs, settings: ClassifierSettings, top_k: int, key: str | None
+) -> tuple[int, Submitted]:
+    """Return how many files the request has, and the job that it led to."""
+    scoped = _scoped(request, key)
+    if not scoped:  # whoever repeats a request gets its job, however full it is
+        await jobs.store.check_room()
+    upload = HeldUpload(jobs.uploads)
     try:
-        return await read_submission(request, lease, settings, top_k), lease
-    except BaseException:
-        lease.end()
-        raise
+        submission = await read_submission(request, upload, settings, top_k)
+        return len(submission.files), await jobs.store.submit(submission, scoped)
+    finally:
+        upload.free()

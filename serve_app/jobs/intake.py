@@ -6,7 +6,6 @@ import hashlib
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
-from serve_app.classifier.admission import Lease
 from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
 from serve_app.classifier.upload import (
@@ -19,37 +18,16 @@ from serve_app.classifier.upload import (
     read_body,
     refuse_encoded,
 )
-from serve_app.errors import MalformedUpload, Overloaded, UploadTooLarge
+from serve_app.errors import MalformedUpload, UploadTooLarge
 from serve_app.jobs.archive import is_archive, unpack_archive
-from serve_app.redis.jobs import Submission
+from serve_app.jobs.queue.submit import Submission
+from serve_app.uploads import HeldUpload
 
 MAX_NAME_CHARACTERS = 255
 _PART_BYTES = 512
 """Boundary and headers of a usual part."""
 
-_HELD_RETRY_S = 5
-
 _Files = list[tuple[str, bytes]]
-
-
-class UploadMemory:
-    """The bytes of all job uploads in this replica, apart from those of predictions, which must not wait for them."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
-
-    def hold(self, count: int) -> None:
-        """Take `count` bytes more into memory. Raises Overloaded."""
-        if self._held_bytes + count > self._max_bytes:
-            raise Overloaded(
-                f"job uploads of {self._held_bytes:,} bytes are in memory already; try again later", _HELD_RETRY_S
-            )
-        self._held_bytes += count
-
-    def free(self, count: int) -> None:
-        """Tell that `count` bytes have left memory."""
-        self._held_bytes -= count
 
 
 def job_bounds(settings: ClassifierSettings) -> BodyBounds:
@@ -59,11 +37,11 @@ def job_bounds(settings: ClassifierSettings) -> BodyBounds:
     return BodyBounds(jobs.max_job_bytes, jobs.upload_timeout_s, overhead, "send fewer pictures at a time")
 
 
-async def read_submission(request: Request, lease: Lease, settings: ClassifierSettings, top_k: int) -> Submission:
-    """Return what the request wants done. Raises the errors of `classifier.upload`, and Overloaded from `lease`."""
-    body = await read_body(request, lease, job_bounds(settings))
+async def read_submission(request: Request, upload: HeldUpload, settings: ClassifierSettings, top_k: int) -> Submission:
+    """Return what the request wants done. Raises the errors of `classifier.upload`, and Overloaded from `upload`."""
+    body = await read_body(request, upload, job_bounds(settings))
     if is_form(request):
-        lease.add(len(body))  # its parts, beside it
+        upload.add(len(body))  # its parts, beside it
         files = await _form_files(request, body, settings)
     else:
         if not is_archive(body) and begins_as(body) is None:
@@ -71,7 +49,7 @@ async def read_submission(request: Request, lease: Lease, settings: ClassifierSe
         files = [(FIELD, body)]
     del body
     if len(files) == 1 and is_archive(files[0][1]):
-        lease.add(settings.jobs.max_job_bytes)  # what it may unpack to
+        upload.add(settings.jobs.max_job_bytes)  # what it may unpack to
         files = await asyncio.to_thread(
             unpack_archive,
             files[0][1],

@@ -1,12 +1,13 @@
 """A job as clients see it, from what Redis has."""
 
 from datetime import UTC, datetime
-from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from serve_app.classifier.api import Prediction
-from serve_app.redis.jobs import StoredJob
+from serve_app.classifier.answer import Prediction
+from serve_app.errors import meanings_of_codes
+from serve_app.jobs.queue.state import State
+from serve_app.jobs.queue.submit import StoredJob
 
 ID = r"[A-Za-z0-9_-]{22}"
 
@@ -14,7 +15,7 @@ ID = r"[A-Za-z0-9_-]{22}"
 class JobFault(BaseModel):
     """Why a job or one of its files failed."""
 
-    code: str = Field(description="As in the error body; `poison`, `expired`, `every_file_failed` for jobs only.")
+    code: str = Field(description=f"As in the error body, or for jobs only:\n\n{meanings_of_codes(is_for_jobs=True)}")
     detail: str
 
 
@@ -31,9 +32,7 @@ class Job(BaseModel):
     """A job and what has come of it so far."""
 
     id: str
-    state: Literal["queued", "running", "done", "failed", "cancelled"] = Field(
-        description="`done`: at least one file has a prediction; `failed`: none has."
-    )
+    state: State = Field(description="`done`: at least one file has a prediction; `failed`: none has.")
     position: int | None = Field(description="How many jobs come before it; null when it does not wait.")
     files: int
     files_done: int
@@ -68,7 +67,7 @@ def taken_job(job: str, files: int) -> Job:
     """Return a job that was stored just now, when Redis cannot be asked how it stands."""
     return Job(
         id=job,
-        state="queued",
+        state=State.QUEUED,
         position=None,
         files=files,
         files_done=0,

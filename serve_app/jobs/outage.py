@@ -5,12 +5,11 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from serve_app.errors import JobsUnavailable, Overloaded
-from serve_app.redis.connection import describe_fault
+from serve_app.redis.breaker import Breaker
 
 logger = logging.getLogger(__name__)
 
@@ -25,25 +24,25 @@ class Outage:
     """The present state, and since when it has been so."""
 
     def __init__(self) -> None:
-        self._began_s: float | None = None
-        self._ended_s = time.monotonic()
+        self._breaker = Breaker(
+            "jobs stand still: Redis does not answer or refuses (%s)",
+            "jobs go on: Redis answers again after %.1f s",
+            patience_s=0,
+        )
 
     @property
     def stable_s(self) -> float:
         """Seconds since Redis has been answering; 0 while it does not."""
-        return 0.0 if self._began_s is not None else time.monotonic() - self._ended_s
+        return self._breaker.closed_for_s
 
-    def begin(self, reason: Exception) -> None:
+    def begin(self, reason: JobsUnavailable) -> None:
         """Note that Redis did not answer."""
-        if self._began_s is None:
-            self._began_s = time.monotonic()
-            logger.warning("jobs stand still: %s (%s)", reason, describe_fault(reason.__cause__ or reason))
+        self._breaker.fail(reason.__cause__ or reason)
 
     def end(self) -> None:
         """Note that Redis answered."""
-        if self._began_s is not None:
-            logger.warning("jobs go on: Redis answers again after %.1f s", time.monotonic() - self._began_s)
-            self._began_s, self._ended_s = None, time.monotonic()
+        if self._breaker.is_open:
+            self._breaker.heal()
 
     async def outlast(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
         """Return what `call` returns, trying until Redis answers and has room."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from serve_app.errors import NotFound, Overloaded
 from serve_app.jobs.outage import Outage, end_tasks
-from serve_app.redis.jobs import JobStore, StoredJob
+from serve_app.jobs.queue.submit import JobStore, StoredJob
 
 
 class Waiters:
@@ -29,7 +29,7 @@ class Waiters:
         Raises NotFound, Overloaded when too many wait already, and JobsUnavailable.
         """
         found = await self._find(job)
-        if found.has_ended or not wait_s:
+        if found.state.has_ended or not wait_s:
             return found
         deadline_s = time.monotonic() + wait_s
         with self._bell(job) as bell:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from serve_app.classifier.api import Prediction
-from serve_app.errors import JobsUnavailable, NotReady, Overloaded, ServiceError
+from serve_app.classifier.answer import Prediction
+from serve_app.errors import POISON, JobsUnavailable, NotReady, Overloaded, ServiceError
 from serve_app.jobs.job import FileResult, JobFault
-from serve_app.jobs.metrics import JobMetrics
 from serve_app.jobs.outage import Outage, end_tasks
-from serve_app.redis.job_claims import DeadLetter, JobClaims, Work
-from serve_app.redis.job_timing import SHIPPED, JobTiming
+from serve_app.jobs.queue.claims import Claim, DeadLetter, JobClaims, Work
+from serve_app.jobs.queue.state import State
+from serve_app.jobs.queue.timing import SHIPPED, JobTiming
+from serve_app.metrics import JOBS_DEAD_LETTERS, JOBS_ENDED, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Worker:
         classify: Classify,
         is_idle: CheckIdle,
         outage: Outage,
-        metrics: JobMetrics,
+        metrics: Metrics,
         *,
         at_a_time: int,
         lease_s: float,
@@ -123,8 +124,9 @@ class Worker:
     async def _run(self, entry: str) -> None:
         work = await self._outage.outlast(lambda: self._claims.begin(entry))
         if isinstance(work, DeadLetter):
-            self._metrics.count_dead_letter()
-            self._count_end(work.state)
+            self._metrics.count(JOBS_DEAD_LETTERS)
+            fault = JobFault(code=POISON.code, detail=POISON.detail % (work.attempts, work.reason))
+            await self._finish(work, FileResult(name=work.name, index=work.index, error=fault))
         elif work is not None:
             await self._work_off(work)
 
@@ -139,9 +141,7 @@ class Worker:
             reason = type(exc).__name__  # its text is for the log: clients read this
             await self._outage.outlast(lambda: self._claims.give_back(work.entry, work, reason))
             return
-        error = (result.error.code, result.error.detail) if result.error else None
-        text = result.model_dump_json()
-        self._count_end(await self._outage.outlast(lambda: self._claims.finish(work, text, error)))
+        await self._finish(work, result)
 
     async def _classify_or_refuse(self, work: Work) -> FileResult:
         result = FileResult(name=work.name, index=work.index)
@@ -161,9 +161,11 @@ class Worker:
             self._classifying.discard(work.entry)
         return result
 
-    def _count_end(self, state: str) -> None:
-        if state:
-            self._metrics.count_ended(state)
+    async def _finish(self, claim: Claim, result: FileResult) -> None:
+        error = (result.error.code, result.error.detail) if result.error else None
+        text = result.model_dump_json()
+        if state := await self._outage.outlast(lambda: self._claims.finish(claim, text, error)):
+            self._metrics.count(JOBS_ENDED, state)
 
     async def _renew(self) -> None:
         if entries := list(self._running):
@@ -176,4 +178,4 @@ class Worker:
         with suppress(Overloaded):  # a full Redis makes nothing, and that it is there is likely
             await self._claims.open()
         for _ in range(await self._claims.sweep()):
-            self._metrics.count_ended("failed")
+            self._metrics.count(JOBS_ENDED, State.FAILED)

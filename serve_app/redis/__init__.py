@@ -1,1 +1,1 @@
-"""What is kept in Redis. The only package that imports redis; knows nothing of HTTP, models or Ray."""
+"""The connection to the Redis that REDIS_URL names. Its users: `cache.redis` and `jobs.queue`."""

@@ -16,7 +16,7 @@ class Breaker:
     """Open while what it guards fails.
 
     One failure is no reason, and many at one moment are none either: they may be a stall of this process. It opens when
-    failures follow each other for `patience_s` with no success between them.
+    failures follow each other for `patience_s` with no success between them; at the first one with a patience of 0.
     """
 
     def __init__(
@@ -28,23 +28,31 @@ class Breaker:
         self._patience_s = patience_s
         self._on_change = on_change
         self._failing_since_s: float | None = None
-        self._healed_s = -_FLAPPING_S
+        self._made_s = time.monotonic()
+        self._healed_s: float | None = None
         self.is_open = False
         self.times_reopened = 0
         """How often it opened soon after it had healed: 0 unless it flaps."""
+
+    @property
+    def closed_for_s(self) -> float:
+        """Seconds since it healed, or was made; 0 while it is open."""
+        since_s = self._made_s if self._healed_s is None else self._healed_s
+        return 0.0 if self.is_open else time.monotonic() - since_s
 
     def fail(self, fault: BaseException) -> None:
         """Take in that a call failed."""
         now_s = time.monotonic()
         if self._failing_since_s is None:
             self._failing_since_s = now_s
-        elif not self.is_open and now_s - self._failing_since_s >= self._patience_s:
+        if not self.is_open and now_s - self._failing_since_s >= self._patience_s:
             self.open(fault)
 
     def open(self, fault: BaseException) -> None:
         """Open at once."""
         self._failing_since_s = now_s = time.monotonic()
-        self.times_reopened = self.times_reopened + 1 if now_s - self._healed_s < _FLAPPING_S else 0
+        is_flapping = self._healed_s is not None and now_s - self._healed_s < _FLAPPING_S
+        self.times_reopened = self.times_reopened + 1 if is_flapping else 0
         self.is_open = True
         self._on_change(self.is_open)
         logger.warning(self._opened, describe_fault(fault))
@@ -58,7 +66,7 @@ class Breaker:
         """Close it."""
         assert self._failing_since_s is not None
         self._healed_s = time.monotonic()
-        logger.info(self._healed, self._healed_s - self._failing_since_s)
+        logger.warning(self._healed, self._healed_s - self._failing_since_s)
         self._failing_since_s = None
         self.is_open = False
         self._on_change(self.is_open)

@@ -13,8 +13,8 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, Field
 
-from serve_app.access import Auth
 from serve_app.address import Address, AddressFault, parameters, read_port, read_strictly, unescaped
+from serve_app.entrance.keys import AUTH_MEANING, Auth
 from serve_app.errors import SetupError
 from serve_app.places import data_dir
 
@@ -32,12 +32,28 @@ _EXAMPLES = "postgresql://user:password@host:5432/database or sqlite:////folder/
 class UsersSettings(BaseModel, extra="forbid", frozen=True, hide_input_in_errors=True):
     """The args of the users application in the Serve YAML."""
 
-    auth: Auth = Field(None, description="API keys ({keys_env: NAME} or {keys_file: PATH}) | none | not given.")
-    pool_size: int = Field(default=5, ge=1, le=100, description="Database connections per replica.")
-    pool_wait_s: float = Field(default=0.3, gt=0, le=60, description="Longest wait for a free connection; then 503.")
-    statement_timeout_s: float = Field(default=0.5, gt=0, le=60, description="Longest run of one statement; then 503.")
+    auth: Auth = Field(None, description=AUTH_MEANING)
+    pool_size: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Database connections of one replica; further requests wait for one.",
+        json_schema_extra={"unit": "connections"},
+    )
+    pool_wait_s: float = Field(default=0.3, gt=0, le=60, description="Longest wait for a connection; beyond: 503.")
+    statement_timeout_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="Longest run of one statement; beyond: 503. With pool_wait_s below 1 s, so that clients learn soon "
+        "that the database fails.",
+    )
     demo_users: int = Field(
-        default=10_000, ge=1, le=MAX_DEMO_USERS, description="Users made when the table is missing or empty."
+        default=10_000,
+        ge=1,
+        le=MAX_DEMO_USERS,
+        description="Users made at the first start, when the table is missing or empty.",
+        json_schema_extra={"unit": "users"},
     )
 
 

@@ -24,7 +24,7 @@ from loadtest.plan import Plan
 from loadtest.reporting.figures import CellFigures, Figures
 from loadtest.reporting.summary import summarize
 from loadtest.rows import ProcessRow, RequestRow, RowWriter
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, write_json
 from loadtest.searching import judgement
 from tests.kit import RUN_S, run_kit, write_plan
 from tests.loadtest.overloading.test_overload import level
@@ -213,8 +213,8 @@ UNTESTED = {
 
 
 def write_stretch(folder: FaultFolder, name: str, plan: FaultPlan | SoakPlan, rows: list[RequestRow]) -> None:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.write_plan(plan, read_environment())
+    write_json(folder.plan, plan)
+    folder.write_environment(read_environment())
     event = Event(fault="kill", began_unix_s=BEGAN_S, ended_unix_s=BEGAN_S, struck=[], pids=[])
     record = StretchRecord(
         status="finished", complete_unix_s=BEGAN_S - 10, stopping_unix_s=BEGAN_S + 20, events=[event]

@@ -11,11 +11,11 @@ import yaml
 from loadtest.auditing.audit import audit_file
 from loadtest.auditing.locust_stats import RunFacts
 from loadtest.auditing.published import read_published
+from loadtest.commands.tune import add_command, read_overrides
 from loadtest.errors import BadInputError
 from loadtest.faulting.fault_plan import load_fault_plan, load_soak_plan
 from loadtest.plan import load_plan
 from loadtest.reporting.baseline import read_baseline
-from loadtest.tuning.command import add_command, read_overrides
 from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.tune_file import load_tuning
 from loadtest.yaml_file import load_yaml, read_yaml_file

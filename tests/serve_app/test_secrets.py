@@ -16,20 +16,20 @@ import pytest
 import yaml
 
 from serve_app import redeploy
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import model, users
 from serve_app.deployments.config_file import load_config
 from serve_app.deployments.config_text import check_environment
 from serve_app.errors import JobsUnavailable, SetupError
 from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.submit import JobStore
 from serve_app.redis.connection import connect, describe_fault
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.jobs import JobStore
 from serve_app.seed_users import main as seed_users
 from serve_app.users.settings import UsersSettings
 from tests.redis_server import RedisServer
 from tests.serve_app.users.test_users import assert_error, users_client
-from tests.service import CONFIGS, ROOT, read_config, write_config
+from tests.service import CONFIGS, ROOT, read_config, whole_config, write_config
 
 PLANTED = "pl4nted"
 RUN_S = 120
@@ -224,10 +224,10 @@ def leaves(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
 
 def test_no_value_of_any_setting_comes_back_in_a_refusal(tmp_path: Path) -> None:
     """Somebody may have put a key there, or a URL with a password."""
-    settings = [leaf for leaf in leaves(read_config("one_replica.yaml")) if "args" in leaf]
-    assert len(settings) > 15
+    settings = [leaf for leaf in leaves(whole_config("one_replica.yaml")) if "args" in leaf]
+    assert len(settings) > 30
     for leaf in settings:
-        config = inner = read_config("one_replica.yaml")
+        config = inner = whole_config("one_replica.yaml")
         for step in leaf[:-1]:
             inner = inner[step]  # type: ignore[index]
         inner[leaf[-1]] = f"https://user:{PLANTED}@host:99999/x"  # type: ignore[index]
@@ -248,7 +248,7 @@ def test_no_value_of_any_setting_comes_back_in_a_refusal(tmp_path: Path) -> None
 )
 @pytest.mark.parametrize("level", ["application", "deployment"])
 def test_what_ray_would_write_into_its_logs_is_refused(tmp_path: Path, runtime_env: dict[str, Any], level: str) -> None:
-    config = read_config("one_replica.yaml")
+    config = whole_config("one_replica.yaml")
     application = config["applications"][1]
     application["args"]["auth"] = {"keys_env": "API_KEYS"}
     options = application["deployments"][0]["ray_actor_options"] if level == "deployment" else application

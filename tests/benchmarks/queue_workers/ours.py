@@ -4,13 +4,13 @@ import asyncio
 import os
 import sys
 
-from serve_app.classifier.api import ClassScore, ModelName, Prediction
-from serve_app.jobs.metrics import JobMetrics
+from serve_app.classifier.answer import ClassScore, ModelName, Prediction
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.claims import JobClaims
+from serve_app.jobs.queue.submit import JobStore, Submission
 from serve_app.jobs.worker import Worker
-from serve_app.redis.job_claims import JobClaims
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.jobs import JobStore, Submission
+from serve_app.metrics import Metrics
 from tests.benchmarks.queue_workers import task
 
 URL = os.environ["QUEUE_URL"]
@@ -38,7 +38,7 @@ async def work_off() -> None:
     """Work until the process ends."""
     claims = JobClaims(URL, SETTINGS)
     await claims.open()
-    metrics = JobMetrics()
+    metrics = Metrics()
     Worker(claims, classify, lambda: True, Outage(), metrics, at_a_time=4, lease_s=SETTINGS.lease_s).start()
     await asyncio.Event().wait()
 

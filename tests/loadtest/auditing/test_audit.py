@@ -15,19 +15,19 @@ import pytest
 import yaml
 
 from loadtest.auditing.audit import audit_file
-from loadtest.auditing.command import add_command
 from loadtest.auditing.cycles import mean_lateness_s
 from loadtest.auditing.finding import Audit, Finding, show, show_s
 from loadtest.auditing.interval import Interval, exact, locust_percentile, printed, printed_or_cut, printed_percentile
 from loadtest.auditing.latencies import highest_mean_ms, highest_median_ms, lowest_mean_ms
 from loadtest.auditing.locust_stats import RunFacts
 from loadtest.auditing.markdown import render_markdown
-from loadtest.auditing.statements import covers_all_levels, find_target, read_statements
 from loadtest.auditing.table import Printed
+from loadtest.commands.audit import add_command
 from loadtest.errors import BadInputError
+from loadtest.reporting.locust_csv import read_locust_csv
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
-from tests.audits.closed_loop import ENDPOINTS, SHARES, Experiment, Kind, Outcome, locust_csv, simulate, tabulate
+from tests.audits.closed_loop import SHARES, Experiment, Kind, Outcome, locust_csv, simulate, tabulate
 from tests.made_run import made_plan, write_made_run
 
 ROOT = Path(__file__).parents[3]
@@ -267,15 +267,30 @@ def claim_honestly(table: dict[str, Any]) -> None:
         one, two = (row for row in table["results"] if row["users"] == users)
         winner, other = (one, two) if one["predict"]["median_ms"] <= two["predict"]["median_ms"] else (two, one)
         faster = round(100 * (1 - winner["predict"]["median_ms"] / other["predict"]["median_ms"]))
-        reasons = [f"{faster} % faster predictions"] if faster else ["same speed"]
+        says = [say(f"{faster} % faster predictions", "latency", "less", endpoint="predict", percent=faster)]
+        says = says if faster else [say("same speed", "latency", "same")]
         rates = (winner["rps"], other["rps"])
         if max(rates) < limit_share * users / mean_wait_s and rates[0] > rates[1] > 0:
-            ratio = rates[0] / rates[1]
-            reasons += [f"{ratio:.1f}x throughput" if ratio > 1.5 else f"{100 * ratio - 100:.0f} % higher throughput"]
-        table["claims"] += [{"users": users, "winner": winner["instances"], "because": ", ".join(reasons)}]
+            ratio, more = rates[0] / rates[1], f"{100 * rates[0] / rates[1] - 100:.0f}"
+            if ratio > 1.5:
+                says += [say(f"{ratio:.1f}x throughput", "throughput", "more", times=float(f"{ratio:.1f}"))]
+            elif more != "0":
+                says += [say(f"{more} % higher throughput", "throughput", "more", percent=int(more))]
+        table["claims"] += [claimed(users, winner["instances"], *says)]
     winners = {claim["winner"] for claim in table["claims"]}
     if len(winners) == 1:
-        table["claims"] += [{"bottom_line": f"use {winners.pop()} instance(s) for all load levels"}]
+        table["claims"] += [{"bottom_line": "use it for all load levels", "target": winners.pop(), "all_levels": True}]
+
+
+def say(text: str, quantity: str, sense: str, **more: object) -> dict[str, Any]:
+    """Return what a sentence says, as data."""
+    return {"text": text, "quantity": quantity, "sense": sense, **more}
+
+
+def claimed(users: int, winner: int, *says: dict[str, Any], because: str = "") -> dict[str, Any]:
+    """Return a claim of a table; its sentence is made of what it says unless given."""
+    words = because or ", ".join(one["text"] for one in says)
+    return {"users": users, "winner": winner, "because": words, "says": list(says)}
 
 
 def test_simulated_experiments_give_no_finding_as_a_table(tmp_path: Path, experiments: list[Simulated]) -> None:
@@ -351,8 +366,8 @@ def put_endpoint(row: int, endpoint: str, **values: Any) -> Change:
     return lambda table: table["results"][row][endpoint].update(values)
 
 
-def claim(**values: Any) -> Change:
-    return lambda table: table["claims"].append(values)
+def claim(*values: Any, **more: Any) -> Change:
+    return lambda table: table["claims"].append(claimed(*values, **more))
 
 
 def median_beyond_the_lookups(table: dict[str, Any]) -> None:
@@ -367,7 +382,14 @@ def loser_wins(table: dict[str, Any]) -> None:
     one, two = (row for row in table["results"] if row["users"] == 100)
     one["lookup"] = {"median_ms": 2 * two["lookup"]["median_ms"], "avg_ms": 2 * two["lookup"]["avg_ms"]}
     one["median_ms"] = 2 * two["median_ms"]
-    table["claims"].append({"users": 100, "winner": 1, "because": "it is simpler"})
+    table["claims"].append(claimed(100, 1, because="it is simpler"))
+
+
+FASTER = say("faster predictions", "latency", "less", endpoint="predict")
+
+
+def recommended(users: int, one: dict[str, Any]) -> dict[str, Any]:
+    return {"users": users, "recommendation": one["text"], "says": [one]}
 
 
 FAULTS: dict[str, tuple[Change, set[str]]] = {
@@ -386,20 +408,26 @@ FAULTS: dict[str, tuple[Change, set[str]]] = {
     "failures beyond all requests": (put(0, failures=10_000), {"counts"}),
     "failures beyond 100 percent": (put(0, failures_percent=120), {"counts"}),
     "failures of another share": (put(0, failures=40), {"counts"}),
-    "ratio": (claim(users=100, winner=2, because="4x throughput"), {"claimed number"}),
-    "percent": (claim(users=100, winner=2, because="20 % faster predictions"), {"claimed number"}),
-    "same": (claim(users=100, winner=2, because="same latency of predictions"), {"claimed number"}),
-    "sign": (claim(users=100, winner=2, because="lower throughput"), {"claimed number"}),
+    "ratio": (claim(100, 2, say("4x throughput", "throughput", "more", times=4)), {"claimed number"}),
+    "percent": (
+        claim(100, 2, say("20 % faster predictions", "latency", "less", endpoint="predict", percent=20)),
+        {"claimed number"},
+    ),
+    "same": (
+        claim(100, 2, say("same latency of predictions", "latency", "same", endpoint="predict")),
+        {"claimed number"},
+    ),
+    "sign": (claim(100, 2, say("lower throughput", "throughput", "less")), {"claimed number"}),
     "loser as winner": (loser_wins, {"claimed winner"}),
     "throughput that the users set": (
-        claim(users=10, winner=2, because="similar throughput"),
+        claim(10, 2, say("similar throughput", "throughput", "same")),
         {"capped comparison"},
     ),
     "bottom line against a level": (
         lambda table: table["claims"].extend(
             [
-                {"users": 100, "winner": 2, "because": "faster predictions"},
-                {"bottom_line": "take one instance at every load level"},
+                claimed(100, 2, FASTER),
+                {"bottom_line": "take one instance at every load level", "target": 1, "all_levels": True},
             ]
         ),
         {"contradiction"},
@@ -407,8 +435,8 @@ FAULTS: dict[str, tuple[Change, set[str]]] = {
     "two numbers for one thing": (
         lambda table: table["claims"].extend(
             [
-                {"users": 100, "winner": 2, "because": f"{told_ratio(table):.1f}x throughput"},
-                {"recommendation_at_100": f"{told_ratio(table) - 0.1:.1f}x better throughput"},
+                claimed(100, 2, say("more", "throughput", "more", times=float(f"{told_ratio(table):.1f}"))),
+                recommended(100, say("less", "throughput", "more", times=float(f"{told_ratio(table) - 0.1:.1f}"))),
             ]
         ),
         {"contradiction"},
@@ -440,7 +468,7 @@ def test_rows_that_are_capped_are_no_fault_without_a_winner_by_throughput(
     tmp_path: Path, clean: dict[str, Any]
 ) -> None:
     table = copy.deepcopy(clean)
-    claim(users=10, winner=2, because="faster predictions")(table)
+    claim(10, 2, FASTER)(table)
     assert audit_table(tmp_path, table).findings == []
 
 
@@ -454,7 +482,7 @@ def test_a_table_without_an_average_of_all_says_that_means_were_not_checked(
 
 def test_a_claim_without_rows_is_told(tmp_path: Path, clean: dict[str, Any]) -> None:
     table = copy.deepcopy(clean)
-    claim(users=70, winner=2, because="4x throughput")(table)
+    claim(70, 2, say("4x throughput", "throughput", "more", times=4))(table)
     audit = audit_table(tmp_path, table)
     assert audit.findings == []
     assert any(note.startswith("claim at 70 users: “4x throughput” has no rows") for note in audit.notes)
@@ -466,12 +494,19 @@ def test_an_rps_that_rounds_to_nothing_is_no_reason_to_give_up(tmp_path: Path, c
     assert "implied duration" in rules(audit_table(tmp_path, table))
 
 
-def test_what_is_not_understood_of_a_claim_is_told(tmp_path: Path, clean: dict[str, Any]) -> None:
+def test_words_of_a_claim_that_are_not_given_as_data_are_told(tmp_path: Path, clean: dict[str, Any]) -> None:
     table = copy.deepcopy(clean)
-    claim(users=100, winner=2, because="it feels nicer, twice the memory")(table)
+    claim(100, 2, FASTER, because="it feels nicer, faster predictions, twice the memory")(table)
     notes = " ".join(audit_table(tmp_path, table).notes)
-    assert "“it feels nicer”" in notes
-    assert "“twice the memory”" in notes
+    assert "claim at 100 users: “it feels nicer, , twice the memory” is not given as data, so not checked" in notes
+
+
+def test_a_bottom_line_for_some_levels_contradicts_no_level(tmp_path: Path, clean: dict[str, Any]) -> None:
+    table = copy.deepcopy(clean)
+    table["claims"] += [claimed(100, 2, FASTER), {"bottom_line": "take one instance at 10 users", "target": 1}]
+    audit = audit_table(tmp_path, table)
+    assert audit.findings == []
+    assert any("does not name one target for all levels, so not checked" in note for note in audit.notes)
 
 
 # --- planted faults: Locust's CSV -----------------------------------------------------------------------------------
@@ -714,58 +749,6 @@ def test_rounding_leaves_a_range(interval: Interval, low: float, high: float) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "quantity", "endpoint", "sense", "amount", "unit"),
-    [
-        ("28 % faster predictions", "latency", "predict", "less", 28, "percent"),
-        ("14% lower throughput", "throughput", None, "less", 14, "percent"),
-        ("4x throughput", "throughput", None, "more", 4, "times"),
-        ("5x better throughput", "throughput", None, "more", 5, "times"),
-        ("1.5 times more RPS", "throughput", None, "more", 1.5, "times"),
-        ("75 percent fewer failures", "failures", None, "less", 75, "percent"),
-        ("75 % fewer failed requests", "failures", None, "less", 75, "percent"),
-        ("same speed", "latency", None, "same", None, None),
-        ("similar throughput", "throughput", None, "same", None, None),
-        ("lower failures", "failures", None, "less", None, None),
-        ("slower lookups", "latency", "lookup", "more", None, None),
-        ("higher speed", "latency", None, "less", None, None),
-    ],
-)
-def test_a_claim_is_read(  # noqa: PLR0913, PLR0917 # one column for each thing read
-    text: str, quantity: str, endpoint: str | None, sense: str, amount: float | None, unit: str | None
-) -> None:
-    (statement,), unread = read_statements(text, ENDPOINTS)
-    assert unread == []
-    assert (statement.quantity, statement.endpoint, statement.sense) == (quantity, endpoint, sense)
-    assert (statement.amount and statement.amount.value, statement.unit) == (amount, unit)
-
-
-@pytest.mark.parametrize(
-    "text", ["it is simpler", "28 % of the users", "not faster", "3 faster predictions", "twice the speed"]
-)
-def test_a_claim_without_a_clear_meaning_is_left_alone(text: str) -> None:
-    assert read_statements(text, ENDPOINTS) == ([], [text])
-
-
-@pytest.mark.parametrize(
-    ("text", "target"),
-    [
-        ("use 1 model instance for all load levels", "1"),
-        ("take two replicas", "2"),
-        ("1 instance beats 2 instances", None),
-        ("use blue everywhere", "blue"),
-        ("use what you like at 2 am", None),
-    ],
-)
-def test_a_bottom_line_names_its_target(text: str, target: str | None) -> None:
-    assert find_target(text, {"1": "1 instance", "2": "2 instances", "blue": "blue"}) == target
-
-
-def test_a_bottom_line_for_some_levels_does_not_cover_all() -> None:
-    assert covers_all_levels("use 1 model instance for all load levels")
-    assert not covers_all_levels("use 1 model instance at 10 users")
-
-
-@pytest.mark.parametrize(
     ("value", "text"), [(634.0, "634"), (89.6, "89.6"), (1.3170, "1.32"), (-0.5, "−0.50"), (0, "0"), (math.inf, "∞")]
 )
 def test_numbers_are_shown_with_about_three_digits(value: float, text: str) -> None:
@@ -835,9 +818,22 @@ def refusal(*arguments: str) -> str:
             lambda table: table["workload"].update(weights={"buy": 1}),
             "workload.weights.buy: is not among the endpoints",
         ),
-        (lambda table: table["claims"].append({"users": 10, "winner": 3, "because": "x"}), "the winner 3 has no row"),
+        (claim(10, 3, because="x"), "the winner 3 has no row"),
+        (lambda table: table["claims"].append({"bottom_line": "x", "target": "blue"}), "the target blue has no row"),
         (lambda table: table["claims"].append({"users": 10, "bottom_line": "x"}), "claims.0: give either users"),
-        (lambda table: table["claims"].append({"recommendation_at_x": "y"}), "claims.0.recommendation_at_x"),
+        (lambda table: table["claims"].append({"because": "x", "says": []}), "claims.0: give either users"),
+        (claim(10, 2, FASTER, because="x"), "claims.0: says: 'faster predictions' is no part of 'x'"),
+        (claim(10, 2, {**FASTER, "endpoint": "buy"}), "claims: says: buy is not among the endpoints"),
+        (claim(10, 2, {**FASTER, "percent": 0}), "claims.0.says.0.percent: "),
+        (claim(10, 2, {**FASTER, "percent": 3, "times": 3}), "claims.0.says.0: give either percent or times"),
+        (claim(10, 2, {**FASTER, "sense": "same", "times": 3}), "claims.0.says.0: give either percent or times"),
+        (claim(10, 2, {**FASTER, "quantity": "speed"}), "claims.0.says.0.quantity: "),
+        (
+            lambda table: table["claims"].append({"users": 10, "winner": 2, "because": "4x"}),
+            "no longer read: add `says`",
+        ),
+        (lambda table: table["claims"].append({"recommendation_at_10": "4x"}), "claims.0.recommendation_at_10: is not"),
+        (lambda table: table["results"][0].update(predict=None), "results.0.predict: "),
         (lambda table: table.update(results=[]), "results: "),
         (lambda table: table.update(endpoints={"rps": {}}), "endpoints: rps is a key of every row"),
     ],
@@ -859,7 +855,8 @@ def test_a_table_that_cannot_be_used_is_told_by_its_key(
         ("table.yaml", "a: [", "is not YAML"),
         ("report.json", "{", "Invalid JSON"),
         ("report.json", '{"title": "x"}', "is it a report.json"),
-        ("run_stats.csv", "", "has no column Type"),
+        ("run_stats.csv", "", "there is no line Aggregated"),
+        ("run_stats.csv", "a\n", "has no column Type"),
         ("run_stats.csv", "Type,Name\n", "has no column Request Count"),
         ("report.txt", "", "neither .json"),
     ],
@@ -874,8 +871,19 @@ def test_a_bad_number_in_locusts_csv_is_told_by_line_and_column(tmp_path: Path, 
     path = tmp_path / "run_stats.csv"
     path.write_text(locust_csv(outcome).replace("GET,/predict,", "GET,/predict,x"), encoding="utf-8")
     assert "line 3, column Request Count: 'x" in refusal(str(path))
+    path.write_text(locust_csv(outcome).replace("GET,/predict,", "GET,/predict,0.5"), encoding="utf-8")
+    assert "is not a whole number" in refusal(str(path))
     path.write_text(locust_csv(outcome).rsplit("\n", 2)[0], encoding="utf-8")
     assert "there is no line Aggregated" in refusal(str(path))
+
+
+def test_requests_of_a_locust_run_are_named_as_in_the_report(tmp_path: Path, outcome: Outcome) -> None:
+    text = locust_csv(outcome).replace("GET,/lookup,", "GET,GET /lookup,")
+    parts = audit_csv(tmp_path, text, RunFacts()).rows[0].endpoints.split("; ")
+    figures = read_locust_csv(tmp_path / "run", users=40, wait_s=None, title="run")
+    names = [part.endpoint for part in figures.cells[0].endpoints]
+    assert names == ["GET /lookup", "GET /predict"]
+    assert [part.startswith(f"{name}: ") for part, name in zip(parts, names, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_a_folder_of_another_plan_is_not_written_into(ran: Ended, tmp_path: Path
     plan.write_text(text)
     refused = ask("faults", plan, "--out", ran.folder.path)
     assert refused.exit_code == 2
-    assert "holds a run of another plan" in refused.stderr
+    assert "holds the results of another `loadtest faults` (differing: title)" in refused.stderr
 
 
 @pytest.mark.long

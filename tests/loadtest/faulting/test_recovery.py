@@ -3,8 +3,9 @@
 import pytest
 
 from loadtest.faulting.process_watch import count_roles
-from loadtest.faulting.recovery import calm_after_s, percentile, processes_back_after_s, usual_limits_ms
+from loadtest.faulting.recovery import calm_after_s, processes_back_after_s, usual_limits_ms
 from loadtest.rows import ProcessRow, RequestRow
+from loadtest.statistics.percentiles import percentile
 
 BEGAN = 1000.0
 LIMITS = {"lookup": 70.0}

@@ -268,11 +268,11 @@ def test_a_second_run_in_the_same_folder_is_refused(interrupted: Interrupted) ->
     assert "another run uses" in interrupted.second.stderr
 
 
-def test_ctrl_c_and_sigterm_end_with_their_codes_and_say_how_to_go_on(interrupted: Interrupted) -> None:
+def test_ctrl_c_and_sigterm_end_with_their_codes_and_say_how_to_resume(interrupted: Interrupted) -> None:
     assert interrupted.by_ctrl_c.exit_code == 130
     assert interrupted.by_sigterm.exit_code == 143
     for ended in (interrupted.by_ctrl_c, interrupted.by_sigterm):
-        assert "run the same command again to go on" in ended.stderr
+        assert "run the same command again to resume" in ended.stderr
         assert "Traceback" not in ended.output
 
 

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from loadtest.reporting.block_bootstrap import Repetition, Resampled, choose_block_s
 from loadtest.reporting.comparison import compare_levels
+from loadtest.reporting.differences import Repetition, Side
 from loadtest.reporting.figures import Difference, LevelComparison, TargetFacts
-from loadtest.reporting.intervals import LEAST_SAMPLES, failures_difference_interval, failures_interval
 from loadtest.reporting.traffic import Requests, Window
+from loadtest.statistics.block_bootstrap import choose_block_s
+from loadtest.statistics.intervals import failures_difference_interval, failures_interval
+from loadtest.statistics.percentiles import LEAST_SAMPLES
 from tests.benchmarks.verdicts import compare_pairs, count_verdicts
 from tests.queueing import Service, simulate
 
@@ -252,8 +254,8 @@ def test_the_same_data_give_the_same_verdicts() -> None:
 
 
 def test_of_independent_samples_the_spread_is_that_of_the_textbook() -> None:
-    runs = [Resampled([run], [1]) for run in measured(1, count=30, rps=50)]
-    variances = [data.variance(np.log(data.percentile_ms("predict", 0.5)[1]))[0] for data in runs]
+    runs = [Side("one", [run], [1]) for run in measured(1, count=30, rps=50)]
+    variances = [data.drawn.variance(np.log(data.percentile_ms("predict", 0.5)[1]))[0] for data in runs]
     textbook = 0.2**2 * np.pi / 2 / 3000  # of the median of a normal distribution, here of the logarithms
     assert np.mean(variances) == pytest.approx(textbook, rel=0.25)
 
@@ -262,7 +264,7 @@ def test_of_a_queue_the_spread_is_that_between_runs_and_not_that_of_independent_
     steady = Service(service_ms=80, repetition_spread=0, wander_spread=0)
     series = simulate(steady, 100, WINDOW_S, 80, seed=2)
     runs = [series.repetition(row) for row in range(80)]
-    found = [Resampled([run], [1], draws=200) for run in runs]
+    found = [Side("one", [run], [1], draws=200) for run in runs]
     medians = [data.percentile_ms("predict", 0.5) for data in found]
     true = np.std([np.log(median) for median, _ in medians])
     estimated = np.mean([np.log(drawn[0]).std() for _, drawn in medians])

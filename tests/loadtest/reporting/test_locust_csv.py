@@ -11,9 +11,10 @@ import pytest
 
 from loadtest.errors import BadInputError
 from loadtest.reporting.figures import CellFigures, Figures, Traffic
-from loadtest.reporting.intervals import LEAST_SAMPLES, failures_interval_percent
 from loadtest.reporting.locust_csv import read_locust_csv
 from loadtest.reporting.report import write_report
+from loadtest.statistics.intervals import failures_interval_percent
+from loadtest.statistics.percentiles import LEAST_SAMPLES
 from tests.loadtest.test_locustfile import LOOKUP, PREDICT, RIGHT_ANSWERS, csv_rows, run_locust
 
 USERS = 20
@@ -349,7 +350,7 @@ def read(path: Path, users: int | None = None, wait_s: Sequence[float] | None = 
     return read_locust_csv(path, users=users, wait_s=wait_s, title="made")
 
 
-def reasons(folder: Path, users: int | None = None) -> list[str]:
+def reasons(folder: Path, users: int | None = None) -> Sequence[str]:
     cell: CellFigures = read(folder / "run", users=users).cells[0]
     assert not cell.valid
     return cell.reasons

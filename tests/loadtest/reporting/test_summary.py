@@ -729,7 +729,7 @@ def test_limits_are_judged_in_the_steady_window(tmp_path: Path) -> None:
         "rps > 7",
     ]
     cell = cell_with(tmp_path, put_known_requests, limits=limits)
-    assert [(result.limit, result.value, result.met) for result in cell.limits] == [
+    assert [(str(result.limit), result.value, result.met) for result in cell.limits] == [
         ("failures_percent <= 0", 0, True),
         ("predict.p95_ms <= 1000", None, False),
         ("lookup.median_ms < 40", 40, False),

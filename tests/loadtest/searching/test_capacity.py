@@ -137,7 +137,7 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
     options = ("--target", "crowded", "--window", "1.6", "--confirm", "1.6", "--resolution", "100")
     command = ["capacity", search_plan, "--slo", OBJECTIVE, "--out", folder, *options]
     with started(command, folder, tmp_path) as kit:
-        kit.wait_until((folder / "capacity.json").is_file, "the first step")
+        kit.wait_until(lambda: (folder / "capacity.json").is_file() and bool(read(folder)["steps"]), "the first step")
         kit.interrupt()
         stopped = kit.wait()
         assert_nothing_left(kit.mark)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.plan import Plan, read_limit
-from loadtest.reporting.figures import CellFigures, LimitResult
+from loadtest.reporting.figures import CellFigures, LimitResult, Reason, ReasonCode
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import RunFolder
 from loadtest.searching.bisection import MOST_INVALID, Bounds, Outcome, Result, Step, Todo, decide
@@ -210,12 +210,19 @@ def test_what_decided_is_told(cell: CellFigures) -> None:
 
 
 def test_a_short_generator_is_told_from_a_slow_target(cell: CellFigures) -> None:
-    short = ["the load generator was short of CPU: it used 99 % of one core, 90 % are allowed"]
+    short = [Reason("it was short of CPU: it used 99 % of one core, 90 % are allowed", "generator_cpu")]
     assert judged(cell, 40, reasons=short) == ("invalid", False, f"the generator is the limit: {short[0]}")
     kept = {"arrivals_due": 1000, "arrivals_queued": 60, "arrivals_unsent": 40}
-    outcome, _, because = judged(cell, 40, reasons=["the target did not keep up"], **kept)
+    outcome, _, because = judged(cell, 40, reasons=[Reason("it did not keep up", "target_behind")], **kept)
     assert outcome == "failed"
     assert "100 of 1,000 arrivals" in because
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [("none_right", "failed"), ("generator_late", "invalid"), ("few_samples", "invalid")]
+)
+def test_the_code_of_a_reason_decides_and_not_its_words(cell: CellFigures, code: ReasonCode, outcome: Outcome) -> None:
+    assert judged(cell, 40, reasons=[Reason("none of the load generator was late", code)])[0] == outcome
 
 
 def test_too_few_samples_are_no_decision(cell: CellFigures) -> None:

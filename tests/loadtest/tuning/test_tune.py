@@ -13,12 +13,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+from loadtest.commands.tune import add_command, read_overrides
 from loadtest.errors import BadInputError
 from loadtest.plan import Target, load_plan
 from loadtest.reporting.summary import summarize
 from loadtest.run_folder import Cell, RunFolder
 from loadtest.tuning.candidates import base_values, choose_spread, make_grid, make_target, render_config
-from loadtest.tuning.command import add_command, read_overrides
 from loadtest.tuning.config_path import read_value, replace_values
 from loadtest.tuning.display import show_result
 from loadtest.tuning.halving import Costs, Round, count_affordable, halve, plan_rounds, promote
@@ -27,7 +27,7 @@ from loadtest.tuning.recommendation import recommend
 from loadtest.tuning.result import TUNE_UNITS, make_result
 from loadtest.tuning.search import Search
 from loadtest.tuning.tune_file import Tuning, holds, load_tuning, read_objective
-from serve_app.deployments.config_file import load_config
+from serve_app.deployments.config_file import check_config, load_config
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 from tests.service import CONFIGS
 
@@ -97,7 +97,7 @@ def test_a_path_finds_a_value(path: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("path", "told"),
     [
-        ("service.worker", "service has no key 'worker'; known: workers, list, text"),
+        ("service.worker", "service has no key 'worker'; did you mean workers?"),
         ("service.workers.x", "service.workers has no key 'x'; known: none"),
         ("service.list[name=b].values", "service.list has 0 items with name=b; known: a.b, c"),
         ("service.list", "service.list is not a single value"),
@@ -123,6 +123,48 @@ def test_values_are_replaced_and_all_else_stays_comments_included() -> None:
     expected = BASE.replace("1 ", "12 ", 1).replace("'old'", "'yes'").replace("fast: true", "fast: false")
     assert changed == expected
     assert yaml.safe_load(changed)["service"]["list"][0]["values"] == {"engine": "yes", "fast": False}
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("service.limit", "service:\n  limit: 3\n  workers: 1   # how many\n"),
+        ("limits.users.most", "limits: {users: {most: 3}}\nservice:\n"),
+        ("service.list[name=a.b].limit", "    - limit: 3\n      name: a.b\n"),
+        ("service.list[name=a.b].values.limit", "values: {limit: 3, engine: 'old', fast: true}\n"),
+    ],
+)
+def test_a_key_that_the_file_leaves_to_its_default_is_added(path: str, place: str) -> None:
+    assert read_value(BASE, path) is None
+    changed = replace_values(BASE, {path: 3})
+    assert place in changed
+    assert read_value(changed, path) == 3
+    assert len(changed) - len(BASE) < 40
+    assert replace_values(changed, {path: 4}) == changed.replace("3", "4")
+
+
+def test_two_keys_of_a_mapping_that_is_not_there_are_added_to_one() -> None:
+    changed = yaml.safe_load(replace_values(BASE, {"service.limits.a": 1, "service.limits.b": 2}))
+    assert changed["service"] == {**yaml.safe_load(BASE)["service"], "limits": {"a": 1, "b": 2}}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"args.{key}" for key in ("max_queue", "max_pixels", "decode_threads", "niceness", "upload_timeout_s")),
+        *(f"args.{key}" for key in ("seed", "max_held_bytes", "precision", "cache.ttl_s", "jobs.max_batch")),
+        "deployments[name=Classifier].max_ongoing_requests",
+        "deployments[name=Classifier].health_check_timeout_s",
+    ],
+)
+def test_every_setting_of_the_service_can_be_a_knob_also_when_the_shipped_config_leaves_it_out(path: str) -> None:
+    text = (CONFIGS / "one_replica.yaml").read_text()
+    whole = f"applications[name=model].{path}"
+    assert read_value(text, whole) is None
+    value = "bfloat16" if path.endswith("precision") else 300_000_000 if path.endswith("bytes") else 7
+    config = yaml.safe_load(replace_values(text, {whole: value, "applications[name=model].args.engine": "openvino"}))
+    check_config(config, Path("a.yaml"))
+    assert config != yaml.safe_load(text)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +222,7 @@ def test_all_faults_of_a_tune_file_are_told_at_once(tmp_path: Path) -> None:
         ({"target": "other"}, "target: 'other' is not one of service"),
         ({"objective": "minimise nix.p95_ms"}, "objective: 'nix' is not one of lookup, predict"),
         ({"limits": ["nix.p95_ms <= 3"]}, "'nix' is not one of lookup, predict"),
-        ({"vary": [{"name": "a", "path": "service.nix", "values": [1]}], "replicas_knob": None}, "no key 'nix'"),
+        ({"vary": [{"name": "a", "path": "service.worker", "values": [1]}], "replicas_knob": None}, "no key 'worker'"),
         (
             {"vary": [{"name": "a", "path": "service.workers", "values": [1, 1]}], "replicas_knob": None},
             "stands there twice",
@@ -353,8 +395,8 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     """All rounds are there already, so nothing is measured; what they took leaves no time for a final."""
     told: list[str] = []
     search = Search(load_tuning(write_tune_file(tmp_path, minutes=14, overhead_s=20)), tmp_path / "out", told.append)
-    search._open()
-    plan = search._make_plan(1, search.tried, Round(4, 1, 60))
+    with search.opened():
+        plan = search._make_plan(1, search.tried, Round(4, 1, 60))
 
     def change(made: MadeCell, invalid: str = "") -> None:
         replicas = made.record.replicas_asked

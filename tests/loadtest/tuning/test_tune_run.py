@@ -99,8 +99,8 @@ def write_search(folder: Path, options: str = "", minutes: float = MINUTES) -> P
 
 def write_made_round(search: Search, number: int, size: Round, rps: dict[str, int]) -> None:
     """Write a whole round: users who send `rps` to a candidate together, evenly; one without any does not start."""
-    search._open()
-    plan = search._make_plan(number, [search.candidate(name) for name in rps], size)
+    with search.opened():
+        plan = search._make_plan(number, [search.candidate(name) for name in rps], size)
 
     def make(made: MadeCell) -> None:
         record, rate_rps = made.record, rps[made.record.cell.target]

@@ -3,50 +3,25 @@
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
 
-from serve_app.classifier.admission import STANDING_AFTER_S, Admission, HeldUpload
+from serve_app.classifier.admission import STANDING_AFTER_S, Admission
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.early import build_early_refusal
-from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import Overloaded
+from serve_app.metrics import MISSED_DEADLINES, QUEUE_PICTURES, REFUSALS, STAGE_MS
+from serve_app.uploads import HeldUpload
 from tests.conftest import Fitted
+from tests.counted import Counted
 from tests.held_engine import HANG_S, held, in_two_parts
 from tests.serve_app.classifier.test_model_api import assert_error
 
 PICTURE_S = 0.1
-
-
-class Counted(Metrics):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.refusals = Counter[str]()
-        self.missed_deadlines = 0
-        self.batches: list[int] = []
-        self.queue_lengths = [0]
-        self.stages: list[Mapping[str, float]] = []
-
-    def count_refusal(self, reason: str) -> None:
-        self.refusals[reason] += 1
-
-    def count_missed_deadline(self) -> None:
-        self.missed_deadlines += 1
-
-    def observe_batch(self, pictures: int) -> None:
-        self.batches.append(pictures)
-
-    def set_queue_length(self, pictures: int) -> None:
-        self.queue_lengths.append(pictures)
-
-    def observe_stages(self, spent_s: Mapping[str, float]) -> None:
-        self.stages.append(dict(spent_s))
 
 
 def admission(clock: Callable[[], float] = time.monotonic, **args: object) -> Admission:
@@ -129,8 +104,8 @@ def test_the_number_of_pictures_is_bounded_too() -> None:
     with ExitStack() as taken:
         assert "3 pictures" in fill(gate, taken).detail
     assert isinstance(gate.metrics, Counted)
-    assert gate.metrics.refusals == {"queue_full": 1}
-    assert gate.metrics.queue_lengths == [0, 1, 2, 3, 2, 1, 0]
+    assert gate.metrics.of(REFUSALS) == {"queue_full": 1}
+    assert gate.metrics.told(QUEUE_PICTURES) == [1, 2, 3, 2, 1, 0]
 
 
 def test_the_service_time_follows_what_the_engine_shows() -> None:
@@ -151,16 +126,16 @@ def test_a_process_that_was_stopped_is_not_taken_for_a_slow_one() -> None:
 
 def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
     gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
-    first, second = gate.lease(), gate.lease()
+    first, second = HeldUpload(gate.uploads), HeldUpload(gate.uploads)
     first.add(15_000)
     second.add(5_000)
     with pytest.raises(Overloaded, match="20,000 bytes"):
         second.add(1)
-    first.end()
-    first.end()
+    first.free()
+    first.free()
     second.add(15_000)
-    second.end()
-    gate.lease().add(20_000)
+    second.free()
+    HeldUpload(gate.uploads).add(20_000)
 
 
 def test_who_waits_for_anothers_picture_counts_but_makes_nobody_wait() -> None:
@@ -176,17 +151,16 @@ def test_who_waits_for_anothers_picture_counts_but_makes_nobody_wait() -> None:
 
 def test_an_upload_is_counted_once_whoever_holds_it() -> None:
     gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
-    lease = gate.lease()
-    lease.add(20_000)
-    first = HeldUpload(b"x", lease)
+    first = HeldUpload(gate.uploads)
+    first.add(20_000)
+    first.data = b"x"
     second = first.hand_over()
     assert (first.data, second.data) == (b"", b"x")
     first.free()
-    lease.end()
     with pytest.raises(Overloaded, match="20,000 bytes"):
-        gate.lease().add(1)
+        HeldUpload(gate.uploads).add(1)
     second.free()
-    gate.lease().add(20_000)
+    HeldUpload(gate.uploads).add(20_000)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +212,7 @@ async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right
     async with held(classifier, metrics, picture_s=PICTURE_S, max_wait_s=0.45) as replica:
         label, data = next(iter(fitted.pictures.items()))
         posts = [asyncio.create_task(replica.client.post("/predict", content=data)) for _ in range(60)]
-        await wait_until(lambda: metrics.refusals.total() == 55)  # the fifth had 0.4 s before it, the sixth 0.5 s
+        await wait_until(lambda: metrics.of(REFUSALS).total() == 55)  # the fifth had 0.4 s before it, the sixth 0.5 s
         replica.engine.release()
         answers = await asyncio.gather(*posts)
         right = [answer for answer in answers if answer.status_code == 200]
@@ -248,9 +222,9 @@ async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right
         for answer in refused:
             assert_error(answer, 503, "overloaded", "pictures", "try again later")
             assert answer.headers["Retry-After"] == "1"
-        assert metrics.refusals == {"wait_too_long": 55}
-        assert sum(metrics.batches) == len(metrics.stages) == 5
-        assert metrics.queue_lengths == [*range(6), *reversed(range(5))]
+        assert metrics.of(REFUSALS) == {"wait_too_long": 55}
+        assert metrics.pictures == len(metrics.told(STAGE_MS, "inference")) == 5
+        assert metrics.told(QUEUE_PICTURES) == [*range(1, 6), *reversed(range(5))]
         assert (await replica.client.post("/predict", content=data)).status_code == 200
 
 
@@ -262,10 +236,10 @@ async def test_a_missed_deadline_is_a_504_and_never_reaches_the_engine(classifie
         await replica.engine.begun()
         late = await replica.client.post("/predict", content=data, headers={"X-Deadline-Ms": "200"})
         assert_error(late, 504, "deadline_exceeded", "0.2 s")
-        assert metrics.missed_deadlines == 1
+        assert metrics.of(MISSED_DEADLINES)[""] == 1
         replica.engine.release()
         assert {(await other).status_code for other in others} == {200}
-        assert sum(metrics.batches) == replica.engine.pictures == 4
+        assert metrics.pictures == replica.engine.pictures == 4
 
 
 @pytest.mark.parametrize("deadline", ["0", "-5", "soon", "1.5", "", "600001"])
@@ -294,7 +268,7 @@ async def test_uploads_are_bounded_together_in_memory(classifier: Classifier) ->
         await half_sent.wait()
         second = await replica.client.post("/predict", content=b"y" * 1_900_000)
         assert_error(second, 503, "overloaded", "bytes are in memory")
-        assert metrics.refusals == {"memory": 1}
+        assert metrics.of(REFUSALS) == {"memory": 1}
         go_on.set()
         assert_error(await first, 415, "unsupported_image")
         assert_error(await replica.client.post("/predict", content=b"y" * 1_900_000), 415, "unsupported_image")

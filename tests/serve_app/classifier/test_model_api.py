@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from serve_app.classifier.classifier import Classifier
-from serve_app.classifier.metrics import Metrics
 from serve_app.classifier.timing import Stopwatch
+from serve_app.metrics import Metrics
 from tests.conftest import Fitted
 from tests.held_engine import held, in_two_parts
 from tests.serve_app.classifier.test_images import encode, smooth

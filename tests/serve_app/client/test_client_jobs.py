@@ -15,6 +15,7 @@ from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.client.__main__ import main
 from serve_app.jobs.api import add_job_routes
+from serve_app.metrics import JOBS_SUBMITTED
 from tests.conftest import Fitted
 from tests.jobs import Desk, replica
 from tests.patience import HANG_S, until
@@ -94,7 +95,7 @@ async def client_process(server: str, *arguments: str | Path) -> Ended:
 async def test_a_folder_becomes_jobs_and_the_same_command_finds_them_again(
     server: str, desk: Desk, pictures: Path, fitted: Fitted, client: Client
 ) -> None:
-    before = desk.counted.submitted
+    before = desk.counted.of(JOBS_SUBMITTED)[""]
     for run in (client, client_process):
         code, out, err = await run(server, pictures, "--jobs", "--batch", "4", "--format", "jsonl", "--top-k", "2")
         *good, broken = [json.loads(line) for line in out.splitlines()]
@@ -104,7 +105,7 @@ async def test_a_folder_becomes_jobs_and_the_same_command_finds_them_again(
         assert broken["error"]["code"] == "unreadable_image"
         assert f"{len(good)} classified, 1 failed" in err
     # The last of the three holds nothing but the broken picture, so it has failed and is made anew.
-    assert desk.counted.submitted == before + 3 + 1
+    assert desk.counted.of(JOBS_SUBMITTED)[""] == before + 3 + 1
 
 
 async def test_a_job_is_fetched_by_its_id_and_one_that_has_ended_cannot_be_cancelled(

@@ -17,13 +17,14 @@ from pydantic.fields import FieldInfo
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.access import KeySource
-from serve_app.classifier.settings import CacheSettings, ClassifierSettings
+from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import model, users
 from serve_app.deployments.config_file import check_config
-from serve_app.deployments.config_text import check_environment, read_config
+from serve_app.deployments.config_text import check_environment, read_config, read_yaml
+from serve_app.entrance.keys import KeySource
 from serve_app.errors import SetupError
-from serve_app.redis.job_settings import JobSettings
 from serve_app.users.settings import UsersSettings
 from tests.service import CONFIGS, ROOT
 from tests.service import read_config as shipped
@@ -133,20 +134,27 @@ def test_the_words_that_the_pages_name_for_the_store_are_those_of_the_settings()
     named = set()
     for page in ("README.md", "docs/redis.md", "configs/one_replica.yaml"):
         named |= set(re.findall(r"\bstore: (\w+)", (ROOT / page).read_text()))
-    assert named == {"auto", "redis", "memory", "off"}
+    row = next(
+        line for line in (ROOT / "docs/configuration.md").read_text().splitlines() if line.startswith("| `store`")
+    )
+    assert set(re.findall(r"`(\w+)`", row.split(" | ")[3])) == {"auto", "redis", "memory", "off"} >= named
+    assert len(named) > 1
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_what_a_config_explains_in_a_comment_can_be_written_as_it_stands(name: str) -> None:
-    lines = [line.strip().removeprefix("#").strip() for line in (CONFIGS / name).read_text().splitlines()]
-    found = [match for line in lines if (match := re.fullmatch(r"(\w+): (\S+)   +[^#]*", line))]
-    jobs = {match[1]: match[2] for match in found if match[1] != "auth"}
-    assert JobSettings.model_validate({key: yaml.safe_load(value) for key, value in jobs.items()}) == JobSettings()
-    assert set(jobs) == set(JobSettings.model_fields)
-    auth = [match[1] for line in lines if (match := re.match(r"auth: (\{[^}]*\}|none)  ", line))]
-    assert len(auth) == 3
-    for value in auth:
+    text = (CONFIGS / name).read_text()
+    auth = re.findall(r"# auth: (\{\S+: \S+\}) +API keys; or (\{\S+: \S+\}), or (\w+)", text)
+    assert len(auth) == 1
+    for value in auth[0]:
         assert UsersSettings.model_validate({"auth": yaml.safe_load(value)}).auth is not None
+    words = re.findall(r"^ +(\w+): (\w+) +# or (\w+(?:, \w+)*)", text, re.MULTILINE)
+    assert [key for key, *_ in words] == ["encoding", "log_level", "engine", "store"]
+    for key, default, others in words:
+        for value in others.split(", "):
+            changed = text.replace(f" {key}: {default} ", f" {key}: {value} ")
+            assert changed != text
+            check_config(read_yaml(changed), Path(name))
 
 
 @pytest.mark.parametrize("level", ["DEBUG", "INFO", "WARNING", "ERROR"])

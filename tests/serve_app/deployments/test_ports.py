@@ -12,8 +12,8 @@ from itertools import pairwise
 import pytest
 from ray._private.parameter import RayParams
 
-from serve_app.data_plane import HAPROXY_SWITCH
 from serve_app.deployments.ports import check_free, free_agent_port
+from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import SetupError
 from tests.ports import free_port
 

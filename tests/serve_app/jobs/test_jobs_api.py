@@ -13,9 +13,11 @@ import pytest
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import FILE_BYTES
 from serve_app.jobs.api import add_job_routes
+from serve_app.metrics import JOBS_ENDED
 from serve_app.redis.connection import connect
-from serve_app.redis.job_settings import FILE_BYTES
+from serve_app.redis.keys import jobs_of
 from tests.conftest import Fitted
 from tests.gate import gate_before
 from tests.jobs import Desk, replica
@@ -75,14 +77,14 @@ async def test_many_files_are_one_job_with_a_result_each_and_a_bad_one_fails_alo
 
 
 async def test_a_job_of_which_no_file_is_a_picture_fails(desk: Desk, fitted: Fitted) -> None:
-    before = desk.counted.ended.count("failed")
+    before = desk.counted.of(JOBS_ENDED)["failed"]
     one = await desk.ended(await desk.accepted(fitted.pictures["thing 7"][:2000]))
     assert (one["state"], one["error"]) == ("failed", one["results"][0]["error"])
     assert one["error"]["code"] == "unreadable_image"
     two = await desk.ended(await desk.accepted(b"a", b"b"))
     assert (two["state"], two["error"]["code"]) == ("failed", "every_file_failed")
     assert [result["error"]["code"] for result in two["results"]] == ["unsupported_image"] * 2
-    await until(lambda: desk.counted.ended.count("failed") == before + 2, "the count of both")
+    await until(lambda: desk.counted.of(JOBS_ENDED)["failed"] == before + 2, "the count of both")
 
 
 async def test_what_waits_has_a_position_and_can_be_cancelled(
@@ -262,7 +264,7 @@ async def test_a_result_is_forgotten_when_it_has_expired(
         response = await desk.submit(fitted.pictures["thing 7"], key="once")
         job = response.json()["id"]
         ended = await desk.ended(job)
-        prefix = f"serve-app:{{jobs:{desk.settings.queue}}}:"
+        prefix = jobs_of(desk.settings.queue)
         keys = [key.decode() async for key in redis.scan_iter(f"{prefix}*")]
         expiring = {key for key in keys if await redis.pttl(key) >= 0}
         assert sorted(key.removeprefix(prefix).split(":")[0] for key in expiring) == ["job", "key", "results"]

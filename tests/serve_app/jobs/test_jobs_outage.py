@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from serve_app.classifier.classifier import Classifier
+from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.timing import SHIPPED
 from serve_app.redis.connection import connect
-from serve_app.redis.job_calls import JobCalls
-from serve_app.redis.job_timing import SHIPPED
 from tests.conftest import Fitted
 from tests.gate import gate_before
 from tests.jobs import Desk, replica
@@ -90,7 +90,7 @@ async def test_jobs_outlive_a_killed_redis_and_each_picture_counts_once(
     classifier: Classifier, durable_redis: RedisServer, fitted: Fitted, caplog: pytest.LogCaptureFixture, waits: Waits
 ) -> None:
     labels, pictures = list(fitted.pictures), [*fitted.pictures.values()]
-    with caplog.at_level(logging.WARNING, "serve_app.jobs"):
+    with caplog.at_level(logging.WARNING, "serve_app"):
         async with replica(classifier, durable_redis.url, lease_s=SHORT_LEASE_S) as desk:
             job = await desk.accepted(*pictures * 2)
             other = await desk.accepted(*pictures)
@@ -117,7 +117,7 @@ async def test_a_frozen_redis_is_a_quick_503_and_what_ran_goes_on(
     classifier: Classifier, own_redis: RedisServer, fitted: Fitted, caplog: pytest.LogCaptureFixture, waits: Waits
 ) -> None:
     pictures = [*fitted.pictures.values()][:4]  # as many as a worker takes at a time: it asks for no more
-    with gate_before(classifier) as gate, caplog.at_level(logging.WARNING, "serve_app.jobs"):
+    with gate_before(classifier) as gate, caplog.at_level(logging.WARNING, "serve_app"):
         async with replica(classifier, own_redis.url, lease_s=SHORT_LEASE_S) as desk:
             gate.shut()
             job = await desk.accepted(*pictures)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.classifier.classifier import Classifier
-from serve_app.redis.job_settings import JobSettings
+from serve_app.classifier.job_settings import JobSettings
 from tests.conftest import Fitted
 from tests.jobs import Desk, replica, zipped
 from tests.redis_server import RedisServer
@@ -51,10 +51,10 @@ async def test_uploads_are_bounded(classifier: Classifier, redis_server: RedisSe
         assert_error(await desk.submit(*[b"x" * 1_100_000] * 3), 413, "upload_too_large", "3,000,000", "fewer")
         packed = zipped((f"{index}.jpg", data) for index in range(4))
         assert_error(await desk.http.post("/jobs", content=packed), 413, "upload_too_large", "4 files", "up to 3")
-        desk.jobs.memory.hold(8_800_000)
+        desk.jobs.uploads.hold(8_800_000)
         assert_error(await desk.submit(b"x" * 600_000), 503, "overloaded", "are in memory already")
-        desk.jobs.memory.free(8_800_000)
-        assert desk.jobs.memory._held_bytes == 0
+        desk.jobs.uploads.free(8_800_000)
+        assert desk.jobs.uploads._held_bytes == 0
         assert (await desk.ended(await desk.accepted(data, data, data)))["state"] == "done"
 
 

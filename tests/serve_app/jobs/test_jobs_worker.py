@@ -13,20 +13,24 @@ import httpx
 import pytest
 from redis.asyncio import Redis
 
-from serve_app.classifier.api import ClassScore, ModelName, Prediction
+from serve_app.classifier.answer import ClassScore, ModelName, Prediction
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.job_settings import JobSettings
 from serve_app.errors import NotReady
 from serve_app.jobs.job import FileResult
 from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.claims import JobClaims, Work
+from serve_app.jobs.queue.scripts import GROUP
+from serve_app.jobs.queue.submit import JobStore, StoredJob, Submission
+from serve_app.jobs.queue.timing import JobTiming
 from serve_app.jobs.worker import CheckIdle, Worker
+from serve_app.metrics import JOBS_DEAD_LETTERS, JOBS_OLDEST_S, JOBS_QUEUED, JOBS_RUNNING, JOBS_SUBMITTED
 from serve_app.redis.connection import connect
-from serve_app.redis.job_claims import GROUP, JobClaims, Work
-from serve_app.redis.job_settings import JobSettings
-from serve_app.redis.job_timing import JobTiming
-from serve_app.redis.jobs import JobStore, StoredJob, Submission
+from serve_app.redis.keys import jobs_of
 from tests.conftest import Fitted
+from tests.counted import Counted
 from tests.gate import gate_before
-from tests.jobs import LEASE_S, CountedJobs, replica
+from tests.jobs import LEASE_S, replica
 from tests.patience import HANG_S, PATIENT_JOBS, until
 from tests.redis_server import RedisServer
 
@@ -62,7 +66,7 @@ class Queue:
         self.timing = timing
         self.settings = JobSettings.model_validate({"queue": uuid.uuid4().hex, "lease_s": LEASE_S, **jobs})
         self.store = JobStore(url, self.settings, timing)
-        self.counted = CountedJobs()
+        self.counted = Counted()
         self._made: list[JobClaims] = []
 
     def claims(self) -> JobClaims:
@@ -89,14 +93,14 @@ class Queue:
 
     async def ended(self, job: str) -> StoredJob:
         async def has_ended() -> bool:
-            return (await self.look(job)).has_ended
+            return (await self.look(job)).state.has_ended
 
         await until(has_ended, f"the end of job {job}")
         return await self.look(job)
 
     async def counted_ends(self, *states: str) -> None:
         """Return once the workers have counted exactly these ends, which they do after telling them to Redis."""
-        await until(lambda: self.counted.ended == list(states), f"the count of {states}")
+        await until(lambda: self.counted.ended_jobs == sorted(states), f"the count of {states}")
 
     @asynccontextmanager
     async def worker(
@@ -199,9 +203,9 @@ async def test_a_picture_that_no_worker_survives_becomes_a_dead_letter(redis_ser
         assert (result.name, result.index) == ("0.jpg", 0)
         assert result.error is not None
         assert result.error.code == "poison"
-        assert queue.counted.dead_letters == 1
+        assert queue.counted.of(JOBS_DEAD_LETTERS)[""] == 1
         redis = connect(redis_server.url, HANG_S)
-        prefix = f"serve-app:{{jobs:{queue.settings.queue}}}:"
+        prefix = jobs_of(queue.settings.queue)
         letters: Any = await redis.xrange(f"{prefix}dead")
         [(_, letter)] = letters
         assert (letter[b"job"].decode(), letter[b"name"], letter[b"attempts"]) == (job, b"0.jpg", b"2")
@@ -391,7 +395,7 @@ async def test_what_may_cost_jobs_is_said_at_the_start(
     redis = connect(own_redis.url, HANG_S)
     await redis.config_set("maxmemory-policy", "allkeys-lru")
     await redis.aclose()
-    with caplog.at_level(logging.WARNING, "serve_app.jobs"):
+    with caplog.at_level(logging.WARNING, "serve_app"):
         async with replica(classifier, own_redis.url):
             await until(lambda: len(caplog.records) == 2, "two warnings")
     assert "volatile-lru or noeviction, not allkeys-lru" in caplog.text
@@ -407,11 +411,13 @@ async def test_the_queue_is_counted(classifier: Classifier, redis_server: RedisS
 
             async def has_aged() -> bool:
                 await desk.jobs._count()
-                return desk.counted.queue[-1][2] >= 0.05
+                return desk.counted.told(JOBS_OLDEST_S)[-1] >= 0.05
 
             await until(has_aged, "the age of the oldest job")
-            waiting, running, oldest_s = desk.counted.queue[-1]
-            assert (waiting, running, desk.counted.submitted) == (2, 0, 2)
+            waiting, running, oldest_s = (
+                desk.counted.told(of)[-1] for of in (JOBS_QUEUED, JOBS_RUNNING, JOBS_OLDEST_S)
+            )
+            assert (waiting, running, desk.counted.of(JOBS_SUBMITTED)[""]) == (2, 0, 2)
             assert oldest_s < time.monotonic() - began + 1  # by the clock of Redis, which is another
 
 

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from serve_app.deployments.options import CLASSIFIER, USERS, DeploymentOptions
 from tests.conftest import Fitted
 from tests.serve_app.classifier.test_model_api import assert_error, stages_ms
 from tests.serve_app.running.shared import ANSWER_S, KEY, client_of, config_of
@@ -54,6 +55,14 @@ def test_the_ready_block_says_where_everything_is(running: Service) -> None:
 def test_one_replica_is_asked_for_and_one_runs(running: Service) -> None:
     assert running.rest().running_replicas("model", "Classifier") == 1
     assert running.rest().running_replicas("users", "Users") == 2
+
+
+def test_what_the_config_leaves_out_is_in_force(running: Service) -> None:
+    """Serve's own defaults are others; the short configs rely on those of the deployments."""
+    applications = running.rest().applications()
+    for application, deployment, wanted in (("users", "Users", USERS), ("model", "Classifier", CLASSIFIER)):
+        found = applications[application]["deployments"][deployment]["deployment_config"]
+        assert {key: found[key] for key in DeploymentOptions.model_fields} == wanted.model_dump()
 
 
 async def test_known_pictures_are_named_as_the_bare_model_names_them(running: Service, fitted: Fitted) -> None:

@@ -64,7 +64,7 @@ def test_a_second_start_on_the_same_port_says_so_before_it_starts_anything(
 def test_a_bad_config_ends_before_it_starts_anything_with_all_its_faults(refused: dict[str, Service]) -> None:
     bad = refused["config"]
     assert bad.process.returncode == 2
-    assert "args.thread: Extra inputs" in bad.printed()
+    assert "args.thread: no such key; did you mean threads?" in bad.printed()
     assert "args.max_batch" in bad.printed()
     assert "Traceback" not in bad.printed()
     assert "starting" not in bad.printed()

@@ -1,0 +1,70 @@
+"""`loadtest report`: make the report of a run folder, or of a Locust CSV, again.
+
+Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input cannot be used.
+"""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadtest.errors import BadInputError
+from loadtest.options import add_out
+from loadtest.run_folder import RunFolder, folder_faults
+
+if TYPE_CHECKING:
+    from loadtest.options import Commands
+    from loadtest.reporting.figures import Figures
+
+
+def add_command(commands: "Commands") -> None:
+    """Add `report` to the commands."""
+    parser = commands.add_parser("report", help="make report.md, report.html and report.json from raw data")
+    parser.add_argument("folder", nargs="?", type=Path, help="the folder of a run")
+    parser.add_argument("--csv", type=Path, metavar="PREFIX", help="instead: the CSV files of a plain Locust run")
+    parser.add_argument("--users", type=int, metavar="N", help="with --csv: how many users were asked for")
+    parser.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help="with --csv: the think time")
+    parser.add_argument("--title", help="with --csv: the report's title")
+    add_out(parser, "where to write", "beside the data")
+    parser.set_defaults(do=report)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the report and print its overview. Raises BadInputError."""
+    if arguments.csv is None:
+        if arguments.folder is None:
+            raise BadInputError("give the folder of a run, or --csv with the prefix of a Locust CSV")
+        return report_run(RunFolder(arguments.folder), arguments.out or arguments.folder)
+    from loadtest.reporting.locust_csv import read_locust_csv
+
+    figures = read_locust_csv(
+        arguments.csv, users=arguments.users, wait_s=arguments.wait, title=arguments.title or arguments.csv.name
+    )
+    return _report(figures, arguments.out or arguments.csv.parent)
+
+
+def report_run(run: RunFolder, folder: Path) -> int:
+    """Write the report of a run into `folder`, print its overview, and return the exit code. Raises BadInputError."""
+    # Not at the top: nothing of the report shares the machine with a measurement.
+    from loadtest.reporting.summary import summarize
+
+    return _report(summarize(run), folder)
+
+
+def _report(figures: "Figures", folder: Path) -> int:
+    from loadtest.reporting.overview import print_overview
+    from loadtest.reporting.report import write_report
+
+    with folder_faults(folder):
+        paths = write_report(figures, folder)
+    for cell in figures.cells:
+        place = f"{cell.target}, {cell.users} users, repetition {cell.repetition}"
+        if not cell.valid:
+            print(f"INVALID {place}: {'; '.join(cell.reasons)}")
+        for limit in cell.limits:
+            if not limit.met:
+                print(f"MISSED {limit.limit}: {'no data' if limit.value is None else f'{limit.value:g}'} ({place})")
+    print_overview(figures)
+    print(figures.bottom_line)
+    for path in paths:
+        print(path)
+    return 0 if figures.all_valid and figures.all_limits_met else 1

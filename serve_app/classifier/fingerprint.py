@@ -1,0 +1,29 @@
+"""What decides that a kept prediction is the answer: a name for the model, and for how it looks at a picture."""
+
+import hashlib
+import json
+from importlib.metadata import version
+
+from serve_app.classifier.images import DECODING
+from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
+from serve_app.classifier.settings import ClassifierSettings
+
+
+def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> str:
+    """Return a name for everything that decides a picture's scores, besides its bytes.
+
+    Labels are no part of it: what is kept are class indices. Nor are limits: a picture that one configuration answered
+    is right for another.
+    """
+    manifest = prepared.manifest
+    parts = {
+        "network": manifest.name,
+        "weights": manifest.weights_sha256 or manifest.weights,
+        "seed": settings.seed if manifest.weights == "random" else None,
+        "recipe": RECIPE,
+        "engine": settings.engine,
+        "precision": settings.precision,
+        "versions": {name: version(name) for name in CONVERTERS[settings.engine]},
+        "decoding": DECODING,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,35 @@
+"""Refuses before Serve and FastAPI see a request: under ten times too much, what a refusal costs decides the goodput.
+
+`middleware` asks it first, in every replica; `deployments.model` puts in what its classifier would refuse anyway.
+"""
+
+from collections.abc import Callable
+
+from starlette.types import Scope
+
+from serve_app.errors import ServiceError
+from serve_app.web import Drain
+
+Refuse = Callable[[Scope], ServiceError | None]
+"""Returns with which error a request is refused at once, or None when the application decides."""
+
+
+class Gate:
+    """What refuses in this process, which holds one replica at most."""
+
+    def __init__(self) -> None:
+        self._refuse: Refuse | None = None
+        self.drain = Drain()
+        """How much of a body is read that is refused here: as much as the application takes, once it has said so."""
+
+    def put(self, refuse: Refuse) -> None:
+        """Have `refuse` asked about every request from now on."""
+        self._refuse = refuse
+
+    def refusal(self, scope: Scope) -> ServiceError | None:
+        """Return with which error a request is refused at once, or None."""
+        return None if self._refuse is None else self._refuse(scope)
+
+
+GATE = Gate()
+"""The one of this process: Serve makes the middleware and the replica apart from each other, and hands neither on."""

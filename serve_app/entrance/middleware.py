@@ -1,0 +1,153 @@
+"""Stands in front of Serve in every process that takes HTTP: replicas behind HAProxy, and Serve's own proxy.
+
+Named in configs/serve.env as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Clients cannot change Serve's own limits, and
+what Serve itself answers has the service's error shape.
+"""
+
+from http import HTTPStatus
+from uuid import uuid4
+
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.entrance.gate import GATE
+from serve_app.entrance.haproxy import LAST_ANSWER_HEADER
+from serve_app.entrance.under_way import UnderWay
+from serve_app.errors import Stopping
+from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_of, error_response
+
+IGNORED_HEADERS = frozenset(
+    {
+        b"x-request-timeout-seconds",
+        b"x-request-disconnect-disabled",
+        b"x-session-id",
+        b"serve-multiplexed-model-id",
+    }
+)
+"""Serve lets a client switch its time limit and its watch for disconnects off with the first two; the others it decodes
+as UTF-8, and answers 500 where it cannot. An underscore counts as a hyphen, as with Serve."""
+
+_OWN_PATHS = "/-/"
+_STOPPING = "this service is being stopped; send the request again, to the one that comes after it"
+
+
+def middlewares() -> list[Middleware]:
+    """Return what Serve is to put in front of itself."""
+    return [Middleware(ServeAnswersInOneShape), Middleware(RefusesAtOnce), Middleware(ServeHeadersIgnored)]
+
+
+class ServeHeadersIgnored:
+    """Takes the headers away by which a client could change Serve's own limits, or write what it likes into the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        if scope["type"] == "http":
+            headers = [header for header in scope["headers"] if _is_harmless(*header)]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+class RefusesAtOnce:
+    """Answers what comes to a service that is being stopped, and what the gate refuses; counts those under way.
+
+    The upload is read first, so that the client sees the answer and no reset.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._under_way = UnderWay()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        if scope["type"] != "http" or scope["path"].startswith(_OWN_PATHS):
+            await self._app(scope, receive, send)
+            return
+        with self._under_way.one_more():
+            error = GATE.refusal(scope) if self._under_way.is_accepted(scope) else Stopping(_STOPPING)
+            if error is None:
+                await self._app(scope, receive, send)
+                return
+            await discard_body(Request(scope, receive), GATE.drain)
+            request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
+            response = error_response(error, request_id)
+            if isinstance(error, Stopping):  # a client that asks again and again must not keep the service alive
+                response.headers[LAST_ANSWER_HEADER] = "1"
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
+
+
+class ServeAnswersInOneShape:
+    """Turns Serve's own refusals, which are plain text, into the error body; the applications have no such answers.
+
+    The upload is read first: a client that is still sending would see its connection reset instead of the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        if scope["type"] == "http" and not scope["path"].startswith(_OWN_PATHS):
+            exchange = _Exchange(scope, receive, send)
+            await self._app(scope, exchange.receive, exchange.send)
+        else:
+            await self._app(scope, receive, send)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._is_read = False
+        self._start: Message | None = None
+        self._text = b""
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_read = self._is_read or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and _is_plain_refusal(message):
+            self._start = message
+        elif self._start is None:
+            await self._send(message)
+        else:
+            self._text += message.get("body", b"")
+            if not message.get("more_body", False):
+                if not self._is_read:
+                    await discard_body(Request(self._scope, self.receive), GATE.drain)
+                await self._answer(self._start)
+
+    async def _answer(self, start: Message) -> None:
+        given = Headers(raw=start["headers"])
+        status = start["status"]
+        error = error_of(status)
+        text = " ".join(self._text.decode(errors="replace").split()) or HTTPStatus(status).phrase
+        request_id = given.get(REQUEST_ID_HEADER) or str(uuid4())
+        body = ErrorBody(code=error.code, detail=text, request_id=request_id).model_dump_json().encode()
+        replaced = (b"content-type", b"content-length")
+        headers = [header for header in start["headers"] if header[0].lower() not in replaced]
+        headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await self._send({**start, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_harmless(name: bytes, value: bytes) -> bool:
+    name = name.lower()
+    if name == REQUEST_ID_HEADER.encode():  # Serve makes an id where there is none
+        return REQUEST_ID.fullmatch(value.decode("latin-1")) is not None
+    return name.replace(b"_", b"-") not in IGNORED_HEADERS
+
+
+def _is_plain_refusal(start: Message) -> bool:
+    kind = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] >= HTTPStatus.BAD_REQUEST and kind.startswith("text/plain")

@@ -1,0 +1,140 @@
+"""`loadtest compare`: what is said of two runs whose difference is known, and the exit code."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kit import ask
+from tests.made_run import MadeCell, made_plan, made_target, write_made_run
+
+TARGETS = [made_target("one_replica", 1)]
+USERS = 25
+FEW_USERS = 1
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("old") / "run")
+
+
+def write_run(folder: Path, change: Callable[[MadeCell], object] | None = None, **keys: Any) -> Path:
+    plan = made_plan(**{"targets": TARGETS, "users": [USERS], "repetitions": 3, "baseline": None, **keys})
+    return write_made_run(folder, plan, change)
+
+
+def slower(times: float) -> Callable[[MadeCell], None]:
+    def change(made: MadeCell) -> None:
+        made.requests = [replace(row, latency_ms=times * row.latency_ms) for row in made.requests]
+
+    return change
+
+
+def fail_every_tenth(made: MadeCell) -> None:
+    made.requests = [
+        replace(row, status=500, error="status 500", server_timing="") if number % 10 == 0 else row
+        for number, row in enumerate(made.requests)
+    ]
+
+
+def do_not_start(made: MadeCell) -> None:
+    made.record.status, made.record.reason, made.record.moments = "failed", "it did not start", None
+
+
+def test_an_equal_run_is_a_tie_and_no_regression(old: Path, tmp_path: Path) -> None:
+    ended = ask("compare", old, write_run(tmp_path / "run", seed=8))
+    assert ended.exit_code == 0, ended.output
+    assert "1 levels: 0 worse, 0 better, 1 tie, 0 not enough data" in ended.stdout
+
+
+def test_a_slower_run_is_a_regression_with_its_figures(old: Path, tmp_path: Path) -> None:
+    new = write_run(tmp_path / "run", slower(1.6), seed=8)
+    ended = ask("compare", old, new)
+    assert ended.exit_code == 1, ended.output
+    assert f"WORSE one_replica, {USERS} users: old run: better in" in ended.stdout
+    found = json.loads(ask("compare", old, new, "--json").stdout)
+    (level,) = found["levels"]
+    assert (level["target"], level["change"], level["comparison"]["winner"]) == ("one_replica", "worse", "old")
+    (median,) = [one for one in level["comparison"]["differences"] if one["metric"] == "predict.median_ms"]
+    low, high = median["interval_percent"]
+    assert 0 < low < 60 < high
+
+
+def test_a_faster_run_is_better_and_no_regression(old: Path, tmp_path: Path) -> None:
+    ended = ask("compare", write_run(tmp_path / "run", slower(1.6), seed=8), old)
+    assert ended.exit_code == 0, ended.output
+    assert "1 better" in ended.stdout
+
+
+def test_more_failures_are_a_regression_whatever_else_is_better(old: Path, tmp_path: Path) -> None:
+    def change(made: MadeCell) -> None:
+        slower(0.5)(made)
+        fail_every_tenth(made)
+
+    ended = ask("compare", old, write_run(tmp_path / "run", change, seed=8))
+    assert ended.exit_code == 1, ended.output
+    assert "fewer failures" in ended.stdout
+
+
+def test_a_level_without_enough_data_is_told_and_is_no_regression(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), users=[FEW_USERS, USERS], seed=seed) for seed in (7, 8)]
+    ended = ask("compare", *runs)
+    assert ended.exit_code == 0, ended.output
+    assert "2 levels: 0 worse, 0 better, 1 tie, 1 not enough data" in ended.stdout
+
+
+def test_runs_of_which_no_level_has_enough_data_do_not_pass(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(seed), users=[FEW_USERS], seed=seed) for seed in (7, 8)]
+    ended = ask("compare", *runs)
+    assert ended.exit_code == 2
+    assert "nothing can be compared" in ended.stderr
+    assert f"one_replica, {FEW_USERS} users:" in ended.stderr
+
+
+def test_cells_that_are_not_valid_are_not_compared(old: Path, tmp_path: Path) -> None:
+    ended = ask("compare", old, write_run(tmp_path / "run", do_not_start))
+    assert ended.exit_code == 2
+    assert "only the old run has valid data" in ended.stderr
+
+
+def test_levels_of_one_run_only_are_told(old: Path, tmp_path: Path) -> None:
+    ended = ask("compare", old, write_run(tmp_path / "run", users=[USERS, 10], seed=8))
+    assert ended.exit_code == 0, ended.output
+    assert "only in the new run: one_replica, 10 users" in ended.stdout
+
+
+def test_another_machine_is_told(old: Path, tmp_path: Path) -> None:
+    new = write_run(tmp_path / "run", seed=8)
+    record = json.loads((new / "run.json").read_text())
+    record["sessions"][0]["environment"]["cores"] = 64
+    (new / "run.json").write_text(json.dumps(record))
+    assert "the machines differ (cores)" in ask("compare", old, new).stdout
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"users": [10]}, "no target at the same number of users in common"),
+        ({"targets": [made_target("other", 1)]}, "no target at the same number of users in common"),
+        (
+            {"workload": {**made_plan().workload.model_dump(mode="json"), "wait_s": [2, 5]}},
+            "different loads (differing: wait_s)",
+        ),
+    ],
+)
+def test_runs_that_have_nothing_in_common_do_not_pass(
+    old: Path, keys: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    ended = ask("compare", old, write_run(tmp_path / "run", **keys))
+    assert ended.exit_code == 2
+    assert told in ended.stderr
+
+
+def test_what_is_no_run_folder_and_a_run_beside_itself_are_refused(old: Path, tmp_path: Path) -> None:
+    assert "cannot be read" in ask("compare", old, tmp_path).stderr
+    ended = ask("compare", old, old.parent / "." / "run")
+    assert ended.exit_code == 2
+    assert "both the old and the new run" in ended.stderr

@@ -1,0 +1,88 @@
+"""A config is in place when every application runs with the replicas that it asks for; else the reason is told."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from serve_app.deployments.rest import ServeRest
+from serve_app.deployments.rollout import DeployError, Rollout
+from tests.patience import HANG_S
+
+CONFIG = {"applications": [{"name": "model", "deployments": [{"name": "Classifier", "num_replicas": 2}]}]}
+
+
+def application(status: str, *states: str, message: str = "") -> dict[str, Any]:
+    replicas = [{"state": state} for state in states]
+    return {"status": status, "message": message, "deployments": {"Classifier": {"replicas": replicas, "message": ""}}}
+
+
+@contextmanager
+def dashboard(*answers: dict[str, Any] | int) -> Iterator[tuple[Rollout, list[str]]]:
+    """Serve these applications or statuses in turn, the last one for ever; yield a rollout, and what it says."""
+    left = list(answers)
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            self.send_response(answer if isinstance(answer, int) else 200)
+            self.end_headers()
+            if not isinstance(answer, int):
+                self.wfile.write(json.dumps({"applications": answer}).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    said: list[str] = []
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        rest = ServeRest(f"http://127.0.0.1:{server.server_port}")
+        try:
+            yield Rollout(rest, CONFIG, lambda _: None, said.append), said
+        finally:
+            server.shutdown()
+
+
+def wait(rollout: Rollout, within_s: float = HANG_S) -> None:
+    rollout.wait_until_in_place(("DEPLOY_FAILED",), time.monotonic() + within_s)
+
+
+def test_it_is_in_place_when_all_replicas_run_and_none_of_before_is_left() -> None:
+    with dashboard(
+        {},
+        {"model": application("DEPLOYING", "RUNNING", "STARTING")},
+        {"model": application("RUNNING", "RUNNING", "RUNNING", "STOPPING")},
+        {"model": application("RUNNING", "RUNNING")},
+        503,
+        {"model": application("RUNNING", "RUNNING", "RUNNING")},
+    ) as (rollout, said):
+        wait(rollout)
+    # Each line comes again after a while, on a machine that needs so long.
+    assert [line for line in dict.fromkeys(said) if "model" in line] == ["  model: deploying", "  model: running"]
+
+
+def test_a_failed_application_ends_the_wait_with_its_reason() -> None:
+    with (
+        dashboard({"model": application("DEPLOY_FAILED", message="no weights\n\nat this path")}) as (rollout, _),
+        pytest.raises(DeployError, match="application model: DEPLOY_FAILED\nno weights\nat this path"),
+    ):
+        wait(rollout)
+
+
+@pytest.mark.parametrize(("status", "words"), [(403, "403"), (503, "503")])
+def test_a_dashboard_that_does_not_tell_ends_the_wait(status: int, words: str) -> None:
+    with dashboard(status) as (rollout, _), pytest.raises(DeployError, match=f"does not tell the status.*{words}"):
+        wait(rollout)
+
+
+def test_at_the_deadline_the_state_is_told() -> None:
+    with (
+        dashboard({"model": application("DEPLOYING", "STARTING")}) as (rollout, _),
+        pytest.raises(DeployError, match=r"not running within the time limit \(model: deploying\)"),
+    ):
+        wait(rollout, within_s=-1)

