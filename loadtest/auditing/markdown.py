@@ -1,8 +1,9 @@
 """Writes an audit as a page that a reader can follow with a calculator."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from loadtest.auditing.finding import Audit, CycleLine, Finding, Row, RuleResult, show, show_exact
+from loadtest.reporting.markdown import make_table
 
 _NOTHING = "—"
 
@@ -31,7 +32,7 @@ def _input(audit: Audit) -> Iterator[str]:
     yield "## What the report says"
     if audit.stated:
         yield "\n".join(f"- {line}" for line in audit.stated)
-    yield _table(
+    yield make_table(
         ("row", "requests", "RPS", "failures", "median, ms", "mean, ms", "endpoints"), map(_row_cells, audit.rows)
     )
     if audit.claims:
@@ -73,7 +74,7 @@ def _cycles(audit: Audit) -> Iterator[str]:
         "shortest duration for the cycle and “surely”, with the longest for “at most”."
     )
     header = ("row", "by", "cycle", "wait", "latency", "hidden", "surely", "at most", "so")
-    yield _table(header, map(_cycle_cells, audit.cycles))
+    yield make_table(header, map(_cycle_cells, audit.cycles))
 
 
 def _cycle_cells(line: CycleLine) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ def _cycle_cells(line: CycleLine) -> tuple[str, ...]:
 def _checked(audit: Audit) -> Iterator[str]:
     yield "## What was checked"
     rows = ((rule.rule, str(rule.checked) if rule.checked else _NOTHING, str(rule.findings)) for rule in audit.rules)
-    yield _table(("rule", "rows or claims that print what it needs", "findings"), rows)
+    yield make_table(("rule", "rows or claims that print what it needs", "findings"), rows)
     if audit.notes:
         yield "\n".join(f"- {note}" for note in audit.notes)
 
@@ -98,9 +99,3 @@ def _rules(audit: Audit) -> Iterator[str]:
 
 def _rule(rule: RuleResult) -> str:
     return f"**{rule.rule}** — {rule.formula}.\n\n- Source: {rule.source}.\n- Tolerance: {rule.tolerance}"
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    names = list(header)
-    lines = [names, ["---"] * len(names), *(list(row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

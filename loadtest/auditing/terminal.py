@@ -2,10 +2,10 @@
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from loadtest.auditing.finding import Audit, Finding
+from loadtest.reporting.terminal import columns_of, make_table
 
 
 def print_audit(audit: Audit, console: Console) -> None:
@@ -14,7 +14,10 @@ def print_audit(audit: Audit, console: Console) -> None:
     for number, finding in enumerate(audit.findings, start=1):
         _print_finding(number, finding, console)
     console.print()
-    console.print(_rules_table(audit))
+    rows = [(rule.rule, str(rule.checked) if rule.checked else "—", str(rule.findings)) for rule in audit.rules]
+    styles = ["red" if rule.findings else "" for rule in audit.rules]
+    columns = columns_of(("rule", "checked", "findings"), words=1)
+    console.print(make_table(columns, rows, styles, box=None, header_style="dim", pad_edge=False))
     for note in audit.notes:
         console.print(Text(f"note: {note}", style="dim"))
     count = len(audit.findings)
@@ -32,14 +35,3 @@ def _print_finding(number: int, finding: Finding, console: Console) -> None:
     for line in finding.sums:
         console.print(Padding(Text(line, style="dim"), (0, 0, 0, 6), expand=False))
     console.print(Padding(Text.assemble(("→ ", "bold green"), finding.instead), (0, 0, 0, 4), expand=False))
-
-
-def _rules_table(audit: Audit) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("rule")
-    table.add_column("checked", justify="right")
-    table.add_column("findings", justify="right")
-    for rule in audit.rules:
-        checked = str(rule.checked) if rule.checked else "—"
-        table.add_row(rule.rule, checked, str(rule.findings), style="red" if rule.findings else "")
-    return table

@@ -48,7 +48,6 @@ def overload(arguments: argparse.Namespace) -> int:
     from loadtest.overloading.figures import compute_overload
     from loadtest.overloading.measure import measure_overload
     from loadtest.overloading.text import print_overload, write_page
-    from loadtest.reporting.plots import draw_overload
 
     plan = _plan(arguments)
     question = _question(arguments, plan)
@@ -59,11 +58,9 @@ def overload(arguments: argparse.Namespace) -> int:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     figures = compute_overload(folder)
-    levels = ((one.asked_rps, one.goodput_rps, one.refused / one.window_s) for one in figures.levels)
-    picture = draw_overload(f"{figures.target} under too much", levels)
     with folder_faults(folder.path):
         write_json(folder.record, figures)
-        paths = write_page(figures, _command(arguments), picture, folder.path)
+        paths = write_page(figures, _command(arguments), folder.path)
     if arguments.json:
         print(as_json(figures), end="")
     else:

@@ -1,11 +1,12 @@
 """The tables of faults and soaks: as Markdown for docs/, and on the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 
 from loadtest.faulting.fault_figures import AllFaults, EndpointFigures, FaultFigures
 from loadtest.faulting.recovery import CALM_WINDOWS, HUNG_MS, SLOW_EXTRA_MS, SLOW_FACTOR, SLOW_SHARE, WINDOW_S
-from loadtest.faulting.soak_figures import MEAN_S, YOUNG_S, MemoryFigures, SoakFigures
-from loadtest.reporting.terminal import Column, print_table
+from loadtest.faulting.soak_figures import MEAN_S, YOUNG_S, DriftFigures, MemoryFigures, SoakFigures
+from loadtest.reporting.markdown import make_table
+from loadtest.reporting.terminal import columns_of, print_table
 from loadtest.run_folder import Environment
 
 _DEFINITIONS = f"""How it is counted:
@@ -27,29 +28,27 @@ _DEFINITIONS = f"""How it is counted:
 
 def faults_as_markdown(figures: AllFaults, command: str) -> str:
     """Return faults.md."""
+    headings = _headings(figures)
     lines = [
         f"# {figures.title}",
         "",
         f"`{command}`, {figures.users} users, {_machine(figures.environment)}.",
         "",
-        _row(_headings(figures)),
-        _row("---" if index in {0, 1} else "---:" for index in range(len(_headings(figures)))),
-        *[_row(_cells(fault, figures)) for fault in figures.faults],
+        make_table(headings, (_cells(fault, figures) for fault in figures.faults), range(2, len(headings))),
         "",
         _DEFINITIONS,
         "What was seen:",
         "",
+        *(f"- **{fault.title}** ({fault.name}, {fault.group}): {_story(fault)}" for fault in figures.faults),
     ]
-    for fault in figures.faults:
-        lines += [f"- **{fault.title}** ({fault.name}, {fault.group}): {_story(fault)}"]
     return "\n".join(lines) + "\n"
 
 
 def print_faults(figures: AllFaults) -> None:
     """Print one row for each fault, and what does not hold."""
-    columns = [Column(heading, is_number=index > 1) for index, heading in enumerate(_headings(figures))]
     styles = ["red" if fault.missed or fault.status == "failed" else "" for fault in figures.faults]
-    print_table(figures.title, columns, [_cells(fault, figures) for fault in figures.faults], styles)
+    cells = [_cells(fault, figures) for fault in figures.faults]
+    print_table(figures.title, columns_of(_headings(figures), words=2), cells, styles)
     for fault in figures.faults:
         for miss in fault.missed:
             print(f"MISSED {fault.name}: {miss}: {_errors(fault)}")
@@ -67,13 +66,8 @@ def soak_as_markdown(figures: SoakFigures, command: str) -> str:
     ]
     if figures.reason:
         lines += [f"The soak failed: {figures.reason}", ""]
-    for heading, columns, rows in (
-        ("Requests", _DRIFT_HEADINGS, _drift_rows(figures)),
-        ("Memory", _MEMORY_HEADINGS, [_memory_cells(row) for row in figures.memory]),
-        ("Faults", _SOAK_FAULT_HEADINGS, [_soak_fault_cells(fault) for fault in figures.faults]),
-    ):
-        aligned = _row("---" if index == 0 else "---:" for index in range(len(columns)))
-        lines += [f"## {heading}", "", _row(columns), aligned, *[_row(row) for row in rows], ""]
+    for title, headings, rows in _soak_tables(figures):
+        lines += [f"## {title.capitalize()}", "", make_table(headings, rows, range(1, len(headings))), ""]
     lines += [
         f"Memory is the resident memory of a role's processes together, MB = 10⁶ bytes, as means of {MEAN_S:g} s. The",
         "slope is the median of the slopes between any two of them in the same life of the processes (Sen 1968; lives",
@@ -89,13 +83,9 @@ def soak_as_markdown(figures: SoakFigures, command: str) -> str:
 
 def print_soak(figures: SoakFigures) -> None:
     """Print requests, memory and faults, and what does not hold."""
-    for title, headings, rows in (
-        (f"{figures.title}: requests", _DRIFT_HEADINGS, _drift_rows(figures)),
-        ("memory", _MEMORY_HEADINGS, [_memory_cells(row) for row in figures.memory]),
-        ("faults", _SOAK_FAULT_HEADINGS, [_soak_fault_cells(fault) for fault in figures.faults]),
-    ):
-        columns = [Column(heading, is_number=index > 0) for index, heading in enumerate(headings)]
-        print_table(title, columns, rows, [""] * len(rows))
+    for title, headings, rows in _soak_tables(figures):
+        above = f"{figures.title}: {title}" if headings is _DRIFT_HEADINGS else title
+        print_table(above, columns_of(headings, words=1), rows)
     for miss in figures.missed:
         print(f"MISSED {miss}")
     if figures.reason:
@@ -103,17 +93,17 @@ def print_soak(figures: SoakFigures) -> None:
 
 
 _DRIFT_HEADINGS = (
-    "requests",
-    "sent",
-    "failed",
-    "median, first quarter",
-    "last",
-    "p95, first quarter",
-    "last",
-    "longest",
-)
+    "requests", "sent", "failed", "median, first quarter", "last", "p95, first quarter", "last", "longest",
+)  # fmt: skip
 _MEMORY_HEADINGS = ("role", "first MB", "last MB", "MB/hour", "95 % interval", "least squares", "lives")
 _SOAK_FAULT_HEADINGS = ("fault", "sent", "failed", "longest", "recovered after")
+
+
+def _soak_tables(figures: SoakFigures) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
+    """Yield what each table is of, its headings and its rows."""
+    yield "requests", _DRIFT_HEADINGS, [_drift_cells(found) for found in figures.endpoints]
+    yield "memory", _MEMORY_HEADINGS, [_memory_cells(row) for row in figures.memory]
+    yield "faults", _SOAK_FAULT_HEADINGS, [_soak_fault_cells(fault) for fault in figures.faults]
 
 
 def _headings(figures: AllFaults) -> list[str]:
@@ -165,34 +155,20 @@ def _errors(fault: FaultFigures) -> str:
     return ", ".join(lines)
 
 
-def _drift_rows(figures: SoakFigures) -> list[list[str]]:
-    return [
-        [
-            found.endpoint,
-            str(found.requests),
-            str(found.failed),
-            _ms(found.first_median_ms),
-            _ms(found.last_median_ms),
-            _ms(found.first_p95_ms),
-            _ms(found.last_p95_ms),
-            _ms(found.longest_ms),
-        ]
-        for found in figures.endpoints
-    ]
+def _drift_cells(found: DriftFigures) -> list[str]:
+    times_ms = (found.first_median_ms, found.last_median_ms, found.first_p95_ms, found.last_p95_ms, found.longest_ms)
+    return [found.endpoint, str(found.requests), str(found.failed), *map(_ms, times_ms)]
 
 
 def _memory_cells(row: MemoryFigures) -> list[str]:
-    if row.slope_mb_per_h is None:
-        return [row.role, f"{row.first_mb:.0f}", f"{row.last_mb:.0f}", "too few points", "", "", str(row.lives)]
-    return [
-        row.role,
-        f"{row.first_mb:.0f}",
-        f"{row.last_mb:.0f}",
-        f"{row.slope_mb_per_h:+.1f}",
-        f"{row.low_mb_per_h:+.1f} to {row.high_mb_per_h:+.1f}",
-        f"{row.least_squares_mb_per_h:+.1f} ± {row.least_squares_error_mb_per_h:.1f}",
-        str(row.lives),
-    ]
+    slope = ["too few points", "", ""]
+    if row.slope_mb_per_h is not None:
+        slope = [
+            f"{row.slope_mb_per_h:+.1f}",
+            f"{row.low_mb_per_h:+.1f} to {row.high_mb_per_h:+.1f}",
+            f"{row.least_squares_mb_per_h:+.1f} ± {row.least_squares_error_mb_per_h:.1f}",
+        ]
+    return [row.role, f"{row.first_mb:.0f}", f"{row.last_mb:.0f}", *slope, str(row.lives)]
 
 
 def _soak_fault_cells(fault: FaultFigures) -> list[str]:
@@ -214,7 +190,3 @@ def _ms(value: float | None) -> str:
 
 def _machine(environment: Environment) -> str:
     return f"{environment.cores} cores of {environment.cpu_model}, {environment.os}, Python {environment.python}"
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

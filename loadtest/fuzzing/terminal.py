@@ -4,11 +4,11 @@ import time
 from typing import Self
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from loadtest.fuzzing.memory import MemoryFigures
 from loadtest.fuzzing.tally import MIB, Outcome, Tally
+from loadtest.reporting.terminal import columns_of, open_console, print_table
 
 _PLAIN_EVERY_S = 10.0
 _MEANINGS = {
@@ -52,10 +52,10 @@ class FuzzDisplay:
 
 def print_outcome(outcome: Outcome) -> None:
     """Print the answers, the memory, where the offending inputs are, and the verdict last."""
-    console = Console(highlight=False)
-    console.print(_answers(outcome))
+    console = open_console()
+    _print_answers(outcome)
     if outcome.memory is not None:
-        console.print(_memory(outcome.memory))
+        _print_memory(outcome.memory)
     for path in outcome.tally.saved[:10]:
         console.print(Text(f"saved: {path}", style="yellow"), soft_wrap=True)
     if len(outcome.tally.saved) > 10:  # noqa: PLR2004 the ten above
@@ -65,21 +65,19 @@ def print_outcome(outcome: Outcome) -> None:
     console.print(Text(f"{outcome.verdict()} ({took})", style=style), soft_wrap=True)
 
 
-def _answers(outcome: Outcome) -> Table:
-    table = Table("status", "code", title=f"{outcome.tally.inputs:,} inputs to {outcome.url}", title_justify="left")
-    table.add_column("inputs", justify="right")
-    table.add_column("share", justify="right")
-    rows = [(str(status), code, count) for (status, code), count in sorted(outcome.tally.answers.items())]
-    rows += [("none", fault, count) for fault, count in sorted(outcome.tally.faults.items())]
-    for status, code, count in rows:
-        is_bad = status == "none" or int(status) >= _BAD_STATUS
-        share = f"{100 * count / outcome.tally.inputs:.1f} %"
-        table.add_row(status, Text(_MEANINGS.get(code, code)), f"{count:,}", share, style="red" if is_bad else "")
-    return table
+def _print_answers(outcome: Outcome) -> None:
+    counts = [(str(status), code, count) for (status, code), count in sorted(outcome.tally.answers.items())]
+    counts += [("none", fault, count) for fault, count in sorted(outcome.tally.faults.items())]
+    rows = [
+        (status, _MEANINGS.get(code, code), f"{count:,}", f"{100 * count / outcome.tally.inputs:.1f} %")
+        for status, code, count in counts
+    ]
+    styles = ["red" if status == "none" or int(status) >= _BAD_STATUS else "" for status, _, _ in counts]
+    title = f"{outcome.tally.inputs:,} inputs to {outcome.url}"
+    print_table(title, columns_of(("status", "code", "inputs", "share"), words=2), rows, styles)
 
 
-def _memory(memory: MemoryFigures) -> Table:
-    table = Table(title=f"Resident memory of {memory.processes} process(es)", title_justify="left")
+def _print_memory(memory: MemoryFigures) -> None:
     readings = {
         "start": memory.start_bytes,
         "second tenth": memory.tenth_bytes,
@@ -87,8 +85,5 @@ def _memory(memory: MemoryFigures) -> Table:
         "last tenth": memory.end_bytes,
         "largest reading": memory.largest_bytes,
     }
-    for name in (*readings, "growth"):
-        table.add_column(name, justify="right")
-    growth = f"{memory.growth_percent:+.1f} %"
-    table.add_row(*(f"{rss_bytes / MIB:,.0f} MiB" for rss_bytes in readings.values()), growth)
-    return table
+    row = [*(f"{rss_bytes / MIB:,.0f} MiB" for rss_bytes in readings.values()), f"{memory.growth_percent:+.1f} %"]
+    print_table(f"Resident memory of {memory.processes} process(es)", columns_of((*readings, "growth")), [row])

@@ -1,11 +1,12 @@
 """An overload test as tables on the terminal and as a Markdown page. Called by the command line."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loadtest.overloading.figures import LevelFigures, OverloadFigures
+from loadtest.reporting.drawing import Columns, Picture, Ranges, draw
 from loadtest.reporting.figures import NO_FIGURE, show_bytes, show_count, show_ms, show_rps
-from loadtest.reporting.terminal import Column, print_table
+from loadtest.reporting.markdown import make_table
+from loadtest.reporting.terminal import Column, columns_of, print_table
 
 PICTURE = "overload.svg"
 
@@ -17,10 +18,9 @@ _HEADINGS = (
 
 def print_overload(figures: OverloadFigures) -> None:
     """Print the levels, the promises and the verdict."""
-    columns = [Column(heading) for heading in _HEADINGS]
     broken = {promise.times for promise in figures.promises if not promise.kept}
     styles = ["red" if level.times in broken else "green" for level in figures.levels]
-    print_table(_title(figures), columns, [_cells(level) for level in figures.levels], styles)
+    print_table(_title(figures), columns_of(_HEADINGS), map(_cells, figures.levels), styles)
     columns = [Column("load"), Column("promise", is_number=False), Column("measured", is_number=False), Column("")]
     styles = ["" if promise.kept else "red" for promise in figures.promises]
     print_table("Promises", columns, _promises(figures), styles)
@@ -46,8 +46,8 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
             f"`{question.light}` and one `{question.heavy}` a second goes on from {question.idle_s:g} s before to "
             f"{question.tail_s:g} s after: it shows what a neighbour feels, and when all is as before."
         ),
-        f"![Right answers and refusals by load]({PICTURE})",
-        _table(_HEADINGS, (_cells(level) for level in figures.levels)),
+        f"![Right answers, refusals and latencies by load]({PICTURE})",
+        make_table(_HEADINGS, map(_cells, figures.levels)),
         (
             "*right*: the result, complete within the load. *refused*: 503 in the error shape with `Retry-After`. "
             "*other*: anything else, resets and time-outs included. Latencies count from the sending. *recovered*: "
@@ -55,7 +55,7 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
             "all later ones are. *memory*: the target's processes together, pages that they share several times."
         ),
         "## Promises",
-        _table(("load", "promise", "measured", "kept"), _promises(figures)),
+        make_table(("load", "promise", "measured", "kept"), _promises(figures)),
         "## CPU, percent of one core, over the load",
         _cpu_table(figures),
     ]
@@ -96,17 +96,39 @@ def _cpu_table(figures: OverloadFigures) -> str:
         [f"{level.times:g}x", *(f"{level.cpu_percent.get(role, 0.0):.0f}" for role in roles)]
         for level in figures.levels
     )
-    return _table(("load", *roles), rows)
+    return make_table(("load", *roles), rows)
 
 
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+def draw_overload(figures: OverloadFigures) -> str:
+    """Return SVG text: answers per second and latencies at each level."""
+    levels = figures.levels
+    series = {"right": "right answers", "refused": "refusals", "light": f"{figures.question.light} beside them"}
+    answers = {
+        "right": [level.goodput_rps for level in levels],
+        "refused": [level.refused / level.window_s for level in levels],
+    }
+    latencies = {
+        "right": [_known(median=level.median_ms, p95=level.p95_ms) for level in levels],
+        "refused": [_known(p95=level.refusal_p95_ms) for level in levels],
+        "light": [_known(p95=level.light.p95_ms) for level in levels],
+    }
+    names = [f"{level.times:g}x" for level in levels]
+    panels: list[Columns | Ranges] = [
+        Columns("answers per second", names, answers, [level.asked_rps for level in levels])
+    ]
+    found = {name: values for name, values in latencies.items() if any(values)}
+    panels += [Ranges("latency, ms", names, found)] if found else []
+    across = "load, in multiples of the capacity"
+    return draw(Picture("overload", f"{figures.target} under too much load", panels, series, across, "asked for"))
 
 
-def write_page(figures: OverloadFigures, command: str, picture: str, folder: Path) -> list[Path]:
+def _known(**values: float | None) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def write_page(figures: OverloadFigures, command: str, folder: Path) -> list[Path]:
     """Write overload.md and its picture into `folder` and return where they are. Raises OSError."""
     page, drawn = folder / "overload.md", folder / PICTURE
     page.write_text(render_markdown(figures, command), encoding="utf-8")
-    drawn.write_text(picture, encoding="utf-8")
+    drawn.write_text(draw_overload(figures), encoding="utf-8")
     return [page, drawn]

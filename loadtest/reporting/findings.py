@@ -5,6 +5,7 @@ not give is not said.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import ceil, fsum
 
 from loadtest.reporting.choice import Choice, Data, choose, decides, listed, traffic_of, up_to
@@ -50,6 +51,23 @@ def conclude(facts: Facts) -> Figures:
         all_valid=all(cell.valid for cell in facts.cells),
         all_limits_met=_all_limits_met(data),
     )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader wants to know first: `headline: because.`, and sentences on what follows from that."""
+
+    headline: str
+    because: str
+    then: list[str]
+
+
+def answer(figures: Figures) -> Answer:
+    """Return what the figures answer: the recommendation, or Undecided and what would decide it."""
+    data = Data(figures)
+    choice = choose(data)
+    advice = [_advice(data, choice)] if choice and choice.target and choice.state != "decided" else []
+    return Answer(*_lead(data, choice), then=[*_to_decide(data, choice), *advice])
 
 
 def _all_limits_met(data: Data) -> bool:
@@ -217,10 +235,14 @@ def _invalid_cells(data: Data) -> Iterator[str]:
 
 
 def _recommendations(data: Data, choice: Choice | None) -> list[str]:
-    sentences = [f"To decide, measure again: {_remedy(data)}."] if choice and choice.state == "undecided" else []
+    sentences = _to_decide(data, choice)
     sentences += [_advice(data, choice)] if choice and choice.target else []
     further = [] if choice and choice.state == "undecided" else _repeat_more(data)
     return [*sentences, *_capacity(data, choice), *_repeat_invalid(data), *further]
+
+
+def _to_decide(data: Data, choice: Choice | None) -> list[str]:
+    return [f"To decide, measure again: {_remedy(data)}."] if choice and choice.state == "undecided" else []
 
 
 def _advice(data: Data, choice: Choice) -> str:
@@ -297,26 +319,38 @@ def _remedy(data: Data) -> str:
 
 
 def _bottom_line(data: Data, choice: Choice | None) -> str:
+    headline, because = _lead(data, choice)
+    if not data.targets():
+        return f"{headline}, so {because}."
+    if choice is None or (choice.state == "tie" and not choice.target):
+        separator = ";" if len(data.targets()) == 1 and data.has_limits() else ":"
+        return f"{headline}{separator} {because}."
+    if choice.state == "decided" and choice.target:
+        point = data.points(choice.target)[-1]
+        return f"{headline}: {because}; at {point.users} users it had {_in_short(point)}."
+    remedy = f"; {_remedy(data)}" if choice.state == "undecided" else ""
+    advice = [_advice(data, choice)] if choice.target else []
+    return " ".join([f"{headline}: {because}{remedy}.", *advice, *_side_by_side(data)])
+
+
+def _lead(data: Data, choice: Choice | None) -> tuple[str, str]:
+    """Return the answer in a few words, and a clause with the reason."""
     targets = data.targets()
     if not targets:
-        return "No cell is valid, so this run says nothing about its targets."
+        return "No cell is valid", "this run says nothing about its targets"
     if len(targets) == 1:
         return _only(data, targets[0])
     titles = listed([data.title(target) for target in targets])
     if choice is None:
-        return f"Undecided: {titles} have no number of users in common; measure them at the same ones."
-    if choice.state == "decided" and choice.target:
-        point = data.points(choice.target)[-1]
-        return f"{_advice(data, choice)[:-1]}; at {point.users} users it had {_in_short(point)}."
-    if choice.state == "tie" and not choice.target:
-        return f"A tie: nothing measured here speaks for one of {titles}."
-    lead = {
-        "tie": f"A tie: no figure tells {titles} apart.",
-        "split": f"It depends on the number of users: {choice.open}.",
-        "undecided": f"Undecided: {choice.open}; {_remedy(data)}.",
+        return "Undecided", f"{titles} have no number of users in common; measure them at the same ones"
+    if choice.state == "tie":
+        apart = f"no figure tells {titles} apart"
+        return "A tie", apart if choice.target else f"nothing measured here speaks for one of {titles}"
+    return {
+        "decided": (f"Run {data.title(choice.target or '')}", choice.because),
+        "split": ("It depends on the number of users", choice.open),
+        "undecided": ("Undecided", choice.open),
     }[choice.state]
-    advice = [_advice(data, choice)] if choice.target else []
-    return " ".join([lead, *advice, *_side_by_side(data)])
 
 
 def _side_by_side(data: Data) -> Iterator[str]:
@@ -327,15 +361,15 @@ def _side_by_side(data: Data) -> Iterator[str]:
         yield f"At {users} users {'; '.join(f'{data.title(point.target)} had {_in_short(point)}' for point in points)}."
 
 
-def _only(data: Data, target: str) -> str:
+def _only(data: Data, target: str) -> tuple[str, str]:
     point = data.points(target)[-1]
-    told = f"at {point.users} users it had {_in_short(point)}"
     held = data.held_users(target, [one.users for one in data.points(target)])
     missing = len(data.figures.targets) > 1
     alone = f"Only {data.title(target)} has valid cells; it" if missing else data.title(target)
-    if not data.has_limits():
-        return f"{alone} was measured: {told}."
-    return f"{alone} meets every objective {up_to(held)}; {told}." if held else f"{alone} misses objectives; {told}."
+    told = "was measured"
+    if data.has_limits():
+        told = f"meets every objective {up_to(held)}" if held else "misses objectives"
+    return f"{alone} {told}", f"at {point.users} users it had {_in_short(point)}"
 
 
 def _in_short(point: PointFigures) -> str:

@@ -2,7 +2,6 @@
 
 from loadtest.reporting.choice import Data, decides
 from loadtest.reporting.figures import (
-    Bottleneck,
     Figures,
     LevelComparison,
     PointFigures,
@@ -11,7 +10,8 @@ from loadtest.reporting.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.reporting.terminal import Column, print_table
+from loadtest.reporting.opening import name_limit
+from loadtest.reporting.terminal import Column, columns_of, print_table
 
 _INVALID = "yellow"
 _FAILED = "red"
@@ -19,14 +19,9 @@ _FAILED = "red"
 
 def print_overview(figures: Figures) -> None:
     """Print one row for each target at each number of users: what it did, who won, what limited it."""
-    endpoints = figures.endpoints
-    columns = [
-        Column("target", is_number=False),
-        *(Column(heading) for heading in ("users", "valid", "requests/s", "failed %")),
-        *(Column(f"{endpoint} p50, p95 ms") for endpoint in endpoints),
-        Column("beside the others", is_number=False),
-        Column("limited by", is_number=False),
-    ]
+    columns = columns_of(("target", "users", "valid", "requests/s", "failed %"), words=1)
+    columns += columns_of(f"{endpoint} p50, p95 ms" for endpoint in figures.endpoints)
+    columns += [Column("beside the others", is_number=False), Column("limited by", is_number=False)]
     titles = {facts.name: facts.title for facts in figures.targets}
     levels = {level.users: level for level in figures.comparisons}
     points = sorted(figures.points, key=lambda point: point.users)
@@ -35,13 +30,13 @@ def print_overview(figures: Figures) -> None:
 
 
 def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: LevelComparison | None) -> list[str]:
-    measured = sum((cell.target, cell.users) == (point.target, point.users) for cell in figures.cells)
     traffic = point.scheduled or point.steady
     parts = {part.endpoint: part.scheduled or part.steady for part in point.endpoints}
     latencies = [
         f"{show_ms(part.median_ms)}, {show_ms(part.p95_ms)}" if (part := parts.get(name)) else ""
         for name in figures.endpoints
     ]
+    measured = sum((cell.target, cell.users) == (point.target, point.users) for cell in figures.cells)
     return [
         titles.get(point.target, point.target),
         show_count(point.users),
@@ -50,7 +45,7 @@ def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: L
         show_percent(traffic.failures_percent if traffic else None),
         *latencies,
         _verdict(figures, point, level),
-        _limit(point.bottleneck),
+        name_limit(point.bottleneck),
     ]
 
 
@@ -60,13 +55,6 @@ def _verdict(figures: Figures, point: PointFigures, level: LevelComparison | Non
     if level.winner is None:
         return level.verdict
     return ("winner" if decides(Data(figures), level) else "ahead") if level.winner == point.target else ""
-
-
-def _limit(bottleneck: Bottleneck | None) -> str:
-    if bottleneck is None:
-        return ""
-    words = bottleneck.limit.replace("_", " ").replace("role cpu", "CPU of")
-    return f"{words} {bottleneck.where}" if bottleneck.where and bottleneck.where not in words else words
 
 
 def _style(point: PointFigures) -> str:

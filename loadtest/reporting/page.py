@@ -5,17 +5,23 @@ a screen and paper. The Markdown may quote anybody, so HTML in it is text.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape
 from itertools import chain, count, pairwise
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from loadtest.reporting.layout import load_template
+
 _PLOT = re.compile(r"plots/([\w-]+)\.svg")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_UNIT = re.compile(
+    r"(?<=\d) (?=(?:%|ms|s|[kKMGT]i?B|RPS|requests?/s|requests?|users?|points?|minutes?|cores?|threads?|replicas?"
+    r"|processes|cells|repetitions?|times)(?!\w))"
+)
 _VERDICTS = {"VALID": "good", "met": "good", "INVALID": "bad", "missed": "bad"}
+_NARROW_COLUMNS = 4
 _LEAST_CONTENTS = 3  # a list of fewer headings helps nobody
 
 
@@ -30,15 +36,15 @@ def render_page(markdown: str, plots: Mapping[str, str], title: str) -> str:
     contents = _name_headings(tokens)
     _put_in_plots(tokens, plots)
     _mark_cells(tokens)
-    tokens = [part for token in tokens for part in _in_box(token)]
+    _join_units(tokens)
     body = next((at for at, token in enumerate(tokens) if token.tag == "h2"), len(tokens))
-    templates = FileSystemLoader(Path(__file__).parent / "templates")
-    template = Environment(loader=templates, autoescape=True, undefined=StrictUndefined).get_template("page.html.j2")
-    return template.render(
+    opening = [part for token in tokens[:body] for part in _in_box(token)]
+    sections = [part for section in _sections(tokens[body:]) for token in section for part in _in_box(token)]
+    return load_template("page.html.j2").render(
         title=title,
-        opening=parser.renderer.render(tokens[:body], parser.options, {}),
+        opening=parser.renderer.render(opening, parser.options, {}),
         contents=contents if len(contents) >= _LEAST_CONTENTS else {},
-        body=parser.renderer.render(tokens[body:], parser.options, {}),
+        body=parser.renderer.render(sections, parser.options, {}),
     )
 
 
@@ -77,6 +83,7 @@ def _put_in_plots(tokens: list[Token], plots: Mapping[str, str]) -> None:
             image.type, image.content = "html_inline", _picture(image.content, name, plots, shown)
         if images and tokens[at - 1].type == "paragraph_open":
             tokens[at - 1].tag = tokens[at + 1].tag = "div"  # a <p> cannot hold a <figure>
+            tokens[at - 1].attrSet("class", "plots")
 
 
 def _picture(description: str, name: str | None, plots: Mapping[str, str], shown: set[str]) -> str:
@@ -100,6 +107,38 @@ def _mark_cells(tokens: list[Token]) -> None:
         verdicts = {_VERDICTS.get(child.content, "") for child in inline.children or []} - {""}
         if verdicts:
             cell.attrJoin("class", "bad" if "bad" in verdicts else "good")
+
+
+def _join_units(tokens: list[Token]) -> None:
+    """Put a space that does not break between a number and its unit."""
+    for inline in tokens:
+        for child in inline.children or []:
+            if child.type == "text":
+                child.content = _UNIT.sub(_NO_BREAK, child.content)
+
+
+def _sections(tokens: list[Token]) -> Iterator[list[Token]]:
+    """Yield each heading of the second level with what follows it, as a section.
+
+    One that holds no picture and only narrow tables has the class that the style sheet sets in two columns.
+    """
+    begins = [at for at, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
+    for begin, end in pairwise([*begins, len(tokens)]):
+        section = tokens[begin:end]
+        columns = [sum(cell.type == "th_open" for cell in table) for table in _tables(section)]
+        is_flowing = max(columns, default=0) <= _NARROW_COLUMNS
+        is_flowing &= not any(token.attrGet("class") == "plots" for token in section)
+        yield [
+            Token("html_block", "", 0, content='<section class="flowing">\n' if is_flowing else "<section>\n"),
+            *section,
+            Token("html_block", "", 0, content="</section>\n"),
+        ]
+
+
+def _tables(tokens: list[Token]) -> Iterator[list[Token]]:
+    begins = [at for at, token in enumerate(tokens) if token.type == "table_open"]
+    for begin, end in pairwise([*begins, len(tokens)]):
+        yield tokens[begin:end]
 
 
 def _in_box(token: Token) -> list[Token]:

@@ -1,9 +1,9 @@
-"""Tables on the terminal. Called by the command line with figures that are made already."""
+"""Tables on the terminal. Called by the commands with figures that are made already."""
 
-import shutil
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,13 +20,37 @@ class Column:
     is_number: bool = True
 
 
-def print_table(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str]) -> None:
-    """Print a table to standard output; `styles` has the colour of each row, as rich names it, or nothing."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+def columns_of(headings: Iterable[str], words: int = 0) -> list[Column]:
+    """Return columns of numbers, but for the first `words`."""
+    return [Column(heading, is_number=number >= words) for number, heading in enumerate(headings)]
+
+
+def make_table(
+    columns: Sequence[Column],
+    rows: Iterable[Iterable[str]],
+    styles: Iterable[str] = repeat(""),
+    title: str | None = None,
+    **looks: Any,
+) -> Table:
+    """Return a table; `styles` has the colour of each row, as rich names it, or nothing; `looks` is what rich takes."""
+    table = Table(title=title, title_justify="left", **looks)
     for column in columns:
         table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
-    for row, style in zip(rows, styles, strict=True):
-        table.add_row(*[Text(cell) for cell in row], style=style)
-    is_terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if is_terminal else _WIDTH_OF_A_FILE
-    Console(highlight=False, width=width).print(table)
+    for row, style in zip(rows, styles, strict=False):
+        table.add_row(*map(Text, row), style=style)
+    return table
+
+
+def print_table(
+    title: str, columns: Sequence[Column], rows: Iterable[Iterable[str]], styles: Iterable[str] = repeat("")
+) -> None:
+    """Print a table to standard output, as wide as the terminal, or wide enough for a file."""
+    open_console(_WIDTH_OF_A_FILE).print(make_table(columns, rows, styles, title, title_style="bold"))
+
+
+def open_console(least_width: int = 0) -> Console:
+    """Return standard output; where it is no terminal, at least so wide."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, least_width)
+    return console

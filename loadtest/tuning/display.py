@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from loadtest.reporting.figures import show_ms, show_percent, show_rps
+from loadtest.reporting.terminal import Column, columns_of, make_table, open_console
 from loadtest.tuning.candidates import show_knobs
 from loadtest.tuning.recommendation import show_missed
 from loadtest.tuning.result import CandidateResult, TuneResult
@@ -21,9 +21,7 @@ _STYLES = {"winner": "bold green", "invalid": "red", "not tried": "dim", "droppe
 
 def show_result(result: TuneResult, console: Console | None = None) -> None:
     """Print a result, on standard output by default; wide lines where that is no terminal."""
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _PLAIN_WIDTH)
+    console = console or open_console(_PLAIN_WIDTH)
     console.print(_table(result))
     for line in _left_out(result):
         console.print(Text(line), soft_wrap=True)
@@ -33,22 +31,18 @@ def show_result(result: TuneResult, console: Console | None = None) -> None:
     console.print(Panel(Text(words), title="Recommendation", border_style=style, width=width))
 
 
-def _table(result: TuneResult) -> Table:
+def _table(result: TuneResult) -> RenderableType:
     knobs = {name: {one.knobs[name] for one in result.candidates} for name in result.candidates[0].knobs}
     varied = [name for name, values in knobs.items() if len(values) > 1]
     endpoints = list(dict.fromkeys(name for one in result.candidates for name in one.endpoint_p95_ms))
     is_shown = result.figure in ("rps", *(f"{name}.p95_ms" for name in endpoints))
     figure = None if is_shown else result.figure
-    table = Table(title=_title(result, varied), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("name", overflow="fold")
     measures = [*([figure] if figure else []), "rps", "failures %", *(f"{name} p95 ms" for name in endpoints)]
-    for name in [*varied, *measures]:
-        table.add_column(name, justify="right", overflow="fold")
-    for name in ("limits", "rounds", "cells", "state"):
-        table.add_column(name, overflow="fold")
-    for one in result.candidates:
-        table.add_row(*_cells(one, varied, figure, endpoints), style=_STYLES.get(one.state, ""))
-    return table
+    columns = columns_of(("name", *varied, *measures), words=1)
+    columns += [Column(name, is_number=False) for name in ("limits", "rounds", "cells", "state")]
+    rows = [_cells(one, varied, figure, endpoints) for one in result.candidates]
+    styles = [_STYLES.get(one.state, "") for one in result.candidates]
+    return make_table(columns, rows, styles, _title(result, varied), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def _title(result: TuneResult, varied: list[str]) -> str:

@@ -344,7 +344,7 @@ def test_the_report_prints_each_level_and_each_invalid_cell(tmp_path: Path) -> N
     figures = figures_of(tmp_path / "run", {10: slow, 20: spoiled})
     write_report(figures, tmp_path)
     for name in ("report.md", "report.html"):
-        text = (tmp_path / name).read_text(encoding="utf-8")
+        text = (tmp_path / name).read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
         told = text.split("What limits each level")[-1].split("Where the time goes")[0]
         assert "A lock or another serial section" in told
         assert "one, 20 users (INVALID)" in told

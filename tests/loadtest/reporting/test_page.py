@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.reporting import page, plots
+from loadtest.reporting import page
+from loadtest.reporting.drawing import DARK, LIGHT
 from loadtest.reporting.page import render_page
 from loadtest.reporting.plots import draw_plots
 from loadtest.reporting.summary import summarize
@@ -96,7 +97,7 @@ def test_ids_are_there_once_and_every_reference_leads_to_one(html: str) -> None:
 
 def test_every_picture_is_in_the_page_once(report: tuple[str, dict[str, str]], html: str) -> None:
     _, drawn = report
-    assert [figure["id"] for figure in Page(html).all("figure")] == [f"plot.{name}" for name in drawn]
+    assert {figure["id"] for figure in Page(html).all("figure")} == {f"plot.{name}" for name in drawn}
     for svg in drawn.values():
         assert html.count(svg) == 1
 
@@ -107,8 +108,33 @@ def test_the_page_has_the_title_and_a_list_of_its_sections(html: str) -> None:
     assert len(found.all("h1")) == 1
     listed = [text for around, text in found.texts if "nav" in around and around[-1] == "a"]
     assert listed == found.text("h2")
-    assert listed[0] == "Pictures"
+    assert listed[0] == "System Specs"
     assert html.index("<h1") < html.index("<nav") < html.index("<h2")
+
+
+def test_the_answer_stands_in_a_box_above_everything_else(html: str) -> None:
+    found = Page(html)
+    boxed = [around for around, text in found.texts if "header" in around and "blockquote" in around and text.strip()]
+    assert len(boxed) > 10
+    assert {"strong", "td", "th", "p"} <= {around[-1] for around in boxed}
+    assert html.index("<header>") < html.index("<blockquote>") < html.index("</header>") < html.index("<nav")
+
+
+def test_sections_of_narrow_tables_flow_in_columns_and_others_do_not() -> None:
+    narrow, wide = (
+        "| a | b |\n|---|---|\n| 1 | 2 |\n",
+        "| a | b | c | d | e |\n|---|---|---|---|---|\n| 1 | 2 | 3 | 4 | 5 |\n",
+    )
+    html = render_page(f"# t\n\n## x\n\n{narrow}\n## y\n\n{narrow}\n{wide}\n## z\n\n- one\n", {}, "")
+    assert [section.get("class") for section in Page(html).all("section")] == ["flowing", None, "flowing"]
+
+
+def test_a_number_and_its_unit_stay_on_one_line() -> None:
+    text = "from 5 to 60 users it had 29.1 requests/s, 0 % failures and a median of 5.52 ms; 3 more, `7 ms`"
+    html = render_page(f"{text}\n\n| a |\n|---|\n| +42 % (+18 to +71) |\n", {}, "")
+    told = "from 5 to 60~users it had 29.1~requests/s, 0~% failures and a median of 5.52~ms; 3 more, <code>7 ms</code>"
+    assert told.replace("~", "\N{NO-BREAK SPACE}") in html
+    assert "+42\N{NO-BREAK SPACE}% (+18 to +71)" in html
 
 
 def test_few_sections_need_no_list() -> None:
@@ -161,8 +187,9 @@ def test_a_second_reference_to_a_picture_is_a_link_to_it() -> None:
 
 
 def test_a_picture_is_described_and_stands_in_no_paragraph() -> None:
-    html = render_page("![CPU & more](plots/cpu.svg)\n", {"cpu": SVG}, "")
+    html = render_page("![CPU & more](plots/cpu.svg)\n![b](plots/none.svg)\n", {"cpu": SVG}, "")
     assert Page(html).all("figure") == [{"id": "plot.cpu", "aria-label": "CPU & more"}]
+    assert [box["class"] for box in Page(html).all("div")] == ["plots"]
     assert "<p>" not in html
 
 
@@ -189,9 +216,9 @@ def test_numbers_and_verdicts_have_classes_and_a_table_its_own_box() -> None:
 def test_the_page_has_the_colours_of_its_pictures_and_prints_light() -> None:
     css = (Path(page.__file__).parent / "templates" / "page.css").read_text()
     light, dark = css.split("@media screen and (prefers-color-scheme: dark)")
-    for variable, colour in (("paper", plots.PAPER), ("ink", plots.INK), ("muted", plots.MUTED), ("line", plots.GRID)):
-        assert f"--{variable}: {colour};" in light
-        assert f"--{variable}: {plots.DARK[colour]};" in dark
+    for variable, colour in (("paper", "paper"), ("ink", "ink"), ("muted", "muted"), ("line", "grid")):
+        assert f"--{variable}: {getattr(LIGHT, colour)};" in light
+        assert f"--{variable}: {getattr(DARK, colour)};" in dark
     assert "@media print" in dark
     assert css.count("prefers-color-scheme") == 1
 

@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from loadtest.reporting import plots
+from loadtest.reporting.drawing import DARK, LIGHT, Theme
 from loadtest.reporting.figures import EndpointFigures, Figures, PointFigures, RoleFigures, Stage, TargetFacts, Traffic
 from loadtest.reporting.plots import draw_plots
 from loadtest.reporting.summary import summarize
@@ -35,7 +36,7 @@ def drawn(figures: Figures) -> dict[str, str]:
 
 
 def test_the_pictures_come_in_reading_order(drawn: dict[str, str]) -> None:
-    assert list(drawn) == ["throughput", "latency_predict", "latency_lookup", "failures", "cpu", "stages"]
+    assert list(drawn) == ["throughput", "latency_predict", "latency_lookup", "failures", "published", "cpu", "stages"]
 
 
 def test_a_picture_scales_and_has_a_name_for_a_screen_reader(drawn: dict[str, str]) -> None:
@@ -60,8 +61,9 @@ def test_text_is_text_and_begins_within_the_picture(drawn: dict[str, str]) -> No
             assert 0 <= float(text.get("y", "nan")) <= height
 
 
-def test_a_picture_refers_only_to_itself(drawn: dict[str, str]) -> None:
-    for name, svg in drawn.items():
+def test_a_picture_refers_only_to_itself_and_shares_no_id(drawn: dict[str, str]) -> None:
+    seen: set[str] = set()
+    for svg in drawn.values():
         everything = svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert "http" not in everything
         assert "<!" not in everything
@@ -69,34 +71,76 @@ def test_a_picture_refers_only_to_itself(drawn: dict[str, str]) -> None:
         referred = {*re.findall(r"url\(#([^)]+)\)", svg), *re.findall(r'\bhref="#([^"]+)"', svg)}
         assert svg.count("url(") + svg.count("href=") == len(re.findall(r'url\(#|href="#', svg))
         assert referred == set(ids)
-        assert all(id_.startswith(f"{name}.") for id_ in ids)
         assert len(set(ids)) == len(ids)
+        assert not seen & set(ids)
+        seen |= set(ids)
 
 
-def test_a_dark_screen_exchanges_every_colour_that_would_not_be_seen(drawn: dict[str, str]) -> None:
-    known = {*plots.DARK, *plots.PARTS}
+def test_a_picture_is_drawn_on_light_and_on_dark_paper_and_one_of_them_is_shown(drawn: dict[str, str]) -> None:
+    known = {
+        theme: {theme.paper, theme.ink, theme.muted, theme.grid, theme.rest, *theme.series} for theme in (LIGHT, DARK)
+    }
     for svg in drawn.values():
         root = ET.fromstring(svg)
-        elements = list(root.iter())
-        assert not any("style" in element.attrib for element in elements)
-        used = {element.get(key, "none") for element in elements for key in ("fill", "stroke")} - {"none"}
-        used = {colour for colour in used if not colour.startswith("url(")}
-        assert used <= known
-        sheet = root[1].text or ""
-        assert sheet.startswith("@media screen and (prefers-color-scheme:dark)")
-        for light in used & plots.DARK.keys():
-            assert f"[fill='{light}']{{fill:{plots.DARK[light]}}}" in sheet
-            assert f"[stroke='{light}']{{stroke:{plots.DARK[light]}}}" in sheet
+        assert (root[1].text or "").startswith(".plot .dark{display:none}@media screen and (prefers-color-scheme:dark)")
+        drawings = root[2:]
+        assert [drawing.get("class") for drawing in drawings] == ["light", "dark"]
+        for drawing, theme in zip(drawings, (LIGHT, DARK), strict=True):
+            assert drawing.get("viewBox") == root.get("viewBox")
+            assert not {"width", "height", "id"} & drawing.attrib.keys()
+            used = set(re.findall(r"#[0-9a-f]{6}\b", ET.tostring(drawing, encoding="unicode")))
+            assert {theme.paper, theme.ink} <= used <= known[theme] | {*plots.STAGES, *plots.ROLES}
+        assert _texts(svg) == [text.text for text in drawings[1].iter(f"{SVG}text")]
 
 
-def test_text_can_be_read_and_lines_seen_on_both_papers() -> None:
-    dark_paper = plots.DARK[plots.PAPER]
-    for text in (plots.INK, plots.MUTED):
-        assert _contrast(text, plots.PAPER) >= 4.5
-        assert _contrast(plots.DARK[text], dark_paper) >= 4.5
-    for line in (*plots.TARGETS, plots.PUBLISHED):
-        assert _contrast(line, plots.PAPER) >= 3
-        assert _contrast(plots.DARK[line], dark_paper) >= 3
+def test_text_can_be_read_and_series_seen_on_both_papers() -> None:
+    for theme in (LIGHT, DARK):
+        for text in (theme.ink, theme.muted):
+            assert _contrast(text, theme.paper) >= 4.5
+        for series in theme.series:
+            assert _contrast(series, theme.paper) >= 3
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_that_is_compared_is_drawn_over_each_other(theme: str, drawn: dict[str, str]) -> None:
+    """Columns and ranges of two targets with the same values stand beside each other."""
+    points = [
+        made_point(target, users, parts=[made_part("a", 7.0)]) for target in ("a", "b", "c") for users in (5, 50, 500)
+    ]
+    for svg in (*drawn.values(), *draw_plots(made_figures(points)).values()):
+        (drawing,) = (one for one in ET.fromstring(svg)[2:] if one.get("class") == theme)
+        lines = [path.get("d", "") for path in drawing.iter(f"{SVG}path") if "fill: none" in path.get("style", "")]
+        strokes = [_points(line) for line in lines]
+        crossing = [stroke for stroke in strokes if len({round(x) for x, _ in stroke}) > 2 and _width(stroke) > 30]
+        assert not crossing  # only a line from level to level has several points so far apart
+        filled = [_box(path.get("d", "")) for path in drawing.iter(f"{SVG}path") if _fill(path) in _series(theme)]
+        for one, other in itertools.combinations(filled, 2):
+            across = min(one[1], other[1]) - max(one[0], other[0])
+            down = min(one[3], other[3]) - max(one[2], other[2])
+            assert across < 0.5 or down < 0.5
+
+
+def _width(points: list[tuple[float, float]]) -> float:
+    return max(x for x, _ in points) - min(x for x, _ in points)
+
+
+def _points(path: str) -> list[tuple[float, float]]:
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", path)]
+
+
+def _box(path: str) -> tuple[float, float, float, float]:
+    xs, ys = zip(*_points(path), strict=True)
+    return min(xs), max(xs), min(ys), max(ys)
+
+
+def _fill(path: ET.Element) -> str:
+    found = re.search(r"fill: (#[0-9a-f]{6})", path.get("style", ""))
+    return found[1] if found else ""
+
+
+def _series(name: str) -> tuple[str, ...]:
+    theme: Theme = {"light": LIGHT, "dark": DARK}[name]
+    return theme.series
 
 
 def test_the_same_figures_give_the_same_bytes_in_any_process(
@@ -126,36 +170,70 @@ def _digest_in_a_process_of_its_own(folder: Path, hash_seed: str) -> str:
     return ended.stdout.decode().strip()
 
 
-def test_a_point_is_as_high_as_its_figure(figures: Figures, drawn: dict[str, str]) -> None:
-    (first, *_) = plots.TARGETS
-    uses = ET.fromstring(drawn["throughput"]).iter(f"{SVG}use")
-    heights = [float(use.get("y", "")) for use in uses if use.get("fill") == first]
+def test_a_column_is_as_high_as_its_figure(figures: Figures, drawn: dict[str, str]) -> None:
     one_replica = [point.steady for point in figures.points if point.target == "one_replica"]
     rps = [steady.rps or 0 for steady in one_replica if steady]
-    scale = (heights[0] - heights[-2]) / (rps[-1] - rps[0])  # the last is the legend's
-    assert len(rps) == 4
-    for height, value in zip(heights[:-1], rps, strict=True):
-        assert heights[0] - height == pytest.approx(scale * (value - rps[0]), abs=0.01)
+    paths = [
+        path for path in ET.fromstring(drawn["throughput"])[2].iter(f"{SVG}path") if _fill(path) == LIGHT.series[0]
+    ]
+    boxes = [_box(path.get("d", "")) for path in paths][: len(rps)]  # the last is the legend's
+    heights = [bottom - top for _, _, top, bottom in boxes]
+    assert len(heights) == len(rps) == 4
+    for height, value in zip(heights, rps, strict=True):
+        assert height == pytest.approx(heights[-1] * value / rps[-1], abs=0.01)
+    assert [f"{value:.3g}" for value in rps] == [
+        text for text in _texts(drawn["throughput"]) if text in {f"{v:.3g}" for v in rps}
+    ][:4]
 
 
-def test_throughput_shows_the_think_time_limit_and_what_was_published(drawn: dict[str, str]) -> None:
+def test_throughput_shows_the_think_time_limit_and_nothing_published(drawn: dict[str, str]) -> None:
     texts = _texts(drawn["throughput"])
-    assert {"1 replica", "2 replicas", "published: 1 replica", "published: 2 replicas"} <= set(texts)
-    assert {"think-time limit N/Z", "requests per second", "users", "10", "25", "50", "100"} <= set(texts)
+    assert {"1 replica", "2 replicas", "think-time limit N/Z", "requests per second", "users"} <= set(texts)
+    assert texts[:4] == ["10", "25", "50", "100"]
+    for name, svg in drawn.items():
+        assert ("published: 1 replica" in _texts(svg)) == (name == "published")
 
 
-def test_latencies_have_a_panel_for_each_percentile(drawn: dict[str, str]) -> None:
+def test_published_figures_have_a_picture_of_their_own(figures: Figures, drawn: dict[str, str]) -> None:
+    texts = _texts(drawn["published"])
+    assert {"published: 1 replica", "published: 2 replicas", "requests per second", "predict median, ms"} <= set(texts)
+    assert {"failures, percent of requests", "lookup median, ms", "22", "7.5", "2,200"} <= set(texts)
+    alone = figures.model_copy(update={"baseline": None})
+    assert "published" not in draw_plots(alone)
+
+
+def test_latencies_show_three_percentiles_of_each_target(drawn: dict[str, str]) -> None:
     texts = _texts(drawn["latency_predict"])
-    assert [text for text in texts if text.endswith(", ms")] == ["median, ms", "p95, ms", "p99, ms"]
-    assert {"100", "1,000"} <= set(texts)
+    assert {"median", "p95", "p99", "1 replica", "2 replicas", "ms"} <= set(texts)
 
 
-def test_no_failure_is_told_in_words(figures: Figures, drawn: dict[str, str]) -> None:
-    requests = sum(point.steady.requests for point in figures.points if point.steady)
-    failures = sum(point.steady.failures for point in figures.points if point.steady)
-    assert f"percent of requests (measured: {failures} of {requests:,} requests failed)" in _texts(drawn["failures"])
+def test_failures_are_drawn_where_there_are_some() -> None:
     calm = made_figures([made_point(users=5, requests=1200), made_point(users=9, requests=34)])
-    assert "percent of requests (0 of 1,234 requests failed)" in _texts(draw_plots(calm)["failures"])
+    assert "failures" not in draw_plots(calm)
+    bad = made_point(users=9)
+    assert bad.steady
+    bad = bad.model_copy(update={"steady": bad.steady.model_copy(update={"failures": 3, "failures_percent": 5.0})})
+    texts = _texts(draw_plots(made_figures([made_point(users=5), bad]))["failures"])
+    assert {"percent of requests", "0", "5"} <= set(texts)
+
+
+def test_a_stage_has_one_colour_in_every_picture() -> None:
+    def colours_of(*stages: str) -> dict[str, str]:
+        part = made_part("a", None, [Stage(name=name, avg_ms=10.0) for name in stages], unexplained_ms=9.5)
+        svg = draw_plots(made_figures([without_traffic(made_point(parts=[part]))]))["stages"]
+        drawing = ET.fromstring(svg)[2]
+        fills = [_fill(path) for path in drawing.iter(f"{SVG}path") if _fill(path) in {*plots.STAGES, LIGHT.rest}]
+        return dict(zip([*stages, plots.OUTSIDE], fills, strict=False))
+
+    known = colours_of("upload", "decode", "queue", "inference", "answer")
+    assert len({*known.values()}) == 6
+    assert colours_of("inference", "cache", "upload").items() >= {
+        "inference": known["inference"], "upload": known["upload"], plots.OUTSIDE: known[plots.OUTSIDE],
+    }.items()  # fmt: skip
+    assert colours_of("work", "a lock") == {
+        name: colours_of("a lock", "work")[name] for name in ("work", "a lock", plots.OUTSIDE)
+    }
+    assert len({*colours_of(*"abcdefghij").values()}) == 11
 
 
 def test_cpu_shows_every_role_and_the_machine_apart(drawn: dict[str, str]) -> None:
@@ -212,7 +290,7 @@ def test_figures_that_nobody_knows_give_no_picture() -> None:
 
 def test_one_target_at_one_number_of_users_is_drawn() -> None:
     drawn = draw_plots(made_figures([made_point(parts=[made_part("a", 7.0)])]))
-    assert list(drawn) == ["throughput", "latency_a", "failures"]
+    assert list(drawn) == ["throughput", "latency_a"]
 
 
 def test_a_latency_of_zero_is_drawn_on_a_linear_axis() -> None:
@@ -233,11 +311,13 @@ def test_crowded_numbers_of_users_do_not_overlap() -> None:
     drawn = draw_plots(made_figures(points))
     for name in ("throughput", "latency_a"):
         root = ET.fromstring(drawn[name])
-        numbers = [text for text in root.iter(f"{SVG}text") if text.get("text-anchor") == "middle"]
+        names = {f"{users:,}" for users in levels}
+        numbers = [text for text in root[2].iter(f"{SVG}text") if text.text in names]
+        lowest = max(float(text.get("y", "")) for text in numbers)
         places = [
             (float(text.get("x", "")), len(text.text or ""))
             for text in numbers
-            if re.fullmatch(r"[\d,]+", text.text or "")
+            if float(text.get("y", "")) == lowest and "middle" in text.get("style", "")
         ]
         assert len(places) > 4
         for (left, _), (right, length) in itertools.pairwise(places):
@@ -338,7 +418,8 @@ def made_figures(points: list[PointFigures], cores: int | None = None) -> Figure
 
 
 def _texts(svg: str) -> list[str]:
-    return [text.text or "" for text in ET.fromstring(svg).iter(f"{SVG}text")]
+    """Return the texts of the drawing on light paper."""
+    return [text.text or "" for text in ET.fromstring(svg)[2].iter(f"{SVG}text")]
 
 
 def _contrast(a: str, b: str) -> float:

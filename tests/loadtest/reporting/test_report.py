@@ -11,7 +11,7 @@ import pytest
 
 from loadtest.plan import Plan
 from loadtest.reporting.choice import Data, decides
-from loadtest.reporting.figures import UNITS, CellFigures, Figures, PointFigures, TargetFacts, Traffic
+from loadtest.reporting.figures import UNITS, CellFigures, Figures, PointFigures, TargetFacts, Traffic, show_rps
 from loadtest.reporting.findings import conclude
 from loadtest.reporting.overview import print_overview
 from loadtest.reporting.report import write_report
@@ -20,11 +20,11 @@ from loadtest.reporting.text import render_markdown
 from loadtest.run_folder import RunFolder
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 
-SECTIONS = [
-    "Pictures",
-    "System",
-    "What was tested",
-    "Results",
+ROOT = Path(__file__).parents[3]
+PUBLISHED_SECTIONS = [
+    "System Specs", "What We Tested", "Results", "Key Takeaways", "Recommendations", "Bottom Line",
+]  # fmt: skip
+OUR_SECTIONS = [
     "Comparison at each number of users",
     "What limits each level",
     "Where the time goes",
@@ -32,11 +32,9 @@ SECTIONS = [
     "What the service itself counted",
     "Objectives",
     "Validity",
-    "Key takeaways",
-    "Recommendations",
-    "Bottom line",
     "How these figures are made",
 ]
+SECTIONS = [*PUBLISHED_SECTIONS[:3], *OUR_SECTIONS, *PUBLISHED_SECTIONS[3:]]
 MEANING_OF_ITS_OWN = {"about", "options", "values", "value", "samples"}
 """Keys whose numbers have the unit that UNITS gives for the key itself."""
 
@@ -67,9 +65,41 @@ def table_rows(text: str) -> list[list[str]]:
 def test_the_report_has_the_layout_of_the_published_one(figures: Figures) -> None:
     markdown = render_markdown(figures, ["throughput", "latency_predict"])
     assert sections(markdown) == SECTIONS
-    lines = markdown.splitlines()
-    assert lines[0] == "# ResNet50 service, 1 vs 2 classifier replicas"
-    assert lines[2] == f"**{figures.bottom_line}**"
+    assert markdown.splitlines()[0] == "# ResNet50 service, 1 vs 2 classifier replicas"
+    assert section(markdown, "Bottom Line").strip() == figures.bottom_line
+
+
+def box(markdown: str) -> list[str]:
+    """Return the lines of the box, which is all that stands between the title and the first section."""
+    title, *lines = markdown.split("\n## ", maxsplit=1)[0].strip().splitlines()
+    assert title.startswith("# ")
+    assert lines[0] == ""
+    assert all(line.startswith(">") for line in lines[1:])
+    return [line.removeprefix(">").strip() for line in lines[1:]]
+
+
+def test_the_box_has_the_recommendation_its_evidence_and_what_limits_each_level(figures: Figures) -> None:
+    lines = box(render_markdown(figures))
+    assert lines[0] == "**Run 2 replicas:** it meets every objective up to 100 users, 1 replica up to 50 users."
+    assert figures.recommendations[0] == lines[0].replace("**", "")
+    rows = {row[0]: row[1:] for row in table_rows("\n".join(lines))}
+    assert rows["at 100 users"] == ["1 replica", "2 replicas"]
+    points = [point.steady for point in figures.points if point.users == 100]
+    assert rows["requests/s"] == [show_rps(steady.rps) for steady in points if steady]
+    limits = {row: cells for row, cells in rows.items() if row.startswith("limit, ")}
+    assert next(iter(limits)).startswith("limit, 10 ")
+    assert [*limits][-1].endswith("100 users")
+    assert all(cell in {"think time", "CPU of classifier", "unknown"} for cells in limits.values() for cell in cells)
+    assert re.fullmatch(r"8 cells, all VALID; objectives missed; measured on [\d-]+ \(UTC\)\.", lines[-1])
+
+
+def test_the_box_says_undecided_and_what_decides_it() -> None:
+    figures = Figures.model_validate_json((ROOT / "docs/reports/published/report.json").read_text())
+    lines = box(render_markdown(figures))
+    assert lines[0].startswith("**Undecided:** ")
+    assert figures.bottom_line.startswith(f"{lines[0].replace('**', '')[:-1]}; ")
+    assert [lines[2], lines[4]] == figures.recommendations[:2]
+    assert lines[2].startswith("To decide, measure again: 5 repetitions of ")
 
 
 def test_our_figures_stand_beside_the_published_ones(figures: Figures) -> None:
@@ -92,7 +122,24 @@ def test_only_pictures_that_were_drawn_are_linked(figures: Figures) -> None:
         ("Throughput, by number of users", "plots/throughput.svg"),
         ("Latency of predict, by number of users", "plots/latency_predict.svg"),
     ]
-    assert "Pictures" not in sections(render_markdown(figures))
+    assert "![" not in render_markdown(figures)
+
+
+def test_pictures_of_cpu_and_stages_stand_with_their_tables(figures: Figures) -> None:
+    markdown = render_markdown(figures, ["throughput", "published", "cpu", "stages"])
+    assert "plots/cpu.svg" in section(markdown, "CPU, memory and threads")
+    assert "plots/stages.svg" in section(markdown, "Where the time goes")
+    assert "plots/published.svg" in section(markdown, "Results")
+
+
+def test_where_nothing_failed_a_sentence_says_so(tmp_path: Path, figures: Figures) -> None:
+    def answer_all(made: MadeCell) -> None:
+        made.requests = [row for row in made.requests if not row.error]
+
+    assert any(point.steady.failures for point in figures.points if point.steady)
+    assert "No request failed" not in render_markdown(figures)
+    calm = section(markdown_of(tmp_path, made_plan(users=[10]), answer_all), "Results")
+    assert re.search(r"^No request failed: 0 of [1-9][\d,]* in the steady windows\.$", calm, re.MULTILINE)
 
 
 def test_tables_are_whole(figures: Figures) -> None:
@@ -140,7 +187,7 @@ def test_a_run_in_which_every_cell_failed_has_a_report(tmp_path: Path) -> None:
         made.record.status, made.record.reason = "failed", "exit code 3: <b>no</b> | space left"
 
     markdown = markdown_of(tmp_path, made_plan(), fail)
-    assert "**No cell is valid, so this run says nothing about its targets.**" in markdown
+    assert "> **No cell is valid:** this run says nothing about its targets." in markdown
     assert "exit code 3: \\<b>no\\</b> \\| space left" in section(markdown, "Validity")
     assert "Where the time goes" not in sections(markdown)
 
@@ -150,7 +197,7 @@ def test_one_target_without_limits_metrics_or_baseline_has_a_report(tmp_path: Pa
         targets=[made_target("bare", None)], users=[10], limits=[], metrics=None, baseline=None, roles=[], packages=[]
     )
     markdown = markdown_of(tmp_path, plan)
-    left_out = {"Comparison at each number of users", "What the service itself counted", "Objectives", "Pictures"}
+    left_out = {"Comparison at each number of users", "What the service itself counted", "Objectives"}
     assert sections(markdown) == [title for title in SECTIONS if title not in left_out]
     assert "published" not in markdown
 
@@ -191,9 +238,9 @@ def figures_of_a_plain_locust_csv() -> Figures:
 
 def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
     markdown = render_markdown(figures_of_a_plain_locust_csv())
-    assert (
-        "**locust was measured: at 10 users it had 5.0 requests/s, 0 % failures and a median of 10.0 ms.**" in markdown
-    )
+    told = "at 10 users it had 5.0 requests/s, 0 % failures and a median of 10.0 ms."
+    assert f"> **locust was measured:** {told}" in markdown
+    assert f"locust was measured: {told}" in section(markdown, "Bottom Line")
     assert "The data does not say on what machine it was measured." in markdown
     assert "as Locust computed them" in markdown
 
