@@ -22,8 +22,8 @@ serve: .venv/serve.stamp ## serve CONFIG (configs/one_replica.yaml) on 127.0.0.1
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-test: .venv/dev.stamp ## the tests, in two processes
-	@$(BIN)/pytest --numprocesses=2
+test: .venv/dev.stamp ## the tests, in three processes
+	@$(BIN)/pytest --numprocesses=3
 
 test-long: .venv/dev.stamp ## tests that take minutes
 	@$(BIN)/pytest -m long

@@ -22,11 +22,11 @@ _PLACES = {
 test's own process, which then loads it once. Any other file is a group of its own."""
 _FIRST = (
     RAY,
-    ENGINE,
-    "tests/loadtest/measuring/test_kit_proof.py",
     "tests/loadtest/measuring/test_kit_faults.py",
+    "tests/loadtest/measuring/test_kit_proof.py",
+    ENGINE,
 )
-"""Groups that take longest: they begin first."""
+"""Groups that take longest: they begin first. ENGINE does when RAY has made the model, for which it would wait."""
 _BEGINNING_S = 600
 """The first test of RAY and of ENGINE makes the model: half a minute, and several on a machine that does more."""
 

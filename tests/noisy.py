@@ -27,7 +27,7 @@ def main() -> int:
         log = logs / f"run-{number}.txt"
         began = time.monotonic()
         with log.open("wb") as file, _busy_core(wanted=not arguments.quiet):
-            command = [sys.executable, "-m", "pytest", "--numprocesses=2", *options]
+            command = [sys.executable, "-m", "pytest", "--numprocesses=3", *options]
             code = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
         failed += code != 0
         summary = log.read_text(errors="replace").rstrip().rpartition("\n")[2].strip("= ")
