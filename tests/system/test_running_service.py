@@ -58,7 +58,7 @@ def test_a_prometheus_finds_the_service_and_reads_the_classifiers_metrics(
             {
                 "url": f"{running.dashboard}/api/prometheus/sd",
                 "refresh_interval": "1s",
-                "authorization": {"credentials_file": running.environment["RAY_AUTH_TOKEN_PATH"]},
+                "authorization": {"type": "Bearer", "credentials_file": running.environment["RAY_AUTH_TOKEN_PATH"]},
             }
         ],
     }

@@ -87,7 +87,7 @@ def test_each_runs_as_its_user(services: list[Service]) -> None:
 def test_each_says_which_ports_it_took_and_they_are_apart(services: list[Service]) -> None:
     told = [dict(part.rsplit(" ", 1) for part in CHOSEN.findall(one.printed())[0].split(", ")) for one in services]
     assert told[0].keys() == told[1].keys() == {
-        "statistics", "metrics", "Serve's proxy", "replicas", "Ray's agent",
+        "statistics", "metrics", "Serve's proxy", "replicas", "dashboard", "Ray's agent",
     }  # fmt: skip
     assert not set(told[0].values()) & set(told[1].values())
     for user, ports in zip((os.getuid(), OTHER_USER), told, strict=True):

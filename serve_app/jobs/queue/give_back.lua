@@ -6,7 +6,7 @@ local entry, worker, id, file, reason = unpack(ARGV)
 local holder, tries = claim_of(entry)
 if holder ~= worker then return 0 end
 if reason == '' then tries = tries - 1 end
-redis.call('XCLAIM', stream, group, worker, 0, entry, 'IDLE', reason == '' and 86400000 or 0, 'RETRYCOUNT', tries,
+redis.call('XCLAIM', stream, group, worker, 0, entry, 'IDLE', reason == '' and GIVEN_BACK_MS or 0, 'RETRYCOUNT', tries,
            'JUSTID')
 if reason ~= '' and redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then
   redis.call('HSET', prefix .. 'job:' .. id, 'reason:' .. file, reason)

@@ -18,10 +18,13 @@ local function drop_entry(entry)
   redis.call('XDEL', stream, entry)
 end
 
--- Who holds an entry, and how often it was handed out; nil when nobody does.
+-- How long the holder of an entry seems to have been silent once the entry was given back: any worker may take it.
+local GIVEN_BACK_MS = 86400000
+
+-- Returns who holds an entry, how often it was handed out, and how long the holder has been silent; nil when nobody does.
 local function claim_of(entry)
   local found = redis.call('XPENDING', stream, group, entry, entry, 1)[1]
-  if found then return found[2], found[4] end
+  if found then return found[2], found[4], found[3] end
 end
 
 local function end_job(id, state, code, detail, ttl_ms)

@@ -248,6 +248,14 @@ async def test_a_replica_that_is_not_ready_costs_no_attempt(queue: Queue) -> Non
     assert (ended.state, ended.attempts) == ("done", 1)
 
 
+async def test_a_picture_that_was_given_back_is_free_though_its_worker_renews_it_in_that_moment(queue: Queue) -> None:
+    await queue.submit(b"cat")
+    claims, [work] = await queue.take_and_fall_silent()
+    await claims.give_back(work.entry)
+    assert await claims.renew([work.entry]) == []
+    assert await queue.claims().reclaim() == work.entry
+
+
 async def test_a_batch_loop_that_ends_costs_no_attempt(queue: Queue) -> None:
     """Then the batcher cancels whoever waits, which must not be taken for a cancellation of the work."""
     futures: list[asyncio.Future[Prediction]] = []
