@@ -13,7 +13,7 @@ import pytest
 
 from loadtest.pictures import PicturePool
 from tests.conftest import Fitted
-from tests.patience import HANG_S
+from tests.patience import HANG_S, until
 from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.service import PATIENT_MODEL, START_S, Service, adapted, launcher, own_environment, service, write_config
@@ -79,6 +79,11 @@ async def test_equal_pictures_are_answered_when_a_replica_is_killed_with_them(ru
     right = [found for found in responses if isinstance(found, httpx.Response) and found.status_code == 200]
     assert len(right) >= 15  # about half of them were in the other one
     assert len({found.json()["prediction"] for found in right}) == 1
+
+    async def is_kept() -> bool:
+        return count_cached(await post(running, [picture])) == {True: 1}
+
+    await until(is_kept, "the prediction in Redis")
     assert count_cached(await post(running, [picture] * 10)) == {True: 10}
     wait_for_replicas(running, 2)
 
