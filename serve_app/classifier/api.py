@@ -104,7 +104,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         try:
             admission.check(within_s)
             upload.data = await read_upload(request, upload, settings)
-        except Overloaded:
+        except (Overloaded, UploadTooLarge):
             upload.free()
             await discard_body(request, BodyBounds.of(settings).drain)
             raise

@@ -45,8 +45,8 @@ class BodyBounds:
 
     @property
     def drain(self) -> Drain:
-        """How much is read of an upload that is refused."""
-        return Drain(self.max_bytes + self.overhead_bytes, self.timeout_s)
+        """How much is read of an upload that is refused, also of one that is several times too large."""
+        return Drain(max(Drain.max_bytes, self.max_bytes + self.overhead_bytes), self.timeout_s)
 
     def too_large(self) -> UploadTooLarge:
         """Return what to raise beyond `max_bytes`."""

@@ -91,7 +91,7 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
         try:
             opened = _opened(jobs)
             files, submitted = await _submit(request, opened, settings, top_k, key)
-        except (JobsUnavailable, Overloaded):
+        except (JobsUnavailable, Overloaded, UploadTooLarge):
             await discard_body(request, job_bounds(settings).drain)
             raise
         if submitted.is_replayed:

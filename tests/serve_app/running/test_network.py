@@ -135,6 +135,9 @@ async def test_readiness_and_the_pages_stay_open(running: Service) -> None:
 async def test_a_refused_upload_gets_its_answer_and_no_reset(running: Service) -> None:
     async with httpx.AsyncClient(base_url=running.url, timeout=ANSWER_S) as http:
         assert_error(await http.post("/model/predict", content=b"x" * 9_000_000), 401, "unauthorized")
+        known = {"X-API-Key": KEY}
+        large = await http.post("/model/predict", content=b"x" * 25_000_000, headers=known)
+        assert_error(large, 413, "upload_too_large", "10,000,000 bytes")
 
 
 async def test_keys_are_exchanged_without_a_restart(running: Service, keys_file: Path) -> None:
