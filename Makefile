@@ -26,7 +26,7 @@ test: .venv/dev.stamp ## the tests, in three processes
 	@$(BIN)/pytest --numprocesses=3
 
 test-long: .venv/dev.stamp ## tests that take minutes
-	@$(BIN)/pytest -m long
+	@$(BIN)/pytest --numprocesses=2 -m long
 
 test-system: .venv/dev.stamp ## tests that need root and Debian packages; what is missing is named
 	@$(BIN)/pytest -m system
