@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from loadtest.faulting.fault_folder import Event, FaultFolder, StretchRecord
 from loadtest.faulting.fault_plan import Fault, FaultLoad, FaultPlan, MayFail
 from loadtest.faulting.process_watch import count_roles
-from loadtest.faulting.recovery import calm_after_s, end_of, processes_back_after_s, usual_limits_ms
+from loadtest.faulting.recovery import calm_after_s, processes_back_after_s, usual_limits_ms
 from loadtest.rows import ProcessRow, RequestRow
 from loadtest.run_folder import Environment
 from loadtest.statistics.percentiles import percentile
@@ -106,7 +106,7 @@ class Seen:
         self.ended_unix_s = record.stopping_unix_s or 0.0
         quiet_end = min((event.began_unix_s for event in record.events if event.began_unix_s), default=0.0)
         self.quiet = [
-            row for row in rows if (record.complete_unix_s or 0.0) <= row.start_unix_s and end_of(row) < quiet_end
+            row for row in rows if (record.complete_unix_s or 0.0) <= row.start_unix_s and row.ended_unix_s < quiet_end
         ]
 
 
@@ -118,9 +118,9 @@ def figures_of(
     A request that fails when the next event is there already is that one's.
     """
     began, until = event.began_unix_s, until_unix_s or seen.ended_unix_s
-    rows = [row for row in seen.rows if end_of(row) >= began and row.start_unix_s < until]
+    rows = [row for row in seen.rows if row.ended_unix_s >= began and row.start_unix_s < until]
     if until_unix_s is not None:
-        rows = [row for row in rows if not (row.error and end_of(row) >= until_unix_s)]
+        rows = [row for row in rows if not (row.error and row.ended_unix_s >= until_unix_s)]
     limits_ms = usual_limits_ms(seen.quiet)
     calm_s = calm_after_s(rows, limits_ms, began, until)
     back_s = processes_back_after_s(seen.processes, seen.steady_roles, began, until)

@@ -37,11 +37,6 @@ def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:
     }
 
 
-def end_of(row: RequestRow) -> float:
-    """Return when a request was over, seconds since the epoch."""
-    return row.ended_unix_s
-
-
 def is_disturbed(row: RequestRow, limits_ms: dict[str, float]) -> bool:
     """Return whether a request failed or took longer than usual."""
     return bool(row.error) or row.latency_ms > limits_ms.get(row.endpoint, math.inf)
@@ -66,7 +61,7 @@ def calm_after_s(
     for second in range(len(calm) - CALM_WINDOWS + 1):
         if all(calm[second : second + CALM_WINDOWS]):
             sent_before = rows[: bisect_left(starts, began_unix_s + second)]
-            ends = [end_of(row) for row in sent_before if is_disturbed(row, limits_ms)]
+            ends = [row.ended_unix_s for row in sent_before if is_disturbed(row, limits_ms)]
             return max([second, *[end - began_unix_s for end in ends if end > began_unix_s]])
     return None
 
