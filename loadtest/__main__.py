@@ -11,7 +11,7 @@ import sys
 
 from loadtest.commands import audit, capacity, compare, faults, fuzz, overload, report, run, soak, tune
 from loadtest.errors import BadInputError
-from loadtest.measuring.experiment import Interrupted
+from loadtest.measure.experiment import Interrupted
 
 _COMMANDS = (run, report, compare, audit, capacity, overload, faults, soak, fuzz, tune)
 

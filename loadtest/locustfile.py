@@ -18,10 +18,10 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from loadtest.base_url import read_base_url
-from loadtest.pictures import PicturePool
-from loadtest.rows import SERVICE_UNAVAILABLE, status_error
-from loadtest.target_key import key_headers
+from loadtest.load.pictures import PicturePool
+from loadtest.plan.base_url import read_base_url
+from loadtest.plan.target_key import key_headers
+from loadtest.rows.columns import SERVICE_UNAVAILABLE, status_error
 
 ERROR_KEYS = ("code", "detail", "request_id")
 

@@ -22,8 +22,8 @@ _PLACES = {
 test's own process, which then loads it once. Any other file is a group of its own."""
 _FIRST = (
     RAY,
-    "tests/loadtest/measuring/test_kit_faults.py",
-    "tests/loadtest/measuring/test_kit_proof.py",
+    "tests/loadtest/measure/test_kit_faults.py",
+    "tests/loadtest/measure/test_kit_proof.py",
     ENGINE,
 )
 """Groups that take longest: they begin first. ENGINE does when RAY has made the model, for which it would wait."""

@@ -24,10 +24,10 @@ import pytest
 import yaml
 
 from loadtest.__main__ import main
-from loadtest.reporting.figures import CellFigures, Figures, ReasonCode
-from loadtest.reporting.summary import summarize
-from loadtest.rows import RequestRow, ResourceRow, read_rows
-from loadtest.run_folder import CellRecord, RunFolder
+from loadtest.figures.figures import CellFigures, Figures, ReasonCode
+from loadtest.rows.columns import RequestRow, ResourceRow, read_rows
+from loadtest.rows.run_folder import CellRecord, RunFolder
+from loadtest.verdict.summary import summarize
 from tests.failures import keep_on_failure
 
 ROOT = Path(__file__).parents[1]

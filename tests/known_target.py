@@ -161,7 +161,7 @@ class KnownTarget:
             (generator,) = [
                 process
                 for process in psutil.Process(os.getppid()).children()
-                if "loadtest.recorder" in process.cmdline()
+                if "loadtest.load.recorder" in process.cmdline()
             ]
             generator.kill()
 

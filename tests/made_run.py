@@ -17,9 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from loadtest.plan import Plan
-from loadtest.rows import GeneratorRow, RequestRow, ResourceRow, RowWriter
-from loadtest.run_folder import Cell, CellRecord, Environment, Moments, RunFolder, RunRecord, Session
+from loadtest.plan.plan import Plan
+from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, RowWriter
+from loadtest.rows.run_folder import Cell, CellRecord, Environment, Moments, RunFolder, RunRecord, Session
 
 BASELINE = Path(__file__).parents[1] / "configs/stress/baselines/published_2026.yaml"
 BEGAN_UNIX_S = 1_768_471_200.0  # 2026-01-15, 10:00 UTC

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.reporting.differences import Repetition
-from loadtest.reporting.traffic import Requests, Window
+from loadtest.figures.traffic import Requests, Window
+from loadtest.verdict.differences import Repetition
 
 SETTLE_S = 10.0
 """Left out at the beginning: users come one by one."""

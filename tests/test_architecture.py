@@ -18,6 +18,8 @@ def test_the_layers_of_the_page_are_those_of_the_contract(package: str) -> None:
     assert drawing.splitlines() == contract["layers"]
 
 
-def test_every_room_of_the_service_is_on_the_page() -> None:
-    rooms = {path.parent.name for path in (ROOT / "serve_app").glob("*/__init__.py")} - {"redis"}
-    assert rooms == set(re.findall(r"^\| `serve_app/(\w+)` \|", PAGE, re.MULTILINE))
+@pytest.mark.parametrize("package", ["serve_app", "loadtest"])
+def test_every_room_is_on_the_page(package: str) -> None:
+    rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")} - {"redis"}
+    rows = re.findall(rf"^\| (`{package}/.*?) \|", PAGE, re.MULTILINE)
+    assert rooms == {name.removeprefix(f"{package}/") for row in rows for name in re.findall(r"`([\w/]+)`", row)}

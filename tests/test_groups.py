@@ -15,7 +15,7 @@ RUN_S = 120
 def test_the_groups_are_those_of_the_files() -> None:
     assert group_of("tests/serve_app/running/test_serve.py::test_x[a/b::c]") == RAY
     assert group_of("tests/serve_app/jobs/test_jobs_api.py::test_x") == ENGINE
-    assert group_of("tests/loadtest/test_plan.py::test_x") == "tests/loadtest/test_plan.py"
+    assert group_of("tests/loadtest/plan/test_plan.py::test_x") == "tests/loadtest/plan/test_plan.py"
 
 
 def test_the_tests_of_a_file_stay_in_one_process(tmp_path: Path) -> None:

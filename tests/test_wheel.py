@@ -23,10 +23,10 @@ STRESS_FILES = {path.relative_to(CONFIGS) for path in (CONFIGS / "stress").rglob
 FIND_FILES = """
 import json
 from pathlib import Path
-from loadtest.faulting.fault_plan import load_fault_plan, load_soak_plan
-from loadtest.plan import load_plan
-from loadtest.shipped import find_file, find_plan
-from loadtest.tuning.tune_file import load_tuning
+from loadtest.faults.fault_plan import load_fault_plan, load_soak_plan
+from loadtest.plan.plan import load_plan
+from loadtest.plan.shipped import find_file, find_plan
+from loadtest.tune.tune_file import load_tuning
 found = {}
 for name in ("cache", "overload", "published", "quick", "smoke"):
     path = find_plan(Path(name))

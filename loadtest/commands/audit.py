@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from loadtest.auditing.audit import audit_file
-from loadtest.auditing.finding import Audit
-from loadtest.auditing.locust_stats import RunFacts
-from loadtest.auditing.markdown import render_markdown
-from loadtest.auditing.terminal import print_audit
+from loadtest.audit.audit import audit_file
+from loadtest.audit.finding import Audit
+from loadtest.audit.locust_stats import RunFacts
+from loadtest.audit.markdown import render_markdown
+from loadtest.audit.terminal import print_audit
+from loadtest.commands.options import given
 from loadtest.errors import BadInputError
-from loadtest.options import given
-from loadtest.run_folder import folder_faults
+from loadtest.rows.run_folder import folder_faults
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
+    from loadtest.commands.options import Commands
 
 
 def add_command(commands: "Commands") -> None:

@@ -6,8 +6,7 @@ Exit codes: 0 a load is confirmed, 1 none is, 2 the input cannot be used.
 import argparse
 from typing import TYPE_CHECKING
 
-from loadtest.errors import BadInputError
-from loadtest.options import (
+from loadtest.commands.options import (
     add_json,
     add_open_loop,
     add_out,
@@ -19,12 +18,13 @@ from loadtest.options import (
     positive,
     positive_int,
 )
-from loadtest.plan import Plan, load_plan
-from loadtest.shipped import find_plan
+from loadtest.errors import BadInputError
+from loadtest.plan.plan import Plan, load_plan
+from loadtest.plan.shipped import find_plan
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
-    from loadtest.searching.capacity import Question
+    from loadtest.capacity.search import Question
+    from loadtest.commands.options import Commands
 
 _SLO = "such as predict.p95_ms<=1000,lookup.p95_ms<=50,failures_percent<=0"
 
@@ -57,8 +57,8 @@ def add_command(commands: "Commands") -> None:
 
 def capacity(arguments: argparse.Namespace) -> int:
     """Search the largest load that holds an objective, and print it. Raises BadInputError, and Interrupted."""
-    from loadtest.searching.answer import print_capacity
-    from loadtest.searching.capacity import find_capacity
+    from loadtest.capacity.search import find_capacity
+    from loadtest.capacity.terminal import print_capacity
 
     plan = _plan(arguments)
     by_rate = "-rate" if arguments.rate is not None else ""
@@ -84,8 +84,8 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 
 def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
-    from loadtest.searching.bisection import Bounds
-    from loadtest.searching.capacity import Question
+    from loadtest.capacity.bisection import Bounds
+    from loadtest.capacity.search import Question
 
     by_rate = arguments.rate is not None
     start = arguments.rate if by_rate else arguments.start or min(plan.users)

@@ -7,12 +7,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtest.options import add_json
-from loadtest.run_folder import RunFolder, as_json
+from loadtest.commands.options import add_json
+from loadtest.rows.run_folder import RunFolder, as_json
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
-    from loadtest.reporting.run_comparison import ComparedLevel, RunComparison
+    from loadtest.commands.options import Commands
+    from loadtest.verdict.run_comparison import ComparedLevel, RunComparison
 
 _STYLES = {"better": "green", "worse": "red", "tie": "", "not enough data": "yellow"}
 
@@ -28,7 +28,7 @@ def add_command(commands: "Commands") -> None:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print what changed and return 1 for a regression, else 0. Raises BadInputError."""
-    from loadtest.reporting.run_comparison import compare_runs
+    from loadtest.verdict.run_comparison import compare_runs
 
     found = compare_runs(RunFolder(arguments.old), RunFolder(arguments.new))
     if arguments.json:
@@ -39,8 +39,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
 
 def _print(found: "RunComparison") -> None:
-    from loadtest.reporting.figures import name_metric
-    from loadtest.reporting.terminal import Column, print_table
+    from loadtest.figures.figures import name_metric
+    from loadtest.page.terminal import Column, print_table
 
     metrics = ["rps", "failures_percent", *(f"{endpoint}.p95_ms" for endpoint in found.endpoints)]
     columns = [Column("target", is_number=False), Column("users"), Column("new run", is_number=False)]
@@ -57,7 +57,7 @@ def _print(found: "RunComparison") -> None:
 
 
 def _row(level: "ComparedLevel", metrics: list[str]) -> list[str]:
-    from loadtest.reporting.figures import NO_FIGURE, show_difference
+    from loadtest.figures.figures import NO_FIGURE, show_difference
 
     shown = {one.metric: show_difference(one) for one in level.comparison.differences}
     changes = [shown.get(metric, NO_FIGURE) for metric in metrics]

@@ -6,12 +6,12 @@ Exit codes: 0 all limits of the plan hold, 1 not so or not carried out, 2 the in
 import argparse
 from typing import TYPE_CHECKING
 
-from loadtest.options import add_json, add_out, add_plan, add_report, names, out_folder
-from loadtest.run_folder import as_json, write_files
-from loadtest.shipped import find_plan
+from loadtest.commands.options import add_json, add_out, add_plan, add_report, names, out_folder
+from loadtest.plan.shipped import find_plan
+from loadtest.rows.run_folder import as_json, write_files
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
+    from loadtest.commands.options import Commands
 
 _PLAN = "configs/stress/faults.yaml"
 
@@ -29,11 +29,11 @@ def add_command(commands: "Commands") -> None:
 
 def faults(arguments: argparse.Namespace) -> int:
     """Carry out a fault plan and print what came of it. Raises BadInputError and Interrupted."""
-    from loadtest.faulting.fault_figures import read_faults
-    from loadtest.faulting.fault_folder import FaultFolder
-    from loadtest.faulting.fault_plan import choose, load_fault_plan
-    from loadtest.faulting.session import run_faults
-    from loadtest.faulting.table import faults_as_markdown, print_faults
+    from loadtest.faults.fault_plan import choose, load_fault_plan
+    from loadtest.faults.figures import read_faults
+    from loadtest.faults.folder import FaultFolder
+    from loadtest.faults.page import faults_as_markdown, print_faults
+    from loadtest.faults.session import run_faults
 
     folder = FaultFolder(out_folder(arguments, arguments.plan.stem))
     if not arguments.report:

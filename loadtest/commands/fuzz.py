@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from loadtest.base_url import read_base_url
+from loadtest.commands.options import add_json, positive, positive_int
 from loadtest.errors import BadInputError
-from loadtest.fuzzing.campaign import Campaign, run_campaign
-from loadtest.fuzzing.memory import REPLICAS, find_watched
-from loadtest.fuzzing.request import FuzzRequest, make_request, read_request, valid_requests
-from loadtest.fuzzing.tally import Tally
-from loadtest.fuzzing.terminal import FuzzDisplay, print_outcome
-from loadtest.options import add_json, positive, positive_int
-from loadtest.pictures import sample_files
+from loadtest.fuzz.campaign import Campaign, run_campaign
+from loadtest.fuzz.memory import REPLICAS, find_watched
+from loadtest.fuzz.request import FuzzRequest, make_request, read_request, valid_requests
+from loadtest.fuzz.tally import Tally
+from loadtest.fuzz.terminal import FuzzDisplay, print_outcome
+from loadtest.load.pictures import sample_files
+from loadtest.plan.base_url import read_base_url
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
+    from loadtest.commands.options import Commands
 
 
 def add_command(commands: "Commands") -> None:

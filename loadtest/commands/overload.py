@@ -7,15 +7,15 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from loadtest.commands.options import add_json, add_out, add_plan, out_folder, positive, positive_int
 from loadtest.errors import BadInputError, CellFailedError
-from loadtest.options import add_json, add_out, add_plan, out_folder, positive, positive_int
-from loadtest.overloading.question import OverloadFolder, Promises, Question
-from loadtest.plan import Plan, load_plan
-from loadtest.run_folder import as_json, folder_faults, write_json
-from loadtest.shipped import find_plan
+from loadtest.overload.question import OverloadFolder, Promises, Question
+from loadtest.plan.plan import Plan, load_plan
+from loadtest.plan.shipped import find_plan
+from loadtest.rows.run_folder import as_json, folder_faults, write_json
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
+    from loadtest.commands.options import Commands
 
 
 def add_command(commands: "Commands") -> None:
@@ -45,9 +45,9 @@ def add_command(commands: "Commands") -> None:
 
 def overload(arguments: argparse.Namespace) -> int:
     """Overload a target and print what it kept. Raises BadInputError, and Interrupted."""
-    from loadtest.overloading.figures import compute_overload
-    from loadtest.overloading.measure import measure_overload
-    from loadtest.overloading.text import print_overload, write_page
+    from loadtest.overload.figures import compute_overload
+    from loadtest.overload.measure import measure_overload
+    from loadtest.overload.page import print_overload, write_page
 
     plan = _plan(arguments)
     question = _question(arguments, plan)

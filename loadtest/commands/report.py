@@ -7,13 +7,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadtest.commands.options import add_out
 from loadtest.errors import BadInputError
-from loadtest.options import add_out
-from loadtest.run_folder import RunFolder, folder_faults
+from loadtest.rows.run_folder import RunFolder, folder_faults
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
-    from loadtest.reporting.figures import Figures
+    from loadtest.commands.options import Commands
+    from loadtest.figures.figures import Figures
 
 
 def add_command(commands: "Commands") -> None:
@@ -34,25 +34,26 @@ def report(arguments: argparse.Namespace) -> int:
         if arguments.folder is None:
             raise BadInputError("give the folder of a run, or --csv with the prefix of a Locust CSV")
         return report_run(RunFolder(arguments.folder), arguments.out or arguments.folder)
-    from loadtest.reporting.locust_csv import read_locust_csv
+    from loadtest.figures.locust_csv import read_locust_csv
+    from loadtest.verdict.findings import conclude
 
-    figures = read_locust_csv(
+    facts = read_locust_csv(
         arguments.csv, users=arguments.users, wait_s=arguments.wait, title=arguments.title or arguments.csv.name
     )
-    return _report(figures, arguments.out or arguments.csv.parent)
+    return _report(conclude(facts), arguments.out or arguments.csv.parent)
 
 
 def report_run(run: RunFolder, folder: Path) -> int:
     """Write the report of a run into `folder`, print its overview, and return the exit code. Raises BadInputError."""
     # Not at the top: nothing of the report shares the machine with a measurement.
-    from loadtest.reporting.summary import summarize
+    from loadtest.verdict.summary import summarize
 
     return _report(summarize(run), folder)
 
 
 def _report(figures: "Figures", folder: Path) -> int:
-    from loadtest.reporting.overview import print_overview
-    from loadtest.reporting.report import write_report
+    from loadtest.page.overview import print_overview
+    from loadtest.page.report import write_report
 
     with folder_faults(folder):
         paths = write_report(figures, folder)

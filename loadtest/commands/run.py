@@ -6,15 +6,15 @@ Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input can
 import argparse
 from typing import TYPE_CHECKING
 
+from loadtest.commands.options import add_open_loop, add_out, add_plan, given, names, numbers, open_loop, out_folder
 from loadtest.commands.report import report_run
-from loadtest.measuring.runner import run_plan
-from loadtest.options import add_open_loop, add_out, add_plan, given, names, numbers, open_loop, out_folder
-from loadtest.plan import load_plan
-from loadtest.run_folder import RunFolder
-from loadtest.shipped import find_plan
+from loadtest.measure.runner import run_plan
+from loadtest.plan.plan import load_plan
+from loadtest.plan.shipped import find_plan
+from loadtest.rows.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
+    from loadtest.commands.options import Commands
 
 
 def add_command(commands: "Commands") -> None:

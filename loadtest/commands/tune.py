@@ -7,15 +7,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.commands.options import add_json, add_out, add_plan, given, out_folder
 from loadtest.errors import BadInputError
-from loadtest.options import add_json, add_out, add_plan, given, out_folder
-from loadtest.run_folder import as_json, write_files
-from loadtest.shipped import find_plan
-from loadtest.tuning.config_path import Scalar
-from loadtest.yaml_file import load_yaml
+from loadtest.plan.shipped import find_plan
+from loadtest.plan.yaml_file import load_yaml
+from loadtest.rows.run_folder import as_json, write_files
+from loadtest.tune.config_path import Scalar
 
 if TYPE_CHECKING:
-    from loadtest.options import Commands
+    from loadtest.commands.options import Commands
 
 
 def add_command(commands: "Commands") -> None:
@@ -43,11 +43,11 @@ def tune(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.text import Text
 
-    from loadtest.tuning.display import show_result
-    from loadtest.tuning.result import make_result
-    from loadtest.tuning.search import Search
-    from loadtest.tuning.tune_file import load_tuning
-    from loadtest.tuning.winner import render_winner
+    from loadtest.tune.result import make_result
+    from loadtest.tune.search import Search
+    from loadtest.tune.terminal import show_result
+    from loadtest.tune.tune_file import load_tuning
+    from loadtest.tune.winner import render_winner
 
     tuning = load_tuning(find_plan(arguments.file), read_overrides(arguments))
     folder = out_folder(arguments, arguments.file.stem)

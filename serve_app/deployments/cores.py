@@ -1,7 +1,7 @@
 """How many cores this process may use: by its affinity mask, and by the CPU quotas of the control groups around it.
 
 A container's `cpus` is such a quota: the process sees all cores of the machine, and when everything in the group has
-together used up its share of a period, all of it stands still until the next. `loadtest.measuring.cores` is the same
+together used up its share of a period, all of it stands still until the next. `loadtest.machine.cores` is the same
 for the stress kit.
 """
 

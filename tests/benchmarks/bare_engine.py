@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from serve_app.classifier.classifier import _load_and_warm
 from serve_app.classifier.engines import Engine
 from serve_app.classifier.images import Picture, decode_image

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.benchmarks.prediction_load import Pace, PredictionLoad, run_predictions
 from tests.benchmarks.report import GENERATOR, OTHERS, Report, begin, command_line, finish, interleave, progress, run
 from tests.benchmarks.service import (

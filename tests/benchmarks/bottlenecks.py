@@ -6,7 +6,7 @@ Exit codes: 0 all are named, 1 one is not, 2 no conclusion: where another verdic
 import argparse
 from pathlib import Path
 
-from loadtest.reporting.figures import CellFigures
+from loadtest.figures.figures import CellFigures
 from tests.benchmarks.proof import QUIET, Proof
 from tests.benchmarks.report import begin, command_line, progress, run
 from tests.benchmarks.service import scratch_folder

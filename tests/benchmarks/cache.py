@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.benchmarks.prediction_load import HEADERS, TIMEOUT_S, Pace, PredictionLoad, run_predictions
 from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
 from tests.benchmarks.service import SHIPPED, Service, running_service, scratch_folder, write_config

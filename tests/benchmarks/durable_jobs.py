@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.benchmarks.report import command_line, describe_environment, progress, run
 from tests.job_faults import Account, Plan, alternate, describe, make_uploads, run_jobs
 from tests.ports import free_port

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.benchmarks.prediction_load import Pace, run_predictions
 from tests.benchmarks.report import GENERATOR, OTHERS, Report, begin, command_line, finish, progress, run
 from tests.benchmarks.service import (

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.benchmarks.report import Report, begin, command_line, finish, progress, run
 from tests.ports import free_port
 from tests.redis_server import RedisServer

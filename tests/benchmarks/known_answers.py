@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.overloading.figures import OverloadFigures, compute_overload
-from loadtest.overloading.question import OverloadFolder
+from loadtest.overload.figures import OverloadFigures, compute_overload
+from loadtest.overload.question import OverloadFolder
 from tests.benchmarks.proof import QUIET, Proof
 from tests.benchmarks.report import begin, command_line, progress, run
 from tests.benchmarks.service import scratch_folder

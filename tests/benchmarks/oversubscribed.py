@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from loadtest.reporting.figures import CellFigures, Figures, RoleFigures
+from loadtest.figures.figures import CellFigures, Figures, RoleFigures
 from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, progress, run
 from tests.benchmarks.service import CONFIGS, scratch_folder, write_config
 

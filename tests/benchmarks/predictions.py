@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from serve_app.classifier.settings import ClassifierSettings
 from tests.benchmarks.bare_engine import POOL_SIZE
 from tests.benchmarks.lookup_load import LookupLoad, require_wrk, run_lookups

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, progress, run
 from tests.benchmarks.service import SHIPPED, Service, running_service, scratch_folder
 

@@ -11,8 +11,8 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from loadtest.reporting.comparison import compare_levels
-from loadtest.reporting.figures import LevelComparison, TargetFacts
+from loadtest.figures.figures import LevelComparison, TargetFacts
+from loadtest.verdict.comparison import compare_levels
 from tests.queueing import Series, Service, simulate
 
 WINDOW_S = 115.0

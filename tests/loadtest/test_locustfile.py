@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from loadtest.pictures import SIZE_PX, PicturePool, draw_picture
+from loadtest.load.pictures import SIZE_PX, PicturePool, draw_picture
 from tests.failures import keep_on_failure
 from tests.ports import free_port
 

@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 
 from loadtest.__main__ import main
-from loadtest.auditing.audit import audit_file
-from loadtest.auditing.locust_stats import RunFacts
-from loadtest.faulting.fault_figures import read_faults
-from loadtest.faulting.fault_folder import SOAK, Event, FaultFolder, StretchRecord
-from loadtest.faulting.fault_plan import FaultPlan, SoakPlan
-from loadtest.faulting.soak_figures import read_soak
-from loadtest.measuring.environment import read_environment
-from loadtest.overloading.figures import LevelFigures, judge
-from loadtest.overloading.question import Promises
-from loadtest.plan import Plan
-from loadtest.reporting.figures import CellFigures, Figures
-from loadtest.reporting.summary import summarize
-from loadtest.rows import ProcessRow, RequestRow, RowWriter
-from loadtest.run_folder import RunFolder, write_json
-from loadtest.searching import judgement
+from loadtest.audit.audit import audit_file
+from loadtest.audit.locust_stats import RunFacts
+from loadtest.capacity import judgement
+from loadtest.faults.fault_plan import FaultPlan, SoakPlan
+from loadtest.faults.figures import read_faults
+from loadtest.faults.folder import SOAK, Event, FaultFolder, StretchRecord
+from loadtest.faults.soak import read_soak
+from loadtest.figures.figures import CellFigures, Figures
+from loadtest.machine.environment import read_environment
+from loadtest.overload.figures import LevelFigures, judge
+from loadtest.overload.question import Promises
+from loadtest.plan.plan import Plan
+from loadtest.rows.columns import ProcessRow, RequestRow, RowWriter
+from loadtest.rows.run_folder import RunFolder, write_json
+from loadtest.verdict.summary import summarize
 from tests.kit import RUN_S, run_kit, write_plan
-from tests.loadtest.overloading.test_overload import level
+from tests.loadtest.overload.test_overload import level
 from tests.loadtest.test_locustfile import known_server
 from tests.made_run import MadeCell, made_plan, write_made_run
 

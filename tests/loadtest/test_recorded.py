@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.reporting.summary import summarize
-from loadtest.run_folder import RunFolder
-from loadtest.searching.bisection import Step
-from loadtest.searching.judgement import judge
+from loadtest.capacity.bisection import Step
+from loadtest.capacity.judgement import judge
+from loadtest.rows.run_folder import RunFolder
+from loadtest.verdict.summary import summarize
 from tests.recorded.kinds import KINDS, OPEN_LOOP, PRINTED, RECORDED, lay_out, make, printed, read_files
 
 MOST_BYTES, MOST_BYTES_OF_A_FILE = 5_000_000, 1_000_000

@@ -18,15 +18,15 @@ from typing import Any
 
 import yaml
 
-from loadtest.rows import ResourceRow, RowWriter, read_rows
-from loadtest.tuning.halving import Round
-from loadtest.tuning.search import Search
-from loadtest.tuning.tune_file import load_tuning
+from loadtest.rows.columns import ResourceRow, RowWriter, read_rows
+from loadtest.tune.halving import Round
+from loadtest.tune.search import Search
+from loadtest.tune.tune_file import load_tuning
 from tests.kit import ROOT, known_target, target_metrics, workload, write_plan
-from tests.loadtest.faulting.test_faults_run import load
-from tests.loadtest.reporting.test_locust_csv import SOME_WRONG, has_a_steady_window
+from tests.loadtest.faults.test_faults_run import load
+from tests.loadtest.figures.test_locust_csv import SOME_WRONG, has_a_steady_window
 from tests.loadtest.test_locustfile import LOOKUP, run_locust
-from tests.loadtest.tuning.test_tune_run import RATE, write_made_round, write_search
+from tests.loadtest.tune.test_tune_run import RATE, write_made_round, write_search
 from tests.made_run import MadeCell, made_plan, write_made_run
 from tests.ports import free_port
 from tests.recorded.kinds import KINDS, LOCK, LOCUSTFILE, OPEN_LOOP, RECORDED, TOO_STRICT, on_one_core

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.conftest import Fitted
 from tests.patience import HANG_S, until
 from tests.ports import free_port

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtest.pictures import PicturePool
+from loadtest.load.pictures import PicturePool
 from tests.conftest import Fitted
 from tests.job_faults import Plan, alternate, count_pictures, describe, make_uploads, run_jobs
 from tests.patience import HANG_S

@@ -1,0 +1,90 @@
+"""Whether a measured step held the objective, and how long a step must be to tell. Pure; called by `capacity`."""
+
+from collections.abc import Sequence
+
+from loadtest.capacity.bisection import Outcome, Step
+from loadtest.figures.figures import CellFigures, LimitResult, ReasonCode, show_count
+from loadtest.plan.plan import Limit, Plan
+
+SAMPLES_BEYOND = 10
+"""So many of an endpoint's answers must be slower than the percentile that is judged: with 10, its standard error in
+rank is about a third of those beyond (√10 ÷ 10); p95 needs 200 answers, p99 1,000. Failures are judged with 200 too:
+if none of them failed, fewer than 1.5 % fail with 95 % confidence (3 ÷ n; Hanley and Lippman-Hand 1983)."""
+
+NEAR_PERCENT = 10.0
+"""A figure this near to its limit may be on the other side of it the next time: such a step is repeated."""
+
+MOST_QUEUED_PERCENT = 1.0
+"""Of the arrivals of an open loop: if more find all users busy, the target does not keep up."""
+
+_SHARE_BEYOND = {"median_ms": 0.5, "avg_ms": 0.5, "p95_ms": 0.05, "p99_ms": 0.01}
+_GENERATOR: frozenset[ReasonCode] = frozenset(
+    {"generator_late", "generator_cpu", "generator_held_back", "too_many_requests"}
+)
+
+
+def needed_requests(plan: Plan, limits: Sequence[Limit]) -> int:
+    """Return how many requests in all a step must have, so that each limit has its samples."""
+    weights = {name: endpoint.weight for name, endpoint in plan.workload.endpoints.items()}
+    total = sum(weights.values())
+    shares = [1.0 if limit.endpoint is None else weights[limit.endpoint] / total for limit in limits]
+    return max(round(_needed(limit.metric) / share) for limit, share in zip(limits, shares, strict=True))
+
+
+def window_s(least_s: float, longest_s: float, needed: int, expected_rps: float | None) -> float:
+    """Return how long a step's steady window must be for `needed` requests; at least `least_s`, at most `longest_s`."""
+    enough_s = needed / expected_rps if expected_rps else 0.0
+    return min(max(least_s, enough_s), max(least_s, longest_s))
+
+
+def expected_rps(steps: Sequence[Step], level: float) -> float | None:
+    """Return the throughput to expect at a level of users, at least: that of the nearest step, less when it had more.
+
+    None before the first step. Throughput grows at most in proportion to the users, and may not grow at all.
+    """
+    known = [step for step in steps if step.rps]
+    if not known:
+        return None
+    nearest = min(known, key=lambda step: abs(step.level - level))
+    return (nearest.rps or 0.0) * min(1.0, level / nearest.level)
+
+
+def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
+    """Return the outcome of a step, whether chance may have decided it, and what decided it, in words."""
+    by_generator = [reason for reason in cell.reasons if reason.code in _GENERATOR]
+    if by_generator:
+        return "invalid", False, f"the generator is the limit: {'; '.join(by_generator)}"
+    queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
+    if 100 * queued > MOST_QUEUED_PERCENT * due:
+        busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
+        return "failed", False, f"the target did not keep up: {busy}"
+    if {reason.code for reason in cell.reasons} == {"none_right"}:
+        return "failed", False, f"the target did not keep up: {cell.reasons[0]}"
+    if cell.reasons:
+        return "invalid", False, "; ".join(cell.reasons)
+    missed = [result for result in cell.limits if not result.met]
+    few = [limit for limit in plan.limits if _samples(cell, limit) < _needed(limit.metric)]
+    near = [result for result in missed or cell.limits if _is_near(result)]
+    is_near = len(near) == len(missed) if missed else bool(near)
+    told = [f"{result.limit}: {result.shown}" for result in missed]
+    told += [f"within {NEAR_PERCENT:g} % of {near[0].limit}"] if is_near else []
+    told += [f"few samples for {', '.join(map(str, few))}"] if few else []
+    return "failed" if missed else "held", is_near or bool(few), "; ".join(told)
+
+
+def _needed(metric: str) -> float:
+    return SAMPLES_BEYOND / _SHARE_BEYOND.get(metric, 0.05)
+
+
+def _samples(cell: CellFigures, limit: Limit) -> int:
+    traffic = cell.steady
+    if limit.endpoint is not None:
+        traffic = next((part.steady for part in cell.endpoints if part.endpoint == limit.endpoint), None)
+    return traffic.requests if traffic else 0
+
+
+def _is_near(result: LimitResult) -> bool:
+    bound = result.limit.value
+    if result.value is None or bound == 0:  # none at all is not almost some
+        return False
+    return 100 * abs(result.value - bound) <= NEAR_PERCENT * bound

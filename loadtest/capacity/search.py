@@ -1,0 +1,219 @@
+"""Finds the largest load that holds an objective: measures step after step on one running target.
+
+Called by `python -m loadtest capacity`. Every step is a run folder of its own, from which `report` makes its report;
+`capacity.json` holds what was asked, the steps, and the result.
+"""
+
+import math
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from loadtest.capacity.bisection import Bounds, Outcome, Result, Step, Todo, decide
+from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
+from loadtest.errors import CellFailedError
+from loadtest.machine.environment import begin_session
+from loadtest.measure.experiment import opened
+from loadtest.measure.progress import Progress, shown_progress
+from loadtest.measure.runner import measure_cell
+from loadtest.measure.target import RunningTarget, running_target
+from loadtest.plan.plan import Plan, StatedLimit
+from loadtest.rows.run_folder import Cell, RunFolder, RunRecord, write_json
+from loadtest.verdict.summary import summarize
+
+RECORD = "capacity.json"
+_SPAWN_PER_S = 100.0
+# Locust's own time to have them all, which would be missing in the steady window.
+_SPAWN_S = 0.1
+
+
+class Question(BaseModel):
+    """What is asked: the load that `target` holds within the objective."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    by: Literal["users", "rate_rps"]
+    """What a level is: users in a closed loop, or requests per second in an open one."""
+    bounds: Bounds
+    window_s: float
+    """The steady window of a step, at least."""
+    confirm_s: float
+    """The steady window of the confirmation, and of what is measured again because it failed, at least."""
+    longest_s: float
+    """The steady window of a step, at most, however many samples it lacks."""
+
+
+class Capacity(BaseModel):
+    """The record of a search, and its result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    target: str
+    objective: list[StatedLimit]
+    question: Question
+    plan: dict[str, Any]
+    """With the one target, and the objective as its limits."""
+    steps: list[Step] = []
+    result: Result | None = None
+    """None while the search goes on."""
+
+
+class _KeptTarget:
+    """The target under test, which goes on running from step to step until one fails."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._starts = 0
+        self._running: RunningTarget | None = None
+        self._stack = ExitStack()
+
+    @property
+    def runs(self) -> bool:
+        """Return whether it was started already."""
+        return self._running is not None
+
+    def keep(self) -> tuple[RunningTarget, bool]:
+        """Return the running target, and whether it was started just now. Raises CellFailedError."""
+        if self._running is not None:
+            return self._running, False
+        self._starts += 1
+        log = self._folder / f"target_{self._starts}.log"
+        self._running = self._stack.enter_context(running_target(self._plan.targets[0], log))
+        return self._running, True
+
+    def close(self) -> None:
+        """Take it down, so that the next step gets another."""
+        self._running = None
+        self._stack.close()
+
+
+def find_capacity(plan: Plan, question: Question, path: Path) -> Capacity:
+    """Search, or resume the search that the folder at `path` holds, and return its record.
+
+    `plan` has one target, and the objective as its limits. Raises BadInputError when the folder cannot be used, and
+    Interrupted after SIGINT or SIGTERM, when everything that was started has been taken down.
+    """
+    asked = Capacity(
+        title=plan.title,
+        target=plan.targets[0].name,
+        objective=plan.limits,
+        question=question,
+        plan=plan.model_dump(mode="json"),
+    )
+    needs = [("workload.locustfile", plan.workload.locustfile)]
+    with (
+        opened(path / RECORD, asked, command="capacity", found={"steps", "result"}, needs=needs) as capacity,
+        shown_progress() as progress,
+        closing(_KeptTarget(plan, path)) as kept,
+    ):
+        if capacity.steps:
+            progress.say(f"{len(capacity.steps)} steps of {path} are measured; the search is resumed")
+        while isinstance(todo := decide(capacity.steps, question.bounds), Todo):
+            step = _measure(plan, question, todo, capacity.steps, _Place(path, kept, progress))
+            capacity.steps.append(step)
+            write_json(path / RECORD, capacity)
+            progress.say(f"[{len(capacity.steps)}] {_name(question, step.level)}: {_outcome(step)}")
+        capacity.result = todo
+        write_json(path / RECORD, capacity)
+    return capacity
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where steps are measured and shown."""
+
+    path: Path
+    kept: _KeptTarget
+    progress: Progress
+
+
+def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], place: _Place) -> Step:
+    number = len(steps) + 1
+    folder = RunFolder(place.path / "steps" / f"{number:03}")
+    why = "once more" if todo.repeated else "confirming" if todo.purpose == "confirm" else "searching"
+    length_s = _window_s(plan, question, todo, steps)
+    place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number)
+    try:
+        if not place.kept.runs:
+            place.progress.doing(f"starting {plan.targets[0].title}")
+        running, fresh = place.kept.keep()
+        stepped = _step_plan(plan, question, todo.level, length_s, fresh=fresh)
+        cell = Cell(target=plan.targets[0].name, users=stepped.users[0], repetition=number)
+        _begin(folder, stepped, cell)
+        record = measure_cell(stepped, cell, folder, place.progress, running)
+    except CellFailedError as exc:
+        place.kept.close()
+        return _step(todo, folder, ("invalid", False, str(exc)))
+    if record.status == "failed":
+        place.kept.close()
+    (figures,) = summarize(folder).cells
+    steady = figures.scheduled or figures.steady
+    return _step(todo, folder, judge(figures, stepped)).model_copy(
+        update={
+            "window_s": figures.steady_window_s or 0.0,
+            "requests": steady.requests if steady else 0,
+            "rps": steady.rps if steady else None,
+            "limits": figures.limits,
+        }
+    )
+
+
+def _step(todo: Todo, folder: RunFolder, judged: tuple[Outcome, bool, str]) -> Step:
+    outcome, unsure, because = judged
+    return Step(
+        level=todo.level,
+        purpose=todo.purpose,
+        outcome=outcome,
+        unsure=unsure,
+        because=because,
+        window_s=0,
+        requests=0,
+        rps=None,
+        limits=[],
+        folder=f"steps/{folder.path.name}",
+    )
+
+
+def _window_s(plan: Plan, question: Question, todo: Todo, steps: list[Step]) -> float:
+    rps = todo.level if question.by == "rate_rps" else expected_rps(steps, todo.level)
+    least_s = question.window_s if todo.purpose == "search" else question.confirm_s
+    return window_s(least_s, question.longest_s, needed_requests(plan, plan.limits), rps)
+
+
+def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *, fresh: bool) -> Plan:
+    """Return the plan of one step; only a target that has just been started is warmed up."""
+    raw = plan.model_dump(mode="json")
+    if question.by == "rate_rps":
+        raw["workload"]["rate_rps"] = level
+    else:
+        raw["users"] = [int(level)]
+    spawn_per_s = plan.spawn_rate_per_s if question.by == "rate_rps" else max(plan.spawn_rate_per_s, _SPAWN_PER_S)
+    ramp_s = raw["users"][0] / spawn_per_s + plan.settle_s
+    raw |= {
+        "spawn_rate_per_s": spawn_per_s,
+        "duration_s": math.ceil(ramp_s + length_s + _SPAWN_S),
+        "repetitions": 1,
+        "baseline": None,
+    }
+    if not fresh:
+        raw["warmup"]["duration_s"] = 0
+    return Plan.model_validate(raw)
+
+
+def _begin(folder: RunFolder, plan: Plan, cell: Cell) -> None:
+    folder.write_plan(plan)
+    folder.write_record(RunRecord(seed=plan.seed, order=[cell], sessions=[begin_session()]))
+
+
+def _name(question: Question, level: float) -> str:
+    return f"{level:g} users" if question.by == "users" else f"{level:g} requests/s"
+
+
+def _outcome(step: Step) -> str:
+    unsure = ", but unsure" if step.unsure else ""
+    return f"{step.outcome}{unsure}; {step.requests} requests" + (f"; {step.because}" if step.because else "")

@@ -1,0 +1,203 @@
+"""What came of each fault, made from the raw folder: faults.json."""
+
+import re
+from collections import Counter
+from typing import Literal
+
+from pydantic import BaseModel
+
+from loadtest.faults.fault_plan import Fault, FaultLoad, FaultPlan, MayFail
+from loadtest.faults.folder import Event, FaultFolder, StretchRecord
+from loadtest.faults.process_watch import count_roles
+from loadtest.faults.recovery import calm_after_s, processes_back_after_s, usual_limits_ms
+from loadtest.rows.columns import ProcessRow, RequestRow
+from loadtest.rows.run_folder import Environment
+from loadtest.statistics.percentiles import percentile
+
+_MOST_SEEN = 8
+_P95 = 0.95
+
+
+class EndpointFigures(BaseModel):
+    """One kind of request from the fault's moment on; those under way at that moment count."""
+
+    endpoint: str
+    requests: int
+    failed: int
+    failed_under_way: int
+    """Of the failed ones, those that had been sent before the fault."""
+    errors: dict[str, int]
+    longest_ms: float | None
+    longest_failed_ms: float | None
+    quiet_p95_ms: float | None
+    """In the quiet stretch before."""
+
+
+class FaultFigures(BaseModel):
+    """What came of one fault."""
+
+    name: str
+    title: str
+    group: str
+    status: Literal["finished", "failed", "skipped", "not run"]
+    reason: str | None = None
+    struck: list[str] = []
+    lasted_s: float | None = None
+    watched_s: float = 0
+    """From the fault to the end of the load, or to the next fault."""
+    endpoints: list[EndpointFigures] = []
+    recovered_after_s: float | None = None
+    """None when not within watched_s."""
+    processes_back_after_s: float | None = None
+    seen: list[str] = []
+    missed: list[str] = []
+    """Which of the plan's limits do not hold."""
+
+
+class AllFaults(BaseModel):
+    """The figures of a fault run."""
+
+    title: str
+    users: int
+    environment: Environment
+    faults: list[FaultFigures]
+
+    @property
+    def all_hold(self) -> bool:
+        """Return whether every fault that was carried out stayed within its limits, and none failed to be."""
+        return any(fault.status == "finished" for fault in self.faults) and not any(
+            fault.missed or fault.status == "failed" for fault in self.faults
+        )
+
+
+def read_faults(folder: FaultFolder) -> AllFaults:
+    """Return the figures of a folder. Raises BadInputError, OSError and ValueError."""
+    plan = folder.read_plan(FaultPlan)
+    found = []
+    for group in plan.groups:
+        for fault in group.faults:
+            record = folder.read_record(fault.name)
+            figures = FaultFigures(name=fault.name, title=fault.label, group=group.name, status="not run")
+            if record is not None:
+                figures.status, figures.reason = record.status, record.reason
+            if record is not None and record.status == "finished":
+                rows, processes = folder.read_requests(fault.name), folder.read_processes(fault.name)
+                seen = Seen(plan, record, rows, processes)
+                figures = figures_of(figures, fault, seen, record.events[0])
+                figures.missed += untested(figures, seen)
+            found.append(figures)
+    return AllFaults(title=plan.title, users=plan.users, environment=folder.read_environment(), faults=found)
+
+
+class Seen:
+    """The raw data of one load: requests in the order of their sending, and the processes."""
+
+    def __init__(
+        self,
+        load: FaultLoad,
+        record: StretchRecord,
+        rows: list[RequestRow],
+        processes: list[ProcessRow],
+    ) -> None:
+        self.endpoints = list(load.workload.endpoints)
+        self.steady_roles = load.steady_roles
+        self.rows = rows
+        self.processes = processes
+        self.ended_unix_s = record.stopping_unix_s or 0.0
+        quiet_end = min((event.began_unix_s for event in record.events if event.began_unix_s), default=0.0)
+        self.quiet = [
+            row for row in rows if (record.complete_unix_s or 0.0) <= row.start_unix_s and row.ended_unix_s < quiet_end
+        ]
+
+
+def figures_of(
+    figures: FaultFigures, fault: Fault, seen: Seen, event: Event, until_unix_s: float | None = None
+) -> FaultFigures:
+    """Return `figures` with what was seen from the event on, up to the next at `until_unix_s`, or the end of the load.
+
+    A request that fails when the next event is there already is that one's.
+    """
+    began, until = event.began_unix_s, until_unix_s or seen.ended_unix_s
+    rows = [row for row in seen.rows if row.ended_unix_s >= began and row.start_unix_s < until]
+    if until_unix_s is not None:
+        rows = [row for row in rows if not (row.error and row.ended_unix_s >= until_unix_s)]
+    limits_ms = usual_limits_ms(seen.quiet)
+    calm_s = calm_after_s(rows, limits_ms, began, until)
+    back_s = processes_back_after_s(seen.processes, seen.steady_roles, began, until)
+    recovered_s = None if calm_s is None or back_s is None else round(max(calm_s, back_s), 1)
+    endpoints = [_endpoint(name, rows, seen.quiet, began) for name in seen.endpoints]
+    return figures.model_copy(
+        update={
+            "struck": event.struck,
+            "lasted_s": None if event.ended_unix_s is None else round(event.ended_unix_s - began, 1),
+            "watched_s": round(until - began, 1),
+            "endpoints": endpoints,
+            "recovered_after_s": recovered_s,
+            "processes_back_after_s": None if back_s is None else round(back_s, 1),
+            "seen": _seen(seen.processes, {*seen.steady_roles, fault.role}, event, until),
+            "missed": _missed(fault, rows, recovered_s, began),
+        }
+    )
+
+
+def untested(figures: FaultFigures, seen: Seen) -> list[str]:
+    """Return which endpoints the load says nothing of: what was not asked for, or never answered, cannot get worse."""
+    before = {row.endpoint for row in seen.quiet if not row.error}
+    told = [f"no {name} was answered right in the quiet stretch" for name in seen.endpoints if name not in before]
+    return told + [
+        f"no {found.endpoint} was sent from the fault on" for found in figures.endpoints if not found.requests
+    ]
+
+
+def _endpoint(name: str, rows: list[RequestRow], quiet: list[RequestRow], began_unix_s: float) -> EndpointFigures:
+    mine = [row for row in rows if row.endpoint == name]
+    failed = [row for row in mine if row.error]
+    return EndpointFigures(
+        endpoint=name,
+        requests=len(mine),
+        failed=len(failed),
+        failed_under_way=sum(row.start_unix_s < began_unix_s for row in failed),
+        errors=dict(Counter(row.error for row in failed).most_common()),
+        longest_ms=percentile([row.latency_ms for row in mine], 1),
+        longest_failed_ms=percentile([row.latency_ms for row in failed], 1),
+        quiet_p95_ms=percentile([row.latency_ms for row in quiet if row.endpoint == name], _P95),
+    )
+
+
+def _missed(fault: Fault, rows: list[RequestRow], recovered_s: float | None, began_unix_s: float) -> list[str]:
+    inexcusable: Counter[str] = Counter()
+    for row in rows:
+        if row.error and not _is_excused(row, fault.may_fail.get(row.endpoint), began_unix_s):
+            inexcusable[row.endpoint] += 1
+    missed = [f"{count} {endpoint} failed that should not" for endpoint, count in sorted(inexcusable.items())]
+    within_s = fault.recover_within_s
+    if within_s is not None and (recovered_s is None or recovered_s > within_s):
+        missed.append(f"not recovered within {within_s:g} s")
+    return missed
+
+
+def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) -> bool:
+    return (
+        may_fail is not None
+        and (may_fail.sent_within_s is None or row.start_unix_s <= began_unix_s + may_fail.sent_within_s)
+        and (may_fail.within_ms is None or row.latency_ms <= may_fail.within_ms)
+        and re.search(may_fail.error, row.error) is not None
+    )
+
+
+def _seen(processes: list[ProcessRow], roles: set[str | None], event: Event, until_unix_s: float) -> list[str]:
+    """Return which processes of the roles went and came from the fault on."""
+    changes = [row for row in processes if row.role in roles and event.began_unix_s <= row.unix_s < until_unix_s]
+    struck = [row for row in changes if row.pid in event.pids and row.change == "gone"]
+    lines = [] if struck or not event.pids else ["what was struck lived on"]
+    for row in changes:
+        told = " (struck)" if row in struck else ""
+        lines.append(f"{row.role} {row.pid} {row.change} after {row.unix_s - event.began_unix_s:.1f} s{told}")
+    before = count_roles(processes, event.began_unix_s)
+    after = count_roles(processes, until_unix_s)
+    lines += [
+        f"{role}: {before[role]} before, {after[role]} at the end"
+        for role in sorted(before.keys() | after.keys())
+        if before[role] != after[role] and role in roles
+    ]
+    return lines if len(lines) <= _MOST_SEEN else [*lines[:_MOST_SEEN], f"… and {len(lines) - _MOST_SEEN} more"]

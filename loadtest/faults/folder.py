@@ -1,0 +1,104 @@
+"""The folder of a fault run or a soak: raw data first, from which the tables can be made again at any time.
+
+plan.json            the fault plan or soak plan as it was run
+environment.json     the machine and the software
+GROUP.log            what a group's target and services printed
+faults/NAME/         one folder for each fault; a soak has one, `soak`
+    stretch.json     how it went; written last
+    requests.csv, generator.csv, resources.csv, locust.log    as in a run folder
+    processes.csv    one ProcessRow whenever a process of a role comes or goes
+    fault.log        what the fault's commands printed
+faults.json, faults.md (soak.json, soak.md)    made from all that
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from loadtest.rows.columns import ProcessRow, RequestRow, ResourceRow, read_rows
+from loadtest.rows.run_folder import Environment, read_written, write_json
+
+_Model = TypeVar("_Model", bound=BaseModel)
+SOAK = "soak"
+
+
+class Event(BaseModel):
+    """A fault that was carried out, or was to be."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fault: str
+    began_unix_s: float = 0
+    ended_unix_s: float | None = None
+    struck: list[str] = []
+    """What was done, in the order in which it was done."""
+    pids: list[int] = []
+    reason: str | None = None
+    """Why it was not carried out, or not to its end."""
+
+
+class StretchRecord(BaseModel):
+    """How one load with its faults went."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["finished", "failed", "skipped"]
+    reason: str | None = None
+    complete_unix_s: float | None = None
+    """When the load was complete and had settled: what is quiet begins here."""
+    stopping_unix_s: float | None = None
+    """When the load ended."""
+    events: list[Event] = []
+    notes: list[str] = []
+
+
+@dataclass(frozen=True)
+class FaultFolder:
+    """The layout of the folder."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """Return where the plan is."""
+        return self.path / "plan.json"
+
+    def stretch_path(self, name: str) -> Path:
+        """Return the folder of one load."""
+        return self.path / "faults" / name
+
+    def write_environment(self, environment: Environment) -> None:
+        """Write the machine. Raises OSError."""
+        write_json(self.path / "environment.json", environment)
+
+    def read_plan(self, kind: type[_Model]) -> _Model:
+        """Return the plan. Raises BadInputError."""
+        return read_written(self.plan, kind, "faults")
+
+    def read_environment(self) -> Environment:
+        """Return the machine. Raises BadInputError."""
+        return read_written(self.path / "environment.json", Environment, "faults")
+
+    def write_record(self, name: str, record: StretchRecord) -> None:
+        """Write how a load went. Raises OSError."""
+        write_json(self.stretch_path(name) / "stretch.json", record)
+
+    def read_record(self, name: str) -> StretchRecord | None:
+        """Return how a load went; None when it never ended. Raises BadInputError."""
+        path = self.stretch_path(name) / "stretch.json"
+        return read_written(path, StretchRecord, "faults") if path.is_file() else None
+
+    def read_requests(self, name: str) -> list[RequestRow]:
+        """Return the requests of a load in the order of their sending. Raises OSError and ValueError."""
+        rows = read_rows(self.stretch_path(name) / "requests.csv", RequestRow)
+        return sorted(rows, key=lambda row: row.start_unix_s)
+
+    def read_processes(self, name: str) -> list[ProcessRow]:
+        """Return the comings and goings of a load. Raises OSError and ValueError."""
+        return list(read_rows(self.stretch_path(name) / "processes.csv", ProcessRow))
+
+    def read_resources(self, name: str) -> list[ResourceRow]:
+        """Return what the roles used second by second. Raises OSError and ValueError."""
+        return list(read_rows(self.stretch_path(name) / "resources.csv", ResourceRow))

@@ -1,0 +1,119 @@
+"""One load on a running target, with faults at set times: raw data into a folder. The same for one fault and a soak."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from loadtest.errors import CellFailedError
+from loadtest.faults.fault_plan import Fault, FaultLoad
+from loadtest.faults.folder import Event, StretchRecord
+from loadtest.faults.injection import Injection
+from loadtest.faults.process_watch import ProcessWatch
+from loadtest.load.generator import Load
+from loadtest.machine.processes import undisturbed
+from loadtest.measure.follower import Follower
+from loadtest.measure.progress import Progress
+from loadtest.measure.target import RunningTarget
+from loadtest.rows.columns import GeneratorRow
+
+_LOOK_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A load to make and what breaks meanwhile."""
+
+    load: FaultLoad
+    folder: Path
+    duration_s: float
+    schedule: list[tuple[float, Fault]]
+    """Each fault with its seconds since the load was complete and had settled."""
+
+
+def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) -> StretchRecord:
+    """Make the load and break things; what went wrong with a fault stands in its event.
+
+    Raises CellFailedError when the load generator fails or the target ends, and OSError.
+    """
+    plan = stretch.load.load_plan(running.target, stretch.duration_s)
+    load = Load(plan.users[0], plan.spawn_rate_per_s, plan.duration_s, plan.seed, stretch.folder, "requests")
+    with closing(ProcessWatch(plan.roles, stretch.folder / "processes.csv")) as watch:
+        breaking = _Breaking(stretch, running, watch, progress)
+        follower = Follower(running, progress, each_tick=breaking.tick, each_second=breaking.second)
+        try:
+            moments = follower.make_load(plan, load)
+        finally:
+            with undisturbed():
+                breaking.close()
+    return StretchRecord(
+        status="finished",
+        complete_unix_s=breaking.complete_unix_s,
+        stopping_unix_s=moments.stopping_unix_s,
+        events=breaking.events,
+    )
+
+
+class _Breaking:
+    """Carries the faults of a stretch out when they are due."""
+
+    def __init__(self, stretch: Stretch, running: RunningTarget, watch: ProcessWatch, progress: Progress) -> None:
+        self._stretch = stretch
+        self._environment = running.target.environment
+        self._watch = watch
+        self._progress = progress
+        self._injection: Injection | None = None
+        self._due = list(stretch.schedule)
+        self._look_s = 0.0
+        self._complete_s: float | None = None
+        self.complete_unix_s: float | None = None
+        self.events: list[Event] = []
+
+    def tick(self) -> None:
+        """Do what is due now. Raises OSError of the rows."""
+        now_s = time.monotonic()
+        if now_s >= self._look_s:
+            self._look_s = now_s + _LOOK_EVERY_S
+            self._watch.look()
+        if self._injection is not None:
+            self._carry_on(self._injection)
+        elif self._due and self._complete_s is not None and now_s >= self._complete_s + self._due[0][0]:
+            _, fault = self._due.pop(0)
+            self._progress.say(f"  {fault.label}")
+            self._watch.look()
+            self._injection = Injection(fault, self._watch, self._stretch.folder / "fault.log", self._environment)
+            self._carry_on(self._injection)
+
+    def second(self, row: GeneratorRow | None) -> None:
+        """See whether the load is complete."""
+        load = self._stretch.load
+        if self._complete_s is None and row is not None and row.users >= load.users:
+            self._complete_s = time.monotonic() + load.settle_s
+            self.complete_unix_s = round(time.time() + load.settle_s, 3)
+
+    def close(self) -> None:
+        """Take back what is under way, and tell what was not carried out."""
+        if self._injection is not None:
+            self._end(self._injection, "the load ended before it was over")
+        self.events += [Event(fault=fault.name, reason="the load ended before it") for _, fault in self._due]
+
+    def _carry_on(self, injection: Injection) -> None:
+        try:
+            if injection.step():
+                self._end(injection, None)
+        except CellFailedError as exc:
+            self._end(injection, str(exc))
+
+    def _end(self, injection: Injection, reason: str | None) -> None:
+        self._injection = None
+        injection.close()
+        self.events.append(
+            Event(
+                fault=injection.fault.name,
+                began_unix_s=injection.began_unix_s,
+                ended_unix_s=injection.ended_unix_s,
+                struck=injection.struck,
+                pids=injection.pids,
+                reason=reason,
+            )
+        )

@@ -1,0 +1,1 @@
+"""What was measured, as numbers without a judgement: the types of a report, and how they are computed from rows."""

@@ -1,0 +1,146 @@
+"""Sends the requests of one campaign, so many at a time, and keeps those that the service failed on."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+from loadtest.errors import BadInputError
+from loadtest.fuzz.memory import MemoryWatch
+from loadtest.fuzz.request import FuzzRequest
+from loadtest.fuzz.tally import Answer, Outcome, Tally
+from loadtest.plan.target_key import VARIABLE, key_headers
+
+ANSWER_TIMEOUT_S = 60.0
+LEAST_FOR_MEMORY = 1000
+"""Inputs before growth means anything: caches and pools fill up at first."""
+
+_READ_EVERY_S = 0.25
+_CHUNK_BYTES = 7_000
+
+Requests = Iterable[tuple[str, FuzzRequest]]
+"""Each with the name under which it would be kept."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What to send where."""
+
+    url: str
+    valid: Iterable[FuzzRequest]
+    """Sent first, up to one that is accepted; none in a replay."""
+    requests: Requests
+    inputs: int
+    seed: int
+    at_a_time: int
+    most_s: float
+    watched: Sequence[psutil.Process]
+    """Whose memory is to stay flat."""
+    folder: Path
+    """For the requests that the service failed on."""
+
+
+async def run_campaign(campaign: Campaign, tell: Callable[[Tally], None], tally: Tally) -> Outcome:
+    """Send everything and return what came of it; `tell` hears of the `tally` several times a second.
+
+    Raises BadInputError when nobody answers at the URL, or refuses all that is valid: nothing would be tested.
+    """
+    started_s = time.monotonic()
+    memory = MemoryWatch(campaign.watched)
+    limits = httpx.Limits(max_connections=campaign.at_a_time, max_keepalive_connections=campaign.at_a_time)
+    headers = key_headers()  # of the client, so that no saved input holds the key
+    async with httpx.AsyncClient(
+        base_url=campaign.url, limits=limits, timeout=ANSWER_TIMEOUT_S, headers=headers
+    ) as client:
+        await _expect_someone(client)
+        await _expect_one_accepted(client, campaign.valid)
+        supply = _until(campaign, started_s + campaign.most_s)
+        async with asyncio.TaskGroup() as group:  # after Ctrl-C none of them goes on
+            senders = {group.create_task(_send_all(client, supply, tally, campaign)) for _ in range(campaign.at_a_time)}
+            while senders:
+                _, senders = await asyncio.wait(senders, timeout=_READ_EVERY_S)
+                memory.read(_progress(tally, campaign, time.monotonic() - started_s))
+                tell(tally)
+    is_judging = tally.inputs >= LEAST_FOR_MEMORY
+    return Outcome(campaign.url, campaign.seed, time.monotonic() - started_s, tally, memory.figures(), is_judging)
+
+
+async def send_request(client: httpx.AsyncClient, request: FuzzRequest) -> Answer:
+    """Return what came of one request."""
+    url = client.base_url.copy_with(raw_path=request.target)
+    content = _in_chunks(request.body) if request.is_chunked else request.body
+    try:
+        response = await client.post(url, content=content, headers=list(request.headers))
+    except httpx.TimeoutException as exc:
+        return Answer(None, fault=f"timeout: {exc!r}")
+    except httpx.TransportError as exc:
+        return Answer(None, fault=f"reset: {exc!r}")
+    return Answer(response.status_code, _code_of(response))
+
+
+async def _expect_someone(client: httpx.AsyncClient) -> None:
+    try:
+        await client.get("/")
+    except httpx.TransportError as exc:
+        raise BadInputError(f"{client.base_url}: nobody answers there ({exc}); start the service first") from exc
+
+
+async def _expect_one_accepted(client: httpx.AsyncClient, valid: Iterable[FuzzRequest]) -> None:
+    """Return when a valid request is accepted, or fails in a way that the campaign is to show."""
+    refused = None
+    for request in valid:
+        answer = await send_request(client, request)
+        if answer.is_offence or answer.is_success:
+            return
+        refused = refused or (request, answer)
+    if refused is not None:
+        request, answer = refused
+        raise BadInputError(
+            f"{client.base_url.copy_with(raw_path=request.target)}: refuses a valid file with {answer.status} "
+            f"{answer.code}, so nothing would be tested; {_remedy(answer)}"
+        )
+
+
+def _remedy(answer: Answer) -> str:
+    if answer.status in {401, 403}:
+        return f"put a key of the service into {VARIABLE}"
+    if answer.status in {404, 405}:
+        return "say with --path where it takes files"
+    return "see --path and --files"
+
+
+def _until(campaign: Campaign, deadline_s: float) -> Requests:
+    return itertools.takewhile(lambda _: time.monotonic() < deadline_s, campaign.requests)
+
+
+async def _send_all(client: httpx.AsyncClient, supply: Requests, tally: Tally, campaign: Campaign) -> None:
+    for name, request in supply:  # shared by all senders: each takes the next one
+        answer = await send_request(client, request)
+        tally.add(answer)
+        if answer.is_offence:
+            campaign.folder.mkdir(parents=True, exist_ok=True)
+            path = campaign.folder / f"{name}-{answer.status or answer.fault.split(':')[0]}.http"
+            path.write_bytes(request.encode())
+            tally.saved.append(path)
+
+
+def _progress(tally: Tally, campaign: Campaign, spent_s: float) -> float:
+    return min(1.0, max(tally.inputs / campaign.inputs, spent_s / campaign.most_s))
+
+
+async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _CHUNK_BYTES):
+        yield body[start : start + _CHUNK_BYTES]
+
+
+def _code_of(response: httpx.Response) -> str:
+    try:
+        code = response.json().get("code", "")
+    except (ValueError, AttributeError):
+        return "" if response.is_success else "not in the error shape"
+    return code if isinstance(code, str) else ""

@@ -1,0 +1,333 @@
+"""Locust with one raw row per request: `python -m loadtest.load.recorder SETTINGS` and then Locust's own options.
+
+Started by `measuring.generator`, once for each warm-up and each load. Works with any locustfile: it listens to Locust's
+events, and gives the users the pace and the weights of the plan. SETTINGS is RecorderSettings as JSON.
+
+With a rate, the load is an open loop: see OpenLoop.
+"""
+
+from locust import between, constant_throughput, events  # first: importing it patches sockets and threads
+from locust.main import main as run_locust
+
+# isort: split
+import os
+import random
+import sys
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import nan
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gevent
+from gevent.event import Event
+from gevent.local import local
+from locust import User
+from locust.env import Environment
+from locust.exception import CatchResponseError
+from pydantic import BaseModel
+
+from loadtest.load.arrivals import draw_arrival_times_s
+from loadtest.plan.plan import Arrivals
+from loadtest.rows.columns import GeneratorRow, RequestRow, RowWriter
+from loadtest.rows.run_folder import ArrivalCounts, Moments, write_whole
+
+CANNOT_WRITE = 3
+"""Exit code when rows could not be written; the reason is the last line of the output."""
+
+_LAG_STEP_S = 0.02
+_ERROR_CHARACTERS = 300
+_FIRST_ERROR_STATUS = 400
+# The users, who all come at once, are ready by then for the first arrival.
+_LEAD_S = 0.1
+_FOREVER_S = 1e6
+
+
+class RecorderSettings(BaseModel):
+    """What the plan says of one load."""
+
+    requests: Path
+    """Where the RequestRows go."""
+    generator: Path
+    """Where the GeneratorRows go."""
+    moments: Path
+    """Where the Moments go, once the load is over."""
+    endpoints: dict[str, str]
+    """Short names by Locust's request names."""
+    weights: dict[str, int]
+    """By tag."""
+    wait_s: tuple[float, float] | None
+    rate_per_user_rps: float | None
+    rate_rps: float | None
+    arrivals: Arrivals
+    drain_s: float
+    """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
+    duration_s: float
+    """From the first user on; then the recorder ends the load. Locust's --run-time would begin to count before."""
+    seed: int
+
+
+class OpenLoop:
+    """Has Locust's users take scheduled arrivals in turn, each one task, instead of thinking between two tasks.
+
+    An arrival whose time comes while no user is free waits for the next who is: as many are under way as there are
+    users, at most. A latency counted from the scheduled time holds that wait, and any lateness of the generator; one
+    counted from the moment of sending leaves both out, which is how a stall of the target gets lost (coordinated
+    omission; Tene 2013, "How NOT to measure latency").
+    """
+
+    def __init__(self, times_s: Sequence[float]) -> None:
+        self._times_s = times_s
+        self._next = 0
+        self._sent = 0
+        self._queued = 0
+        self._began = Event()
+        self._began_s = 0.0
+        self._began_unix_s = 0.0
+        self._mine = local()
+
+    def employ(self, user_class: type[User]) -> None:
+        """Have all users of a class wait for the beginning, and then for one arrival after the other."""
+        own_on_start = user_class.on_start
+
+        def on_start(user: User) -> None:
+            own_on_start(user)
+            self._began.wait()
+            user.wait()
+
+        user_class.on_start = on_start  # type: ignore[assignment, method-assign]
+        user_class.wait_time = lambda _: self._await_next()
+
+    def begin(self) -> None:
+        """Let the schedule begin."""
+        if not self._began.is_set():
+            self._began_s, self._began_unix_s = time.monotonic() + _LEAD_S, time.time() + _LEAD_S
+            self._began.set()
+
+    def _await_next(self) -> float:
+        """Take the next arrival and return when it is due; what is left to sleep is nothing, or all time."""
+        number, self._next = self._next, self._next + 1
+        if number < len(self._times_s):
+            due_s = self._times_s[number]
+            left_s = self._began_s + due_s - time.monotonic()
+            gevent.sleep(max(0.0, left_s))
+            if number < len(self._times_s):  # still, for the load may have ended
+                self._sent += 1
+                self._queued += left_s < 0
+                self._mine.scheduled_unix_s = round(self._began_unix_s + due_s, 6)
+                return 0.0
+        return _FOREVER_S
+
+    def pop_scheduled_unix_s(self) -> float | None:
+        """Return when the user who asks should have sent; None from the second request of its task on."""
+        scheduled_unix_s: float | None = getattr(self._mine, "scheduled_unix_s", None)
+        self._mine.scheduled_unix_s = None
+        return scheduled_unix_s
+
+    def end(self, unix_s: float) -> None:
+        """Let no arrival become due from a moment on, and the users end who still wait for the beginning."""
+        due = bisect_left(self._times_s, unix_s - self._began_unix_s) if self._began.is_set() else 0
+        self._times_s = self._times_s[:due]
+        self._began.set()
+
+    def send_the_rest(self, within_s: float) -> None:
+        """Return when every arrival that was due has been sent, or after `within_s`.
+
+        Those that still wait for a free user have the longest latencies; without them, all figures would be too low.
+        """
+        until_s = time.monotonic() + within_s
+        while self._sent < len(self._times_s) and time.monotonic() < until_s:
+            gevent.sleep(_LAG_STEP_S)
+        gevent.sleep(_LAG_STEP_S)  # Locust kills a user whom it has not let go on yet
+
+    def count(self) -> ArrivalCounts:
+        """Return what became of the arrivals that were due, after the end."""
+        due = len(self._times_s)
+        return ArrivalCounts(due=due, queued=self._queued, unsent=due - self._sent)
+
+
+class Recorder:
+    """The open files of one load, and what has been counted so far."""
+
+    def __init__(self, settings: RecorderSettings) -> None:
+        """Create the files. Raises OSError."""
+        self._settings = settings
+        self._requests = RowWriter(settings.requests, RequestRow)
+        self._generator = RowWriter(settings.generator, GeneratorRow)
+        self._count: Counter[str] = Counter()
+        self._moments: dict[str, Any] = {}
+        self._open_loop = _open_loop(settings)
+        self._lag_s = 0.0
+        self._greenlets: list[gevent.Greenlet] = []
+
+    def listen(self) -> None:
+        """Have Locust call this recorder."""
+        events.init.add_listener(self._give_pace_and_weights)
+        events.request.add_listener(self._write_request)
+        events.spawning_complete.add_listener(self._all_have_come)
+        events.test_stopping.add_listener(self._stopping)
+        events.test_stop.add_listener(self._end)
+
+    def _give_pace_and_weights(self, environment: Environment, **_: object) -> None:
+        for user_class in environment.user_classes:
+            if self._settings.wait_s is not None:
+                user_class.wait_time = between(*self._settings.wait_s)
+            if self._settings.rate_per_user_rps is not None:
+                user_class.wait_time = constant_throughput(self._settings.rate_per_user_rps)
+            if self._open_loop is not None:
+                self._open_loop.employ(user_class)
+            _set_weights(user_class, self._settings.weights)
+        # After the locustfile's own listeners: the load begins when its preparations are done.
+        events.test_start.add_listener(self._begin)
+
+    def _begin(self, environment: Environment, **_: object) -> None:
+        random.seed(self._settings.seed)
+        self._moments["started_unix_s"] = time.time()
+        self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._tick, environment)]
+        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._settings.duration_s)
+
+    def _end_the_load(self, environment: Environment, due_s: float) -> None:
+        while (left_s := due_s - time.monotonic()) > 0:
+            gevent.sleep(left_s)
+        # A locustfile may have called it off already; Locust would then begin to stop once more.
+        if environment.runner and "stopping_unix_s" not in self._moments:
+            self._stopping()
+            if self._open_loop is not None:
+                self._open_loop.send_the_rest(self._settings.drain_s)
+                self._moments["arrivals"] = self._open_loop.count()
+            environment.runner.quit()
+
+    def _all_have_come(self, **_: object) -> None:
+        self._moments.setdefault("spawned_unix_s", time.time())
+        if self._open_loop is not None:
+            self._open_loop.begin()
+
+    def _stopping(self, **_: object) -> None:
+        self._moments.setdefault("stopping_unix_s", time.time())
+        if self._open_loop is not None and "arrivals" not in self._moments:
+            self._open_loop.end(self._moments["stopping_unix_s"])
+            self._moments["arrivals"] = self._open_loop.count()
+
+    def _end(self, environment: Environment, **_: object) -> None:
+        if "stopped_unix_s" in self._moments:
+            return  # whoever stops a test that is stopping already makes Locust tell of its end twice
+        gevent.killall(self._greenlets)
+        self._moments["stopped_unix_s"] = time.time()
+        try:
+            self._write_second(environment)
+            self._requests.close()
+            self._generator.close()
+            write_whole(self._settings.moments, Moments.model_validate(self._moments).model_dump_json())
+        except OSError as exc:
+            _give_up(exc)
+
+    def _write_request(self, **request: Any) -> None:
+        response = request.get("response")
+        status = int(getattr(response, "status_code", 0) or 0)
+        error = _describe(request.get("exception"), status)
+        self._count["requests"] += 1
+        self._count["failures"] += bool(error)
+        row = RequestRow(
+            start_unix_s=round(_start_unix_s(request), 6),
+            endpoint=self._settings.endpoints.get(request["name"], request["name"]),
+            status=status,
+            latency_ms=round(_latency_ms(request, error), 3),
+            response_bytes=int(request["response_length"] or 0),
+            error=error,
+            server_timing=_header(getattr(response, "headers", None)),
+            scheduled_unix_s=self._open_loop.pop_scheduled_unix_s() if self._open_loop else None,
+        )
+        try:
+            self._requests.write(row)
+        except OSError as exc:
+            _give_up(exc)
+
+    def _watch_lag(self) -> None:
+        while True:
+            asleep_s = time.perf_counter()
+            gevent.sleep(_LAG_STEP_S)
+            self._lag_s = max(self._lag_s, time.perf_counter() - asleep_s - _LAG_STEP_S)
+
+    def _tick(self, environment: Environment) -> None:
+        due_s = time.monotonic()
+        while True:
+            due_s += 1
+            gevent.sleep(max(0.0, due_s - time.monotonic()))
+            try:
+                self._write_second(environment)
+                self._requests.flush()
+                self._generator.flush()
+            except OSError as exc:
+                _give_up(exc)
+
+    def _write_second(self, environment: Environment) -> None:
+        self._generator.write(
+            GeneratorRow(
+                unix_s=round(time.time(), 3),
+                monotonic_s=round(time.monotonic(), 3),
+                users=environment.runner.user_count if environment.runner else 0,
+                requests=self._count["requests"],
+                failures=self._count["failures"],
+                lag_ms=round(self._lag_s * 1000, 3),
+            )
+        )
+        self._lag_s = 0.0
+
+
+def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
+    if settings.rate_rps is None:
+        return None
+    times_s = draw_arrival_times_s(settings.rate_rps, settings.duration_s, settings.arrivals, settings.seed)
+    return OpenLoop(times_s.tolist())
+
+
+def _set_weights(user_class: type[User], weights: Mapping[str, int]) -> None:
+    """Have a user pick among its tagged tasks by the plan's weights; tasks that the plan does not name are left out."""
+    tasks = list(dict.fromkeys(user_class.tasks))
+    weighted = [
+        task for task in tasks for tag in getattr(task, "locust_tag_set", ()) for _ in range(weights.get(tag, 0))
+    ]
+    missing = set(weights) - {tag for task in tasks for tag in getattr(task, "locust_tag_set", ())}
+    if missing:
+        sys.exit(f"the locustfile has no task with the tag {', '.join(sorted(missing))}, which the plan names")
+    user_class.tasks = weighted
+
+
+def _describe(exception: object, status: int) -> str:
+    if exception is None:
+        return ""
+    if status >= _FIRST_ERROR_STATUS and not isinstance(exception, CatchResponseError):
+        return f"status {status}"  # each client says it in other words
+    name = "" if isinstance(exception, CatchResponseError) else f"{type(exception).__name__}: "
+    return " ".join(f"{name}{exception}".split())[:_ERROR_CHARACTERS]
+
+
+def _start_unix_s(request: Mapping[str, Any]) -> float:
+    """Return when a request was sent; a locustfile that fires the event itself may leave that out."""
+    start_unix_s = request.get("start_time")
+    return time.time() - (request.get("response_time") or 0.0) / 1000 if start_unix_s is None else float(start_unix_s)
+
+
+def _latency_ms(request: Mapping[str, Any], error: str) -> float:
+    """Return the latency; nan for a right answer without one, which Locust counts, and leaves out of its means."""
+    response_time_ms = request.get("response_time")
+    if response_time_ms is None:
+        return 0.0 if error else nan
+    return float(response_time_ms)
+
+
+def _header(headers: Any) -> str:
+    return " ".join(str(headers.get("server-timing") or "").split()) if headers is not None else ""
+
+
+def _give_up(exc: OSError) -> NoReturn:
+    # Locust would log an exception of a listener and go on without the rows.
+    print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
+    os._exit(CANNOT_WRITE)
+
+
+if __name__ == "__main__":
+    Recorder(RecorderSettings.model_validate_json(sys.argv.pop(1))).listen()
+    run_locust()

@@ -1,0 +1,178 @@
+"""CPU, memory and threads of each process role, read once a second while a cell is loaded."""
+
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from loadtest.machine.processes import descendants, family
+from loadtest.machine.threads import ThreadReader, ThreadUse, add_up, knows_threads
+from loadtest.plan.plan import Role
+from loadtest.rows.columns import ResourceRow, RowWriter
+
+# Looking through all processes of the machine is ten times the work of looking through our own.
+_FIND_ANYWHERE_EVERY_S = 10.0
+_NOT_WORK = ("idle", "iowait", "steal", "guest", "guest_nice")
+
+
+class ResourceSampler:
+    """Reads what the processes used since the last reading."""
+
+    def __init__(self, roles: list[Role], *generator_pids: int) -> None:
+        """Begin: the first `sample` covers the time from here. Usually there is one load generator."""
+        self._roles = [(role, re.compile(role.command)) for role in roles]
+        self._generator_pids = generator_pids
+        self._cpu_s: dict[psutil.Process, float] = {}
+        self._threads = ThreadReader() if knows_threads() else None
+        self._anywhere: list[tuple[psutil.Process, str]] = []
+        self._anywhere_found_s = -_FIND_ANYWHERE_EVERY_S
+        self._machine_cpu_s, self._stolen_cpu_s = _machine_cpu_s()
+        self._read_s = time.monotonic()
+        for process, _ in self._processes():
+            self._cpu_s[process] = _cpu_s(process)
+            if self._threads:
+                self._threads.begin(process)
+
+    def sample(self) -> list[ResourceRow]:
+        """Return one row for each role that has a process, one of the machine, and one of what its host took away."""
+        now_s = time.monotonic()
+        elapsed_s = max(now_s - self._read_s, 1e-3)
+        self._read_s = now_s
+        unix_s = round(time.time(), 3)
+        usage: dict[str, _Usage] = defaultdict(_Usage)
+        seen: dict[psutil.Process, float] = {}
+        for process, role in self._processes():
+            used_cpu_s = usage[role].add(process, self._cpu_s.get(process, 0.0), seen)
+            # Of the rest there is nothing to tell, and a service of many threads would make the kit itself a load.
+            if self._threads and used_cpu_s:
+                usage[role].thread_uses.append(self._threads.read(process, elapsed_s))
+        if self._threads:
+            self._threads.forget_all_but(seen)
+        self._cpu_s = seen
+        rows = [
+            used.row(unix_s, role, elapsed_s, knows_threads=self._threads is not None)
+            for role, used in sorted(usage.items())
+        ]
+        return [*rows, *self._machine(unix_s, elapsed_s)]
+
+    def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
+        yield psutil.Process(), "kit"
+        for pid in self._generator_pids:
+            for process in family(pid):
+                yield process, "load_generator"
+        ours = {os.getpid()}
+        for process in descendants(without=self._generator_pids):
+            ours.add(process.pid)
+            yield process, role_of(process, self._roles)
+        if any(role.anywhere for role, _ in self._roles):
+            yield from self._found_anywhere(ours)
+
+    def _found_anywhere(self, ours: set[int]) -> list[tuple[psutil.Process, str]]:
+        now_s = time.monotonic()
+        if now_s - self._anywhere_found_s >= _FIND_ANYWHERE_EVERY_S:
+            roles = [(role, pattern) for role, pattern in self._roles if role.anywhere]
+            found = [(process, role_of(process, roles)) for process in psutil.process_iter()]
+            self._anywhere = [(process, role) for process, role in found if role != "target_other"]
+            self._anywhere_found_s = now_s
+        return [(process, role) for process, role in self._anywhere if process.pid not in ours]
+
+    def _machine(self, unix_s: float, elapsed_s: float) -> list[ResourceRow]:
+        busy_s, stolen_s = _machine_cpu_s()
+        busy_percent = round(100 * (busy_s - self._machine_cpu_s) / elapsed_s, 1)
+        stolen_percent = round(100 * (stolen_s - self._stolen_cpu_s) / elapsed_s, 1)
+        self._machine_cpu_s, self._stolen_cpu_s = busy_s, stolen_s
+        used_bytes = int(psutil.virtual_memory().used)
+        return [
+            ResourceRow(unix_s, "machine", len(psutil.pids()), busy_percent, used_bytes, 0),
+            ResourceRow(unix_s, "stolen", 0, stolen_percent, 0, 0),
+        ]
+
+
+class _Usage:
+    """What one role used."""
+
+    def __init__(self) -> None:
+        self.processes = 0
+        self.cpu_s = 0.0
+        self.rss_bytes = 0
+        self.threads = 0
+        self.thread_uses: list[ThreadUse] = []
+
+    def add(self, process: psutil.Process, before_cpu_s: float, seen: dict[psutil.Process, float]) -> float:
+        """Add what a process used, and return its CPU time since the last reading, seconds."""
+        try:
+            with process.oneshot():
+                cpu_s = _cpu_s(process)
+                threads = process.num_threads()
+                rss_bytes = process.memory_info().rss
+        except psutil.Error:
+            return 0.0  # it ended just now
+        used_cpu_s = max(0.0, cpu_s - before_cpu_s)
+        seen[process] = cpu_s
+        self.processes += 1
+        self.cpu_s += used_cpu_s
+        self.threads += threads
+        self.rss_bytes += rss_bytes
+        return used_cpu_s
+
+    def row(self, unix_s: float, role: str, elapsed_s: float, *, knows_threads: bool) -> ResourceRow:
+        cpu_percent = round(100 * self.cpu_s / elapsed_s, 1)
+        row = ResourceRow(unix_s, role, self.processes, cpu_percent, self.rss_bytes, self.threads)
+        if not knows_threads:
+            return row
+        use = add_up(self.thread_uses)
+        return replace(
+            row,
+            busy_threads=use.busy_threads,
+            busiest_thread_percent=round(use.busiest_thread_percent, 1),
+            runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
+            crowd_threads=use.crowd.threads if use.crowd else 0,
+            crowd_cores=round(use.crowd.cores, 2) if use.crowd else None,
+        )
+
+
+def role_of(process: psutil.Process, roles: Iterable[tuple[Role, re.Pattern[str]]]) -> str:
+    """Return the first role whose pattern is found in the command line; `target_other` when there is none."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return "target_other"
+    return next((role.name for role, pattern in roles if pattern.search(command)), "target_other")
+
+
+def count_role(roles: list[Role], name: str) -> int:
+    """Return how many living processes below the kit have the role."""
+    patterns = [(role, re.compile(role.command)) for role in roles]
+    return sum(role_of(process, patterns) == name for process in descendants())
+
+
+def append_rows(writer: RowWriter, rows: Iterable[ResourceRow]) -> None:
+    """Write rows and flush them. Raises OSError."""
+    for row in rows:
+        writer.write(row)
+    writer.flush()
+
+
+def resource_writer(path: Path) -> RowWriter:
+    """Create a file of ResourceRows. Raises OSError."""
+    return RowWriter(path, ResourceRow)
+
+
+def _machine_cpu_s() -> tuple[float, float]:
+    """Return the CPU time used on this machine and the time stolen from it, all cores together, seconds."""
+    times = psutil.cpu_times()._asdict()
+    used_s = sum(float(seconds) for name, seconds in times.items() if name not in _NOT_WORK)
+    return used_s, float(times.get("steal", 0.0))
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)

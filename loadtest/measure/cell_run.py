@@ -1,0 +1,143 @@
+"""One cell from start to end: target up, checked, warmed up, loaded, sampled, down. Called by the runner."""
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtest.errors import CellFailedError
+from loadtest.load.generator import Load
+from loadtest.measure.follower import Follower
+from loadtest.measure.progress import Progress
+from loadtest.measure.target import RunningTarget, running_target
+from loadtest.measure.target_metrics import save_metrics
+from loadtest.plan.plan import Plan, Target
+from loadtest.plan.shipped import find_file
+from loadtest.rows.columns import RequestRow, read_rows
+from loadtest.rows.run_folder import Cell, CellRecord
+
+
+@dataclass
+class CellRun:
+    """A cell in the making: what is known of it so far stands in `record`."""
+
+    plan: Plan
+    cell: Cell
+    folder: Path
+    progress: Progress
+    record: CellRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.record = CellRecord(
+            cell=self.cell,
+            status="failed",
+            seed=_seed(self.plan, self.cell),
+            began_unix_s=round(time.time(), 3),
+            ended_unix_s=round(time.time(), 3),
+            replicas_asked=self.target.replicas.count if self.target.replicas else None,
+        )
+
+    @property
+    def target(self) -> Target:
+        """Return the plan's target of this cell."""
+        return next(target for target in self.plan.targets if target.name == self.cell.target)
+
+    def measure(self) -> None:
+        """Do it all; `record.status` is "finished" afterwards. Raises CellFailedError and OSError."""
+        _prepare(self.folder, self.target.files)
+        self.progress.doing(f"starting {self.target.title}")
+        with running_target(self.target, self.folder / "target.log") as running:
+            try:
+                self._check_and_load(running)
+                self.progress.doing(f"stopping {self.target.title}")
+            finally:
+                self.record.notes += running.notes
+                running.notes = self.record.notes
+        self.record.stopped_after_s = running.stopped_after_s
+        self.record.status = "finished"
+
+    def measure_on(self, running: RunningTarget) -> None:
+        """Do it all on a target that goes on running. Raises CellFailedError and OSError."""
+        _prepare(self.folder, self.target.files)
+        self._check_and_load(running)
+        self.record.notes += running.notes
+        running.notes = []
+        self.record.status = "finished"
+
+    def _check_and_load(self, running: RunningTarget) -> None:
+        running.wait_until_ready()
+        self.record.ready_after_s = running.ready_after_s
+        self._check_replicas(running)
+        self.record.about = running.read_about()
+        follower = Follower(running, self.progress)
+        self._warm_up(follower)
+        self._settle_metrics(follower)
+        self._save_metrics("metrics_before.prom")
+        self._load(follower)
+        self._save_metrics_after(follower)
+
+    def _check_replicas(self, running: RunningTarget) -> None:
+        asked, found = self.target.replicas, running.count_replicas(self.plan.roles)
+        self.record.replicas_found = found
+        if asked is not None and found is not None and found != asked.count:
+            raise CellFailedError(
+                f"{found} processes of the role {asked.role} run, the plan asks for {asked.count}; "
+                "see replicas and roles in the plan"
+            )
+
+    def _warm_up(self, follower: Follower) -> None:
+        warmup = self.plan.warmup
+        if not warmup.duration_s:
+            return
+        load = Load(warmup.users, warmup.users, warmup.duration_s, self.record.seed, self.folder, "warmup")
+        self.progress.doing(f"warming up: {warmup.users} users")
+        follower.make_load(self.plan, load)
+        rows = list(read_rows(load.requests, RequestRow))
+        if all(row.error for row in rows):
+            first = f": {rows[0].endpoint}: {rows[0].error}" if rows else ""
+            raise CellFailedError(f"none of {len(rows)} requests of the warm-up was answered right{first}")
+
+    def _load(self, follower: Follower) -> None:
+        plan, users = self.plan, self.cell.users
+        load = Load(users, plan.spawn_rate_per_s, plan.duration_s, self.record.seed, self.folder, "requests")
+        self.progress.doing("loading")
+        self.record.moments = follower.make_load(plan, load)
+
+    def _save_metrics_after(self, follower: Follower) -> None:
+        moments = self.record.moments
+        if self.plan.metrics is None or moments is None:
+            return
+        self._settle_metrics(follower)
+        self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
+        self._save_metrics("metrics_after.prom")
+
+    def _settle_metrics(self, follower: Follower) -> None:
+        """Wait until the target's exporter has counted all that was sent so far."""
+        if self.plan.metrics and self.plan.metrics.settle_s:
+            self.progress.doing("waiting for the target's metrics")
+            follower.wait(self.plan.metrics.settle_s)
+
+    def _save_metrics(self, name: str) -> None:
+        if self.plan.metrics is not None:
+            fault = save_metrics(self.plan.metrics, self.target.url, self.folder / name)
+            if fault:
+                self.record.notes.append(fault)
+
+
+def _prepare(folder: Path, files: list[Path]) -> None:
+    """Make an empty folder for the cell with copies of the target's files. Raises CellFailedError and OSError."""
+    if folder.exists():
+        shutil.rmtree(folder)  # of an interrupted or failed attempt
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / "files").mkdir(exist_ok=True)
+        try:
+            content = find_file(file).read_bytes()
+        except OSError as exc:
+            raise CellFailedError(f"files: {file} cannot be read: {exc.strerror}") from exc
+        (folder / "files" / file.name).write_bytes(content)
+
+
+def _seed(plan: Plan, cell: Cell) -> int:
+    """Return the same seed for all targets at one level and repetition, so that their users behave alike."""
+    return plan.seed * 1_000_000 + cell.users * 100 + cell.repetition

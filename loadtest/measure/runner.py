@@ -1,0 +1,156 @@
+"""Runs the cells of a plan one after the other, whatever happens in any of them. Called by `python -m loadtest run`."""
+
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from loadtest.errors import CellFailedError
+from loadtest.machine.environment import begin_session
+from loadtest.machine.processes import undisturbed
+from loadtest.measure.cell_run import CellRun
+from loadtest.measure.experiment import opened
+from loadtest.measure.progress import Progress, shown_progress
+from loadtest.measure.target import RunningTarget
+from loadtest.plan.plan import Plan
+from loadtest.rows.columns import RequestRow, read_rows
+from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, RunRecord
+
+# What a cell takes besides its loads, until the first cells have shown it.
+_FIRST_OVERHEAD_S = 30.0
+# A shorter name of a folder or machine, such as `/`, would take other text with it.
+_LEAST_PLACE = 4
+
+
+def cell_order(plan: Plan) -> list[Cell]:
+    """Return all cells; neighbouring groups of targets are in opposite order (A B B A).
+
+    So a machine that gets slower or faster in the meantime favours no target.
+    """
+    cells = []
+    for repetition in range(1, plan.repetitions + 1):
+        for level, users in enumerate(plan.users):
+            names = [target.name for target in plan.targets]
+            if (level + repetition) % 2 == 0:
+                names.reverse()
+            cells += [Cell(target=name, users=users, repetition=repetition) for name in names]
+    return cells
+
+
+def run_plan(
+    plan: Plan, plan_path: Path, folder: RunFolder, may_begin: Callable[[Cell], bool] = lambda _: True
+) -> None:
+    """Measure all cells that the folder does not hold yet, up to the first that `may_begin` refuses.
+
+    Raises BadInputError when the folder cannot be used, and Interrupted after SIGINT or SIGTERM, when everything that
+    was started has been taken down.
+    """
+    needs = _named_files(plan, plan_path)
+    with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
+        order = _begin(plan, plan_path, folder)
+        todo = [cell for cell in order if not _is_finished(folder, cell)]
+        if len(todo) < len(order):
+            progress.say(
+                f"{len(order) - len(todo)} of {len(order)} cells of {folder.path} are finished; the rest follows"
+            )
+        _run_cells(plan, folder, todo, may_begin, progress)
+
+
+def _begin(plan: Plan, plan_path: Path, folder: RunFolder) -> list[Cell]:
+    """Record this start of the run, and return the order of its cells."""
+    if folder.record_path.is_file():
+        record = folder.read_record()
+    else:
+        if plan.baseline is not None:
+            shutil.copyfile(plan_path.parent / plan.baseline, folder.baseline_path)
+        record = RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[])
+    folder.write_record(record.model_copy(update={"sessions": [*record.sessions, begin_session()]}))
+    return record.order
+
+
+def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield each file that a plan names, with where it does."""
+    yield f"{plan_path}: workload.locustfile", plan.workload.locustfile
+    for target in plan.targets:
+        yield from ((f"{plan_path}: targets.{target.name}.files", file) for file in target.files)
+    if plan.baseline:
+        yield f"{plan_path}: baseline", plan_path.parent / plan.baseline
+
+
+def _run_cells(
+    plan: Plan, folder: RunFolder, todo: list[Cell], may_begin: Callable[[Cell], bool], progress: Progress
+) -> None:
+    took_s: list[float] = []
+    for index, cell in enumerate(todo):
+        if not may_begin(cell):
+            return
+        each_s = sum(took_s) / len(took_s) if took_s else _FIRST_OVERHEAD_S + plan.duration_s + plan.warmup.duration_s
+        progress.begin_cell(cell, index + 1, len(todo), each_s * (len(todo) - index))
+        began_s = time.monotonic()
+        record = measure_cell(plan, cell, folder, progress)
+        with undisturbed():
+            progress.end_cell(record, _summary(folder, record))
+        took_s.append(time.monotonic() - began_s)
+
+
+def measure_cell(
+    plan: Plan, cell: Cell, folder: RunFolder, progress: Progress, running: RunningTarget | None = None
+) -> CellRecord:
+    """Measure one cell, on a target started for it or on one that goes on `running`, and return its record.
+
+    Whatever goes wrong stands in the record, which is in the folder afterwards.
+    """
+    run = CellRun(plan, cell, folder.cell_path(cell), progress)
+    try:
+        if running is None:
+            run.measure()
+        else:
+            run.measure_on(running)
+    except CellFailedError as exc:
+        run.record.reason = str(exc)
+    except OSError as exc:
+        run.record.reason = f"{exc.filename or 'the run folder'}: {exc.strerror or exc}"
+    except Exception as exc:  # noqa: BLE001 a fault of one cell, even of ours, must not end the others
+        run.record.reason = f"{type(exc).__name__}: {exc}\n{traceback.format_exc(limit=-3)}"
+    run.record.ended_unix_s = round(time.time(), 3)
+    record = _without_places(run.record, folder)
+    with undisturbed():
+        _keep(folder, record, progress)
+    return record
+
+
+def _without_places(record: CellRecord, folder: RunFolder) -> CellRecord:
+    """Return the record without names of this machine and its folders, which are private."""
+    places = {str(Path.cwd()), sys.prefix, str(Path.home()), tempfile.gettempdir(), str(folder.path.resolve())}
+    text = record.model_dump_json()
+    for place in sorted({*places, platform.node()}, key=len, reverse=True):
+        if len(place) >= _LEAST_PLACE:
+            text = text.replace(json.dumps(place, ensure_ascii=False)[1:-1], "…")
+    return CellRecord.model_validate_json(text)
+
+
+def _keep(folder: RunFolder, record: CellRecord, progress: Progress) -> None:
+    try:
+        folder.write_cell(record)
+    except (OSError, ValueError) as exc:
+        record.status = "failed"
+        record.reason = f"{record.reason or 'measured'}, but the record could not be written: {exc}"
+        progress.say(f"{record.cell}: {record.reason}")
+
+
+def _summary(folder: RunFolder, record: CellRecord) -> str:
+    if record.status == "failed":
+        return record.reason or "no reason known"
+    rows = list(read_rows(folder.cell_path(record.cell) / "requests.csv", RequestRow))
+    failed = sum(bool(row.error) for row in rows)
+    return "; ".join([f"{len(rows)} requests, {failed} failed", *record.notes])
+
+
+def _is_finished(folder: RunFolder, cell: Cell) -> bool:
+    record = folder.read_cell(cell)
+    return record is not None and record.status == "finished"

@@ -1,0 +1,194 @@
+"""The service under test: started fresh for a cell, waited for, checked, and taken down until nothing of it is left."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from loadtest.errors import CellFailedError
+from loadtest.machine.processes import (
+    descendants,
+    kill,
+    last_lines,
+    let_signals_through,
+    psutil_of,
+    reap_orphans,
+    split_command,
+    start_process,
+    undisturbed,
+    wait_for_end,
+)
+from loadtest.machine.resources import count_role
+from loadtest.plan.plan import Role, Target
+from loadtest.plan.target_key import key_headers
+
+_POLL_S = 0.1
+_ASK_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 1.0
+_STRAGGLERS_S = 3.0
+_STOP_COMMAND_S = 60.0
+
+
+@dataclass
+class RunningTarget:
+    """A started target; its process is None when it ran already."""
+
+    target: Target
+    process: "subprocess.Popen[bytes] | None"
+    log: Path
+    ready_after_s: float | None = None
+    stopped_after_s: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def check_lives(self) -> None:
+        """Raise CellFailedError, with the last it printed, when the started process has ended."""
+        if self.process is None:
+            return
+        code = self.process.poll()
+        if code is not None:
+            ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            raise CellFailedError(_with_log(f"the target {ended}", self.log))
+
+    def wait_until_ready(self) -> None:
+        """Return when every ready path answers 200. Raises CellFailedError when it ends or takes too long."""
+        began = time.monotonic()
+        waiting = list(self.target.ready)
+        with self._client() as client:
+            while waiting:
+                self.check_lives()
+                fault = _ask(client, waiting[0])
+                if not fault:
+                    waiting.pop(0)
+                elif time.monotonic() - began > self.target.ready_timeout_s:
+                    raise CellFailedError(
+                        _with_log(
+                            f"the target was not ready within {self.target.ready_timeout_s:g} s "
+                            f"({waiting[0]}: {fault}); see ready and ready_timeout_s",
+                            self.log,
+                        )
+                    )
+                else:
+                    time.sleep(_POLL_S)
+        self.ready_after_s = round(time.monotonic() - began, 3)
+
+    def count_replicas(self, roles: list[Role]) -> int | None:
+        """Return how many replicas run, once they are as many as asked or have had their time; None if not asked."""
+        asked = self.target.replicas
+        if asked is None or self.process is None:
+            return None
+        deadline = time.monotonic() + asked.wait_s
+        while (found := count_role(roles, asked.role)) != asked.count and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return found
+
+    def read_about(self) -> dict[str, Any]:
+        """Return what the target says of itself, by path; a path that gives no JSON becomes a note."""
+        about = {}
+        with self._client() as client:
+            for path in self.target.about:
+                try:
+                    answer = client.get(path).raise_for_status()
+                    # JSON may name half of a surrogate pair, which cannot be written.
+                    about[path] = json.loads(json.dumps(answer.json(), ensure_ascii=False).encode(errors="replace"))
+                except (httpx.HTTPError, ValueError) as exc:
+                    self.notes.append(f"about: {path}: {exc}")
+        return about
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers())
+
+
+@contextmanager
+def running_target(target: Target, log: Path) -> Iterator[RunningTarget]:
+    """Start the target; whatever happens, nothing of it is left at the end. Raises CellFailedError."""
+    if target.start is None:
+        yield RunningTarget(target, None, log)
+        return
+    _check_free(target)
+    environment = {**os.environ, **target.environment}
+    running = RunningTarget(target, start_process(split_command(target.start), log, environment), log)
+    try:
+        yield running
+    finally:
+        with undisturbed():
+            _take_down(running)
+
+
+def _check_free(target: Target) -> None:
+    host, port = _address(target)
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError):
+        return
+    raise CellFailedError(f"something already listens on {host}:{port}: stop it, or give the target another url")
+
+
+def _address(target: Target) -> tuple[str, int]:
+    url = urlsplit(target.url)
+    return url.hostname or "127.0.0.1", url.port or (443 if url.scheme == "https" else 80)
+
+
+def _ask(client: httpx.Client, path: str) -> str:
+    """Return what is wrong with the answer; nothing when it is 200."""
+    try:
+        status = client.get(path).status_code
+    except httpx.HTTPError as exc:
+        return str(exc) or type(exc).__name__
+    return "" if status == httpx.codes.OK else f"status {status}"
+
+
+def _take_down(running: RunningTarget) -> None:
+    process = running.process
+    assert process is not None
+    began = time.monotonic()
+    if process.poll() is None or running.target.stop is not None:
+        _ask_to_stop(running, process)
+        left = wait_for_end(psutil_of(process.pid), running.target.stop_timeout_s)
+        if left:
+            running.notes.append(f"the target did not stop within {running.target.stop_timeout_s:g} s and was killed")
+            kill(left)
+    process.wait()
+    running.stopped_after_s = round(time.monotonic() - began, 3)
+    killed = kill(wait_for_end(descendants(), _STRAGGLERS_S))
+    if killed:
+        running.notes.append(f"left behind by the target and killed: {', '.join(killed)}")
+    reap_orphans({process.pid})
+
+
+def _ask_to_stop(running: RunningTarget, process: "subprocess.Popen[bytes]") -> None:
+    if running.target.stop is None:
+        process.terminate()
+        return
+    try:
+        arguments = split_command(running.target.stop)
+        done = subprocess.run(
+            arguments,
+            env={**os.environ, **running.target.environment},
+            capture_output=True,
+            text=True,
+            timeout=_STOP_COMMAND_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=let_signals_through,
+        )
+        fault = f"ended with code {done.returncode}: {done.stderr.strip()[-300:]}" if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired, CellFailedError) as exc:
+        fault = str(exc)
+    if fault:
+        running.notes.append(f"the stop command failed, so SIGTERM was sent: {fault}")
+        if process.poll() is None:
+            process.terminate()
+
+
+def _with_log(reason: str, log: Path) -> str:
+    printed = last_lines(log)
+    return f"{reason}; its last lines:\n{printed}" if printed else f"{reason}; it printed nothing"

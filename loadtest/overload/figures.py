@@ -1,0 +1,311 @@
+"""The figures of an overload test, made from its raw rows, and which promises they keep. Knows no process."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from math import fsum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from loadtest.errors import BadInputError
+from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
+from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, read_rows
+from loadtest.rows.run_folder import Moments
+from loadtest.statistics.percentiles import sure_percentile
+
+_SETTLE_S = 3.0
+"""Of the saturated loop: by then connections and batches have built up."""
+
+_NORMAL_RATIO = 2.0
+"""Times the slowest request of the light load before: what is above it is not back to normal."""
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LightFigures(_Figures):
+    """The light endpoint beside the overload."""
+
+    idle_requests: int
+    idle_p95_ms: float | None
+    requests: int
+    failures: int
+    p95_ms: float | None
+    max_ms: float | None
+
+
+class LevelFigures(_Figures):
+    """One multiple of the capacity. Rates count what happened within the load; latencies count from the sending."""
+
+    times: float
+    window_s: float
+    """The load, from when all its users were there."""
+    asked_rps: float
+    sent_rps: float
+    goodput_rps: float
+    """Right answers to heavy requests that were complete within the load, those of the light load included."""
+    refused: int
+    """503 in the error shape with Retry-After."""
+    refusal_p95_ms: float | None
+    refusal_max_ms: float | None
+    unanswered: int
+    """No answer at all: reset, closed or timed out."""
+    other_failures: dict[str, int]
+    """Whatever else was not right, by what the client says."""
+    unsent: int
+    """Arrivals that the generator never sent, since all its users were waiting."""
+    median_ms: float | None
+    p95_ms: float | None
+    max_ms: float | None
+    """Of right answers to heavy requests."""
+    light: LightFigures
+    recovered_after_s: float | None
+    """After the load, until heavy requests of the light load are as quick as before it; None when they never were."""
+    memory_begin_bytes: int
+    memory_peak_bytes: int
+    memory_end_bytes: int
+    """Of the target's processes: as the load begins, at most, as it ends; shared pages count several times."""
+    cpu_percent: dict[str, float]
+    """By role, over the load; 100 is one core."""
+    generator_lag_ms: float
+    """The longest time by which the generator of the overload was late within a second, median over the seconds."""
+
+
+class Kept(_Figures):
+    """One promise at one level."""
+
+    times: float
+    promise: str
+    measured: str
+    kept: bool
+
+
+class OverloadFigures(_Figures):
+    """What an overload test found."""
+
+    title: str
+    target: str
+    question: Question
+    capacity_rps: float
+    levels: list[LevelFigures]
+    promises: list[Kept]
+
+    @property
+    def all_kept(self) -> bool:
+        """Return whether every promise was kept at every level."""
+        return all(promise.kept for promise in self.promises)
+
+
+def compute_overload(folder: OverloadFolder) -> OverloadFigures:
+    """Return the figures of the test in the folder. Raises BadInputError when it holds none, or not all of it."""
+    try:
+        asked = Asked.model_validate_json(folder.plan.read_text(encoding="utf-8"))
+        levels = [_level(asked, folder, times) for times in asked.question.times]
+    except (OSError, ValueError) as exc:
+        raise BadInputError(f"{folder.path}: holds no whole overload test: {exc}") from exc
+    return OverloadFigures(
+        title=asked.plan.title,
+        target=asked.plan.targets[0].title,
+        question=asked.question,
+        capacity_rps=round(read_capacity_rps(asked.question, folder), 3),
+        levels=levels,
+        promises=list(judge(asked.question.promises, levels)),
+    )
+
+
+def read_capacity_rps(question: Question, folder: OverloadFolder) -> float:
+    """Return the capacity: as it was given, or right answers per second of the saturated closed loop.
+
+    Raises BadInputError when it is not measured yet.
+    """
+    if question.capacity_rps is not None:
+        return question.capacity_rps
+    path = folder.capacity / "requests.csv"
+    try:
+        moments = Moments.model_validate_json((folder.capacity / "moments.json").read_text(encoding="utf-8"))
+        answered = [row.ended_unix_s for row in read_rows(path, RequestRow) if not row.error]
+    except (OSError, ValueError) as exc:
+        raise BadInputError(f"{path}: the capacity is not measured yet: {exc}") from exc
+    begin_s, end_s = moments.started_unix_s + _SETTLE_S, moments.stopping_unix_s
+    return sum(begin_s <= unix_s <= end_s for unix_s in answered) / (end_s - begin_s)
+
+
+def judge(promises: Promises, levels: list[LevelFigures]) -> Iterator[Kept]:
+    """Yield each promise at each level."""
+    least = min(levels, key=lambda level: level.times)
+    for level in levels:
+        if level is not least:
+            share_percent = 100 * level.goodput_rps / least.goodput_rps if least.goodput_rps else 0.0
+            yield Kept(
+                times=level.times,
+                promise=f"goodput at least {promises.goodput_percent:g} % of that at {least.times:g}x",
+                measured=f"{share_percent:.1f} %",
+                kept=share_percent >= promises.goodput_percent,
+            )
+        yield from _judge_answers(promises, level)
+        yield from _judge_surroundings(promises, level)
+
+
+def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
+    right_rps, slowest_ms = level.goodput_rps, level.refusal_max_ms or 0.0
+    yield Kept(
+        times=level.times,
+        promise="some requests get their result",
+        measured=f"{right_rps:.1f}/s" if level.sent_rps else "no request was sent",
+        kept=right_rps > 0 and level.sent_rps > 0,
+    )
+    yield Kept(
+        times=level.times,
+        promise=f"every refusal within {promises.refusal_ms:g} ms",
+        measured=f"slowest {slowest_ms:.0f} ms of {level.refused}" if level.refused else "no refusal",
+        kept=slowest_ms <= promises.refusal_ms,
+    )
+    others = [*level.other_failures.items(), *([("no answer", level.unanswered)] if level.unanswered else [])]
+    others += [("never sent", level.unsent)] if level.unsent else []
+    yield Kept(
+        times=level.times,
+        promise="every request gets its result, or a refusal that says when to come back",
+        measured=", ".join(f"{count} × {what}" for what, count in others) or "all did",
+        kept=not others,
+    )
+
+
+def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
+    light, after_s = level.light, level.recovered_after_s
+    known = light.p95_ms is not None and light.idle_p95_ms is not None
+    ratio = (light.p95_ms or 0.0) / (light.idle_p95_ms or 1.0)
+    yield Kept(
+        times=level.times,
+        promise=f"p95 of the light endpoint at most {promises.neighbour_ratio:g} times its idle p95, none failed",
+        measured=f"{ratio:.2f} times, {light.failures} of {light.requests} failed" if known else "too few requests",
+        kept=known and ratio <= promises.neighbour_ratio and not light.failures,
+    )
+    yield Kept(
+        times=level.times,
+        promise=f"as quick as before within {promises.recovery_s:g} s after the load",
+        measured="never" if after_s is None else f"{after_s:.1f} s",
+        kept=after_s is not None and after_s <= promises.recovery_s,
+    )
+    yield _judge_memory(promises, level)
+
+
+def _judge_memory(promises: Promises, level: LevelFigures) -> Kept:
+    is_known = level.memory_begin_bytes > 0
+    growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1) if is_known else 0.0
+    return Kept(
+        times=level.times,
+        promise=f"memory grows by at most {promises.memory_percent:g} %",
+        measured=f"{growth_percent:.1f} %" if is_known else "no process of the plan's roles was seen",
+        kept=is_known and growth_percent <= promises.memory_percent,
+    )
+
+
+def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
+    question, path = asked.question, folder.level(times)
+    record = LevelRecord.model_validate_json(folder.level_record(times).read_text(encoding="utf-8"))
+    began_s = record.moments.spawned_unix_s or record.moments.started_unix_s
+    ended_s = record.moments.stopping_unix_s
+    rows = list(read_rows(path / "requests.csv", RequestRow))
+    beside = list(read_rows(folder.neighbour(times) / "requests.csv", RequestRow))
+    heavy_beside = [row for row in beside if row.endpoint == question.heavy]
+    right = [row for row in rows if not row.error]
+    answered = [row.ended_unix_s for row in (*right, *heavy_beside) if not row.error]
+    length_s = ended_s - began_s
+    refusals_ms = _latencies_ms(row for row in rows if row.is_refusal)
+    roles = _read_roles(path / "resources.csv", {role.name for role in asked.plan.roles}, began_s, ended_s)
+    memory = roles.memory_bytes
+    arrivals = record.moments.arrivals
+    return LevelFigures(
+        times=times,
+        window_s=round(length_s, 3),
+        asked_rps=round(record.asked_rps, 3),
+        sent_rps=round(len(rows) / length_s, 3),
+        goodput_rps=round(sum(began_s <= unix_s <= ended_s for unix_s in answered) / length_s, 3),
+        refused=sum(row.is_refusal for row in rows),
+        refusal_p95_ms=_percentile_ms(refusals_ms, 0.95),
+        refusal_max_ms=_max_ms(refusals_ms),
+        unanswered=sum(row.status == 0 for row in rows),
+        other_failures=dict(Counter(row.error for row in rows if row.error and row.status and not row.is_refusal)),
+        unsent=arrivals.unsent if arrivals else 0,
+        median_ms=_percentile_ms(_latencies_ms(right), 0.5),
+        p95_ms=_percentile_ms(_latencies_ms(right), 0.95),
+        max_ms=_max_ms(_latencies_ms(right)),
+        light=_light([row for row in beside if row.endpoint == question.light], record, began_s, ended_s),
+        recovered_after_s=_recovered_after_s(heavy_beside, record, ended_s),
+        memory_begin_bytes=memory[0] if memory else 0,
+        memory_peak_bytes=max(memory, default=0),
+        memory_end_bytes=memory[-1] if memory else 0,
+        cpu_percent=roles.cpu_percent,
+        generator_lag_ms=_lag_ms(path / "generator.csv"),
+    )
+
+
+def _light(rows: list[RequestRow], record: LevelRecord, began_s: float, ended_s: float) -> LightFigures:
+    idle = [row for row in rows if record.idle_from_unix_s <= row.start_unix_s <= record.idle_to_unix_s]
+    loaded = [row for row in rows if began_s <= row.start_unix_s <= ended_s]
+    right_ms = _latencies_ms(row for row in loaded if not row.error)
+    return LightFigures(
+        idle_requests=len(idle),
+        idle_p95_ms=_percentile_ms(_latencies_ms(row for row in idle if not row.error), 0.95),
+        requests=len(loaded),
+        failures=sum(bool(row.error) for row in loaded),
+        p95_ms=_percentile_ms(right_ms, 0.95),
+        max_ms=_max_ms(right_ms),
+    )
+
+
+def _recovered_after_s(rows: list[RequestRow], record: LevelRecord, ended_s: float) -> float | None:
+    """Return seconds from the load's end to the first heavy request that was normal, as all after it were.
+
+    Normal is right and at most _NORMAL_RATIO times as slow as the slowest right one before the load.
+    """
+    idle = [row for row in rows if record.idle_from_unix_s <= row.start_unix_s <= record.idle_to_unix_s]
+    most_ms = _NORMAL_RATIO * max((row.latency_ms for row in idle if row.is_timed and not row.error), default=0.0)
+    after = sorted((row for row in rows if row.start_unix_s > ended_s), key=lambda row: row.start_unix_s)
+    normal_from_s = None
+    for row in after:
+        if row.error or row.latency_ms > most_ms:
+            normal_from_s = None
+        elif normal_from_s is None:
+            normal_from_s = row.start_unix_s
+    return None if normal_from_s is None else round(normal_from_s - ended_s, 3)
+
+
+class _Roles(_Figures):
+    cpu_percent: dict[str, float]
+    memory_bytes: list[int]
+    """Of the target's roles together, second by second."""
+
+
+def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> _Roles:
+    cpu: dict[str, list[float]] = defaultdict(list)
+    memory: dict[float, int] = defaultdict(int)
+    for row in read_rows(path, ResourceRow):
+        if began_s <= row.unix_s <= ended_s:
+            cpu[row.role].append(row.cpu_percent)
+            memory[row.unix_s] += row.rss_bytes * (row.role in roles)
+    return _Roles(
+        cpu_percent={role: round(fsum(used) / len(used), 1) for role, used in sorted(cpu.items())},
+        memory_bytes=[memory[unix_s] for unix_s in sorted(memory)],
+    )
+
+
+def _latencies_ms(rows: Iterable[RequestRow]) -> NDArray[np.float64]:
+    return np.array([row.latency_ms for row in rows if row.is_timed], dtype=np.float64)
+
+
+def _percentile_ms(latencies_ms: NDArray[np.float64], share: float) -> float | None:
+    value_ms = sure_percentile(latencies_ms, share)
+    return None if value_ms is None else round(value_ms, 3)
+
+
+def _max_ms(latencies_ms: NDArray[np.float64]) -> float | None:
+    return round(float(latencies_ms.max()), 3) if latencies_ms.size else None
+
+
+def _lag_ms(path: Path) -> float:
+    lags_ms = [row.lag_ms for row in read_rows(path, GeneratorRow)]
+    return round(float(np.median(lags_ms)), 3) if lags_ms else 0.0

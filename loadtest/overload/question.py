@@ -1,0 +1,116 @@
+"""What an overload test asks, and where its raw rows are. Read by the measuring side and by the figures.
+
+overload.json                what was asked, the capacity, and the figures
+plan.json                    the question, and the plan whose target, workload and roles are used
+capacity/                    requests.csv of the saturated closed loop that shows the capacity, and its moments.json
+levels/10x/level.json        when what happened at ten times the capacity
+levels/10x/requests.csv      one RequestRow for each request of the overload; resources.csv likewise for each role
+levels/10x/neighbour/        the same for a light load beside it, before, during and after
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
+
+from loadtest.plan.plan import Plan
+from loadtest.rows.run_folder import Moments
+
+NEIGHBOUR_RPS = 11.0
+"""Of the light load: ten light requests and one heavy one a second, at constant intervals."""
+NEIGHBOUR_WEIGHT = 10
+"""Light requests for each heavy one of the light load."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Promises(_Record):
+    """What must hold at every level."""
+
+    goodput_percent: PositiveFloat = 95
+    """Right answers per second, at least, as a share of those at the lowest level."""
+    refusal_ms: PositiveFloat = 200
+    """The slowest refusal."""
+    neighbour_ratio: PositiveFloat = 2
+    """p95 of the light endpoint under the load ÷ its p95 before it."""
+    recovery_s: PositiveFloat = 5
+    """After the load, until heavy requests are as quick as before it."""
+    memory_percent: PositiveFloat = 25
+    """By which the memory of the target's processes may grow while the load lasts."""
+
+
+class Question(_Record):
+    """What is asked: how a target holds multiples of its capacity."""
+
+    heavy: str
+    """The endpoint that is overloaded."""
+    light: str
+    """The endpoint that must not suffer."""
+    times: list[PositiveFloat]
+    """Multiples of the capacity, in the order of measuring; the lowest is what the others are compared with."""
+    seconds: PositiveFloat
+    """Of each level's load."""
+    idle_s: PositiveFloat = 15
+    """Of the light load alone, before each level."""
+    tail_s: PositiveFloat = 15
+    """Of the light load alone, after each level."""
+    capacity_rps: PositiveFloat | None = None
+    """None: measured first, with users who do not think."""
+    saturating_users: int = 16
+    saturating_s: int = 20
+    promises: Promises = Promises()
+
+
+class Asked(_Record):
+    """What plan.json holds."""
+
+    plan: Plan
+    question: Question
+
+
+class LevelRecord(_Record):
+    """How one level went; moments in seconds since the epoch."""
+
+    times: float
+    asked_rps: float
+    idle_from_unix_s: float
+    idle_to_unix_s: float
+    moments: Moments
+    """Of the overload."""
+    ended_unix_s: NonNegativeFloat
+
+
+@dataclass(frozen=True)
+class OverloadFolder:
+    """The layout of the folder of an overload test."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        """Return where the result is."""
+        return self.path / "overload.json"
+
+    @property
+    def plan(self) -> Path:
+        """Return where the plan is."""
+        return self.path / "plan.json"
+
+    @property
+    def capacity(self) -> Path:
+        """Return the folder of the load that shows the capacity."""
+        return self.path / "capacity"
+
+    def level(self, times: float) -> Path:
+        """Return the folder of one level."""
+        return self.path / "levels" / f"{times:g}x"
+
+    def level_record(self, times: float) -> Path:
+        """Return where it says how a level went."""
+        return self.level(times) / "level.json"
+
+    def neighbour(self, times: float) -> Path:
+        """Return the folder of the light load beside one level."""
+        return self.level(times) / "neighbour"

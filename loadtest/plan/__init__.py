@@ -1,0 +1,1 @@
+"""What is asked of a measurement: plans and how YAML files are read and checked."""

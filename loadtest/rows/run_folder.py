@@ -1,0 +1,232 @@
+"""A run folder: everything one run measured, from which its report can be made again at any time.
+
+plan.json            the plan as it was run, overrides included
+run.json             order of the cells, seed; for each time the run was started: when, and on what machine
+baseline.yaml        the figures printed beside ours, if the plan names any
+cells/CELL/          one folder for each cell, CELL being TARGET-USERSusers-REPETITION
+    cell.json        how the cell went: written last, so a cell without it was never finished
+    requests.csv     one RequestRow for each request; warmup.csv likewise for the warm-up
+    generator.csv    one GeneratorRow a second
+    resources.csv    one ResourceRow a second for each role
+    metrics_before.prom, metrics_after.prom    what the target exported, Prometheus' text format
+    files/           the target's own files (its config)
+    target.log, locust.log, warmup.log         what the processes printed
+report.md, report.html, report.json, plots/    made from all that by `python -m loadtest report`
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from loadtest.errors import BadInputError
+from loadtest.plan.plan import Plan
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Cell(_Record):
+    """One target at one number of users, once."""
+
+    model_config = ConfigDict(frozen=True)
+
+    target: str
+    users: int
+    repetition: int
+
+    @property
+    def id(self) -> str:
+        """Return the name of the cell's folder."""
+        return f"{self.target}-{self.users}users-{self.repetition}"
+
+    def __str__(self) -> str:
+        return f"{self.target}, {self.users} users, repetition {self.repetition}"
+
+
+class ArrivalCounts(_Record):
+    """What became of the arrivals of an open loop."""
+
+    due: int
+    """Scheduled before the load ended."""
+    queued: int
+    """Of these, sent late because all users were busy."""
+    unsent: int
+    """Of these, never sent, however long after the load: their requests have no row."""
+
+
+class Moments(_Record):
+    """When the load began, was complete, and ended: Locust's own events. Seconds since the epoch."""
+
+    started_unix_s: float
+    spawned_unix_s: float | None = None
+    """When the last user had come; None when not all came."""
+    stopping_unix_s: float
+    """When the users were told to stop; requests under way may still end after it."""
+    stopped_unix_s: float
+    arrivals: ArrivalCounts | None = None
+    """None in a closed loop."""
+
+
+class CellRecord(_Record):
+    """How one cell went."""
+
+    cell: Cell
+    status: Literal["finished", "failed"]
+    reason: str | None = None
+    """Why it failed."""
+    seed: int
+    began_unix_s: float
+    ended_unix_s: float
+    ready_after_s: float | None = None
+    stopped_after_s: float | None = None
+    replicas_asked: int | None = None
+    replicas_found: int | None = None
+    """Before the load."""
+    moments: Moments | None = None
+    metrics_after_s: float | None = None
+    """How long after the load the target's metrics were read."""
+    about: dict[str, Any] = {}
+    """What the target said of itself, by path."""
+    notes: list[str] = []
+    """What a reader should know, such as processes that had to be killed."""
+
+
+class Environment(_Record):
+    """The machine and the software on it."""
+
+    cpu_model: str
+    cores: int
+    usable_cores: float | None = None
+    """That the kit and what it starts may use, by affinity and CPU quota; None in folders of an older kit."""
+    ram_bytes: int
+    os: str
+    python: str
+    packages: dict[str, str]
+    """Version by name, of everything installed beside the kit."""
+    git_commit: str | None = None
+    git_changed: bool = False
+    """Whether files differed from the commit."""
+
+
+class Session(_Record):
+    """One start of the run; a resumed run has several."""
+
+    started_unix_s: float
+    environment: Environment
+
+
+class RunRecord(_Record):
+    """What belongs to the run as a whole."""
+
+    seed: int
+    order: list[Cell]
+    sessions: list[Session]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The layout of a run folder."""
+
+    path: Path
+
+    @property
+    def plan_path(self) -> Path:
+        """Return where the plan is."""
+        return self.path / "plan.json"
+
+    @property
+    def record_path(self) -> Path:
+        """Return where the run's record is."""
+        return self.path / "run.json"
+
+    @property
+    def baseline_path(self) -> Path:
+        """Return where the figures of the other report are."""
+        return self.path / "baseline.yaml"
+
+    def cell_path(self, cell: Cell) -> Path:
+        """Return the folder of one cell."""
+        return self.path / "cells" / cell.id
+
+    def read_plan(self) -> Plan:
+        """Return the plan of this run. Raises BadInputError."""
+        return read_written(self.plan_path, Plan, "run")
+
+    def read_record(self) -> RunRecord:
+        """Return the record of this run. Raises BadInputError."""
+        return read_written(self.record_path, RunRecord, "run")
+
+    def read_cell(self, cell: Cell) -> CellRecord | None:
+        """Return how a cell went; None when it was never finished."""
+        path = self.cell_path(cell) / "cell.json"
+        return read_written(path, CellRecord, "run") if path.is_file() else None
+
+    def write_plan(self, plan: Plan) -> None:
+        """Write the plan. Raises OSError."""
+        write_json(self.plan_path, plan)
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write the run's record. Raises OSError."""
+        write_json(self.record_path, record)
+
+    def write_cell(self, record: CellRecord) -> None:
+        """Write how a cell went, which makes it a finished one. Raises OSError."""
+        write_json(self.cell_path(record.cell) / "cell.json", record)
+
+
+def read_written(path: Path, kind: type[_Model], command: str) -> _Model:
+    """Return what `command` wrote to `path` as JSON of `kind`. Raises BadInputError."""
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise BadInputError(f"{path}: cannot be read ({exc.strerror}); is this the folder of a run?") from exc
+    except (ValidationError, UnicodeDecodeError) as exc:
+        raise BadInputError(f"{path}: is not what `python -m loadtest {command}` writes: {exc}") from exc
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never half of it. Raises OSError."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def write_files(texts: Mapping[Path, str], option: str = "--out") -> None:
+    """Write each file whole. Raises BadInputError, with the option that says where."""
+    for path, text in texts.items():
+        with folder_faults(path, option):
+            write_whole(path, text)
+
+
+def as_json(record: BaseModel) -> str:
+    """Return a record as the kit writes and prints it."""
+    return json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, record: BaseModel) -> None:
+    """Write a record whole, and the folders that it is in. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, as_json(record))
+
+
+@contextmanager
+def folder_faults(folder: Path, option: str = "--out") -> Iterator[None]:
+    """Raise BadInputError for an OSError of a file in the folder that an option names: which file, and what to do."""
+    try:
+        yield
+    except BrokenPipeError:  # the reader of the output has gone, which `__main__` handles
+        raise
+    except OSError as exc:
+        raise BadInputError(f"{exc.filename or folder}: {exc.strerror}; choose another place with {option}") from exc

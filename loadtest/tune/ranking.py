@@ -1,0 +1,90 @@
+"""What a round measured of each candidate, and which is better. Reads run folders through `loadtest.verdict`."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from loadtest.figures.figures import CellFigures, Difference, Figures, LimitResult, PointFigures, Reason
+from loadtest.rows.run_folder import RunFolder
+from loadtest.tune.candidates import Candidate
+from loadtest.tune.tune_file import TuneFile
+from loadtest.verdict.summary import check_limit, find_value
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One candidate in one round."""
+
+    candidate: Candidate
+    round_number: int
+    folder: RunFolder
+    """Where its raw rows are."""
+    differences: list[Difference]
+    """Between all candidates of the round."""
+    point: PointFigures
+    """Its valid cells, their requests pooled."""
+    cells: list[CellFigures]
+    value: float | None
+    """Of the figure to optimise."""
+    limits: list[LimitResult]
+
+    @property
+    def valid(self) -> bool:
+        """Return whether any cell of it is valid and has the figure to optimise."""
+        return self.point.steady is not None and self.value is not None
+
+    @property
+    def meets_limits(self) -> bool:
+        """Return whether all limits hold."""
+        return all(limit.met for limit in self.limits)
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Return why cells of it are not valid, each reason once; one that there was no time for is not told."""
+        reasons = dict.fromkeys(reason for cell in self.cells for reason in cell.reasons)
+        return [reason for reason in reasons if reason.code != "not_measured"]
+
+
+def collect(
+    figures: Figures, file: TuneFile, candidates: Iterable[Candidate], round_number: int, folder: RunFolder
+) -> dict[str, Measured]:
+    """Return what the figures of a round's run folder say of each candidate, by its name."""
+    return {one.name: _measured(figures, file, one, round_number, folder) for one in candidates}
+
+
+def rank(measured: Iterable[Measured], file: TuneFile) -> list[Measured]:
+    """Return the valid ones, best first.
+
+    Those that meet all limits come first, in order of the figure to optimise; then the others, by how far they miss
+    them (the feasibility rules of Deb 2000).
+    """
+    sign = -1 if file.objective.maximise else 1
+    return sorted(
+        (one for one in measured if one.valid),
+        key=lambda one: (_violation(one.limits), sign * (one.value or 0.0)),
+    )
+
+
+def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: int, folder: RunFolder) -> Measured:
+    (point,) = [point for point in figures.points if point.target == candidate.name]
+    traffic = point.scheduled or point.steady
+    return Measured(
+        candidate=candidate,
+        round_number=number,
+        folder=folder,
+        differences=[difference for level in figures.comparisons for difference in level.differences],
+        point=point,
+        cells=[cell for cell in figures.cells if cell.target == candidate.name],
+        value=find_value(file.objective.endpoint, file.objective.metric, traffic, point.endpoints),
+        limits=[check_limit(limit, traffic, point.endpoints) for limit in file.limits],
+    )
+
+
+def _violation(results: Sequence[LimitResult]) -> float:
+    """Return by how much limits are missed, each in parts of its bound (of 1 if the bound is less), added up."""
+    total = 0.0
+    for result in results:
+        if not result.met:
+            missed = math.inf if result.value is None else abs(result.value - result.limit.value)
+            total += missed / max(abs(result.limit.value), 1.0)
+    return total

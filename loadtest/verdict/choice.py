@@ -1,0 +1,280 @@
+"""Which target to run, and whether the figures decide that: by objectives, then by levels won, else by memory.
+
+Called by `findings`, which puts it into words, and by `overview`. What the data leave open is not decided: with few
+repetitions, a target that is better in a single figure is ahead, and no more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from loadtest.figures.figures import (
+    BaselinePoint,
+    CellFigures,
+    Difference,
+    Facts,
+    LevelComparison,
+    LimitResult,
+    PointFigures,
+    Traffic,
+    show_bytes,
+)
+from loadtest.plan.plan import KIT_ROLES
+from loadtest.verdict.differences import (
+    FAILURES,
+    FEW_FAILURES_POINTS,
+    LARGE_DIFFERENCE_PERCENT,
+    LEAST_REPETITIONS,
+)
+
+LEAST_MEMORY_SAVED_SHARE = 0.1
+"""Of the larger memory; less is not a reason to choose."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Facts, with the questions that several sentences ask of them."""
+
+    figures: Facts
+
+    def title(self, target: str) -> str:
+        """Return what reports call a target."""
+        return next((facts.title for facts in self.figures.targets if facts.name == target), target)
+
+    def points(self, target: str) -> list[PointFigures]:
+        """Return the points of a target that have requests, by users."""
+        known = [point for point in self.figures.points if point.target == target and _has_requests(point)]
+        return sorted(known, key=lambda point: point.users)
+
+    def targets(self) -> list[str]:
+        """Return the targets that have a point."""
+        return [facts.name for facts in self.figures.targets if self.points(facts.name)]
+
+    def valid_cells(self) -> list[CellFigures]:
+        """Return the cells that count."""
+        return [cell for cell in self.figures.cells if cell.valid]
+
+    def published(self, point: PointFigures) -> BaselinePoint | None:
+        """Return the row of the other report beside a point."""
+        rows = self.figures.baseline.points if self.figures.baseline else []
+        return next((row for row in rows if (row.target, row.users) == (point.target, point.users)), None)
+
+    def has_limits(self) -> bool:
+        """Return whether there are objectives."""
+        return any(cell.limits for cell in self.figures.cells)
+
+    def common_users(self) -> list[int]:
+        """Return the numbers of users at which every target that has points has one."""
+        levels = [{point.users for point in self.points(target)} for target in self.targets()]
+        return sorted(set.intersection(*levels)) if levels else []
+
+    def held_users(self, target: str, levels: Sequence[int]) -> int:
+        """Return the most users among `levels` up to which a target met all objectives; 0 for none."""
+        held = 0
+        for users in levels:
+            if self.missed(target, users):
+                break
+            held = users
+        return held
+
+    def missed(self, target: str, users: int) -> list[LimitResult]:
+        """Return what the valid cells of a target at a number of users missed."""
+        cells = [cell for cell in self.valid_cells() if (cell.target, cell.users) == (target, users)]
+        return [result for cell in cells for result in cell.limits if not result.met]
+
+    def repetitions(self, users: int) -> int:
+        """Return the fewest valid repetitions at a number of users, of the targets that have any."""
+        known = [point.repetitions for point in self.figures.points if point.users == users and point.repetitions]
+        return min(known, default=0)
+
+    def memory_bytes(self, target: str, users: int) -> int | None:
+        """Return the memory of all processes of a target at a number of users."""
+        roles = next((point.roles for point in self.points(target) if point.users == users), [])
+        own = [role.rss_max_bytes for role in roles if role.role not in KIT_ROLES or role.role == "target_other"]
+        return sum(own) if own else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What speaks for a target, and how far the figures decide."""
+
+    state: Literal["decided", "split", "tie", "undecided"]
+    """split: each of several targets is the better one at other numbers of users."""
+    target: str | None
+    """None when nothing speaks for one."""
+    ground: Literal["objectives", "levels", "memory", "number of replicas", "nothing"]
+    """What the choice rests on."""
+    because: str
+    """A clause that goes on after a colon."""
+    open: str = ""
+    """What an undecided choice leaves open, or on what a split one depends: a sentence without its end."""
+
+
+def traffic_of(point: PointFigures) -> Traffic:
+    """Return the steady window's figures, or the whole run's where there is no such window."""
+    traffic = point.steady or point.whole_run
+    assert traffic is not None, "a point among Data.points has requests"
+    return traffic
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return parts as a reader lists them."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def up_to(users: int) -> str:
+    """Return up to how many users something held."""
+    return f"up to {users} users" if users else "with no number of users"
+
+
+def decides(data: Data, level: LevelComparison) -> bool:
+    """Return whether the winner of a level is one by more than chance: enough repetitions, or clear in most figures."""
+    if level.winner is None:
+        return False
+    if data.repetitions(level.users) >= LEAST_REPETITIONS:
+        return True
+    won = _won_figures(level)
+    return bool(won) and all(by_failures or 2 * count > total for count, total, by_failures in won)
+
+
+def _won_figures(level: LevelComparison) -> list[tuple[int, int, bool]]:
+    """Return for each other target: in how many figures the winner is better, of how many, and whether in failures."""
+    pairs: dict[tuple[str, ...], list[Difference]] = {}
+    for difference in level.differences:
+        if level.winner in difference.samples:
+            pairs.setdefault(tuple(difference.samples), []).append(difference)
+    return [
+        (
+            sum(one.winner == level.winner for one in found if one.metric != FAILURES),
+            sum(one.metric != FAILURES for one in found),
+            any(one.winner == level.winner for one in found if one.metric == FAILURES),
+        )
+        for found in pairs.values()
+    ]
+
+
+def choose(data: Data) -> Choice | None:
+    """Return the target to run and whether that is decided; None where there is nothing to choose from."""
+    targets, levels = data.targets(), data.common_users()
+    if len(targets) < 2 or not levels:  # noqa: PLR2004 # nothing to choose from
+        return None
+    held = {target: data.held_users(target, levels) for target in targets}
+    left = [target for target in targets if held[target] == max(held.values())] if data.has_limits() else targets
+    if len(left) == 1:
+        return _choose_by_objectives(data, left[0], held, levels)
+    return _choose_by_levels(data, left, held) or _choose_without_winner(data, left, held[left[0]])
+
+
+def _choose_by_levels(data: Data, targets: Sequence[str], held: dict[str, int]) -> Choice | None:
+    won = {target: [one for one in _compared(data) if one.winner == target] for target in targets}
+    clear = {target: [one for one in levels if decides(data, one)] for target, levels in won.items()}
+    most = max(map(len, clear.values()))
+    leaders = [target for target, levels in clear.items() if most and len(levels) == most]
+    if len(leaders) == 1:
+        others = listed([f"{data.title(name)} at {len(clear[name])}" for name in targets if name != leaders[0]])
+        told = f"it wins at {most} of {len(_compared(data))} user levels, {others}"
+        return Choice("decided", leaders[0], "levels", f"{_same_objectives(data, leaders[0], targets, held)}{told}")
+    if leaders:
+        told = listed([f"{data.title(name)} wins at {_users_of(clear[name])} users" for name in leaders])
+        return replace(_choose_by_size(data, leaders), state="split", open=told)
+    return None
+
+
+def _choose_without_winner(data: Data, targets: Sequence[str], held: int) -> Choice:
+    smallest = _choose_by_size(data, targets)
+    if _compared(data) and all(one.verdict == "tie" for one in _compared(data)):
+        return smallest
+    return replace(smallest, state="undecided", open=_left_open(data, targets, held))
+
+
+def _compared(data: Data) -> list[LevelComparison]:
+    """Return the comparisons at the numbers of users that all targets have."""
+    return [level for level in data.figures.comparisons if level.users in data.common_users()]
+
+
+def _choose_by_objectives(data: Data, best: str, held: dict[str, int], levels: Sequence[int]) -> Choice:
+    others = listed([f"{data.title(name)} {up_to(users)}" for name, users in held.items() if name != best])
+    because = f"it meets every objective {up_to(held[best])}, {others}"
+    for name, users in held.items():
+        if name == best:
+            continue
+        missed_at = next(level for level in levels if level > users)
+        missed = data.missed(name, missed_at)
+        if len({result.limit for result in missed}) == len(missed) and not any(map(_is_clear, missed)):
+            told = listed([f"{result.limit} with {result.told}" for result in missed])
+            why = f"{data.title(name)} at {missed_at} users misses {told}, once and by so little that chance may decide"
+            return Choice("undecided", best, "objectives", because, why)
+    return Choice("decided", best, "objectives", because)
+
+
+def _is_clear(result: LimitResult) -> bool:
+    """Return whether a single miss says something: by as much as two targets must differ with few repetitions."""
+    limit = result.limit
+    if result.value is None:
+        return False
+    if limit.metric == FAILURES:
+        return result.value >= limit.value + FEW_FAILURES_POINTS
+    factor = 1 + LARGE_DIFFERENCE_PERCENT / 100
+    bound = limit.value * factor if limit.comparison in {"<=", "<"} else limit.value / factor
+    return not limit.model_copy(update={"value": bound}).holds_for(result.value)
+
+
+def _left_open(data: Data, targets: Sequence[str], held: int) -> str:
+    """Return why the figures do not tell targets apart, and who is ahead."""
+    told = listed([data.title(name) for name in targets])
+    told += f" meet every objective {up_to(held)} and" if data.has_limits() and held else ""
+    repetitions = min((data.repetitions(level.users) for level in _compared(data)), default=0)
+    if 0 < repetitions < LEAST_REPETITIONS:
+        runs = "1 repetition does" if repetitions == 1 else f"{repetitions} repetitions do"
+        told += f" cannot be told apart, as {runs} not show how much two runs of one target differ"
+    else:
+        told += " cannot be told apart with the data at hand"
+    ahead = [told_ahead for name in targets if (told_ahead := _ahead(data, name))]
+    return f"{told} ({'; '.join(ahead)})" if ahead else told
+
+
+def _ahead(data: Data, target: str) -> str:
+    levels = [level for level in _compared(data) if level.winner == target]
+    if not levels:
+        return ""
+    figures = [found for level in levels for found in _won_figures(level)]
+    counts = sorted({count for count, _, _ in figures})
+    count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    told = f"{data.title(target)} is ahead at {_users_of(levels)} users, in {count} of {figures[0][1]} figures"
+    return f"{told} each" if len(figures) > 1 else told
+
+
+def _users_of(levels: Sequence[LevelComparison]) -> str:
+    return listed([str(level.users) for level in levels])
+
+
+def _choose_by_size(data: Data, targets: Sequence[str]) -> Choice:
+    """Return the target that needs least, as a tie that nothing else breaks."""
+    users = data.common_users()[-1]
+    memory = {name: size for name in targets if (size := data.memory_bytes(name, users)) is not None}
+    if len(memory) == len(targets):
+        smallest, second = sorted(memory, key=memory.__getitem__)[:2]
+        if memory[smallest] <= (1 - LEAST_MEMORY_SAVED_SHARE) * memory[second]:
+            others = listed([f"{data.title(name)} {show_bytes(memory[name])}" for name in memory if name != smallest])
+            return Choice("tie", smallest, "memory", f"it needs {show_bytes(memory[smallest])} resident, {others}")
+    known = {facts.name: facts.replicas for facts in data.figures.targets if facts.replicas and facts.name in targets}
+    fewest = [name for name, count in known.items() if count == min(known.values())]
+    if len(known) == len(targets) and len(fewest) == 1:
+        others = listed([f"{data.title(name)} {count}" for name, count in known.items() if name != fewest[0]])
+        return Choice("tie", fewest[0], "number of replicas", f"it has {known[fewest[0]]}, {others}")
+    return Choice("tie", None, "nothing", "")
+
+
+def _same_objectives(data: Data, target: str, targets: Sequence[str], held: dict[str, int]) -> str:
+    """Say how far the objectives did not decide among `targets`."""
+    if not data.has_limits():
+        return ""
+    if not held[target]:
+        return "no target meets every objective even with the fewest users, but "
+    others = listed([data.title(name) for name in targets if name != target])
+    return f"like {others} it meets every objective {up_to(held[target])}, and "
+
+
+def _has_requests(point: PointFigures) -> bool:
+    traffic = point.steady or point.whole_run
+    return traffic is not None and traffic.requests > 0

@@ -1,0 +1,194 @@
+"""One figure of two targets at one number of users: by how much it differs, and whether that is more than chance.
+
+Called by `comparison`. The difference is the ratio of the two values, with a confidence interval on the scale of its
+logarithm: the estimate ± z · standard error (the bootstrap standard interval, Efron and Tibshirani 1993, chapter 12).
+The standard error is the larger one of those of the two bootstraps of `block_bootstrap`, over time and over
+repetitions. The difference of two shares of failures has Newcombe's interval (`intervals`), for as many independent
+requests as the requests at hand are worth (Kish 1965, design effect).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.figures.figures import Difference, Verdict
+from loadtest.figures.traffic import Requests, Window, pool_requests
+from loadtest.statistics.block_bootstrap import DRAWS, Resampled, Run
+from loadtest.statistics.intervals import failures_difference_interval
+from loadtest.statistics.percentiles import count_least_samples
+
+LEAST_DIFFERENCE_PERCENT = 2.0
+"""The interval must lie beyond this for a winner: what is smaller matters to nobody."""
+
+LARGE_DIFFERENCE_PERCENT = 25.0
+"""Of the smaller value. An interval without a winner that reaches beyond this is no tie either, but not enough data."""
+
+LEAST_FAILURES_POINTS = 0.1
+"""Percentage points between two shares of failures: what is smaller matters to nobody."""
+
+LARGE_FAILURES_POINTS = 5.0
+"""Percentage points: an interval without a winner that reaches beyond this is not enough data."""
+
+FEW_FAILURES_POINTS = 1.0
+"""Percentage points: what it takes with fewer than LEAST_REPETITIONS."""
+
+LEAST_REPETITIONS = 3
+"""With fewer there is no telling how much two runs of one target differ; then it takes a large difference to win."""
+
+FAILURES = "failures_percent"
+THROUGHPUT = "rps"
+PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One valid cell: the requests that were sent in its steady window."""
+
+    window: Window
+    requests: Requests
+
+
+class Side:
+    """One target of a pair at one number of users: its requests, and their draws."""
+
+    def __init__(self, name: str, repetitions: Sequence[Repetition], seed: Sequence[int], draws: int = DRAWS) -> None:
+        """Draw; the same seed gives the same draws."""
+        self.name = name
+        self.requests = pool_requests([one.requests for one in repetitions])
+        self.drawn = Resampled([_run_of(one) for one in repetitions], seed, draws)
+        self._right: dict[str, NDArray[np.bool_]] = {}
+
+    def right(self, endpoint: str) -> NDArray[np.bool_]:
+        """Return which requests were right answers of an endpoint, with a latency."""
+        if endpoint not in self._right:
+            self._right[endpoint] = (self.requests.endpoint == endpoint) & self.requests.timed
+        return self._right[endpoint]
+
+    def percentile_ms(self, endpoint: str, share: float) -> tuple[float, NDArray[np.float64]]:
+        """Return a percentile of an endpoint's right answers, at least one, and that of each draw, milliseconds."""
+        return self.drawn.percentile(self.requests.latency_ms, self.right(endpoint), share)
+
+
+def _run_of(repetition: Repetition) -> Run:
+    requests, window = repetition.requests, repetition.window
+    # Latencies follow the queue, so they show how long the target remembers.
+    return Run(window.length_s, requests.sent_unix_s - window.begin_unix_s, requests.latency_ms)
+
+
+@dataclass(frozen=True)
+class _Thresholds:
+    """From where on a difference is one, with enough repetitions and with few; and from where on it is large."""
+
+    least: float
+    few: float
+    large: float
+
+
+_LOG_LARGE = log(1 + LARGE_DIFFERENCE_PERCENT / 100)
+_RATIOS = _Thresholds(least=log(1 + LEAST_DIFFERENCE_PERCENT / 100), few=_LOG_LARGE, large=_LOG_LARGE)
+_SHARES = _Thresholds(LEAST_FAILURES_POINTS / 100, FEW_FAILURES_POINTS / 100, LARGE_FAILURES_POINTS / 100)
+
+
+def find_difference(metric: str, pair: tuple[Side, Side], confidence: float) -> Difference:
+    """Return how the second of two targets differs from the first in `metric`, such as `rps` or `predict.p95_ms`."""
+    return _failures(pair, confidence) if metric == FAILURES else _ratio(metric, pair, confidence)
+
+
+def _ratio(metric: str, pair: tuple[Side, Side], confidence: float) -> Difference:
+    (first, first_draws), (second, second_draws) = (_measure(metric, side, confidence) for side in pair)
+    known = {side.name: round(value, 4) for side, value in zip(pair, (first, second), strict=True) if value is not None}
+    samples = {side.name: _samples(metric, side) for side in pair}
+    if not first or not second or min(first_draws.min(), second_draws.min()) <= 0:
+        return Difference(metric=metric, verdict="not enough data", because="too few samples", winner=None,
+                          values=known, samples=samples, difference_percent=None, interval_percent=None)  # fmt: skip
+    variances = [
+        side.drawn.variance(np.log(draws)) for side, draws in zip(pair, (first_draws, second_draws), strict=True)
+    ]
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(max(map(sum, zip(*variances, strict=True))))
+    middle = log(second / first)
+    low, high = middle - half, middle + half
+    verdict, sign, because = _judge((low, high), _RATIOS, pair)
+    return Difference(
+        metric=metric,
+        verdict=verdict,
+        because=because,
+        winner=_winner(pair, sign if metric == THROUGHPUT else -sign),
+        values=known,
+        samples=samples,
+        difference_percent=round(100 * (second / first - 1), 4),
+        interval_percent=(round(100 * (exp(low) - 1), 4), round(100 * (exp(high) - 1), 4)),
+    )
+
+
+def _failures(pair: tuple[Side, Side], confidence: float) -> Difference:
+    first, second = (_worth(side) for side in pair)
+    low, high = failures_difference_interval(first, second, confidence)
+    verdict, sign, because = _judge((low, high), _SHARES, pair)
+    shares = [failures / requests for failures, requests in (first, second)]
+    return Difference(
+        metric=FAILURES,
+        verdict=verdict,
+        because=because,
+        winner=_winner(pair, -sign),
+        values={side.name: round(100 * share, 4) for side, share in zip(pair, shares, strict=True)},
+        samples={side.name: _samples(FAILURES, side) for side in pair},
+        difference_percent=round(100 * (shares[1] - shares[0]), 4),
+        interval_percent=(round(100 * low, 4), round(100 * high, 4)),
+    )
+
+
+def _worth(side: Side) -> tuple[float, float]:
+    """Return failures and requests as so many independent ones: failures come in bursts, and on bad runs."""
+    share, draws = side.drawn.share(side.requests.failed)
+    requests = float(side.drawn.events)
+    design_effect = 1.0
+    if 0 < share < 1:
+        design_effect = max(1.0, max(side.drawn.variance(draws)) * requests / (share * (1 - share)))
+    return share * requests / design_effect, requests / design_effect
+
+
+def _judge(interval: tuple[float, float], thresholds: _Thresholds, pair: tuple[Side, Side]) -> tuple[Verdict, int, str]:
+    """Return the verdict, which way a winner's difference goes (1: the second is larger), and what data lacks."""
+    low, high = interval
+    few = _fewest(pair) < LEAST_REPETITIONS
+    least = thresholds.few if few else thresholds.least
+    if low > least or high < -least:
+        return "winner", 1 if low > 0 else -1, ""
+    if few and (low > 0 or high < 0):
+        return "not enough data", 0, f"so small a difference takes {LEAST_REPETITIONS} repetitions"
+    if max(high, -low) > thresholds.large:
+        return "not enough data", 0, "the interval leaves a large difference possible"
+    if few:
+        return "not enough data", 0, f"how much runs differ by themselves takes {LEAST_REPETITIONS} repetitions to see"
+    if (low > 0 or high < 0) and max(high, -low) > thresholds.least:
+        return "not enough data", 0, "there is a difference, perhaps too small to matter"
+    return "tie", 0, ""
+
+
+def _winner(pair: tuple[Side, Side], sign: int) -> str | None:
+    return {1: pair[1].name, -1: pair[0].name, 0: None}[sign]
+
+
+def _fewest(pair: tuple[Side, Side]) -> int:
+    return min(side.drawn.runs for side in pair)
+
+
+def _measure(metric: str, side: Side, confidence: float) -> tuple[float | None, NDArray[np.float64]]:
+    """Return a figure and its draws; None for a percentile with too few samples for bounds on both sides."""
+    if metric == THROUGHPUT:
+        return side.drawn.rate()
+    endpoint, name = metric.rsplit(".", 1)
+    if _samples(metric, side) < count_least_samples(PERCENTILES[name], 0.5 + confidence / 2):
+        return None, np.zeros(1)
+    return side.percentile_ms(endpoint, PERCENTILES[name])
+
+
+def _samples(metric: str, side: Side) -> int:
+    """Return how many requests a figure is made of: all, or an endpoint's right answers."""
+    if metric in (FAILURES, THROUGHPUT):
+        return side.drawn.events
+    return int(side.right(metric.rsplit(".", 1)[0]).sum())

@@ -1,0 +1,551 @@
+"""Turns a run folder into the figures of its report. Called by the command line; writes nothing.
+
+What a cell lacks makes that cell INVALID with a reason; only plan.json and run.json must be there.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from math import fsum, isfinite
+from pathlib import Path, PurePath
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest.errors import BadInputError
+from loadtest.figures.baseline import read_baseline
+from loadtest.figures.caching import name_cache
+from loadtest.figures.figures import (
+    CellFigures,
+    CounterFigures,
+    EndpointFigures,
+    Facts,
+    Figures,
+    LimitResult,
+    PointFigures,
+    Reason,
+    RoleFigures,
+    TargetFacts,
+    Traffic,
+)
+from loadtest.figures.level import Cores
+from loadtest.figures.scrubbing import without_host, without_local_paths
+from loadtest.figures.traffic import (
+    Requests,
+    Window,
+    collect_requests,
+    compute_stages,
+    compute_traffic,
+    count_answers,
+    count_under_way,
+    pool_requests,
+)
+from loadtest.plan.plan import KIT_ROLES, STOLEN, Limit, Plan, Target, TargetMetrics
+from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
+from loadtest.rows.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
+from loadtest.verdict.bottleneck import add_bottlenecks
+from loadtest.verdict.comparison import compare_levels
+from loadtest.verdict.differences import Repetition
+from loadtest.verdict.findings import conclude
+from loadtest.verdict.validity import (
+    Evidence,
+    compute_late_percent,
+    find_load_reasons,
+    find_notes,
+    find_steady_reasons,
+)
+
+_PERCENTILES = ("median_ms", "p95_ms", "p99_ms")
+_LEAST_SPAN_S = 0.5
+# Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
+_BETWEEN_CELLS = 10
+
+_Labels = tuple[tuple[str, str], ...]
+_Series = Mapping[tuple[str, _Labels], float]
+
+
+@dataclass
+class _Measured:
+    """One cell as its files tell it."""
+
+    cell: Cell
+    record: CellRecord | None = None
+    steady: Window | None = None
+    whole_run: Window | None = None
+    requests: Requests | None = None
+    generator: list[GeneratorRow] = field(default_factory=list)
+    resources: list[ResourceRow] = field(default_factory=list)
+    counters: list[CounterFigures] = field(default_factory=list)
+    hit_percent: float | None = None
+    reasons: list[Reason] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def steady_resources(self) -> list[ResourceRow]:
+        """Return the resource samples of the steady window."""
+        return [row for row in self.resources if self.steady and self.steady.holds(row.unix_s)]
+
+
+def summarize(folder: RunFolder) -> Figures:
+    """Return all figures of a run. Raises BadInputError when plan, run record or baseline cannot be read."""
+    plan, record = folder.read_plan(), folder.read_record()
+    measured = [_read_cell(folder, plan, cell) for cell in record.order]
+    cells = [_cell_figures(plan, one) for one in measured]
+    valid = [one for one, cell in zip(measured, cells, strict=True) if cell.valid]
+    points = [_point(plan, target, users, valid) for target in plan.targets for users in plan.users]
+    points, cells = add_bottlenecks(plan.workload, _cores(record), points, cells)
+    targets = [_facts(target, measured) for target in plan.targets]
+    known = bool(plan.baseline) and folder.baseline_path.is_file()
+    facts = Facts(
+        title=plan.title,
+        source="run folder",
+        machine=_machine(plan, record),
+        dates=sorted({_day(one.record.began_unix_s) for one in measured if one.record}),
+        test=_test(plan, record),
+        targets=targets,
+        endpoints=list(plan.workload.endpoints),
+        baseline=read_baseline(folder.baseline_path, plan.targets) if known else None,
+        points=points,
+        cells=cells,
+        comparisons=compare_levels(plan.users, targets, list(plan.workload.endpoints), _repetitions(valid)),
+    )
+    return conclude(without_local_paths(facts))
+
+
+def read_repetitions(folder: RunFolder) -> dict[tuple[str, int], list[Repetition]]:
+    """Return what the valid cells of a run measured, by target and users. Raises BadInputError."""
+    plan, record = folder.read_plan(), folder.read_record()
+    measured = [_read_cell(folder, plan, cell) for cell in record.order]
+    return _repetitions([one for one in measured if not one.reasons])
+
+
+def _read_cell(folder: RunFolder, plan: Plan, cell: Cell) -> _Measured:
+    measured = _Measured(cell)
+    try:
+        measured.record = record = folder.read_cell(cell)
+    except BadInputError:
+        measured.reasons.append(Reason("cell.json is not what the kit writes", "unreadable"))
+        return measured
+    if record is None:
+        measured.reasons.append(Reason("not measured yet", "not_measured"))
+        return measured
+    measured.notes.extend(record.notes)
+    if record.status == "failed" or record.moments is None:
+        measured.reasons.extend(find_load_reasons(plan, record, []))
+    else:
+        _read_load(measured, plan, record, record.moments, folder.cell_path(cell))
+    return measured
+
+
+def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Moments, path: Path) -> None:
+    measured.whole_run = Window(moments.started_unix_s, moments.stopping_unix_s)
+    measured.steady = steady = _steady_window(plan, moments)
+    measured.generator = _rows(path / "generator.csv", GeneratorRow, measured.reasons) or []
+    measured.resources = _rows(path / "resources.csv", ResourceRow, measured.reasons) or []
+    _read_metrics(measured, plan, path)
+    measured.reasons.extend(find_load_reasons(plan, record, measured.generator))
+    rows = _rows(path / "requests.csv", RequestRow, measured.reasons)
+    if rows is not None:
+        measured.requests = collect_requests(rows)
+        measured.notes.extend(_unknown_endpoints(plan, rows))
+        if steady:
+            evidence = _evidence(plan, record, steady, measured, rows)
+            measured.reasons.extend(find_steady_reasons(plan, evidence))
+            measured.notes.extend(find_notes(plan, evidence))
+
+
+def _steady_window(plan: Plan, moments: Moments) -> Window | None:
+    if moments.spawned_unix_s is None:
+        return None
+    begin_unix_s = moments.spawned_unix_s + plan.settle_s
+    return Window(begin_unix_s, moments.stopping_unix_s) if begin_unix_s < moments.stopping_unix_s else None
+
+
+def _unknown_endpoints(plan: Plan, rows: list[RequestRow]) -> Iterator[str]:
+    unknown = sorted({row.endpoint for row in rows} - set(plan.workload.endpoints))
+    if unknown:
+        yield f"requests that the plan does not name count in the totals only: {', '.join(unknown)}"
+
+
+def _rows(path: Path, kind: type[Row], reasons: list[Reason]) -> list[Row] | None:
+    try:
+        return list(read_rows(path, kind))
+    except OSError as exc:
+        reasons.append(Reason(f"{path.name} cannot be read: {exc.strerror}", "unreadable"))
+    except (ValueError, csv.Error) as exc:
+        reasons.append(Reason(f"{path.name} is not what the kit writes: {exc}", "unreadable"))
+    return None
+
+
+def _evidence(
+    plan: Plan, record: CellRecord, window: Window, measured: _Measured, rows: Sequence[RequestRow]
+) -> Evidence:
+    requests = measured.requests
+    assert requests is not None, "made of these rows"
+    sent = requests.sent_in(window)
+    failed = [row for row in rows if row.error and window.holds(row.start_unix_s)]
+    return Evidence(
+        record=record,
+        window_s=window.length_s,
+        steady=compute_traffic(sent, window.length_s),
+        endpoints={name: compute_traffic(sent.of(name), window.length_s) for name in plan.workload.endpoints},
+        latencies_ms=sent.latency_ms[~np.isnan(sent.latency_ms)],
+        errors={
+            name: Counter((row.status, row.error) for row in failed if row.endpoint == name)
+            for name in plan.workload.endpoints
+        },
+        under_way=count_under_way(requests, window),
+        answers=count_answers(requests, window),
+        generator=[row for row in measured.generator if window.holds(row.unix_s)],
+        resources=measured.steady_resources(),
+    )
+
+
+def _read_metrics(measured: _Measured, plan: Plan, path: Path) -> None:
+    metrics = plan.metrics
+    if metrics is None or not (metrics.counters or metrics.hits):
+        return
+    before, after = (_samples(path / name, measured.notes) for name in ("metrics_before.prom", "metrics_after.prom"))
+    if after is not None:
+        measured.counters = _counters(metrics, before or {}, after, measured.notes)
+        measured.hit_percent = _hit_percent(metrics, before or {}, after)
+
+
+def _counters(metrics: TargetMetrics, before: _Series, after: _Series, notes: list[str]) -> list[CounterFigures]:
+    """Return by how much the plan's counters grew, in the plan's order."""
+    figures: list[CounterFigures] = []
+    for counter in metrics.counters:
+        grown = _grown(counter.name, counter.by, before, after)
+        if not grown:
+            notes.append(f"the target exported no {counter.name}, which it may never have had to count")
+        figures.extend(
+            CounterFigures(name=counter.name, labels=dict(labels), increase=increase)
+            for labels, increase in sorted(grown.items())
+        )
+    return figures
+
+
+def _hit_percent(metrics: TargetMetrics, before: _Series, after: _Series) -> float | None:
+    """Return what share of the answers that the target counted came from its cache."""
+    hits = metrics.hits
+    if hits is None:
+        return None
+    grown = _grown(hits.name, [hits.by], before, after)
+    total = sum(grown.values())
+    found = sum(increase for labels, increase in grown.items() if dict(labels)[hits.by] in hits.values)
+    return round(100 * found / total, 4) if total else None
+
+
+def _samples(path: Path, notes: list[str]) -> dict[tuple[str, _Labels], float] | None:
+    """Return value by name and labels; a series that stands there twice comes from two processes: their sum."""
+    values: dict[tuple[str, _Labels], float] = {}
+    try:
+        for family in text_string_to_metric_families(path.read_text(encoding="utf-8")):
+            for sample in family.samples:
+                key = (sample.name, tuple(sorted(sample.labels.items())))
+                if isfinite(sample.value):
+                    values[key] = values.get(key, 0.0) + sample.value
+    except OSError:
+        notes.append(f"{path.name} is missing, so the service's own counters are not known, or count from zero")
+        return None
+    except (ValueError, KeyError, IndexError) as exc:
+        notes.append(f"{path.name} is not in Prometheus' text format: {exc}")
+        return None
+    return values
+
+
+def _grown(
+    name: str,
+    by: list[str],
+    before: _Series,
+    after: _Series,
+) -> dict[_Labels, float]:
+    """Return the increase of one counter by the labels `by`; a series that is new, or began anew, counts from zero."""
+    grown: dict[_Labels, float] = {}
+    for (sample, labels), value in after.items():
+        if sample == name:
+            earlier = before.get((sample, labels), 0.0)
+            kept = tuple((label, dict(labels).get(label, "")) for label in by)
+            grown[kept] = grown.get(kept, 0.0) + (value - earlier if value >= earlier else value)
+    return grown
+
+
+def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
+    record = measured.record
+    steady, whole_run = (_traffic([measured], span) for span in ("steady", "whole_run"))
+    endpoints = _endpoints(plan, [measured])
+    scheduled = _scheduled([measured])
+    arrivals = record.moments.arrivals if record and record.moments else None
+    return CellFigures(
+        target=measured.cell.target,
+        users=measured.cell.users,
+        repetition=measured.cell.repetition,
+        valid=not measured.reasons,
+        reasons=[Reason(without_host(reason), reason.code) for reason in measured.reasons],
+        notes=[without_host(note) for note in measured.notes],
+        steady_window_s=_length_s([measured], "steady"),
+        whole_run_s=_length_s([measured], "whole_run"),
+        ready_after_s=record and record.ready_after_s,
+        replicas_asked=record and record.replicas_asked,
+        replicas_found=record and record.replicas_found,
+        seed=record and record.seed,
+        steady=steady,
+        whole_run=whole_run,
+        scheduled=scheduled,
+        arrivals_due=arrivals and arrivals.due,
+        arrivals_queued=arrivals and arrivals.queued,
+        arrivals_unsent=arrivals and arrivals.unsent,
+        endpoints=endpoints,
+        roles=_roles(plan, measured.steady_resources()),
+        generator_late_percent=_late_percent([measured]),
+        counters=measured.counters,
+        hit_percent=measured.hit_percent,
+        metrics_after_s=record and record.metrics_after_s,
+        limits=[check_limit(limit, scheduled or steady, endpoints) for limit in plan.limits]
+        if _finished(measured)
+        else [],
+    )
+
+
+def _traffic(measured: list[_Measured], span: str) -> Traffic | None:
+    """Return the figures of all endpoints together within one span of several cells, their requests pooled."""
+    requests = _pooled(measured, span)
+    length_s = _length_s(measured, span)
+    return None if requests is None or length_s is None else compute_traffic(requests, length_s)
+
+
+def _pooled(measured: list[_Measured], span: str) -> Requests | None:
+    parts = [
+        one.requests.sent_in(window)
+        for one in measured
+        if one.requests is not None and (window := getattr(one, span)) is not None
+    ]
+    return pool_requests(parts) if parts else None
+
+
+def _scheduled(measured: list[_Measured], endpoint: str | None = None) -> Traffic | None:
+    """Return the figures of the requests due in the steady window, by the times scheduled; None in a closed loop."""
+    parts = [one.requests.from_schedule().sent_in(one.steady) for one in measured if one.requests and one.steady]
+    length_s = _length_s(measured, "steady")
+    if not parts or length_s is None or all(np.isnan(part.scheduled_unix_s).all() for part in parts):
+        return None
+    requests = pool_requests(parts)
+    return compute_traffic(requests if endpoint is None else requests.of(endpoint), length_s)
+
+
+def _length_s(measured: list[_Measured], span: str) -> float | None:
+    windows: list[Window] = [window for one in measured if (window := getattr(one, span)) is not None]
+    return round(fsum(window.length_s for window in windows), 4) if windows else None
+
+
+def _endpoints(plan: Plan, measured: list[_Measured]) -> list[EndpointFigures]:
+    steady, whole_run = (_pooled(measured, span) for span in ("steady", "whole_run"))
+    steady_s, whole_run_s = (_length_s(measured, span) for span in ("steady", "whole_run"))
+    if steady is None or whole_run is None or steady_s is None or whole_run_s is None:
+        return []
+    found = []
+    for name in plan.workload.endpoints:
+        traffic, stages = compute_traffic(steady.of(name), steady_s), compute_stages(steady.of(name))
+        unexplained_ms = None
+        if stages and traffic.avg_ms is not None:
+            unexplained_ms = round(traffic.avg_ms - fsum(stage.avg_ms for stage in stages), 4)
+        found.append(
+            EndpointFigures(
+                endpoint=name,
+                steady=traffic,
+                whole_run=compute_traffic(whole_run.of(name), whole_run_s),
+                scheduled=_scheduled(measured, name),
+                stages=stages,
+                unexplained_ms=unexplained_ms,
+            )
+        )
+    return found
+
+
+def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
+    """Return what each role with a process used: the plan's roles first, then the kit's own names."""
+    by_role: dict[str, list[ResourceRow]] = {}
+    for row in resources:
+        by_role.setdefault(row.role, []).append(row)
+    spans_s = _spans_s({row.unix_s for row in resources})
+    order = [*(role.name for role in plan.roles), "target_other", *KIT_ROLES, *sorted(by_role)]
+    return [
+        RoleFigures(
+            role=role,
+            processes=max(row.processes for row in rows),
+            cpu_percent=_mean(rows, spans_s, "cpu_percent") or 0.0,
+            cpu_max_percent=_most_cpu_percent(rows, spans_s),
+            rss_max_bytes=max(row.rss_bytes for row in rows),
+            threads=max(row.threads for row in rows),
+            busy_threads=_mean(rows, spans_s, "busy_threads"),
+            busiest_thread_percent=_mean(rows, spans_s, "busiest_thread_percent"),
+            runqueue_wait_percent=_mean(rows, spans_s, "runqueue_wait_percent"),
+            crowd_threads=_mean(rows, spans_s, "crowd_threads"),
+            crowd_cores=_mean(rows, spans_s, "crowd_cores"),
+        )
+        for role in dict.fromkeys(order)
+        if (rows := by_role.get(role)) and (role == STOLEN or any(row.processes for row in rows))
+    ]
+
+
+def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
+    """Return what time each sample covers: since the one before it; the first of a cell, as much as is usual."""
+    ordered = sorted(samples_unix_s)
+    gaps_s = [later - earlier for earlier, later in pairwise(ordered)]
+    usual_s = median(gaps_s) if gaps_s else 1.0
+    within_s = [gap_s if gap_s < _BETWEEN_CELLS * usual_s else usual_s for gap_s in gaps_s]
+    return dict(zip(ordered, [usual_s, *within_s], strict=False))
+
+
+def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
+    """Return the mean over time: a kit that was held up reads several seconds at once. None if nobody knows it."""
+    known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
+    covered_s = fsum(span_s for _, span_s in known)
+    return round(fsum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
+
+
+def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:
+    """Return the most in a sample, leaving out those too short for CPU times, which come in steps of 10 ms."""
+    long = [row.cpu_percent for row in rows if spans_s[row.unix_s] >= _LEAST_SPAN_S]
+    return max(long or [row.cpu_percent for row in rows])
+
+
+def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> LimitResult:
+    """Return whether the figures of a steady window meet an objective; one without a figure is missed."""
+    traffic = _traffic_of(limit.endpoint, steady, endpoints)
+    value: float | None = getattr(traffic, limit.metric, None)
+    return LimitResult(limit=limit, value=value, met=_is_met(limit, value, traffic))
+
+
+def _is_met(limit: Limit, value: float | None, traffic: Traffic | None) -> bool:
+    """Judge a percentile that has too few samples by the largest of them: below that, it cannot be missed."""
+    if value is None and traffic is not None and limit.metric in _PERCENTILES and limit.comparison in ("<=", "<"):
+        value = traffic.max_ms
+    return value is not None and limit.holds_for(value)
+
+
+def find_value(
+    endpoint: str | None, metric: str, steady: Traffic | None, endpoints: Sequence[EndpointFigures]
+) -> float | None:
+    """Return a metric's figure, of all endpoints together or of one of them; None if there is none."""
+    value: float | None = getattr(_traffic_of(endpoint, steady, endpoints), metric, None)
+    return value
+
+
+def _traffic_of(endpoint: str | None, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> Traffic | None:
+    if endpoint is None:
+        return steady
+    return next((part.scheduled or part.steady for part in endpoints if part.endpoint == endpoint), None)
+
+
+def _finished(measured: _Measured) -> bool:
+    return measured.record is not None and measured.record.status == "finished"
+
+
+def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> PointFigures:
+    pooled = [one for one in valid if (one.cell.target, one.cell.users) == (target.name, users)]
+    mean_wait_s = plan.workload.mean_wait_s
+    return PointFigures(
+        target=target.name,
+        users=users,
+        repetitions=len(pooled),
+        steady_window_s=_length_s(pooled, "steady"),
+        think_time_limit_rps=round(users / mean_wait_s, 4) if mean_wait_s else None,
+        steady=_traffic(pooled, "steady"),
+        whole_run=_traffic(pooled, "whole_run"),
+        scheduled=_scheduled(pooled),
+        endpoints=_endpoints(plan, pooled),
+        roles=_roles(plan, [row for one in pooled for row in one.steady_resources()]),
+        generator_late_percent=_late_percent(pooled),
+    )
+
+
+def _late_percent(measured: list[_Measured]) -> float | None:
+    """Return for how much of the time the generator was late, the mean of several cells."""
+    known = [
+        compute_late_percent([row for row in one.generator if one.steady.holds(row.unix_s)], one.steady.length_s)
+        for one in measured
+        if one.steady
+    ]
+    return round(mean(known), 4) if known else None
+
+
+def _cores(record: RunRecord) -> Cores:
+    """Return the cores of the first start."""
+    if not record.sessions:
+        return Cores(1)
+    environment = record.sessions[0].environment
+    return Cores(environment.cores, environment.usable_cores)
+
+
+def _repetitions(valid: list[_Measured]) -> dict[tuple[str, int], list[Repetition]]:
+    """Return what the valid cells measured in their steady windows, by target and users."""
+    repetitions: dict[tuple[str, int], list[Repetition]] = {}
+    for one in valid:
+        if one.requests is not None and one.steady is not None:
+            sent = Repetition(one.steady, one.requests.from_schedule().sent_in(one.steady))
+            repetitions.setdefault((one.cell.target, one.cell.users), []).append(sent)
+    return repetitions
+
+
+def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:
+    records = [one.record for one in measured if one.record and one.cell.target == target.name]
+    about: dict[str, Any] = next((record.about for record in records if record.about), {})
+    return TargetFacts(
+        name=target.name,
+        title=target.title,
+        replicas=target.replicas.count if target.replicas else None,
+        about=about,
+        cache=name_cache(about),
+        cached=target.cached,
+    )
+
+
+def _machine(plan: Plan, record: RunRecord) -> dict[str, Any] | None:
+    """Return the machine of the first start, and in what the others differed from it."""
+    if not record.sessions:
+        return None
+    first, *others = [session.environment.model_dump() for session in record.sessions]
+    differing = sorted({key for other in others for key in first if other[key] != first[key]})
+    versions = {_package(name): version for name, version in first["packages"].items()}
+    named = sorted({*plan.packages, "locust"})
+    return {**first, "packages": {name: versions.get(_package(name)) for name in named}, "differing": differing}
+
+
+def _package(name: str) -> str:
+    """Return a package's name as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
+    raw = plan.model_dump(mode="json")
+    workload = {**raw["workload"], "locustfile": PurePath(plan.workload.locustfile).name}
+    kept = (
+        "users",
+        "spawn_rate_per_s",
+        "duration_s",
+        "settle_s",
+        "drain_s",
+        "warmup",
+        "repetitions",
+        "limits",
+        "most_other_cpu_percent",
+        "most_stolen_cpu_percent",
+        "most_generator_late_percent",
+    )
+    return {
+        **{key: raw[key] for key in kept},
+        "seed": record.seed,
+        "workload": workload,
+        "order": [cell.id for cell in record.order],
+        "start": {target.name: target.start for target in plan.targets},
+    }
+
+
+def _day(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).date().isoformat()

@@ -1,0 +1,409 @@
+"""Why a cell says nothing about its target: the load was not what the plan asked for, or the target was not.
+
+Called by `summary` for each cell that was measured. Every reason is a sentence with its numbers, and a code.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import fsum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.figures.caching import find_cache_faults, find_cache_notes
+from loadtest.figures.figures import Reason, Traffic, show_count, show_ms, show_percent, show_rps
+from loadtest.plan.plan import MOST_LATE_PERCENT, STOLEN, Plan, Target
+from loadtest.plan.target_key import VARIABLE
+from loadtest.rows.columns import GeneratorRow, ResourceRow
+from loadtest.rows.run_folder import CellRecord
+
+LEAST_DURATION_SHARE = 0.98
+"""Of the duration asked for: what a load that was not cut short lasts."""
+
+MOST_GENERATOR_CPU_PERCENT = 90.0
+"""Locust runs on one core; above this its event loop is late so often that it measures itself."""
+
+NOTED_LATE_PERCENT = 1.0
+"""Of the time: from here on p99 may be the generator's own."""
+
+LEAST_RATE_SHARE = 0.95
+"""Of the rate asked for: less is another load than the plan names."""
+
+MOST_USERS_ASTRAY_PERCENT = 5.0
+"""By how much the users that the figures explain may differ from those asked for, beyond chance."""
+
+SIGMAS = 3.0
+"""Chance alone goes beyond this in 3 of 1,000 cells."""
+
+MOST_UNSENT_PERCENT = 1.0
+"""Of the arrivals of an open loop: those never sent would have had the longest latencies, so p99 is not known."""
+
+NOTED_STOLEN_PERCENT = 10.0
+"""Of one core: less is usual on a virtual machine."""
+
+NOTED_OTHER_SHARE = 0.5
+"""Of the other work that the plan allows: from here on a reader should know of it."""
+
+LEAST_REQUESTS = 10
+"""Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
+
+_DRAIN_SLACK_S = 0.5
+"""How much before its end a drain that ends by itself must have ended, to be told from one that was cut off."""
+
+MOST_CLOCK_JUMP_S = 0.5
+"""Between two seconds of the generator: a clock that is slewed moves by 0.0005 s a second, a set one jumps."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a measured cell left behind in its steady window."""
+
+    record: CellRecord
+    window_s: float
+    """Its length."""
+    steady: Traffic
+    endpoints: dict[str, Traffic]
+    latencies_ms: NDArray[np.float64]
+    """Of all requests that have one, failed ones too."""
+    errors: Mapping[str, Counter[tuple[int, str]]]
+    """By endpoint: the failed requests by status and error."""
+    under_way: float
+    """Requests under way, on average over the time."""
+    answers: int
+    """Answers that arrived, to requests sent before it too."""
+    generator: Sequence[GeneratorRow]
+    resources: Sequence[ResourceRow]
+
+
+def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[Reason]:
+    """Return why the load as a whole was not the one asked for: it failed, came short of users, or ended early."""
+    if record.status == "failed":
+        return [Reason(record.reason or "the cell failed, and its record does not say why", "failed")]
+    if record.moments is None:
+        return [Reason("cell.json does not say when the load began and ended", "unreadable")]
+    users, moments = record.cell.users, record.moments
+    reasons = []
+    if moments.spawned_unix_s is None:
+        most = max((row.users for row in generator), default=None)
+        told = f": {most} at most" if most is not None else ""
+        reasons.append(Reason(f"not all {users} users came{told}", "users_missing"))
+    elif moments.spawned_unix_s + plan.settle_s >= moments.stopping_unix_s:
+        words = "the load ended before all users had come and settled, so there is no steady window"
+        reasons.append(Reason(words, "no_steady_window"))
+    lasted_s = moments.stopping_unix_s - moments.started_unix_s
+    if lasted_s < LEAST_DURATION_SHARE * plan.duration_s:
+        words = f"the load ended early: after {lasted_s:.1f} s of {plan.duration_s:g} s"
+        reasons.append(Reason(words, "ended_early"))
+    drained_s = moments.stopped_unix_s - moments.stopping_unix_s
+    if drained_s > plan.drain_s - _DRAIN_SLACK_S:
+        words = (
+            f"answers were still due {drained_s:.1f} s after the load; those requests have no row: make drain_s longer "
+            "than the clients' own time limit"
+        )
+        reasons.append(Reason(words, "answers_missing"))
+    return [*reasons, *_clock_jumps(generator)]
+
+
+def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
+    """Return why the steady window is no measurement: generator, pace, replicas, other load, number of samples."""
+    checks: list[Callable[[Plan, Evidence], Iterator[Reason]]] = [
+        _generator_faults,
+        _pace_faults,
+        _replica_faults,
+        _answer_faults,
+        _cache_faults,
+        _machine_faults,
+        _sample_faults,
+    ]
+    return [reason for check in checks for reason in check(plan, evidence)]
+
+
+def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
+    """Return what a reader of the figures should know of a cell that is valid all the same."""
+    notes = []
+    late_percent = _late_percent(evidence)
+    if NOTED_LATE_PERCENT < late_percent <= plan.most_generator_late_percent:
+        share = f"{show_percent(late_percent)} % of the time"
+        notes.append(
+            f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"
+        )
+    arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
+    if arrivals and arrivals.queued + arrivals.unsent:
+        notes.append(
+            f"of {arrivals.due} arrivals, {arrivals.queued} were sent late and {arrivals.unsent} never, because all "
+            f"{evidence.record.cell.users} users were busy: latencies from the scheduled time hold the wait of the late"
+        )
+    other_percent = _other_cpu_percent(plan, evidence)
+    if other_percent is not None and other_percent > NOTED_OTHER_SHARE * plan.most_other_cpu_percent:
+        notes.append(f"other work on this machine used {show_percent(round(other_percent))} % of one core")
+    stolen_percent = _mean_cpu_percent(evidence, STOLEN)
+    if stolen_percent is not None and stolen_percent > NOTED_STOLEN_PERCENT:
+        told = f"{show_percent(round(stolen_percent))} % of one core that this machine had work for"
+        notes.append(f"the host of this virtual machine gave {told} to others, so latencies are longer than its own")
+    return [*notes, *find_cache_notes(plan, _target(plan, evidence), evidence.record.about)]
+
+
+def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[Reason]:
+    jumps_s = [
+        (later.unix_s - earlier.unix_s) - (later.monotonic_s - earlier.monotonic_s)
+        for earlier, later in pairwise(generator)
+    ]
+    largest_s = max(jumps_s, key=abs, default=0.0)
+    if abs(largest_s) > MOST_CLOCK_JUMP_S:
+        yield Reason(
+            f"the machine's clock jumped by {largest_s:+.2f} s during the load, so its times cannot be compared",
+            "clock_jumped",
+        )
+
+
+def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    if not evidence.generator:
+        yield Reason(
+            "generator.csv has no row of the steady window, so whether the generator was late is not known",
+            "generator_unseen",
+        )
+    elif (late_percent := _late_percent(evidence)) > plan.most_generator_late_percent:
+        longest_ms = max(row.lag_ms for row in evidence.generator)
+        yield Reason(
+            f"the load generator was late: its event loop for {show_percent(late_percent)} % of the time "
+            f"(by {show_ms(longest_ms)} ms at most), {show_percent(plan.most_generator_late_percent)} % are allowed "
+            "(most_generator_late_percent)",
+            "generator_late",
+        )
+    cpu_percent = _generator_cpu_percent(evidence)
+    if cpu_percent is None:
+        yield Reason(
+            "resources.csv has no row of the load generator in the steady window, so its CPU is not known",
+            "generator_unseen",
+        )
+    elif cpu_percent > MOST_GENERATOR_CPU_PERCENT:
+        yield Reason(
+            f"the load generator was short of CPU: it used {show_percent(cpu_percent)} % of one core, "
+            f"{show_percent(MOST_GENERATOR_CPU_PERCENT)} % are allowed",
+            "generator_cpu",
+        )
+
+
+def compute_late_percent(generator: Sequence[GeneratorRow], window_s: float) -> float:
+    """Return for how much of the time the event loop was late, at least: each second states its longest lateness.
+
+    The worst second is left out: a short window may hold one stall of the machine.
+    """
+    lags_ms = sorted(row.lag_ms for row in generator)
+    return fsum(lags_ms[:-1]) / 10 / window_s
+
+
+def _late_percent(evidence: Evidence) -> float:
+    return compute_late_percent(evidence.generator, evidence.window_s)
+
+
+def _generator_cpu_percent(evidence: Evidence) -> float | None:
+    return _mean_cpu_percent(evidence, "load_generator")
+
+
+def _mean_cpu_percent(evidence: Evidence, role: str) -> float | None:
+    used = [row.cpu_percent for row in evidence.resources if row.role == role]
+    return float(np.mean(used)) if used else None
+
+
+def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    other_percent = _other_cpu_percent(plan, evidence)
+    if other_percent is not None and other_percent > plan.most_other_cpu_percent:
+        yield Reason(
+            f"other work on this machine used {show_percent(round(other_percent))} % of one core, "
+            f"{show_percent(plan.most_other_cpu_percent)} % are allowed (most_other_cpu_percent); "
+            "where that is the target's own, name it by a role with `anywhere: true`",
+            "other_load",
+        )
+    stolen_percent = _mean_cpu_percent(evidence, STOLEN)
+    if stolen_percent is not None and stolen_percent > plan.most_stolen_cpu_percent:
+        yield Reason(
+            f"the host of this virtual machine gave {show_percent(round(stolen_percent))} % of one core to others, "
+            f"{show_percent(plan.most_stolen_cpu_percent)} % are allowed (most_stolen_cpu_percent)",
+            "other_load",
+        )
+
+
+def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
+    """Return what was used beside all known roles, on average; None where the target is not among them.
+
+    A target that the kit did not start may be one of the others, unless it runs elsewhere: nobody knows.
+    """
+    started = next((target.start for target in plan.targets if target.name == evidence.record.cell.target), None)
+    by_sample: dict[float, dict[str, float]] = {}
+    for row in evidence.resources:
+        by_sample.setdefault(row.unix_s, {})[row.role] = row.cpu_percent
+    known = [
+        sample["machine"] - fsum(percent for role, percent in sample.items() if role not in ("machine", STOLEN))
+        for sample in by_sample.values()
+        if "machine" in sample
+    ]
+    return max(0.0, float(np.mean(known))) if known and started is not None else None
+
+
+def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    if plan.workload.rate_per_user_rps is not None:
+        yield from _rate_faults(plan.workload.rate_per_user_rps, evidence)
+    elif plan.workload.wait_s is not None:
+        yield from _think_time_faults(plan.workload.wait_s, evidence)
+    elif plan.workload.rate_rps is not None:
+        yield from _open_loop_faults(plan.workload.rate_rps, evidence)
+
+
+def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
+    """Compare what was sent with the rate asked for, less what chance takes from a Poisson process."""
+    asked = rate_rps * evidence.window_s
+    too_few = evidence.steady.requests < LEAST_RATE_SHARE * asked - SIGMAS * math.sqrt(asked)
+    arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
+    busy = f"all {evidence.record.cell.users} users were busy with earlier requests"
+    if arrivals is None:
+        yield Reason("cell.json does not say what became of the arrivals", "unreadable")
+    elif 100 * arrivals.unsent > MOST_UNSENT_PERCENT * arrivals.due:
+        yield Reason(
+            f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because {busy} "
+            "until the end",
+            "target_behind",
+        )
+    elif too_few and arrivals.queued:
+        yield Reason(
+            f"the target did not keep up: {arrivals.queued} of {arrivals.due} arrivals were sent late, because {busy}; "
+            "lower rate_rps, or raise users",
+            "target_behind",
+        )
+    elif too_few:
+        yield Reason(
+            f"the load generator held back: {show_rps(evidence.steady.requests / evidence.window_s)} of "
+            f"{show_rps(rate_rps)} requests/s",
+            "generator_held_back",
+        )
+
+
+def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[Reason]:
+    """Compare the rate with the one asked for, less what the borders of the window may cut off each user."""
+    users, window_s = evidence.record.cell.users, evidence.window_s
+    asked_rps = users * rate_per_user_rps
+    least = LEAST_RATE_SHARE * asked_rps * window_s - users
+    if evidence.steady.requests < least:
+        yield Reason(
+            f"the rate asked for was not reached: {show_rps(evidence.steady.requests / window_s)} of "
+            f"{show_rps(asked_rps)} requests/s; {_what_limited(rate_per_user_rps, evidence)}",
+            "rate_not_reached",
+        )
+
+
+def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
+    """Say what held the users back: the generator first, for the latencies that a busy one measures are its own.
+
+    A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that. A generator that
+    stays below even this is the limit itself, and its lateness is in those latencies.
+    """
+    cpu_percent = _generator_cpu_percent(evidence) or 0.0
+    late_percent = _late_percent(evidence)
+    seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
+    if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
+        return f"the load generator limited it ({seen})"
+    period_s = 1 / rate_per_user_rps
+    latencies_s = evidence.latencies_ms / 1000
+    cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
+    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE:
+        allowed_rps = evidence.record.cell.users / cycle_s
+        if evidence.steady.requests < LEAST_RATE_SHARE * allowed_rps * evidence.window_s - evidence.record.cell.users:
+            return (
+                f"the load generator limited it: with the latencies that it measured, {show_rps(allowed_rps)} "
+                f"requests/s were possible ({seen})"
+            )
+        return (
+            f"the target limited it: with a mean latency of {show_ms(1000 * latencies_s.mean())} ms, users who are "
+            f"to send every {show_ms(1000 * period_s)} ms cannot send more than {show_rps(allowed_rps)} requests/s"
+        )
+    return f"the target answered in time, so the load generator held back ({seen})"
+
+
+def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[Reason]:
+    """Apply the interactive response time law, N = X (R + Z), Lazowska et al. 1984, chapter 3.
+
+    X R is counted as the requests under way, so that it holds while latencies still grow. What thinking users there
+    are beyond X Z at the borders of the window is less than one think time for each user.
+    """
+    users, window_s = evidence.record.cell.users, evidence.window_s
+    mean_wait_s = sum(wait_s) / 2
+    explained = evidence.under_way + evidence.answers / window_s * mean_wait_s
+    deviation_s = (wait_s[1] - wait_s[0]) / math.sqrt(12)
+    chance = SIGMAS * deviation_s * math.sqrt(evidence.answers) / (users * window_s)
+    borders = mean_wait_s / window_s
+    allowed = MOST_USERS_ASTRAY_PERCENT / 100 + chance + borders
+    if abs(explained - users) > allowed * users:
+        held_back = explained < users
+        did = "held back" if held_back else "sent more than the think time lets them"
+        yield Reason(
+            f"the load generator {did}: {evidence.answers} answers in {window_s:.1f} s, {evidence.under_way:.1f} "
+            f"requests under way and {mean_wait_s:g} s of think time explain {explained:.1f} users of {users}; "
+            f"± {allowed * users:.1f} are allowed",
+            "generator_held_back" if held_back else "too_many_requests",
+        )
+
+
+def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    record = evidence.record
+    if record.replicas_asked is not None and record.replicas_found != record.replicas_asked:
+        found = "their number is not known" if record.replicas_found is None else f"{record.replicas_found} ran"
+        yield Reason(f"{record.replicas_asked} replica(s) were asked for; before the load {found}", "replicas")
+    replicas = next((target.replicas for target in plan.targets if target.name == record.cell.target), None)
+    if replicas is None:
+        return
+    counts = [row.processes for row in evidence.resources if row.role == replicas.role]
+    if not counts:
+        yield Reason(f"resources.csv has no row of the role {replicas.role} in the steady window", "generator_unseen")
+    elif others := [count for count in counts if count != replicas.count]:
+        ran = f"{min(others)}" if min(others) == max(others) else f"{min(others)} to {max(others)}"
+        yield Reason(
+            f"in {len(others)} of {len(counts)} seconds of the steady window {ran} instead of "
+            f"{replicas.count} process(es) of the role {replicas.role} ran",
+            "replicas",
+        )
+
+
+def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    """Tell of what was asked for in vain: the figures would be those of refusals."""
+    failed = {name: traffic for name, traffic in evidence.endpoints.items() if traffic.requests == traffic.failures > 0}
+    refused = [name for name in failed if all(_is_refusal(status) for status, _ in evidence.errors[name])]
+    for name in refused:
+        requests, told = show_count(failed[name].requests), _most_frequent(evidence.errors[name])
+        yield Reason(f"nothing of {name} was measured: all {requests} requests were refused, {told}", "refused")
+    if len(failed) == len(plan.workload.endpoints) > len(refused):
+        errors = sum((evidence.errors[name] for name in failed), Counter[tuple[int, str]]())
+        requests = show_count(sum(traffic.requests for traffic in failed.values()))
+        yield Reason(f"none of {requests} requests was answered right: {_most_frequent(errors)}", "none_right")
+
+
+def _is_refusal(status: int) -> bool:
+    """Return whether an answer says that the request is not one for this target, however busy that is."""
+    return 300 <= status < 500 and status not in {408, 429}  # noqa: PLR2004 # redirections and client errors
+
+
+def _most_frequent(errors: Counter[tuple[int, str]]) -> str:
+    ((status, error), count) = errors.most_common(1)[0]
+    hint = f"; see {VARIABLE}" if status in {401, 403} else ""
+    return f"{show_count(count)} × {error}{hint}"
+
+
+def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    yield from find_cache_faults(plan, _target(plan, evidence), evidence.record.about)
+
+
+def _target(plan: Plan, evidence: Evidence) -> Target:
+    return next(target for target in plan.targets if target.name == evidence.record.cell.target)
+
+
+def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    for endpoint in plan.workload.endpoints:
+        requests = evidence.endpoints[endpoint].requests
+        if requests < LEAST_REQUESTS:
+            yield Reason(
+                f"too few samples: {show_count(requests)} request(s) of {endpoint} in the steady window, "
+                f"at least {LEAST_REQUESTS} are needed",
+                "few_samples",
+            )

@@ -1,0 +1,49 @@
+"""Arrival times are those of the process they are said to be of."""
+
+import numpy as np
+import pytest
+
+from loadtest.load.arrivals import draw_arrival_times_s
+from loadtest.plan.plan import Arrivals
+
+
+def test_constant_arrivals_are_evenly_spaced_from_the_beginning_to_the_end() -> None:
+    times_s = draw_arrival_times_s(20, 3, "constant", seed=1)
+    assert len(times_s) == 60
+    assert times_s[0] == 0
+    assert np.diff(times_s) == pytest.approx(0.05)
+
+
+def test_a_rate_below_one_arrival_in_the_whole_time_has_one_at_its_beginning() -> None:
+    assert draw_arrival_times_s(0.1, 3, "constant", seed=1).tolist() == [0]
+
+
+def test_poisson_arrivals_have_the_rate() -> None:
+    count = len(draw_arrival_times_s(100, 1000, "poisson", seed=1))
+    assert abs(count - 100_000) < 4 * np.sqrt(100_000)
+
+
+def test_gaps_of_poisson_arrivals_are_exponential() -> None:
+    gaps_s = np.sort(np.diff(draw_arrival_times_s(100, 1000, "poisson", seed=1)))
+    shares = np.arange(1, len(gaps_s) + 1) / len(gaps_s)
+    # Kolmogorov and Smirnov's distance; beyond 1.63 ÷ √n in 1 of 100 samples.
+    assert np.abs(1 - np.exp(-100 * gaps_s) - shares).max() < 1.63 / np.sqrt(len(gaps_s))
+
+
+def test_numbers_of_poisson_arrivals_per_second_vary_as_much_as_their_mean() -> None:
+    times_s = draw_arrival_times_s(100, 1000, "poisson", seed=1)
+    counts = np.bincount(times_s.astype(int), minlength=1000)
+    assert counts.var() / counts.mean() == pytest.approx(1, abs=4 * np.sqrt(2 / 1000))
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "constant"])
+def test_arrivals_are_in_order_and_within_the_time(arrivals: Arrivals) -> None:
+    times_s = draw_arrival_times_s(33.3, 7.5, arrivals, seed=3)
+    assert (np.diff(times_s) > 0).all()
+    assert times_s.min() >= 0
+    assert times_s.max() < 7.5
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    first, again, other = (draw_arrival_times_s(50, 20, "poisson", seed).tolist() for seed in (7, 7, 8))
+    assert first == again != other

@@ -1,0 +1,253 @@
+"""`loadtest overload`: one live test of a target that refuses in a known way, and the figures of rows that are known.
+
+How near the rates of a live test come to those of the target: `python -m tests.benchmarks.known_answers`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.overload.figures import LevelFigures, LightFigures, OverloadFigures, compute_overload, judge
+from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
+from loadtest.plan.plan import load_plan
+from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
+from loadtest.rows.run_folder import Moments
+from tests.failures import keep_on_failure
+from tests.kit import RUN_S, Ended, ask, known_target, run_command, workload, write_plan
+from tests.ports import free_port
+
+pytestmark = pytest.mark.timeout(3 * RUN_S)
+
+CAPACITY_RPS = 40
+TIMES = 5
+LATE_MS = 300.0
+BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 4)
+RIGHT = "every request gets its result"
+
+
+@pytest.fixture(scope="module")
+def overloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
+    """A target that refuses, slowly, what would wait for more than 0.5 s."""
+    folder = tmp_path_factory.mktemp("overload")
+    options = f"--serial-rate {CAPACITY_RPS} --delay-ms 5 --most-wait-s 0.5 --refusal-ms {LATE_MS:g}"
+    plan = write_plan(
+        folder / "plan.yaml",
+        [known_target("bounded", free_port(), options)],
+        workload=workload("serial", "fixed", wait_s=[0, 0]),
+        roles=[{"name": "known", "command": "tests.known_target"}],
+    )
+    out = folder / "out"
+    command = ["overload", plan, "--out", out, "--heavy", "serial", "--light", "fixed", *BRIEF]
+    ended = run_command(command, out, folder)
+    with keep_on_failure("overload", lambda: [out]):
+        yield ended
+
+
+def figures_of(ended: Ended) -> tuple[OverloadFigures, LevelFigures]:
+    figures = compute_overload(OverloadFolder(ended.folder.path))
+    (level,) = figures.levels
+    return figures, level
+
+
+def broken(figures: OverloadFigures) -> list[str]:
+    return [promise.promise for promise in figures.promises if not promise.kept]
+
+
+def test_every_request_of_a_live_overload_is_answered_or_refused(overloaded: Ended) -> None:
+    figures, found = figures_of(overloaded)
+    rows = list(read_rows(OverloadFolder(overloaded.folder.path).level(TIMES) / "requests.csv", RequestRow))
+    assert {(row.endpoint, row.status) for row in rows} == {("serial", 200), ("serial", 503)}
+    assert found.refused == sum(row.status == 503 for row in rows)
+    assert (found.unanswered, found.unsent, found.other_failures) == (0, 0, {})
+    assert found.asked_rps == pytest.approx(TIMES * figures.capacity_rps, abs=0.01)
+    assert not [promise for promise in broken(figures) if promise.startswith(RIGHT)]
+
+
+def test_no_more_is_counted_than_a_target_can_serve(overloaded: Ended) -> None:
+    folder = OverloadFolder(overloaded.folder.path)
+    for path in (folder.capacity, folder.level(TIMES)):
+        right = [row for row in read_rows(path / "requests.csv", RequestRow) if not row.error]
+        began_s = min(row.start_unix_s for row in right)
+        ended_s = max(row.start_unix_s + row.latency_ms / 1000 for row in right)
+        assert 0 < len(right) <= CAPACITY_RPS * (ended_s - began_s) + 1
+    figures, found = figures_of(overloaded)
+    assert min(figures.capacity_rps, found.goodput_rps) > 0
+
+
+def test_slow_refusals_are_told(overloaded: Ended) -> None:
+    figures, found = figures_of(overloaded)
+    assert found.refusal_max_ms is not None
+    assert found.refusal_max_ms >= LATE_MS
+    assert "every refusal within 200 ms" in broken(figures)
+    assert overloaded.exit_code == 1
+
+
+def test_the_light_load_goes_on_before_during_and_after(overloaded: Ended) -> None:
+    folder = OverloadFolder(overloaded.folder.path)
+    record = LevelRecord.model_validate_json(folder.level_record(TIMES).read_text())
+    rows = list(read_rows(folder.neighbour(TIMES) / "requests.csv", RequestRow))
+    times_s = [row.start_unix_s for row in rows if row.endpoint == "fixed"]
+    assert record.idle_from_unix_s < record.idle_to_unix_s < record.moments.started_unix_s
+    assert min(times_s) < record.idle_to_unix_s
+    assert max(times_s) > record.moments.stopping_unix_s
+    _, found = figures_of(overloaded)
+    assert found.light.failures == 0
+    assert min(found.light.idle_requests, found.light.requests) > 0
+
+
+def test_the_page_the_picture_and_the_record_are_written(overloaded: Ended) -> None:
+    path = overloaded.folder.path
+    assert "| 5x |" in (path / "overload.md").read_text()
+    assert "<svg" in (path / "overload.svg").read_text()
+    assert [level["times"] for level in json.loads((path / "overload.json").read_text())["levels"]] == [5]
+
+
+def test_the_terminal_shows_the_level_and_how_many_promises_were_kept(overloaded: Ended) -> None:
+    assert "promises kept" in overloaded.stdout
+    assert "5x" in overloaded.stdout
+
+
+BEGAN_S = 1_768_471_200.0
+SECONDS = 4
+IDLE_MS, LOADED_MS = 25.0, 500.0
+ROLES = [{"name": "worker", "command": "of no process"}]
+
+
+def write_made_overload(folder: Path, refusals_ms: float | None, slow_for_s: float) -> OverloadFigures:
+    """Write rows of a target that serves CAPACITY_RPS and is overloaded for SECONDS; return their figures.
+
+    What it cannot serve it refuses after `refusals_ms`; with None it all waits. Heavy requests after the load are slow
+    for `slow_for_s`.
+    """
+    made = OverloadFolder(folder)
+    plan = write_plan(
+        folder.with_suffix(".yaml"),
+        [known_target("made", 1)],
+        workload=workload("serial", "fixed", wait_s=[0, 0]),
+        roles=ROLES,
+    )
+    question = Question(heavy="serial", light="fixed", times=[TIMES], seconds=SECONDS)
+    made.neighbour(TIMES).mkdir(parents=True)
+    made.capacity.mkdir()
+    made.plan.write_text(Asked(plan=load_plan(plan), question=question).model_dump_json())
+    # The capacity: one answer after the other from the first second on, though none counts before 3 s have passed.
+    saturated = [row(number / CAPACITY_RPS, IDLE_MS) for number in range(10 * CAPACITY_RPS)]
+    write_rows(made.capacity / "requests.csv", RequestRow, saturated)
+    (made.capacity / "moments.json").write_text(moments_of(0, 10).model_dump_json())
+    begin_s = 20.0
+    arrivals = TIMES * CAPACITY_RPS * SECONDS
+    served = [row(begin_s + number / CAPACITY_RPS, LOADED_MS) for number in range(SECONDS * CAPACITY_RPS)]
+    others_s = [begin_s + number * SECONDS / arrivals for number in range(arrivals - len(served))]
+    late = SECONDS * 1000 + LOADED_MS  # an answer that comes long after the load
+    others = [row(at_s, refusals_ms or late, error="" if refusals_ms is None else "status 503") for at_s in others_s]
+    write_rows(made.level(TIMES) / "requests.csv", RequestRow, served + others)
+    write_rows(made.level(TIMES) / "generator.csv", GeneratorRow, [])
+    memory = [ResourceRow(BEGAN_S + begin_s + number, "worker", 1, 50.0, 10**8, 1) for number in range(SECONDS)]
+    write_rows(made.level(TIMES) / "resources.csv", ResourceRow, memory)
+    end_s = begin_s + SECONDS
+    heavy = [row(number, LOADED_MS if begin_s <= number < end_s + slow_for_s else IDLE_MS) for number in range(10, 40)]
+    light = [row(10 + number / 50, 6.0, endpoint="fixed") for number in range(1500)]
+    write_rows(made.neighbour(TIMES) / "requests.csv", RequestRow, heavy + light)
+    record = LevelRecord(
+        times=TIMES,
+        asked_rps=TIMES * CAPACITY_RPS,
+        idle_from_unix_s=BEGAN_S + 10,
+        idle_to_unix_s=BEGAN_S + begin_s - 1,
+        moments=moments_of(begin_s, end_s),
+        ended_unix_s=BEGAN_S + 40,
+    )
+    made.level_record(TIMES).write_text(record.model_dump_json())
+    return compute_overload(made)
+
+
+def row(at_s: float, latency_ms: float, endpoint: str = "serial", error: str = "") -> RequestRow:
+    return RequestRow(BEGAN_S + at_s, endpoint, 503 if error else 200, latency_ms, 0, error, "")
+
+
+def moments_of(begin_s: float, end_s: float) -> Moments:
+    return Moments(
+        started_unix_s=BEGAN_S + begin_s,
+        spawned_unix_s=BEGAN_S + begin_s,
+        stopping_unix_s=BEGAN_S + end_s,
+        stopped_unix_s=BEGAN_S + end_s,
+    )
+
+
+def write_rows(path: Path, kind: type[RequestRow | GeneratorRow | ResourceRow], rows: Sequence[AnyRow]) -> None:
+    writer = RowWriter(path, kind)
+    for each in rows:
+        writer.write(each)
+    writer.close()
+
+
+def test_the_capacity_is_the_right_answers_of_the_saturated_loop_per_second(tmp_path: Path) -> None:
+    figures = write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    assert figures.capacity_rps == pytest.approx(CAPACITY_RPS, rel=0.01)
+
+
+def test_a_target_with_a_bounded_queue_keeps_its_goodput_and_refuses_the_rest(tmp_path: Path) -> None:
+    figures = write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    (found,) = figures.levels
+    # Those sent in the last half second were answered after the load; the light load sends one heavy request a second.
+    assert found.goodput_rps == pytest.approx(CAPACITY_RPS * (1 - 0.5 / SECONDS) + 1, abs=0.5)
+    assert found.refused == (TIMES - 1) * CAPACITY_RPS * SECONDS
+    assert (found.refusal_p95_ms, found.refusal_max_ms) == (20, 20)
+    assert (found.unanswered, found.unsent, found.other_failures) == (0, 0, {})
+    assert found.recovered_after_s == pytest.approx(1)
+    assert (found.light.failures, found.light.idle_p95_ms, found.light.p95_ms) == (0, 6, 6)
+    assert broken(figures) == []
+
+
+def test_a_queue_without_end_is_seen_in_the_time_to_recover(tmp_path: Path) -> None:
+    figures = write_made_overload(tmp_path / "made", refusals_ms=None, slow_for_s=60)
+    (found,) = figures.levels
+    assert (found.refused, found.recovered_after_s) == (0, None)
+    assert broken(figures) == ["as quick as before within 5 s after the load"]
+
+
+def level(times: float, **changes: Any) -> LevelFigures:
+    light = LightFigures(idle_requests=100, idle_p95_ms=2, requests=600, failures=0, p95_ms=3, max_ms=5)
+    made: dict[str, Any] = {
+        "times": times, "window_s": 60, "asked_rps": 20 * times, "sent_rps": 20 * times, "goodput_rps": 20,
+        "refusal_p95_ms": None, "refusal_max_ms": None, "unanswered": 0, "other_failures": {},
+        "unsent": 0, "refused": 0, "median_ms": 100, "p95_ms": 200, "max_ms": 300, "light": light,
+        "recovered_after_s": 1,
+        "memory_begin_bytes": 1000, "memory_peak_bytes": 1100, "memory_end_bytes": 1000, "cpu_percent": {},
+        "generator_lag_ms": 1,
+    }  # fmt: skip
+    return LevelFigures.model_validate(made | changes)
+
+
+def test_a_level_that_keeps_everything_breaks_no_promise() -> None:
+    assert all(promise.kept for promise in judge(Promises(), [level(1), level(10)]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "promise"),
+    [
+        ({"goodput_rps": 18.9}, "goodput"),
+        ({"refused": 9, "refusal_max_ms": 201}, "every refusal"),
+        ({"unanswered": 1}, RIGHT),
+        ({"unsent": 1}, RIGHT),
+        ({"other_failures": {"status 503, without Retry-After": 1}}, RIGHT),
+        ({"light": level(1).light.model_copy(update={"p95_ms": 4.1})}, "p95 of the light"),
+        ({"light": level(1).light.model_copy(update={"failures": 1})}, "p95 of the light"),
+        ({"light": level(1).light.model_copy(update={"p95_ms": None})}, "p95 of the light"),
+        ({"recovered_after_s": 5.1}, "as quick"),
+        ({"recovered_after_s": None}, "as quick"),
+        ({"memory_peak_bytes": 1251}, "memory"),
+    ],
+)
+def test_each_promise_can_be_broken_alone(changes: dict[str, Any], promise: str) -> None:
+    found = [one.promise for one in judge(Promises(), [level(1), level(10, **changes)]) if not one.kept]
+    assert len(found) == 1
+    assert found[0].startswith(promise)
+
+
+def test_endpoints_that_the_plan_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
+    ended = ask("overload", "--heavy", "none", "--out", tmp_path / "out")
+    assert ended.exit_code == 2
+    assert "--heavy: 'none' is not one of lookup, predict" in ended.stderr

@@ -1,0 +1,191 @@
+"""The headline decides what the data decide: else it says Undecided, what would decide, and what a choice rests on."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.figures.figures import Figures
+from loadtest.plan.plan import load_plan
+from loadtest.plan.yaml_file import read_yaml_file
+from loadtest.rows.run_folder import RunFolder
+from loadtest.verdict.choice import Data, choose, decides
+from loadtest.verdict.findings import ENOUGH_REPETITIONS, conclude
+from loadtest.verdict.summary import summarize
+from tests.made_run import MadeCell, made_plan, write_made_run
+from tests.service import CONFIGS, ROOT
+
+Change = Callable[[MadeCell], None]
+PUBLISHED = ROOT / "docs/reports/published/report.json"
+MEMORY = "Until then nothing but memory speaks for 1 replica: it needs 2.1 GiB resident, 2 replicas 3.1 GiB."
+
+
+def summary(folder: Path, change: Change | None = None, **plan: Any) -> Figures:
+    return summarize(RunFolder(write_made_run(folder / "run", made_plan(**plan), change)))
+
+
+def latency(one_ms: float, two_ms: float, predict_ms: tuple[float, float] | None = None) -> Change:
+    """Have all answers of a target take as long, those of predict perhaps another time; all are right."""
+
+    def change(made: MadeCell) -> None:
+        number = int(made.record.cell.target == "two_replicas")
+        own_ms, heavy_ms = (one_ms, two_ms)[number], (predict_ms or (one_ms, two_ms))[number]
+        made.requests = [
+            replace(row, latency_ms=heavy_ms if row.endpoint == "predict" else own_ms, error="", status=200)
+            for row in made.requests
+        ]
+
+    return change
+
+
+def test_a_quick_run_without_enough_data_is_undecided_and_says_what_would_decide(tmp_path: Path) -> None:
+    quick = {"duration_s": 18, "spawn_rate_per_s": 100, "settle_s": 1}
+    figures = summary(tmp_path, latency(50, 49), **quick)
+    assert all("8 of 8 figures have not enough data" in level.because for level in figures.comparisons)
+    assert figures.all_valid
+    assert figures.bottom_line.startswith(
+        "Undecided: 1 replica and 2 replicas meet every objective up to 100 users and "
+    )
+    assert "as 1 repetition does not show how much two runs of one target differ; 5 repetitions of 120 s " in (
+        figures.bottom_line
+    )
+    assert re.search(r"\(about 1\d\d minutes; `--repetitions 5 --duration 120`\)", figures.bottom_line)
+    assert MEMORY in figures.bottom_line
+    assert "no other wins" not in figures.bottom_line
+    # Both are shown, the one that measured better too.
+    assert "At 100 users 1 replica had" in figures.bottom_line
+    assert "; 2 replicas had" in figures.bottom_line
+    assert figures.recommendations[:2] == [
+        "To decide, measure again: 5 repetitions of 120 s show a difference of 15 % "
+        + figures.bottom_line[figures.bottom_line.index("(about") : figures.bottom_line.index(" Until")],
+        MEMORY,
+    ]
+    assert not any(sentence.startswith("Run ") for sentence in figures.recommendations)
+
+
+def test_a_single_figure_of_one_repetition_is_ahead_and_no_win(tmp_path: Path) -> None:
+    figures = summary(tmp_path, latency(4, 4, predict_ms=(60, 90)), users=[25, 50], duration_s=120)
+    levels = figures.comparisons
+    assert [level.winner for level in levels] == ["one_replica", "one_replica"]
+    assert not any(decides(Data(figures), level) for level in levels)
+    assert figures.bottom_line.startswith("Undecided: ")
+    assert "1 replica is ahead at 25 and 50 users, in " in figures.bottom_line
+    assert "it wins" not in figures.bottom_line
+    told = [sentence for sentence in figures.takeaways if sentence.startswith("1 replica: ")]
+    assert told[0].startswith("1 replica: ahead, with too few repetitions to decide, at 2 of 2 user levels.")
+
+
+def test_the_same_difference_in_three_repetitions_is_a_win(tmp_path: Path) -> None:
+    figures = summary(tmp_path, latency(4, 4, predict_ms=(60, 90)), users=[25, 50], repetitions=3)
+    assert figures.bottom_line.startswith(
+        "Run 1 replica: like 2 replicas it meets every objective up to 50 users, and it wins at 2 of 2 user levels, 2 "
+        "replicas at 0; at 50 users it had "
+    )
+
+
+def test_one_repetition_decides_what_is_clear_in_most_figures(tmp_path: Path) -> None:
+    figures = summary(tmp_path, latency(4, 40), users=[100], duration_s=120)
+    assert figures.comparisons[0].because.startswith("better in 6 of 7 figures")
+    assert figures.bottom_line.startswith("Run 1 replica: ")
+
+
+def test_one_repetition_decides_by_failures_that_are_many(tmp_path: Path) -> None:
+    def fail(made: MadeCell) -> None:
+        latency(4, 4)(made)
+        if made.record.cell.target == "two_replicas":
+            made.requests = [
+                replace(row, error="status 503", status=503) if number % 5 == 0 else row
+                for number, row in enumerate(made.requests)
+            ]
+
+    figures = summary(tmp_path, fail, users=[100], limits=[])
+    assert figures.comparisons[0].because.startswith("fewer failures")
+    assert figures.bottom_line.startswith("Run 1 replica: it wins at 1 of 1 user levels")
+
+
+def test_targets_that_win_at_different_loads_are_told_apart_by_the_load(tmp_path: Path) -> None:
+    def cross(made: MadeCell) -> None:
+        latency(*((4, 8) if made.record.cell.users == 25 else (8, 4)))(made)
+
+    figures = summary(tmp_path, cross, users=[25, 50], repetitions=3)
+    assert figures.bottom_line.startswith(
+        "It depends on the number of users: 1 replica wins at 25 users and 2 replicas wins at 50 users. What speaks "
+        "for 1 replica at all of them is its memory: it needs 2.1 GiB resident, 2 replicas 3.1 GiB. At 50 users "
+    )
+
+
+def test_a_tie_names_what_else_speaks_for_one(tmp_path: Path) -> None:
+    figures = summary(tmp_path, latency(50, 50), users=[25], repetitions=3)
+    assert figures.bottom_line.startswith(
+        "A tie: no figure tells 1 replica and 2 replicas apart. Run 1 replica for its memory: "
+    )
+    without_roles = figures.model_copy(
+        update={"points": [point.model_copy(update={"roles": []}) for point in figures.points]}
+    )
+    assert "Run 1 replica for its number of replicas: it has 1, 2 replicas 2." in conclude(without_roles).bottom_line
+
+
+def test_nothing_compared_is_no_tie(tmp_path: Path) -> None:
+    figures = summary(tmp_path, latency(50, 50), users=[25], limits=[])
+    choice = choose(Data(figures.model_copy(update={"comparisons": []})))
+    assert choice is not None
+    assert choice.state == "undecided"
+
+
+RUN = "Run 1 replica: it meets every objective up to 50 users, 2 replicas with no number of users"
+
+
+@pytest.mark.parametrize(
+    ("limit_ms", "repetitions", "start"),
+    [
+        (
+            88,
+            1,
+            "Undecided: 2 replicas at 50 users misses predict.p95_ms <= 88 with 90.0 ms, once and by so little that ",
+        ),
+        (70, 1, RUN),
+        (88, 2, RUN),
+    ],
+    ids=["a near miss", "a clear miss", "missed again"],
+)
+def test_an_objective_missed_once_and_by_little_does_not_decide(
+    tmp_path: Path, limit_ms: int, repetitions: int, start: str
+) -> None:
+    plan = {"users": [50], "repetitions": repetitions, "limits": [f"predict.p95_ms <= {limit_ms}"]}
+    figures = summary(tmp_path, latency(4, 4, predict_ms=(60, 90)), **plan)
+    assert figures.bottom_line.startswith(start)
+    if start != RUN:
+        assert f"Until then 1 replica is the safer choice: {RUN.partition(': ')[2]}." in figures.bottom_line
+
+
+def test_more_than_enough_repetitions_without_an_answer_ask_for_twice_as_many(tmp_path: Path) -> None:
+    figures = summary(tmp_path, users=[10], duration_s=30, repetitions=ENOUGH_REPETITIONS, limits=[])
+    undecided = [
+        level.model_copy(update={"verdict": "not enough data", "winner": None}) for level in figures.comparisons
+    ]
+    again = conclude(figures.model_copy(update={"comparisons": undecided}))
+    assert again.bottom_line.startswith(
+        "Undecided: 1 replica and 2 replicas cannot be told apart with the data at hand; 10 "
+    )
+    assert "`--repetitions 10 --duration 120`" in again.bottom_line
+
+
+def test_the_committed_report_is_undecided_and_is_what_its_figures_conclude() -> None:
+    figures = Figures.model_validate_json(PUBLISHED.read_text(encoding="utf-8"))
+    assert figures.bottom_line.startswith("Undecided: 1 replica × 2 threads and 2 replicas × 1 thread meet every ")
+    assert "ahead at 10, 25 and 50 users, in 1 of 7 figures each" in figures.bottom_line
+    assert "5 repetitions of 150 s" in figures.bottom_line
+    assert "nothing but memory speaks for 1 replica × 2 threads" in figures.bottom_line
+    assert conclude(figures) == figures
+
+
+@pytest.mark.parametrize("name", ["quick", "smoke", "published"])
+def test_labels_of_shipped_plans_name_the_replicas_and_threads_of_their_configs(name: str) -> None:
+    for target in load_plan(CONFIGS / "stress" / f"{name}.yaml").targets:
+        (file,) = [file for file in target.files if file.suffix == ".yaml"]
+        (model,) = [one for one in read_yaml_file(ROOT / file)["applications"] if one["name"] == "model"]
+        replicas, threads = model["deployments"][0]["num_replicas"], model["args"]["threads"]
+        assert target.label == f"{replicas} replica{'s' * (replicas > 1)} × {threads} thread{'s' * (threads > 1)}"
