@@ -28,7 +28,7 @@ from loadtest.audit.table import (
     Window,
 )
 from loadtest.errors import BadInputError
-from loadtest.plan.plan import check_keys
+from loadtest.plan.keys import check_keys
 from loadtest.plan.yaml_file import KitLoader, construct_float, read_yaml_mapping
 
 _PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}

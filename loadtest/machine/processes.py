@@ -93,7 +93,7 @@ def family(pid: int) -> list[psutil.Process]:
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []
 
 
@@ -164,12 +164,21 @@ def reap_orphans(known: Collection[int]) -> None:
 
 
 def describe(process: psutil.Process) -> str:
-    """Return the command line, shortened, without the folders of its program."""
+    """Return the command line, shortened to one line, without the folders of its program."""
     try:
         words = process.cmdline() or [process.name()]
     except psutil.Error:
         return f"process {process.pid}"
-    return " ".join([Path(words[0]).name or words[0], *words[1:]])[:100]
+    words = " ".join([Path(words[0]).name or words[0], *words[1:]]).split()
+    return " ".join(words)[:100]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return the command line; "" when the process has ended or may not be read."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def last_lines(log: Path) -> str:

@@ -6,14 +6,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 
-from loadtest.machine.processes import descendants, family
+from loadtest.machine.processes import command_of, descendants, family
 from loadtest.machine.threads import ThreadReader, ThreadUse, add_up, knows_threads
-from loadtest.plan.plan import Role
-from loadtest.rows.columns import ResourceRow, RowWriter
+from loadtest.plan.targets import Role
+from loadtest.rows.columns import ResourceRow
 
 # Looking through all processes of the machine is ten times the work of looking through our own.
 _FIND_ANYWHERE_EVERY_S = 10.0
@@ -25,7 +24,7 @@ class ResourceSampler:
 
     def __init__(self, roles: list[Role], *generator_pids: int) -> None:
         """Begin: the first `sample` covers the time from here. Usually there is one load generator."""
-        self._roles = [(role, re.compile(role.command)) for role in roles]
+        self._roles = roles
         self._generator_pids = generator_pids
         self._cpu_s: dict[psutil.Process, float] = {}
         self._threads = ThreadReader() if knows_threads() else None
@@ -69,13 +68,13 @@ class ResourceSampler:
         for process in descendants(without=self._generator_pids):
             ours.add(process.pid)
             yield process, role_of(process, self._roles)
-        if any(role.anywhere for role, _ in self._roles):
+        if any(role.anywhere for role in self._roles):
             yield from self._found_anywhere(ours)
 
     def _found_anywhere(self, ours: set[int]) -> list[tuple[psutil.Process, str]]:
         now_s = time.monotonic()
         if now_s - self._anywhere_found_s >= _FIND_ANYWHERE_EVERY_S:
-            roles = [(role, pattern) for role, pattern in self._roles if role.anywhere]
+            roles = [role for role in self._roles if role.anywhere]
             found = [(process, role_of(process, roles)) for process in psutil.process_iter()]
             self._anywhere = [(process, role) for process, role in found if role != "target_other"]
             self._anywhere_found_s = now_s
@@ -136,31 +135,15 @@ class _Usage:
         )
 
 
-def role_of(process: psutil.Process, roles: Iterable[tuple[Role, re.Pattern[str]]]) -> str:
+def role_of(process: psutil.Process, roles: Iterable[Role]) -> str:
     """Return the first role whose pattern is found in the command line; `target_other` when there is none."""
-    try:
-        command = " ".join(process.cmdline())
-    except psutil.Error:
-        return "target_other"
-    return next((role.name for role, pattern in roles if pattern.search(command)), "target_other")
+    command = command_of(process)
+    return next((role.name for role in roles if re.search(role.command, command)), "target_other")
 
 
 def count_role(roles: list[Role], name: str) -> int:
     """Return how many living processes below the kit have the role."""
-    patterns = [(role, re.compile(role.command)) for role in roles]
-    return sum(role_of(process, patterns) == name for process in descendants())
-
-
-def append_rows(writer: RowWriter, rows: Iterable[ResourceRow]) -> None:
-    """Write rows and flush them. Raises OSError."""
-    for row in rows:
-        writer.write(row)
-    writer.flush()
-
-
-def resource_writer(path: Path) -> RowWriter:
-    """Create a file of ResourceRows. Raises OSError."""
-    return RowWriter(path, ResourceRow)
+    return sum(role_of(process, roles) == name for process in descendants())
 
 
 def _machine_cpu_s() -> tuple[float, float]:

@@ -11,8 +11,9 @@ from loadtest.measure.follower import Follower
 from loadtest.measure.progress import Progress
 from loadtest.measure.target import RunningTarget, running_target
 from loadtest.measure.target_metrics import save_metrics
-from loadtest.plan.plan import Plan, Target
+from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
+from loadtest.plan.targets import Target
 from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord
 
@@ -42,29 +43,24 @@ class CellRun:
         """Return the plan's target of this cell."""
         return next(target for target in self.plan.targets if target.name == self.cell.target)
 
-    def measure(self) -> None:
-        """Do it all; `record.status` is "finished" afterwards. Raises CellFailedError and OSError."""
-        _prepare(self.folder, self.target.files)
-        self.progress.doing(f"starting {self.target.title}")
-        with running_target(self.target, self.folder / "target.log") as running:
-            try:
-                self._check_and_load(running)
-                self.progress.doing(f"stopping {self.target.title}")
-            finally:
-                self.record.notes += running.notes
-                running.notes = self.record.notes
-        self.record.stopped_after_s = running.stopped_after_s
-        self.record.status = "finished"
+    def measure(self, running: RunningTarget | None = None) -> None:
+        """Measure on a target started for this cell, or on a `running` one; `record.status` is "finished" afterwards.
 
-    def measure_on(self, running: RunningTarget) -> None:
-        """Do it all on a target that goes on running. Raises CellFailedError and OSError."""
+        Raises CellFailedError, BadInputError and OSError.
+        """
         _prepare(self.folder, self.target.files)
-        self._check_and_load(running)
-        self.record.notes += running.notes
-        running.notes = []
+        if running is None:
+            self.progress.doing(f"starting {self.target.title}")
+            with running_target(self.target, self.folder / "target.log") as started:
+                self._check_and_load(started)
+                self.progress.doing(f"stopping {self.target.title}")
+            self.record.stopped_after_s = started.stopped_after_s
+        else:
+            self._check_and_load(running)
         self.record.status = "finished"
 
     def _check_and_load(self, running: RunningTarget) -> None:
+        running.notes = self.record.notes  # also those of its stop
         running.wait_until_ready()
         self.record.ready_after_s = running.ready_after_s
         self._check_replicas(running)

@@ -5,22 +5,21 @@ Called by everything that loads a target. What else happens meanwhile, such as f
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from loadtest.errors import CellFailedError
 from loadtest.load.generator import Generator, Load, running_generator
-from loadtest.machine.resources import ResourceSampler, append_rows, resource_writer
+from loadtest.machine.resources import ResourceSampler
 from loadtest.measure.progress import Progress
 from loadtest.measure.target import RunningTarget
+from loadtest.plan.longest import longest_load_s
 from loadtest.plan.plan import Plan
-from loadtest.rows.columns import GeneratorRow
+from loadtest.rows.columns import GeneratorRow, ResourceRow, RowWriter
 from loadtest.rows.run_folder import Moments
 
 _TICK_S = 0.1
 _SAMPLE_EVERY_S = 1.0
-# Locust starts and draws its pictures in a few seconds; a loaded machine takes longer.
-_START_GRACE_S = 60.0
 
 
 def _nothing(*_: object) -> None:
@@ -45,7 +44,7 @@ class Follower:
 
         Raises CellFailedError when it, its neighbour or the target fails, and OSError.
         """
-        longest_s = load.duration_s + plan.drain_s + _START_GRACE_S
+        longest_s = longest_load_s(plan, load.duration_s)
         with (
             running_generator(plan, self.running.target, load) as generator,
             self._sampler(plan, generator) as sample,
@@ -104,8 +103,5 @@ class Follower:
             return
         generators = [one.process.pid for one in (generator, self.neighbour) if one is not None]
         sampler = ResourceSampler(plan.roles, *generators)
-        writer = resource_writer(generator.load.resources)
-        try:
-            yield lambda: append_rows(writer, sampler.sample())
-        finally:
-            writer.close()
+        with closing(RowWriter(generator.load.resources, ResourceRow)) as writer:
+            yield lambda: writer.write_now(sampler.sample())

@@ -4,7 +4,7 @@ Written while a cell is measured, read by the report. The column names are the f
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from math import isnan
 from operator import attrgetter
@@ -129,6 +129,12 @@ class RowWriter:
     def write(self, row: AnyRow) -> None:
         """Add a row; it is in the file after the next flush."""
         self._csv.writerow(self._values(row))
+
+    def write_now(self, rows: Iterable[AnyRow]) -> None:
+        """Add rows and flush."""
+        for row in rows:
+            self.write(row)
+        self.flush()
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""

@@ -9,7 +9,8 @@ import yaml
 
 from loadtest.errors import BadInputError
 from loadtest.measure.runner import cell_order
-from loadtest.plan.plan import METRICS, Plan, load_plan, read_limit
+from loadtest.plan.limits import METRICS, read_limit
+from loadtest.plan.plan import Plan, load_plan
 from loadtest.rows.run_folder import RunFolder
 from tests.service import CONFIGS, ROOT, read_config
 
@@ -227,3 +228,9 @@ def test_a_plan_has_no_password(tmp_path: Path, key: str, value: object, words: 
 def test_a_databases_user_and_an_at_sign_elsewhere_are_no_secrets(tmp_path: Path, value: str) -> None:
     target = {"name": "a", "url": "http://127.0.0.1:1", "environment": {"X": value}}
     assert load_plan(write_plan(tmp_path, targets=[target])).targets[0].environment == {"X": value}
+
+
+def test_a_misspelled_key_below_a_name_of_ones_own_is_told_with_what_is_allowed(tmp_path: Path) -> None:
+    endpoints = {"e": {"request": "GET /", "weigth": 2}}
+    [fault] = faults_of(write_plan(tmp_path, workload={**SMALLEST["workload"], "endpoints": endpoints}))
+    assert fault.endswith("workload.endpoints.e.weigth: is not a key here; allowed: request, weight")
