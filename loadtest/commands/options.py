@@ -1,4 +1,4 @@
-"""What several commands read from the command line, and say wrong input the same way."""
+"""Options that several commands have, and how their values are read."""
 
 import argparse
 from contextlib import suppress
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_plan(parser: argparse.ArgumentParser, default: str, name: str = "plan") -> None:
-    """Add the file that says what to do: an argument of its own, or an option where `name` is one."""
+    """Add the file of the plan: a positional argument, or an option where `name` is one."""
     optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
     parser.add_argument(name, type=Path, default=Path(default), help="(default: %(default)s)", **optional)
 
@@ -32,7 +32,7 @@ def add_json(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the choice to measure nothing."""
-    meaning = "break nothing: make the tables again from the raw data in --out"
+    meaning = "break nothing: make the tables from the raw data in --out"
     parser.add_argument("--report", action="store_true", help=meaning)
 
 

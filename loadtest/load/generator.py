@@ -1,4 +1,4 @@
-"""The load generator: Locust in a process of its own, with the plan's numbers."""
+"""The load generator: Locust in a separate process, with the plan's numbers."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Load:
-    """One load to make: so many users for so long, and the files that tell of it."""
+    """One load: its number of users, its duration in seconds, and the files that describe it."""
 
     users: int
     spawn_rate_per_s: float
@@ -105,7 +105,7 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
     # Half of the time, so that there is some left for the last answers.
     settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2).model_dump_json()
     command = [sys.executable, "-m", "loadtest.load.recorder", settings, *_options(plan, target, load)]
-    # Locust would take options from LOCUST_* variables of whoever runs the kit.
+    # Locust would take options from LOCUST_* variables.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
     process = start_process(command, load.log, environment)
     try:

@@ -82,7 +82,7 @@ class OpenLoop:
             self._began.set()
 
     def _await_next(self) -> float:
-        """Take the next arrival and return when it is due; what is left to sleep is nothing, or all time."""
+        """Sleep until the next arrival is due; return the rest of the wait: 0 s, or in effect forever without one."""
         number, self._next = self._next, self._next + 1
         if number < len(self._times_s):
             due_s = self._times_s[number]
@@ -115,10 +115,10 @@ class OpenLoop:
         until_s = time.monotonic() + within_s
         while self._sent < len(self._times_s) and time.monotonic() < until_s:
             gevent.sleep(_LAG_STEP_S)
-        gevent.sleep(_LAG_STEP_S)  # Locust kills a user whom it has not let go on yet
+        gevent.sleep(_LAG_STEP_S)  # Locust kills a user that has not been scheduled yet
 
     def count(self) -> ArrivalCounts:
-        """Return what became of the arrivals that were due, after the end."""
+        """Return how many arrivals were due, late and never sent; valid after the end."""
         due = len(self._times_s)
         return ArrivalCounts(due=due, queued=self._queued, unsent=due - self._sent)
 
@@ -188,7 +188,7 @@ class Recorder:
 
     def _end(self, environment: Environment, **_: object) -> None:
         if "stopped_unix_s" in self._moments:
-            return  # whoever stops a test that is stopping already makes Locust tell of its end twice
+            return  # Locust fires this event twice when a stopping test is stopped again
         gevent.killall(self._greenlets)
         self._moments["stopped_unix_s"] = time.time()
         try:
@@ -197,7 +197,7 @@ class Recorder:
             self._generator.close()
             write_whole(self._load.moments, Moments.model_validate(self._moments).model_dump_json())
         except OSError as exc:
-            _give_up(exc)
+            _exit_for(exc)
 
     def _write_request(self, **request: Any) -> None:
         response = request.get("response")
@@ -218,7 +218,7 @@ class Recorder:
         try:
             self._requests.write(row)
         except OSError as exc:
-            _give_up(exc)
+            _exit_for(exc)
 
     def _watch_lag(self) -> None:
         while True:
@@ -236,7 +236,7 @@ class Recorder:
                 self._requests.flush()
                 self._generator.flush()
             except OSError as exc:
-                _give_up(exc)
+                _exit_for(exc)
 
     def _write_second(self, environment: Environment) -> None:
         self._generator.write(
@@ -297,8 +297,8 @@ def _header(headers: Any) -> str:
     return " ".join(str(headers.get("server-timing") or "").split()) if headers is not None else ""
 
 
-def _give_up(exc: OSError) -> NoReturn:
-    # Locust would log an exception of a listener and go on without the rows.
+def _exit_for(exc: OSError) -> NoReturn:
+    # Locust would log an exception of a listener and continue without the rows.
     print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
     os._exit(CANNOT_WRITE)
 

@@ -1,7 +1,7 @@
-"""The processes of the service that answers at a URL of this machine, by descent from whoever listens there.
+"""The processes of the service at a URL of this machine: those that descend from the parents of its listening process.
 
 A machine may run several services whose processes have the same names; only those below a common ancestor belong
-together. Used where the kit has not started the service itself.
+together. Used where the kit has not started the service.
 """
 
 import re

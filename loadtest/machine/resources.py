@@ -5,7 +5,8 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -39,25 +40,49 @@ class ResourceSampler:
 
     def sample(self) -> list[ResourceRow]:
         """Return one row for each role that has a process, one of the machine, and one of what its host took away."""
-        now_s = time.monotonic()
+        now_s, unix_s = time.monotonic(), round(time.time(), 3)
         elapsed_s = max(now_s - self._read_s, 1e-3)
         self._read_s = now_s
-        unix_s = round(time.time(), 3)
-        usage: dict[str, _Usage] = defaultdict(_Usage)
+        used: dict[str, list[_Used]] = defaultdict(list)
         seen: dict[psutil.Process, float] = {}
         for process, role in self._processes():
-            used_cpu_s = usage[role].add(process, self._cpu_s.get(process, 0.0), seen)
-            # Of the rest there is nothing to tell, and a service of many threads would make the kit itself a load.
-            if self._threads and used_cpu_s:
-                usage[role].thread_uses.append(self._threads.read(process, elapsed_s))
+            with suppress(psutil.Error):  # it ended just now
+                used[role].append(self._read(process, elapsed_s, seen))
         if self._threads:
             self._threads.forget_all_but(seen)
         self._cpu_s = seen
-        rows = [
-            used.row(unix_s, role, elapsed_s, knows_threads=self._threads is not None)
-            for role, used in sorted(usage.items())
-        ]
+        rows = [self._row(unix_s, role, elapsed_s, uses) for role, uses in sorted(used.items())]
         return [*rows, *self._machine(unix_s, elapsed_s)]
+
+    def _read(self, process: psutil.Process, elapsed_s: float, seen: dict[psutil.Process, float]) -> "_Used":
+        with process.oneshot():
+            times, threads, rss_bytes = process.cpu_times(), process.num_threads(), process.memory_info().rss
+        seen[process] = times.user + times.system
+        cpu_s = max(0.0, seen[process] - self._cpu_s.get(process, 0.0))
+        # Threads of an idle process did nothing, and to read those of a large service would make the kit itself a load.
+        use = self._threads.read(process, elapsed_s) if self._threads and cpu_s else ThreadUse()
+        return _Used(cpu_s, rss_bytes, threads, use)
+
+    def _row(self, unix_s: float, role: str, elapsed_s: float, used: "list[_Used]") -> ResourceRow:
+        row = ResourceRow(
+            unix_s,
+            role,
+            processes=len(used),
+            cpu_percent=round(100 * sum(one.cpu_s for one in used) / elapsed_s, 1),
+            rss_bytes=sum(one.rss_bytes for one in used),
+            threads=sum(one.threads for one in used),
+        )
+        if self._threads is None:
+            return row
+        use = add_up(one.thread_use for one in used)
+        return replace(
+            row,
+            busy_threads=use.busy_threads,
+            busiest_thread_percent=round(use.busiest_thread_percent, 1),
+            runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
+            crowd_threads=use.crowd.threads if use.crowd else 0,
+            crowd_cores=round(use.crowd.cores, 2) if use.crowd else None,
+        )
 
     def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
         yield psutil.Process(), "kit"
@@ -92,47 +117,14 @@ class ResourceSampler:
         ]
 
 
-class _Usage:
-    """What one role used."""
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What a process used since the last reading, and has now."""
 
-    def __init__(self) -> None:
-        self.processes = 0
-        self.cpu_s = 0.0
-        self.rss_bytes = 0
-        self.threads = 0
-        self.thread_uses: list[ThreadUse] = []
-
-    def add(self, process: psutil.Process, before_cpu_s: float, seen: dict[psutil.Process, float]) -> float:
-        """Add what a process used, and return its CPU time since the last reading, seconds."""
-        try:
-            with process.oneshot():
-                cpu_s = _cpu_s(process)
-                threads = process.num_threads()
-                rss_bytes = process.memory_info().rss
-        except psutil.Error:
-            return 0.0  # it ended just now
-        used_cpu_s = max(0.0, cpu_s - before_cpu_s)
-        seen[process] = cpu_s
-        self.processes += 1
-        self.cpu_s += used_cpu_s
-        self.threads += threads
-        self.rss_bytes += rss_bytes
-        return used_cpu_s
-
-    def row(self, unix_s: float, role: str, elapsed_s: float, *, knows_threads: bool) -> ResourceRow:
-        cpu_percent = round(100 * self.cpu_s / elapsed_s, 1)
-        row = ResourceRow(unix_s, role, self.processes, cpu_percent, self.rss_bytes, self.threads)
-        if not knows_threads:
-            return row
-        use = add_up(self.thread_uses)
-        return replace(
-            row,
-            busy_threads=use.busy_threads,
-            busiest_thread_percent=round(use.busiest_thread_percent, 1),
-            runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
-            crowd_threads=use.crowd.threads if use.crowd else 0,
-            crowd_cores=round(use.crowd.cores, 2) if use.crowd else None,
-        )
+    cpu_s: float
+    rss_bytes: int
+    threads: int
+    thread_use: ThreadUse
 
 
 def role_of(process: psutil.Process, roles: Iterable[Role]) -> str:

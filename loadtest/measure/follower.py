@@ -1,6 +1,6 @@
-"""Follows what runs: a load until it ends, or a wait until something holds; raises when anything has failed.
+"""Follows a load until it ends, or waits for a condition; raises when the target or a load has failed.
 
-Called by everything that loads a target. What else happens meanwhile, such as faults that are due, hooks in.
+Called by every command that loads a target. What else is due meanwhile, such as faults, hooks in.
 """
 
 import time
@@ -28,19 +28,19 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Follower:
-    """Looks at a running target several times a second, and at all that runs beside it."""
+    """Checks a running target, and the loads beside it, several times a second."""
 
     running: RunningTarget
     progress: Progress
     neighbour: Generator | None = None
-    """A second load that must outlast whatever is followed."""
+    """A second load, which must not end before the first."""
     each_tick: Callable[[], None] = _nothing
     """Called ten times a second."""
     each_second: Callable[[GeneratorRow | None], None] = _nothing
     """Called once a second of a load, with how far it has come."""
 
     def make_load(self, plan: Plan, load: Load) -> Moments:
-        """Make a load on the target to its end and return its moments; what it uses is sampled if it is measured.
+        """Make a load on the target and return its moments; a measured load's use of resources is sampled.
 
         Raises CellFailedError when it, its neighbour or the target fails, and OSError.
         """

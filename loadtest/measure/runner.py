@@ -1,4 +1,4 @@
-"""Runs the cells of a plan one after the other, whatever happens in any of them. Called by `python -m loadtest run`."""
+"""Runs the cells of a plan one after the other; a failed cell does not end the run. Called by `loadtest run`."""
 
 import json
 import platform
@@ -30,7 +30,7 @@ _LEAST_PLACE = 4
 def cell_order(plan: Plan) -> list[Cell]:
     """Return all cells; neighbouring groups of targets are in opposite order (A B B A).
 
-    So a machine that gets slower or faster in the meantime favours no target.
+    A machine that becomes slower or faster meanwhile then favours no target.
     """
     cells = []
     for repetition in range(1, plan.repetitions + 1):

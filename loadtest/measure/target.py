@@ -61,23 +61,15 @@ class RunningTarget:
     def wait_until_ready(self) -> None:
         """Return when every ready path answers 200. Raises CellFailedError when it ends or takes too long."""
         began = time.monotonic()
-        waiting = list(self.target.ready)
         with self._client() as client:
-            while waiting:
+            for path in self.target.ready:
                 self.check_lives()
-                fault = _ask(client, waiting[0])
-                if not fault:
-                    waiting.pop(0)
-                elif time.monotonic() - began > self.target.ready_timeout_s:
-                    raise CellFailedError(
-                        _with_log(
-                            f"the target was not ready within {self.target.ready_timeout_s:g} s "
-                            f"({waiting[0]}: {fault}); see ready and ready_timeout_s",
-                            self.log,
-                        )
-                    )
-                else:
+                while fault := _ask(client, path):
+                    if time.monotonic() - began > self.target.ready_timeout_s:
+                        late = f"the target was not ready within {self.target.ready_timeout_s:g} s ({path}: {fault})"
+                        raise CellFailedError(_with_log(f"{late}; see ready and ready_timeout_s", self.log))
                     time.sleep(_POLL_S)
+                    self.check_lives()
         self.ready_after_s = round(time.monotonic() - began, 3)
 
     def count_replicas(self, roles: list[Role]) -> int | None:

@@ -1,6 +1,6 @@
 """A plan: what to measure, as a YAML file. Read by the runner and, from the run folder, by the report.
 
-Every key is checked, and all faults are told at once. The keys are explained in configs/stress/published.yaml.
+Every key is checked, and all faults are reported together. configs/stress/published.yaml explains the keys.
 """
 
 from collections.abc import Iterable, Iterator

@@ -41,8 +41,8 @@ class KitLoader(yaml.SafeLoader):
         for key, _ in node.value:
             known = first.setdefault(self._read_key(key), key) if isinstance(key, yaml.ScalarNode) else key
             if known is not key:
-                told = f"the key {key.value!r} stands twice, first in line {known.start_mark.line + 1}"
-                raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+                fault = f"the key {key.value!r} stands twice, first in line {known.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
         return node
 
     def _read_key(self, key: yaml.ScalarNode) -> Any:
@@ -78,7 +78,7 @@ def read_yaml_file(path: Path, loader: type[KitLoader] = KitLoader) -> Any:
 
 
 def read_yaml_mapping(path: Path, keys: list[str], loader: type[KitLoader] = KitLoader) -> dict[str, Any]:
-    """Return the mapping in the YAML file at `path`; `keys` are told where it holds none. Raises BadInputError."""
+    """Return the mapping in the YAML file at `path`. Raises BadInputError, with the `keys` that it may have."""
     found = read_yaml_file(path, loader)
     if not isinstance(found, dict):
         raise BadInputError(f"{path}: must be a mapping with the keys {', '.join(keys)}")
@@ -87,18 +87,18 @@ def read_yaml_mapping(path: Path, keys: list[str], loader: type[KitLoader] = Kit
 
 def load_yaml(text: str, loader: type[KitLoader] = KitLoader) -> Any:
     """Return what YAML text holds. Raises ValueError with the place of what is wrong."""
-    with _telling_the_place():
+    with _with_place():
         return yaml.load(text, loader)  # noqa: S506 # it is a SafeLoader
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
     """Return the nodes of YAML text, each with its place. Raises ValueError."""
-    with _telling_the_place():
+    with _with_place():
         return yaml.compose(text, KitLoader)
 
 
 @contextmanager
-def _telling_the_place() -> Iterator[None]:
+def _with_place() -> Iterator[None]:
     try:
         yield
     except yaml.MarkedYAMLError as exc:

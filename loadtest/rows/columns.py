@@ -31,7 +31,7 @@ class RequestRow:
     status: int
     """HTTP status; 0 when no answer came."""
     latency_ms: float
-    """Until the last byte of the answer; nan where the locustfile gives none, as of a message that nobody asked for."""
+    """Until the last byte of the answer; nan where the locustfile gives none, as for a pushed message."""
     response_bytes: int
     error: str
     """Empty when the answer was right."""
