@@ -16,9 +16,10 @@ import sys
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import nan
-from typing import Any, NoReturn
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -191,13 +192,11 @@ class Recorder:
             return  # Locust fires this event twice when a stopping test is stopped again
         gevent.killall(self._greenlets)
         self._moments["stopped_unix_s"] = time.time()
-        try:
+        with _exit_unless_written():
             self._write_second(environment)
             self._requests.close()
             self._generator.close()
             write_whole(self._load.moments, Moments.model_validate(self._moments).model_dump_json())
-        except OSError as exc:
-            _exit_for(exc)
 
     def _write_request(self, **request: Any) -> None:
         response = request.get("response")
@@ -215,10 +214,8 @@ class Recorder:
             server_timing=_header(getattr(response, "headers", None)),
             scheduled_unix_s=self._open_loop.pop_scheduled_unix_s() if self._open_loop else None,
         )
-        try:
+        with _exit_unless_written():
             self._requests.write(row)
-        except OSError as exc:
-            _exit_for(exc)
 
     def _watch_lag(self) -> None:
         while True:
@@ -231,12 +228,10 @@ class Recorder:
         while True:
             due_s += 1
             gevent.sleep(max(0.0, due_s - time.monotonic()))
-            try:
+            with _exit_unless_written():
                 self._write_second(environment)
                 self._requests.flush()
                 self._generator.flush()
-            except OSError as exc:
-                _exit_for(exc)
 
     def _write_second(self, environment: Environment) -> None:
         self._generator.write(
@@ -297,10 +292,14 @@ def _header(headers: Any) -> str:
     return " ".join(str(headers.get("server-timing") or "").split()) if headers is not None else ""
 
 
-def _exit_for(exc: OSError) -> NoReturn:
+@contextmanager
+def _exit_unless_written() -> Iterator[None]:
     # Locust would log an exception of a listener and continue without the rows.
-    print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
-    os._exit(CANNOT_WRITE)
+    try:
+        yield
+    except OSError as exc:
+        print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
+        os._exit(CANNOT_WRITE)
 
 
 if __name__ == "__main__":

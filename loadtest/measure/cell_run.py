@@ -67,10 +67,9 @@ class CellRun:
         self.record.about = running.read_about()
         follower = Follower(running, self.progress)
         self._warm_up(follower)
-        self._settle_metrics(follower)
-        self._save_metrics("metrics_before.prom")
+        self._read_metrics(follower, "metrics_before.prom")
         self._load(follower)
-        self._save_metrics_after(follower)
+        self._read_metrics(follower, "metrics_after.prom")
 
     def _check_replicas(self, running: RunningTarget) -> None:
         asked, found = self.target.replicas, running.count_replicas(self.plan.roles)
@@ -99,25 +98,18 @@ class CellRun:
         self.progress.doing("loading")
         self.record.moments = follower.make_load(plan, load)
 
-    def _save_metrics_after(self, follower: Follower) -> None:
-        moments = self.record.moments
-        if self.plan.metrics is None or moments is None:
+    def _read_metrics(self, follower: Follower, name: str) -> None:
+        """Save the target's metrics, once its exporter has counted all that was sent so far."""
+        metrics, moments = self.plan.metrics, self.record.moments
+        if metrics is None:
             return
-        self._settle_metrics(follower)
-        self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
-        self._save_metrics("metrics_after.prom")
-
-    def _settle_metrics(self, follower: Follower) -> None:
-        """Wait until the target's exporter has counted all that was sent so far."""
-        if self.plan.metrics and self.plan.metrics.settle_s:
+        if metrics.settle_s:
             self.progress.doing("waiting for the target's metrics")
-            follower.wait(self.plan.metrics.settle_s)
-
-    def _save_metrics(self, name: str) -> None:
-        if self.plan.metrics is not None:
-            fault = save_metrics(self.plan.metrics, self.target.url, self.folder / name)
-            if fault:
-                self.record.notes.append(fault)
+            follower.wait(metrics.settle_s)
+        if moments is not None:
+            self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
+        if fault := save_metrics(metrics, self.target.url, self.folder / name):
+            self.record.notes.append(fault)
 
 
 def _prepare(folder: Path, files: list[Path]) -> None:
