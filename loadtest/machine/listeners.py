@@ -11,7 +11,7 @@ from contextlib import suppress
 import psutil
 
 from loadtest.machine.processes import command_of, family
-from loadtest.plan.targets import address_of
+from loadtest.plan.base_url import address_of
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 addresses to recognise
 _MAPPED = "::ffff:"

@@ -29,9 +29,10 @@ from loadtest.machine.processes import (
     wait_for_end,
 )
 from loadtest.machine.resources import count_role
+from loadtest.plan.base_url import address_of
 from loadtest.plan.longest import STOP_COMMAND_S, STRAGGLERS_S
 from loadtest.plan.target_key import key_headers
-from loadtest.plan.targets import Role, Target, address_of
+from loadtest.plan.targets import Role, Target
 
 _POLL_S = 0.1
 _ASK_TIMEOUT_S = 5.0

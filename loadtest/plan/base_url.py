@@ -1,4 +1,4 @@
-"""The address of a service as plans, `fuzz` and Locust are given it: with or without a slash at its end, and a path."""
+"""The URL of a service in plans, `fuzz` and Locust: with or without a slash at its end, and a path."""
 
 from urllib.parse import urlsplit, urlunsplit
 
@@ -6,11 +6,11 @@ from urllib.parse import urlsplit, urlunsplit
 def read_base_url(text: str) -> str:
     """Return the URL before which paths such as `/user/` are put: without a slash at its end.
 
-    Raises ValueError for what is no http or https URL, and for one with an @ anywhere, of which it quotes nothing: a
-    password that is not escaped may hold a slash.
+    Raises ValueError for any other URL than http or https, and for one with an @, which it does not quote: a password
+    that is not escaped may hold a slash.
     """
     if "@" in text:
-        raise ValueError("must have no user and password: plans, run folders and reports are shown around")
+        raise ValueError("must have no user and password: plans, run folders and reports are shared")
     try:
         parts = urlsplit(text)
         is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -19,3 +19,9 @@ def read_base_url(text: str) -> str:
     if not is_address or parts.query or parts.fragment or not text.isprintable() or " " in text:
         raise ValueError(f"{text!r} is no URL such as http://127.0.0.1:8000 (http or https; a path may follow)")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Return host and port of an http or https URL."""
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80)

@@ -23,7 +23,7 @@ would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the ti
 
 def _unique(values: list[int]) -> list[int]:
     if len(set(values)) != len(values):
-        raise ValueError(f"the same value stands there twice: {values}")
+        raise ValueError(f"the same value appears twice: {values}")
     return values
 
 
@@ -62,18 +62,17 @@ class Plan(Checked):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        faults = [*self._target_faults(), *self._endpoint_faults(), *self._duration_faults()]
-        if faults:
+        if faults := [*self._target_faults(), *self._endpoint_faults(), *self._duration_faults()]:
             raise ValueError("; ".join(faults))
         return self
 
     def _target_faults(self) -> Iterator[str]:
         for name in _repeated([target.name for target in self.targets]):
-            yield f"targets: the name {name!r} stands there twice"
+            yield f"targets: the name {name!r} appears twice"
         roles = {role.name for role in self.roles}
         for target in self.targets:
             if target.replicas and target.start is None:
-                yield f"targets.{target.name}.replicas: only of a target that the kit starts; give start"
+                yield f"targets.{target.name}.replicas: only for a target that the kit starts; give start"
             if target.replicas and target.replicas.role not in roles:
                 yield f"targets.{target.name}.replicas.role: {_not_among(target.replicas.role, roles)}"
 
@@ -103,9 +102,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     under way) the load becomes an open loop. Raises BadInputError with all faults.
     """
     raw = read_yaml_mapping(path, [*Plan.model_fields])
-    if overrides:
-        raw = _overridden(path, raw, dict(overrides))
-    return check_keys(path, raw, Plan)
+    return check_keys(path, _overridden(path, raw, dict(overrides or {})), Plan)
 
 
 def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

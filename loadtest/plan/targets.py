@@ -4,11 +4,10 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
-from loadtest.plan.base_url import read_base_url
+from loadtest.plan.base_url import address_of, read_base_url
 from loadtest.plan.keys import Checked, Name, Pattern
 
 STOLEN = "stolen"
@@ -17,9 +16,7 @@ KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
 runs on this machine, and the CPU time that its host gave to other machines instead."""
 
 _LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|(?<![\w+.-])(?!postgres)[\w+.-]+://[^/?#]+@|[?&]password=", re.IGNORECASE)
-"""An address with a password that is not empty, or with a user, who may be a token: a database's is none."""
-_RUN_DIR_VARIABLE = "SERVE_APP_RUN_DIR"
-"""Where the service of this repository has its files, if it is not /tmp/serve-app-UID."""
+"""An address with a password that is not empty, or with a user, who may be a token, unless it is a database's."""
 
 _Path = Annotated[str, Field(pattern="^/")]
 
@@ -69,8 +66,8 @@ class Target(Checked):
         for name, value in environment.items() if isinstance(environment, dict) else ():
             if _LOGIN.search(str(value)):
                 raise ValueError(
-                    f"{name} holds a user or a password, and plans and run folders are shown around: export it where "
-                    "the kit is started, whose environment the target has too"
+                    f"{name} holds a user or a password, and plans and run folders are shared: export it in the "
+                    "shell that starts the kit, whose environment the target inherits"
                 )
         return environment
 
@@ -87,7 +84,7 @@ class Role(Checked):
     @classmethod
     def _is_not_ours(cls, name: str) -> str:
         if name in KIT_ROLES:
-            raise ValueError(f"{name!r} is a name of the kit's own ({', '.join(KIT_ROLES)}); choose another")
+            raise ValueError(f"{name!r} is a role that the kit names ({', '.join(KIT_ROLES)}); choose another name")
         return name
 
 
@@ -110,14 +107,8 @@ class Hits(Checked):
 def discovery_path(discovery: str, url: str) -> Path:
     """Return the file that `discovery` means for the target at `url`. Raises ValueError and LookupError."""
     user = os.getuid() if hasattr(os, "getuid") else ""
-    run_dir = os.environ.get(_RUN_DIR_VARIABLE) or f"/tmp/serve-app-{user}"  # noqa: S108 as the service has it
+    run_dir = os.environ.get("SERVE_APP_RUN_DIR") or f"/tmp/serve-app-{user}"  # noqa: S108 as the service has it
     return Path(discovery.format(port=address_of(url)[1], user=user, run_dir=run_dir))
-
-
-def address_of(url: str) -> tuple[str, int]:
-    """Return host and port of an http or https URL."""
-    parts = urlsplit(url)
-    return parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _check_discovery(text: str) -> str:

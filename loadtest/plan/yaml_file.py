@@ -2,7 +2,7 @@
 
 It reads by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), where a value is what it looks
 like. PyYAML reads by YAML 1.1: `0150` as 104, `1:30` as 90, `no` and `off` as false, `2026-01-02` as a date, `1e3` as
-text. A key that stands twice is refused: PyYAML keeps the last one in silence. Of YAML 1.1, `<<` is kept.
+text. A duplicate key is an error: PyYAML would silently keep the last one. Of YAML 1.1, `<<` is kept.
 """
 
 import re
@@ -35,13 +35,13 @@ class KitLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # as PyYAML has it
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Return the mapping that comes next. Raises ConstructorError for a key that stands in it twice."""
+        """Return the mapping that comes next. Raises ConstructorError for a duplicate key."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[Any, yaml.ScalarNode] = {}
         for key, _ in node.value:
             known = first.setdefault(self._read_key(key), key) if isinstance(key, yaml.ScalarNode) else key
             if known is not key:
-                fault = f"the key {key.value!r} stands twice, first in line {known.start_mark.line + 1}"
+                fault = f"the key {key.value!r} appears twice, first in line {known.start_mark.line + 1}"
                 raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
         return node
 

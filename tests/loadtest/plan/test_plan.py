@@ -122,7 +122,7 @@ def test_all_faults_are_told_at_once_with_file_key_and_what_is_allowed(tmp_path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"targets": [*SMALLEST["targets"], *SMALLEST["targets"]]}, "'a' stands there twice"),
+        ({"targets": [*SMALLEST["targets"], *SMALLEST["targets"]]}, "'a' appears twice"),
         ({"limits": ["lookup.p95_ms <= 50"]}, "'lookup' is not one of e"),
         ({"targets": [{**SMALLEST["targets"][0], "replicas": {"role": "web", "count": 1}}]}, "'web' is not one of"),
         ({"users": [10]}, "leave no steady window for 10 users"),
