@@ -273,6 +273,18 @@ async def test_what_is_no_http_gets_a_4xx_and_no_hang(running: Service, name: st
     assert b"400 Bad request" in answer.body
 
 
+HANDSHAKE = (
+    b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"Sec-WebSocket-Version: 13",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [b"/user/", b"/model/", b"/model/nothing", b"/nothing"])
+async def test_a_websocket_handshake_gets_a_404_in_the_error_shape(running: Service, path: bytes) -> None:
+    answer = await send(running, head(b"GET " + path + b" HTTP/1.1", *HANDSHAKE))
+    assert (answer.status, answer.assert_in_shape()) == (404, "not_found")
+
+
 async def test_successes_carry_the_id_that_the_client_gave_or_a_new_one(running: Service) -> None:
     given = await ask(running, "/user/", X_API_Key=KEY, X_Request_ID="order-66:a.b_c")
     assert given.headers["X-Request-ID"] == "order-66:a.b_c"
