@@ -96,7 +96,7 @@ def build_api(title: str, description: str) -> FastAPI:
     api.add_exception_handler(HTTPException, _answer_http_exception)
     api.add_exception_handler(Exception, _answer_unexpected)
     api.add_middleware(_HeadAsGet)
-    api.add_middleware(_NoWebSocket)
+    api.add_middleware(NoWebSocket)
     return api
 
 
@@ -190,13 +190,14 @@ class _HeadAsGet:
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
-class _NoWebSocket:
+class NoWebSocket:
     """Answers a WebSocket handshake with a 404 in the error shape; the server alone would answer an empty 403."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
         if scope["type"] != "websocket" or _WEBSOCKET_ANSWER not in scope.get("extensions", {}):
             await self._app(scope, receive, send)
             return
