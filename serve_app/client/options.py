@@ -33,8 +33,8 @@ _PROGRAM = "serve-app-client"
 _LIKE = 0.6
 """Of 1: from this likeness on (difflib's ratio) an option is named as the one that was meant."""
 _DESCRIPTION = (
-    "Classify pictures through the service's API. Exit codes: 0 all were classified, 1 some were not or the service "
-    "became unreachable, 2 an argument is invalid, 130 stopped by Ctrl-C."
+    "Classify pictures through the service's API.\n\nExit codes: 0 all were classified, 1 some were not or the service "
+    "became\nunreachable, 2 an argument is invalid, 130 stopped by Ctrl-C."
 )
 _EXAMPLES = """examples:
   %(prog)s photos/ --output photos.csv
