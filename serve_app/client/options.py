@@ -214,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_inputs(parser)
     _add_outputs(parser)
     _add_requests(parser)
+    _add_limits(parser)
     return parser
 
 
@@ -306,18 +307,22 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         "the service's own deadline_s); for example: --deadline-ms 2000",
     )
     add(
+        "--jobs",
+        action="store_true",
+        help="send the pictures as background jobs, which survive this client, and wait for them (default: one "
+        "request per picture); for example: photos/ --jobs",
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
         "--parallel",
         type=_whole(1, MOST_PARALLEL),
         default=PARALLEL,
         metavar="N",
         help=f"requests, or with --jobs jobs, in progress at once, 1-{MOST_PARALLEL} (default: %(default)s); "
         "for example: --parallel 16",
-    )
-    add(
-        "--jobs",
-        action="store_true",
-        help="send the pictures as background jobs, which survive this client, and wait for them (default: one "
-        "request per picture); for example: photos/ --jobs",
     )
     add(
         "--batch",

@@ -75,10 +75,7 @@ CANCEL_ERRORS = (NotFound, JobEnded, JobsUnavailable)
 
 
 def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs | None) -> None:
-    """Add the routes to the classifier's API.
-
-    Without `jobs` they are not documented, and their answer says that Redis is missing.
-    """
+    """Add the routes to the classifier's API; without `jobs` they are undocumented and answer that Redis is missing."""
     router = APIRouter(include_in_schema=jobs is not None)
 
     @router.post(
@@ -115,14 +112,7 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
     @router.delete(f"{PATH}/{{job}}", summary="Cancel it", responses=documented(*CANCEL_ERRORS))
     async def cancel(job: JobId) -> Job:
         """End a job that waits or runs; the results that it has are kept as long as those of any other."""
-        opened = _opened(jobs)
-        ended = await opened.store.cancel(_checked(job))
-        if ended not in (None, State.CANCELLED):  # a repeated request finds its own work
-            raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
-        cancelled = describe_job(await opened.waiters.find(job, 0))
-        if ended is None:
-            opened.metrics.count(JOBS_ENDED, cancelled.state)
-        return cancelled
+        return await _cancel(_opened(jobs), _checked(job))
 
     api.include_router(router)
 
@@ -137,6 +127,16 @@ def _checked(job: str) -> str:
     if not re.fullmatch(ID, job):
         raise NotFound(f"there is no job {job[:64]}; an id is what the answer to its POST says")
     return job
+
+
+async def _cancel(jobs: ReplicaJobs, job: str) -> Job:
+    ended = await jobs.store.cancel(job)
+    if ended not in (None, State.CANCELLED):  # a repeated request finds its own work
+        raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
+    cancelled = describe_job(await jobs.waiters.find(job, 0))
+    if ended is None:
+        jobs.metrics.count(JOBS_ENDED, cancelled.state)
+    return cancelled
 
 
 def _scoped(request: Request, key: str | None) -> str:
