@@ -12,11 +12,13 @@ from serve_app.errors import SetupError
 from serve_app.places import find_config
 
 DEFAULT_CONFIG = "configs/one_replica.yaml"
+_PROGRAM = "serve-app"
 
 
 def main() -> int:
     """Serve until SIGTERM or Ctrl-C. Exit codes: 0 stopped when asked, 1 not deployed, 2 bad config or busy port."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app", description=__doc__)
+    typed = _PROGRAM if Path(sys.argv[0]).stem == _PROGRAM else "python -m serve_app"
+    parser = argparse.ArgumentParser(prog=typed, description=__doc__)
     parser.add_argument(
         "config", nargs="?", default=DEFAULT_CONFIG, help="a Serve config, or the name of a shipped one (%(default)s)"
     )

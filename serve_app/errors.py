@@ -1,7 +1,7 @@
 """Every error that a client or an operator can see, with its HTTP status. Status and code live here and nowhere else.
 
 ServiceError                      500  internal_error
-├── InvalidParameter              422  invalid_parameter      a parameter is outside its allowed values
+├── InvalidParameter              422  invalid_parameter      a parameter is unknown, or outside its allowed values
 ├── NotFound                      404  not_found              no such user, no such path
 ├── Unauthorized                  401  unauthorized           no API key, or a wrong one, where the config names keys
 ├── MethodNotAllowed              405  method_not_allowed     not a method of HTTP (ingress)
@@ -64,7 +64,7 @@ class ServiceError(Exception):
 
 
 class InvalidParameter(ServiceError):
-    """A query or path parameter is outside its allowed values."""
+    """A parameter is unknown, or outside its allowed values."""
 
     status = 422
     code = "invalid_parameter"

@@ -32,6 +32,13 @@ from tests.service import (
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
+HANDSHAKE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
 
 @pytest.fixture(scope="module")
 def refused(running: Service, fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Service]:
@@ -134,6 +141,8 @@ def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, t
             answer = httpx.post(f"{bare.url}/model/predict", files={"file": data}, timeout=START_S)
             assert answer.json()["prediction"] == label
         assert httpx.get(f"{bare.url}/user/7", timeout=START_S).json()["id"] == 7
+        assert_error(httpx.get(f"{bare.url}/user/?limt=7", timeout=START_S), 422, "invalid_parameter", "mean limit?")
+        assert_error(httpx.get(f"{bare.url}/user/", headers=HANDSHAKE, timeout=START_S), 404, "not_found", "WebSocket")
         bare.stop(signal.SIGTERM)
 
 
