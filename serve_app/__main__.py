@@ -1,14 +1,12 @@
 """`serve-app [CONFIG]` or `python -m serve_app`: start Ray here, deploy the config, say when it is ready."""
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
 
-from serve_app.deployments.config_text import check_environment, read_config
 from serve_app.entrance.environment import apply_data_plane_environment
-from serve_app.errors import SetupError
+from serve_app.errors import SetupError, SetupFaults
 from serve_app.places import find_config
 
 DEFAULT_CONFIG = "configs/one_replica.yaml"
@@ -22,7 +20,7 @@ def main() -> int:
     parser.add_argument(
         "config", nargs="?", default=DEFAULT_CONFIG, help="a Serve config, or the name of a shipped one (%(default)s)"
     )
-    parser.add_argument("--check", action="store_true", help="only check the config and the addresses it uses")
+    parser.add_argument("--check", action="store_true", help="only check the config, and what it needs of this machine")
     parser.add_argument("--timeout-s", type=float, default=1800, help="longest wait until ready (default: %(default)s)")
     parser.add_argument(
         "--drain-s",
@@ -35,7 +33,6 @@ def main() -> int:
     try:
         path = find_config(arguments.config)
         apply_data_plane_environment(path)
-        check_environment(read_config(path), os.environ)
         if arguments.check:
             return _check(path)
     except SetupError as exc:
@@ -54,15 +51,18 @@ def main() -> int:
 
 
 def _check(path: Path) -> int:
-    from serve_app.deployments.config_file import load_config
+    from serve_app.deployments.preflight import startable_config
 
-    load_config(path)
+    _, warnings = startable_config(path, is_to_listen=False)
+    for warning in warnings:
+        print(f"WARNING: {warning}")
     print(f"{path} can be used")
     return 0
 
 
 def _refuse(reason: SetupError) -> int:
-    print(f"error: {reason}", file=sys.stderr)
+    for line in reason.lines if isinstance(reason, SetupFaults) else (reason,):
+        print(f"error: {line}", file=sys.stderr)
     return 2
 
 
