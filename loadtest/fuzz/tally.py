@@ -1,4 +1,4 @@
-"""What came back, counted: the answers of a campaign and what they say of the service."""
+"""The answers of a campaign, counted, and what they say of the service."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from typing import Any
 from loadtest.fuzz.memory import FLAT_PERCENT, MemoryFigures
 
 MIB = 2**20
-_SERVER_ERROR = 500
+SERVER_ERROR = 500
 _UNREAD = frozenset({401, 403, 404, 405, 407, 421, 429})
-"""Statuses of answers that are given before anybody has looked into the body; so are redirections."""
+"""Statuses of answers that are given before the body is read; so are redirections."""
 
 MOST_UNREAD_SHARE = 0.5
 """Of the inputs: with more of them refused unread, that nothing broke says little."""
@@ -18,7 +18,7 @@ MOST_UNREAD_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request: a status with the `code` of its error body, or how the connection failed."""
+    """The answer to one request: a status with the `code` of its error body, or how the connection failed."""
 
     status: int | None
     code: str = ""
@@ -28,7 +28,7 @@ class Answer:
     @property
     def is_offence(self) -> bool:
         """Whether no input at all may be answered so."""
-        return self.status is None or self.status >= _SERVER_ERROR
+        return self.status is None or self.status >= SERVER_ERROR
 
     @property
     def is_success(self) -> bool:
@@ -52,7 +52,7 @@ class Tally:
     @property
     def server_errors(self) -> int:
         """How many answers had a status of 500 or more."""
-        return sum(count for (status, _), count in self.answers.items() if status >= _SERVER_ERROR)
+        return sum(count for (status, _), count in self.answers.items() if status >= SERVER_ERROR)
 
     @property
     def unread(self) -> dict[str, int]:
