@@ -240,36 +240,42 @@ def _check_mean(name: str, figures: Printed, mean: Interval, *, are_lower: bool)
     )
 
 
-_Ordered = list[tuple[str, Interval]]
+@dataclass(frozen=True)
+class _Latency:
+    name: str
+    value: Interval
+
+    @property
+    def shown(self) -> str:
+        return f"{show_exact(self.value.value)} ms"
 
 
-def _ordered(figures: Printed, *, is_whole: bool) -> list[_Ordered]:
-    """Return lists of latencies that must not fall, with their names.
+def _ordered(figures: Printed, *, is_whole: bool) -> list[list[_Latency]]:
+    """Return lists of latencies that must not fall.
 
     Where requests may have no time, Locust's median (the first) and its percentiles may not be of the same ones, and a
     percentile of 0 is of none.
     """
-    least: _Ordered = [("minimum", figures.min_ms)] if figures.min_ms else []
-    most: _Ordered = [("maximum", figures.max_ms)] if figures.max_ms else []
-    known = [(f"p{100 * share:g}", value) for share, value in figures.percentiles_ms]
+    least = [_Latency("minimum", figures.min_ms)] if figures.min_ms else []
+    most = [_Latency("maximum", figures.max_ms)] if figures.max_ms else []
+    known = [_Latency(f"p{100 * share:g}", value) for share, value in figures.percentiles_ms]
     if is_whole:
         return [[*least, *known, *most]]
-    return [[*least, *known[:1], *most], [*least, *(one for one in known[1:] if one[1].value > 0), *most]]
+    return [[*least, *known[:1], *most], [*least, *(one for one in known[1:] if one.value.value > 0), *most]]
 
 
-def _falls(name: str, figures: Printed, ordered: _Ordered) -> Iterator[Finding]:
+def _falls(name: str, figures: Printed, ordered: list[_Latency]) -> Iterator[Finding]:
     # Of an even number Locust before 2.47 has the lower one of the middle two as its median, and the upper one as 50 %.
     is_odd = bool(figures.timed and figures.timed % 2)
-    for (first, lower), (second, upper) in pairwise(ordered):
-        if _is_above(lower, upper) or (is_odd and first == second and _is_above(upper, lower)):
-            low, high = f"{first} {show_exact(lower.value)} ms", f"{second} {show_exact(upper.value)} ms"
+    for one, two in pairwise(ordered):
+        if _is_above(one.value, two.value) or (is_odd and one.name == two.name and _is_above(two.value, one.value)):
             yield PERCENTILE_ORDER.finding(
                 name,
-                f"{first} is {show_exact(lower.value)} ms, but {second} is {show_exact(upper.value)} ms",
-                [f"{low} ≰ {high}"],
-                f"{first} is never above {second} of the same requests; one of them is not as printed.",
-                lower_ms=lower.value,
-                upper_ms=upper.value,
+                f"{one.name} is {one.shown}, but {two.name} is {two.shown}",
+                [f"{one.name} {one.shown} ≰ {two.name} {two.shown}"],
+                f"{one.name} is never above {two.name} of the same requests; one of them is not as printed.",
+                lower_ms=one.value.value,
+                upper_ms=two.value.value,
             )
 
 

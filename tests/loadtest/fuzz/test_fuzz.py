@@ -75,7 +75,7 @@ def test_checksums_are_mended_so_that_the_decoder_sees_what_was_spoilt() -> None
     assert with_right_checksums(spoilt) == data
     rng = random.Random(0)
     for _ in range(200):
-        with_right_checksums(spoil(rng, [data])[1])
+        with_right_checksums(spoil(rng, [data]).data)
 
 
 def figures(**changed: int) -> MemoryFigures:
