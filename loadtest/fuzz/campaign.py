@@ -92,16 +92,19 @@ async def send_request(client: httpx.AsyncClient, request: FuzzRequest) -> Answe
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             response = await client.post(url, content=content, headers=list(request.headers))
-    except (TimeoutError, httpx.TimeoutException) as exc:
-        return Answer(None, fault=f"timeout: {exc!r}")
-    except httpx.TransportError as exc:
-        return Answer(None, fault=f"reset: {exc!r}")
+    except (TimeoutError, httpx.TimeoutException):
+        return Answer(None, fault="timeout")
+    except httpx.DecodingError:
+        return Answer(None, fault="undecodable")
+    except httpx.TransportError:
+        return Answer(None, fault="reset")
     return Answer(response.status_code, _code_of(response))
 
 
 async def _expect_someone(client: httpx.AsyncClient) -> None:
     try:
-        await client.get("/")
+        async with client.stream("GET", "/"):
+            return
     except httpx.TransportError as exc:
         raise BadInputError(f"{client.base_url}: no service answers there ({exc}); start the service first") from exc
 
@@ -138,7 +141,7 @@ async def _send_all(
         tally.add(answer)
         if answer.is_offence:
             campaign.folder.mkdir(parents=True, exist_ok=True)
-            path = campaign.folder / f"{named.name}-{answer.status or answer.fault.split(':')[0]}.http"
+            path = campaign.folder / f"{named.name}-{answer.status or answer.fault}.http"
             path.write_bytes(named.request.encode())
             tally.saved.append(path)
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loadtest.fuzz.memory import FLAT_PERCENT, MemoryFigures
 
@@ -16,14 +16,17 @@ MOST_UNREAD_SHARE = 0.5
 """Of the inputs: with more of them refused unread, that nothing broke says little."""
 
 
+Fault = Literal["reset", "timeout", "undecodable"]
+"""How a request failed without an answer; `undecodable`: its body is not what its content-encoding says."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """The answer to one request: a status with the `code` of its error body, or how the connection failed."""
 
     status: int | None
     code: str = ""
-    fault: str = ""
-    """`reset` or `timeout`, with the client's words."""
+    fault: Fault | None = None
 
     @property
     def is_offence(self) -> bool:
@@ -41,7 +44,7 @@ class Tally:
     """The answers of a campaign so far."""
 
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: Counter[Fault] = field(default_factory=Counter)
     saved: list[Path] = field(default_factory=list)
 
     @property
@@ -65,9 +68,9 @@ class Tally:
 
     def add(self, answer: Answer) -> None:
         """Count one more."""
-        if answer.status is None:
-            self.faults[answer.fault.split(":")[0]] += 1
-        else:
+        if answer.fault is not None:
+            self.faults[answer.fault] += 1
+        elif answer.status is not None:
             self.answers[answer.status, answer.code] += 1
 
 

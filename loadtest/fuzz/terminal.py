@@ -15,7 +15,12 @@ from loadtest.page.terminal import columns_of, open_console, print_table
 
 _PLAIN_EVERY_S = 10.0
 _MOST_PATHS = 10
-_MEANINGS = {"": "answered", "reset": "the connection broke", "timeout": "no answer"}
+_MEANINGS = {
+    "": "answered",
+    "reset": "the connection broke",
+    "timeout": "no answer",
+    "undecodable": "the answer is not what its content-encoding says",
+}
 
 
 @contextmanager

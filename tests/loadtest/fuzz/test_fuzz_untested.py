@@ -192,6 +192,12 @@ def test_processes_that_are_gone_by_the_second_tenth_are_an_offence_and_no_divis
     assert outcome.as_json()["memory"]["growth_percent"] == 0
 
 
+def test_an_answer_that_cannot_be_decoded_is_an_offence_and_no_traceback(fuzz: Fuzz) -> None:
+    with simple_service(lambda _: Response(b"no gzip", headers={"content-encoding": "gzip"})) as service:
+        assert fuzz(service.url) == 1
+    assert "FAILED: 40 × undecodable" in fuzz.printed
+
+
 @pytest.mark.parametrize("key", ["two\nlines of a key", "schlüssel-0123456789", "bell\x07-0123456789"])
 def test_what_cannot_be_a_key_is_refused_without_being_quoted(fuzz: Fuzz, key: str) -> None:
     with simple_service(guarded) as service:
