@@ -1,4 +1,4 @@
-"""The address of a service as plans, `fuzz` and Locust are given it: with or without a slash at its end, and a path."""
+"""The URL of a service in plans, `fuzz` and Locust: with or without a slash at its end, and a path."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ _MOST_CHARACTERS = 253
 def read_base_url(text: str) -> str:
     """Return the URL before which paths such as `/user/` are put: without a slash at its end.
 
-    Raises ValueError for what is no http or https URL, with the part that is wrong, and for one with an @ anywhere, of
-    which it quotes nothing: a password that is not escaped may hold a slash.
+    Raises ValueError for any other URL than http or https, with the part that is wrong, and for one with an @, which it
+    does not quote: a password that is not escaped may hold a slash.
     """
     if "@" in text:
-        raise ValueError("must have no user and password: plans, run folders and reports are shown around")
+        raise ValueError("must have no user and password: plans, run folders and reports are shared")
     fault = next(_find_faults(text), None)
     if fault is not None:
         raise ValueError(f"{text!r} is no URL such as http://127.0.0.1:8000/path: {fault}")
