@@ -29,8 +29,10 @@ OFF, MISSES, HITS = "no cache", "cache, new pictures", "cache, known pictures"
 PATHS = {OFF: "off", MISSES: "on", HITS: "on"}
 CACHES = {"off": {"store": "off"}, "on": {"store": "redis"}}
 TIMEOUT_S = 60
+KNOWN = 8
+"""Pictures: so few that all of them are computed in the round that does not count, on any machine."""
 NOTES = [
-    "pictures differ in every request but for the 64 of the known ones; CPU in percent of one core",
+    f"pictures differ in every request but for the {KNOWN} known ones; CPU in percent of one core",
     "computed: answers that say `cached: false`, of one burst of equal pictures that come at the same moment",
 ]
 
@@ -66,7 +68,7 @@ def variants(shipped: Path) -> dict[str, dict[str, Any]]:
 
 def measure(report: Report, arguments: argparse.Namespace, folder: Path, config: Path, url: str) -> None:
     """Measure all sides in turn, with each number of connections, after a short round that does not count."""
-    new, known = Rounds(folder / "new", config), Rounds(folder / "known", config, pictures="repeated")
+    new, known = Rounds(folder / "new", config), Rounds(folder / "known", config, pool=KNOWN, is_repeated=True)
     rounds = {OFF: new, MISSES: new, HITS: known}
     for side, path in PATHS.items():
         rounds[side].measure(f"{url}/{path}", users=max(arguments.connections), round_s=4)

@@ -134,11 +134,12 @@ def service_environment(folder: Path) -> dict[str, str]:
 class Rounds:
     """Rounds of predictions under the kit's load, each a run folder of its own with one cell."""
 
-    def __init__(self, folder: Path, config: Path, **options: object) -> None:
-        """Begin in `folder`; `options` are those of loadtest/locustfile.py."""
+    def __init__(self, folder: Path, config: Path, *, pool: int = 64, is_repeated: bool = False) -> None:
+        """Begin in `folder`; pictures are drawn from a pool, and differ in every request unless `is_repeated`."""
         self._folder = folder
         self._roles = [role.model_dump() for role in roles_of(config)]
-        self._options = {"picture-pool": 64, **options}
+        self._is_repeated = is_repeated
+        self._options = {"picture-pool": pool, "pictures": "repeated" if is_repeated else "distinct"}
         self._count = 0
 
     def measure(self, url: str, *, users: int, round_s: float, warm_up_s: float = 0, pause_s: float = 0) -> CellFigures:
@@ -151,7 +152,7 @@ class Rounds:
         plan = Plan.model_validate(
             {
                 "title": "One round of a benchmark",
-                "targets": [{"name": "service", "url": url, "ready": ["/model/ready"], "cached": self._is_cached}],
+                "targets": [{"name": "service", "url": url, "ready": ["/model/ready"], "cached": self._is_repeated}],
                 "users": [users],
                 "spawn_rate_per_s": 1000,
                 "settle_s": warm_up_s,
@@ -169,10 +170,6 @@ class Rounds:
         run_plan(plan, Path(__file__), folder)
         (figures,) = summarize(folder).cells
         return figures
-
-    @property
-    def _is_cached(self) -> bool:
-        return self._options.get("pictures") == "repeated"
 
 
 @contextmanager
