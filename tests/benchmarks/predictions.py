@@ -133,6 +133,8 @@ def compare(report: Report, arguments: argparse.Namespace, url: str, bare: BareE
         if side == BARE:
             with cpu_by_role(roles_of(arguments.config)) as usage:
                 rate = bare.measure(arguments.warm_up_s, arguments.round_s)
+            if not rate:
+                raise RuntimeError("the bare engine ended fewer than two batches in a round; raise --round-s")
             report.append(PREDICTIONS, BARE, "rate", "img/s", rate)
             report.append_cpu(f"{PREDICTIONS}, CPU", f"{BARE}, with its warm-up", usage)
         else:
