@@ -209,16 +209,17 @@ def test_a_ray_that_is_late_is_started_again(fitted: Fitted, tmp_path: Path) -> 
     config = write_config(tmp_path, model_alone(port, fitted.args))
 
     def is_started_again() -> bool:
+        if "starting it again" in starting.printed():
+            return True
         for process in processes_of(starting.environment):
             if "/raylet " in command_of(process):
                 process.suspend()
-        return "starting it again" in starting.printed()
+        return False
 
     with service(launcher(config), own_environment(tmp_path), tmp_path, port) as starting:
         starting.wait_for(is_started_again, "a second start of Ray")
-        starting.wait_until_ready("/model/ready")
+        starting.wait_for_ready_block()
         assert starting.stop() == 0
-        assert not processes_of(starting.environment)
 
 
 def is_starting_a_replica(starting: Service) -> bool:
