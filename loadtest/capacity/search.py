@@ -12,14 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.capacity.bisection import Bounds, Outcome, Result, Step, Todo, decide
+from loadtest.capacity.bisection import AGREEING, Bounds, Outcome, Result, Step, Todo, decide, most_levels
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.errors import CellFailedError
 from loadtest.machine.environment import begin_session
 from loadtest.measure.experiment import opened
+from loadtest.measure.follower import longest_load_s
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.runner import measure_cell
-from loadtest.measure.target import RunningTarget, running_target
+from loadtest.measure.target import RunningTarget, longest_start_and_stop_s, running_target
 from loadtest.plan.plan import Plan, StatedLimit
 from loadtest.rows.run_folder import Cell, RunFolder, RunRecord, write_json
 from loadtest.verdict.summary import summarize
@@ -111,6 +112,12 @@ def find_capacity(plan: Plan, question: Question, path: Path) -> Capacity:
         shown_progress() as progress,
         closing(_KeptTarget(plan, path)) as kept,
     ):
+        levels = most_levels(capacity.steps, question.bounds)
+        progress.begin(
+            f"up to {levels} levels",
+            _longest_left_s(plan, question, capacity.steps),
+            f" if no step is repeated because it is in doubt; a step measures {question.window_s:g} s or longer",
+        )
         if capacity.steps:
             progress.say(f"{len(capacity.steps)} steps of {path} are measured; the search is resumed")
         while isinstance(todo := decide(capacity.steps, question.bounds), Todo):
@@ -137,7 +144,8 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
     folder = RunFolder(place.path / "steps" / f"{number:03}")
     why = "once more" if todo.repeated else "confirming" if todo.purpose == "confirm" else "searching"
     length_s = _window_s(plan, question, todo, steps)
-    place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number)
+    left_s = _longest_left_s(plan, question, steps)
+    place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number, left_s)
     try:
         if not place.kept.runs:
             place.progress.doing(f"starting {plan.targets[0].title}")
@@ -183,6 +191,18 @@ def _window_s(plan: Plan, question: Question, todo: Todo, steps: list[Step]) -> 
     rps = todo.level if question.by == "rate_rps" else expected_rps(steps, todo.level)
     least_s = question.window_s if todo.purpose == "search" else question.confirm_s
     return window_s(least_s, question.longest_s, needed_requests(plan, plan.limits), rps)
+
+
+def _longest_left_s(plan: Plan, question: Question, steps: list[Step]) -> float:
+    """Return how long the search still takes at most, seconds, if no step is repeated because it is in doubt.
+
+    The level that fails is measured once more, and the one that holds is confirmed.
+    """
+    least_s = max(question.window_s, question.confirm_s)
+    ramp_s = plan.users[0] / plan.spawn_rate_per_s + plan.settle_s
+    each_s = longest_load_s(ramp_s + max(least_s, question.longest_s), plan.drain_s)
+    number = most_levels(steps, question.bounds) + AGREEING
+    return longest_start_and_stop_s(plan.targets[0]) + longest_load_s(plan.warmup.duration_s, 0) + number * each_s
 
 
 def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *, fresh: bool) -> Plan:

@@ -1,12 +1,21 @@
 """`loadtest soak`: a long load with a fault every minute.
 
-Exit codes: 0 all limits of the plan hold, 1 not so or not carried out, 2 the input cannot be used.
+Exit codes: 0 all limits of the plan hold, 1 a limit is missed or the soak failed, 2 invalid input.
 """
 
 import argparse
 from typing import TYPE_CHECKING
 
-from loadtest.commands.options import add_json, add_out, add_plan, add_report, out_folder, positive
+from loadtest.commands.options import (
+    add_json,
+    add_out,
+    add_parser,
+    add_plan,
+    add_report,
+    out_folder,
+    positive,
+    print_outcome,
+)
 from loadtest.plan.shipped import find_plan
 from loadtest.rows.run_folder import as_json, write_files
 
@@ -18,9 +27,11 @@ _PLAN = "configs/stress/soak.yaml"
 
 def add_command(commands: "Commands") -> None:
     """Add `soak` to the commands."""
-    parser = commands.add_parser("soak", help="a long load with a fault every minute")
+    meaning = "a long load with a fault every minute"
+    parser = add_parser(commands, "soak", meaning, __doc__, "--minutes 30 --out runs/soak-30")
     add_plan(parser, _PLAN, "--plan")
-    parser.add_argument("--minutes", type=positive, metavar="N", help="how long (default: as the plan says)")
+    meaning = "duration of the load (default: the plan's `minutes`, 10 in the shipped one)"
+    parser.add_argument("--minutes", type=positive, metavar="N", help=meaning)
     add_out(parser, "the folder of the run")
     add_report(parser)
     add_json(parser, "soak.json instead of tables")
@@ -28,7 +39,7 @@ def add_command(commands: "Commands") -> None:
 
 
 def soak(arguments: argparse.Namespace) -> int:
-    """Carry out a soak and print what came of it. Raises BadInputError and Interrupted."""
+    """Run a soak and print its figures. Raises BadInputError and Interrupted."""
     from loadtest.faults.fault_plan import load_soak_plan
     from loadtest.faults.folder import FaultFolder
     from loadtest.faults.page import print_soak, soak_as_markdown
@@ -41,11 +52,7 @@ def soak(arguments: argparse.Namespace) -> int:
     figures = read_soak(folder)
     command = f"python -m loadtest soak --minutes {figures.minutes:g}"
     command += "" if str(arguments.plan) == _PLAN else f" --plan {arguments.plan}"
-    page = folder.path / "soak.md"
-    write_files({folder.path / "soak.json": as_json(figures), page: soak_as_markdown(figures, command)})
-    if arguments.json:
-        print(as_json(figures), end="")
-    else:
-        print_soak(figures)
-        print(page)
+    made = {folder.path / "soak.json": as_json(figures), folder.path / "soak.md": soak_as_markdown(figures, command)}
+    write_files(made)
+    print_outcome(figures, made, print_soak, arguments)
     return 0 if figures.all_hold else 1

@@ -15,7 +15,7 @@ from loadtest.faults.fault_plan import Fault
 from loadtest.faults.process_watch import ProcessWatch
 from loadtest.machine.processes import family, kill, last_lines, split_command, start_process
 
-_UNDO_S = 60.0
+UNDO_S = 60.0
 _MOST_NAMED = 3
 
 
@@ -68,7 +68,7 @@ class Injection:
         if self._undo_due and self.fault.undo is not None:
             self._undo_due = False
             with suppress(CellFailedError, subprocess.TimeoutExpired):
-                self._start(self.fault.undo).wait(_UNDO_S)
+                self._start(self.fault.undo).wait(UNDO_S)
 
     def _begin(self) -> None:
         self.began_unix_s, self._since_s = round(time.time(), 3), time.monotonic()

@@ -90,15 +90,15 @@ def _pair_slopes(life: list[Point]) -> "np.ndarray[tuple[int], np.dtype[np.float
 
 def _least_squares(lives: list[list[Point]]) -> tuple[float, float]:
     """Return the slope about each life's own mean, and its standard error."""
-    at = np.concatenate([_centred([point.at_s for point in life]) for life in lives])
-    value = np.concatenate([_centred([point.value for point in life]) for life in lives])
-    spread = float(at @ at)
-    slope = float(at @ value) / spread
+    at = [value for life in lives for value in _centred([point.at_s for point in life])]
+    value = [value for life in lives for value in _centred([point.value for point in life])]
+    spread = fsum(x * x for x in at)
+    slope = fsum(x * y for x, y in zip(at, value, strict=True)) / spread
     freedom = len(at) - len(lives) - 1
-    rest = value - slope * at
-    return slope, math.sqrt(float(rest @ rest) / freedom / spread) if freedom > 0 else math.inf
+    rest = fsum((y - slope * x) ** 2 for x, y in zip(at, value, strict=True))
+    return slope, math.sqrt(rest / freedom / spread) if freedom > 0 else math.inf
 
 
-def _centred(values: list[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    array = np.array(values, dtype=np.float64)
-    return array - float(array.mean())
+def _centred(values: list[float]) -> list[float]:
+    mean = fsum(values) / len(values)
+    return [value - mean for value in values]

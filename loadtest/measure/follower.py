@@ -27,6 +27,11 @@ def _nothing(*_: object) -> None:
     pass
 
 
+def longest_load_s(duration_s: float, drain_s: float) -> float:
+    """Return after how many seconds a load has ended or failed."""
+    return duration_s + drain_s + _START_GRACE_S
+
+
 @dataclass(frozen=True)
 class Follower:
     """Looks at a running target several times a second, and at all that runs beside it."""
@@ -45,7 +50,7 @@ class Follower:
 
         Raises CellFailedError when it, its neighbour or the target fails, and OSError.
         """
-        longest_s = load.duration_s + plan.drain_s + _START_GRACE_S
+        longest_s = longest_load_s(load.duration_s, plan.drain_s)
         with (
             running_generator(plan, self.running.target, load) as generator,
             self._sampler(plan, generator) as sample,

@@ -31,7 +31,7 @@ class _Now:
     doing: str
     since_s: float
     remaining_s: float
-    """Of the whole run, estimated when the cell began."""
+    """Of the whole run, when the cell began: an estimate, or the longest where `cells` is None."""
     began_s: float
 
 
@@ -56,15 +56,19 @@ class Progress:
         self._now = _Now(cell, number, cells, "begins", now_s, remaining_s, now_s)
         self._seconds = []
         if not self._console.is_terminal:
-            self.say(f"[{number}/{cells}] {cell} (about {_clock(remaining_s)} to go)")
+            self.say(f"[{number}/{cells}] {cell} (about {show_clock(remaining_s)} to go)")
 
-    def begin_step(self, title: str, number: int) -> None:
-        """Show that another step of a search begins."""
+    def begin(self, what: str, longest_s: float, note: str = "") -> None:
+        """Print how long a command takes at most, before it begins."""
+        self.say(f"{what}: at most {show_clock(longest_s)}{note}")
+
+    def begin_step(self, title: str, number: int, left_s: float) -> None:
+        """Show that another step begins; `left_s` is the longest that it and all after it take."""
         now_s = time.monotonic()
-        self._now = _Now(title, number, None, "begins", now_s, 0, now_s)
+        self._now = _Now(title, number, None, "begins", now_s, left_s, now_s)
         self._seconds = []
         if not self._console.is_terminal:
-            self.say(f"[{number}] {title}")
+            self.say(f"[{number}] {title} (at most {show_clock(left_s)} left)")
 
     def doing(self, what: str) -> None:
         """Show that something else happens in the cell."""
@@ -118,12 +122,12 @@ class Progress:
 
 
 def _head(now: _Now) -> Table:
-    remaining_s = max(0.0, now.remaining_s - (time.monotonic() - now.began_s))
+    remaining = show_clock(max(0.0, now.remaining_s - (time.monotonic() - now.began_s)))
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(f"cell {now.number} of {now.cells}" if now.cells else f"step {now.number}", style="bold"),
         Text(str(now.cell), style="bold cyan"),
-        Text(f"about {_clock(remaining_s)} to go" if now.cells else "", style="dim"),
+        Text(f"about {remaining} to go" if now.cells else f"at most {remaining} left", style="dim"),
     )
     return head
 
@@ -145,7 +149,8 @@ def shown_progress() -> Iterator[Progress]:
         live.stop()
 
 
-def _clock(seconds: float) -> str:
+def show_clock(seconds: float) -> str:
+    """Return a duration such as `1:05 min` or `1:00:00 h`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"

@@ -107,6 +107,13 @@ class RunningTarget:
         return httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers())
 
 
+def longest_start_and_stop_s(target: Target) -> float:
+    """Return how long starting a target, waiting for it and taking it down take at most, seconds."""
+    waits_s = target.replicas.wait_s if target.replicas else 0
+    stops_s = target.stop_timeout_s + (_STOP_COMMAND_S if target.stop else 0) + _STRAGGLERS_S
+    return target.ready_timeout_s + waits_s + stops_s
+
+
 @contextmanager
 def running_target(target: Target, log: Path) -> Iterator[RunningTarget]:
     """Start the target; whatever happens, nothing of it is left at the end. Raises CellFailedError."""

@@ -125,7 +125,7 @@ def read_capacity_rps(question: Question, folder: OverloadFolder) -> float:
         return question.capacity_rps
     path = folder.capacity / "requests.csv"
     try:
-        moments = Moments.model_validate_json((folder.capacity / "moments.json").read_text(encoding="utf-8"))
+        moments = Moments.model_validate_json(folder.capacity_moments.read_text(encoding="utf-8"))
         answered = [row.ended_unix_s for row in read_rows(path, RequestRow) if not row.error]
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{path}: the capacity is not measured yet: {exc}") from exc

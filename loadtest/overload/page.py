@@ -1,7 +1,5 @@
 """An overload test as tables on the terminal and as a Markdown page. Called by the command line."""
 
-from pathlib import Path
-
 from loadtest.figures.figures import NO_FIGURE, show_bytes, show_count, show_ms, show_rps
 from loadtest.overload.figures import LevelFigures, OverloadFigures
 from loadtest.page.drawing import Columns, Picture, Ranges, draw
@@ -124,11 +122,3 @@ def draw_overload(figures: OverloadFigures) -> str:
 
 def _known(**values: float | None) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
-
-
-def write_page(figures: OverloadFigures, command: str, folder: Path) -> list[Path]:
-    """Write overload.md and its picture into `folder` and return where they are. Raises OSError."""
-    page, drawn = folder / "overload.md", folder / PICTURE
-    page.write_text(render_markdown(figures, command), encoding="utf-8")
-    drawn.write_text(draw_overload(figures), encoding="utf-8")
-    return [page, drawn]

@@ -19,6 +19,7 @@ from pydantic import RootModel
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import Figures
 from loadtest.measure.experiment import opened
+from loadtest.measure.progress import show_clock
 from loadtest.measure.runner import run_plan
 from loadtest.plan.plan import Plan, check_keys
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, write_whole
@@ -152,7 +153,8 @@ class Search:
         self.say(
             f"{len(self.tried)} of {len(self.grid.candidates)} candidates, about {each_s:.0f} s per cell at first; "
             f"rounds (candidates × repetitions of load): {shown}; "
-            f"about {round(self._costs.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes"
+            f"about {round(self._costs.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes; {self._left()}, "
+            "after which a round only completes its first repetition"
         )
 
     def _next_plan(self, ranked: Sequence[Candidate], sizes: Sequence[int]) -> Plan | None:
@@ -188,7 +190,7 @@ class Search:
     def _measure(self, plan: Plan) -> None:
         number = len(self.rounds) + 1
         folder = self._round_folder(number)
-        self.say(f"round {number}: {_show_size(plan)}")
+        self.say(f"round {number}: {_show_size(plan)}; {self._left()}")
         figures, measured = self._run(plan, folder, number)
         again = [name for name, one in measured.items() if not one.valid and _any_finished(folder, name)]
         if again:
@@ -196,7 +198,7 @@ class Search:
             size = Round(len(again), plan.repetitions, plan.duration_s)
             second_folder = RunFolder(self.folder / f"round-{number}-again")
             if second_folder.plan_path.is_file() or self._measured_costs().of([size]) <= self._left_s():
-                self.say(f"round {number}, once more what was not valid: {_show_size(second)}")
+                self.say(f"round {number}, invalid candidates again: {_show_size(second)}; {self._left()}")
                 _, others = self._run(second, second_folder, number)
                 measured |= {name: one for name, one in others.items() if one.valid}
         took_s = fsum(
@@ -229,6 +231,9 @@ class Search:
                 records = [folder.read_cell(cell) for cell in folder.read_record().order]
                 found += [(record, duration_s) for record in records if record]
         return found
+
+    def _left(self) -> str:
+        return f"at most {show_clock(max(0.0, self._left_s()))} left"
 
     def _left_s(self) -> float:
         return self._budget_s - fsum(record.ended_unix_s - record.began_unix_s for record, _ in self._records())
