@@ -162,9 +162,7 @@ class FaultLoad(_Checked):
         """Return what is wrong with names in a setting."""
         roles, wrong = {role.name for role in self.roles}, []
         names = [fault.name for fault in setting.faults]
-        wrong += [
-            f"{where}: the fault {name!r} stands there twice" for name in sorted(set(names)) if names.count(name) > 1
-        ]
+        wrong += [f"{where}: the fault {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
         for fault in setting.faults:
             if fault.role is not None and fault.role not in roles:
                 wrong += [f"{where}.{fault.name}: role: {fault.role!r} is not one of {', '.join(sorted(roles))}"]
@@ -191,9 +189,7 @@ class FaultPlan(FaultLoad):
     def _fits_together(self) -> Self:
         wrong = self._steady_faults()
         names = [fault.name for group in self.groups for fault in group.faults]
-        wrong += [
-            f"groups: the fault {name!r} stands there twice" for name in sorted(set(names)) if names.count(name) > 1
-        ]
+        wrong += [f"groups: the fault {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
         for group in self.groups:
             wrong += self.faults_of(group, f"groups.{group.name}")
         if wrong:

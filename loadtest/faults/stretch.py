@@ -92,10 +92,12 @@ class _Breaking:
             self.complete_unix_s = round(time.time() + load.settle_s, 3)
 
     def close(self) -> None:
-        """Take back what is under way, and tell what was not carried out."""
+        """Undo the fault in progress, and record those that did not begin."""
         if self._injection is not None:
-            self._end(self._injection, "the load ended before it was over")
-        self.events += [Event(fault=fault.name, reason="the load ended before it") for _, fault in self._due]
+            self._end(self._injection, "the load ended before the fault did")
+        self.events += [
+            Event(fault=fault.name, reason="the load ended before the fault began") for _, fault in self._due
+        ]
 
     def _carry_on(self, injection: Injection) -> None:
         try:

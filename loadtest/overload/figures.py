@@ -1,4 +1,4 @@
-"""The figures of an overload test, made from its raw rows, and which promises they keep. Knows no process."""
+"""The figures of an overload test, computed from its raw rows, and which promises they keep."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -105,7 +105,7 @@ def compute_overload(folder: OverloadFolder) -> OverloadFigures:
         asked = Asked.model_validate_json(folder.plan.read_text(encoding="utf-8"))
         levels = [_level(asked, folder, times) for times in asked.question.times]
     except (OSError, ValueError) as exc:
-        raise BadInputError(f"{folder.path}: holds no whole overload test: {exc}") from exc
+        raise BadInputError(f"{folder.path}: holds no complete overload test: {exc}") from exc
     return OverloadFigures(
         title=asked.plan.title,
         target=asked.plan.targets[0].title,
@@ -153,7 +153,7 @@ def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
     right_rps, slowest_ms = level.goodput_rps, level.refusal_max_ms or 0.0
     yield Kept(
         times=level.times,
-        promise="some requests get their result",
+        promise="some requests are answered right",
         measured=f"{right_rps:.1f}/s" if level.sent_rps else "no request was sent",
         kept=right_rps > 0 and level.sent_rps > 0,
     )
@@ -167,8 +167,8 @@ def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
     others += [("never sent", level.unsent)] if level.unsent else []
     yield Kept(
         times=level.times,
-        promise="every request gets its result, or a refusal that says when to come back",
-        measured=", ".join(f"{count} × {what}" for what, count in others) or "all did",
+        promise="every request is answered right, or refused with Retry-After",
+        measured=", ".join(f"{count} × {what}" for what, count in others) or "all were",
         kept=not others,
     )
 
@@ -179,13 +179,13 @@ def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[Kep
     ratio = (light.p95_ms or 0.0) / (light.idle_p95_ms or 1.0)
     yield Kept(
         times=level.times,
-        promise=f"p95 of the light endpoint at most {promises.neighbour_ratio:g} times its idle p95, none failed",
+        promise=f"p95 of the light endpoint at most {promises.neighbour_ratio:g} times its idle p95, no failures",
         measured=f"{ratio:.2f} times, {light.failures} of {light.requests} failed" if known else "too few requests",
         kept=known and ratio <= promises.neighbour_ratio and not light.failures,
     )
     yield Kept(
         times=level.times,
-        promise=f"as quick as before within {promises.recovery_s:g} s after the load",
+        promise=f"normal latency within {promises.recovery_s:g} s after the load",
         measured="never" if after_s is None else f"{after_s:.1f} s",
         kept=after_s is not None and after_s <= promises.recovery_s,
     )
