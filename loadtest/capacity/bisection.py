@@ -54,12 +54,12 @@ class Step(_Checked):
     unsure: bool
     """Whether chance may have decided: a figure near its limit, or too few samples."""
     because: str
-    window_s: NonNegativeFloat
-    """The length of its steady window."""
-    requests: NonNegativeInt
+    window_s: NonNegativeFloat = 0
+    """The length of its steady window; 0 when it was not measured to its end."""
+    requests: NonNegativeInt = 0
     """In the steady window."""
-    rps: float | None
-    limits: list[LimitResult]
+    rps: float | None = None
+    limits: list[LimitResult] = []
     folder: str
     """Its run folder, within the folder of the search."""
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.capacity.bisection import AGREEING, Bounds, Outcome, Result, Step, Todo, decide, most_levels
+from loadtest.capacity.bisection import AGREEING, Bounds, Result, Step, Todo, decide, most_levels
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.errors import CellFailedError
 from loadtest.machine.environment import begin_session
@@ -146,44 +146,35 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
     length_s = _window_s(plan, question, todo, steps)
     left_s = _longest_left_s(plan, question, steps)
     place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number, left_s)
+    measured: dict[str, Any] = {}
     try:
         if not place.kept.runs:
             place.progress.doing(f"starting {plan.targets[0].title}")
         running, fresh = place.kept.keep()
         stepped = _step_plan(plan, question, todo.level, length_s, fresh=fresh)
         cell = Cell(target=plan.targets[0].name, users=stepped.users[0], repetition=number)
-        _begin(folder, stepped, cell)
+        folder.write_plan(stepped)
+        folder.write_record(RunRecord(seed=stepped.seed, order=[cell], sessions=[begin_session()]))
         record = measure_cell(stepped, cell, folder, place.progress, running)
     except CellFailedError as exc:
         place.kept.close()
-        return _step(todo, folder, ("invalid", False, str(exc)))
-    if record.status == "failed":
-        place.kept.close()
-    (figures,) = summarize(folder).cells
-    steady = figures.scheduled or figures.steady
-    return _step(todo, folder, judge(figures, stepped)).model_copy(
-        update={
-            "window_s": figures.steady_window_s or 0.0,
-            "requests": steady.requests if steady else 0,
-            "rps": steady.rps if steady else None,
-            "limits": figures.limits,
-        }
-    )
-
-
-def _step(todo: Todo, folder: RunFolder, judged: tuple[Outcome, bool, str]) -> Step:
-    outcome, unsure, because = judged
+        outcome, unsure, because = "invalid", False, str(exc)
+    else:
+        if record.status == "failed":
+            place.kept.close()
+        (figures,) = summarize(folder).cells
+        outcome, unsure, because = judge(figures, stepped)
+        steady = figures.scheduled or figures.steady
+        measured = {"requests": steady.requests, "rps": steady.rps} if steady else {}
+        measured |= {"window_s": figures.steady_window_s or 0.0, "limits": figures.limits}
     return Step(
         level=todo.level,
         purpose=todo.purpose,
         outcome=outcome,
         unsure=unsure,
         because=because,
-        window_s=0,
-        requests=0,
-        rps=None,
-        limits=[],
         folder=f"steps/{folder.path.name}",
+        **measured,
     )
 
 
@@ -223,11 +214,6 @@ def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *,
     if not fresh:
         raw["warmup"]["duration_s"] = 0
     return Plan.model_validate(raw)
-
-
-def _begin(folder: RunFolder, plan: Plan, cell: Cell) -> None:
-    folder.write_plan(plan)
-    folder.write_record(RunRecord(seed=plan.seed, order=[cell], sessions=[begin_session()]))
 
 
 def _name(question: Question, level: float) -> str:

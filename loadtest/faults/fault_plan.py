@@ -4,6 +4,7 @@ Every key is checked. The keys are explained in configs/stress/faults.yaml and c
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Literal, Self
 
@@ -160,9 +161,7 @@ class FaultLoad(_Checked):
 
     def faults_of(self, setting: Setting, where: str) -> list[str]:
         """Return what is wrong with names in a setting."""
-        roles, wrong = {role.name for role in self.roles}, []
-        names = [fault.name for fault in setting.faults]
-        wrong += [f"{where}: the fault {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
+        roles, wrong = {role.name for role in self.roles}, _given_twice(setting.faults, where)
         for fault in setting.faults:
             if fault.role is not None and fault.role not in roles:
                 wrong += [f"{where}.{fault.name}: role: {fault.role!r} is not one of {', '.join(sorted(roles))}"]
@@ -178,6 +177,11 @@ class FaultLoad(_Checked):
         return [f"steady_roles: {name!r} is not a role of the plan" for name in sorted(unknown)]
 
 
+def _given_twice(faults: list[Fault], where: str) -> list[str]:
+    counts = Counter(fault.name for fault in faults)
+    return [f"{where}: the fault {name!r} is given twice" for name, count in sorted(counts.items()) if count > 1]
+
+
 class FaultPlan(FaultLoad):
     """Faults one at a time, each under a load of its own, with a quiet stretch before and time enough after."""
 
@@ -187,9 +191,7 @@ class FaultPlan(FaultLoad):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = self._steady_faults()
-        names = [fault.name for group in self.groups for fault in group.faults]
-        wrong += [f"groups: the fault {name!r} is given twice" for name in sorted(set(names)) if names.count(name) > 1]
+        wrong = self._steady_faults() + _given_twice([one for group in self.groups for one in group.faults], "groups")
         for group in self.groups:
             wrong += self.faults_of(group, f"groups.{group.name}")
         if wrong:

@@ -192,8 +192,10 @@ def test_auto_values_are_powers_of_two_up_to_the_cores_and_constraints_thin_the_
     assert tuning.knob("workers").values_on(6) == [1, 2, 4, 6]
     grid = make_grid(tuning)
     assert [tuple(one.knobs.values()) for one in grid.candidates] == [(1, "old"), (1, "json"), (2, "old"), (2, "json")]
-    assert grid.skipped == [("engine", "x", "the Python module no_such_module.part is not installed")]
-    assert [knobs["workers"] for knobs, _ in grid.excluded] == [4, 4, 6, 6]
+    (skipped,) = grid.skipped
+    assert (skipped.knob, skipped.value) == ("engine", "x")
+    assert skipped.reason == "the Python module no_such_module.part is not installed"
+    assert [one.knobs["workers"] for one in grid.excluded] == [4, 4, 6, 6]
 
 
 def test_all_faults_of_a_tune_file_are_told_at_once(tmp_path: Path) -> None:
