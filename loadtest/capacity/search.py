@@ -1,6 +1,6 @@
 """Finds the largest load that holds an objective: measures step after step on one running target.
 
-Called by `python -m loadtest capacity`. Every step is a run folder of its own, from which `report` makes its report;
+Called by `python -m loadtest capacity`. Every step is a run folder, from which `report` makes a report;
 `capacity.json` holds what was asked, the steps, and the result.
 """
 
@@ -60,11 +60,11 @@ class Capacity(BaseModel):
     """With the one target, and the objective as its limits."""
     steps: list[Step] = []
     result: Result | None = None
-    """None while the search goes on."""
+    """None until the search is over."""
 
 
 class _KeptTarget:
-    """The target under test, which goes on running from step to step until one fails."""
+    """The target under test, which keeps running from step to step until one fails."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan = plan

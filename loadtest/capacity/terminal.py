@@ -1,4 +1,4 @@
-"""The answer of a search in words and as a table. Called by the command line."""
+"""The result of a search in words and as a table. Called by the command line."""
 
 from loadtest.capacity.bisection import Step
 from loadtest.capacity.search import Capacity
@@ -10,7 +10,7 @@ _STYLES = {"held": "green", "failed": "red", "invalid": "yellow"}
 
 
 def tell_capacity(capacity: Capacity) -> str:
-    """Return the result in one sentence, with its interval. Raises ValueError while the search goes on."""
+    """Return the result in one sentence, with its interval. Raises ValueError before the search is over."""
     result = capacity.result
     if result is None:
         raise ValueError("the search is not over")

@@ -31,7 +31,7 @@ def add_parser(commands: "Commands", name: str, meaning: str, doc: str | None, e
 
 
 def add_plan(parser: argparse.ArgumentParser, default: str, name: str = "plan") -> None:
-    """Add the file that says what to do: an argument of its own, or an option where `name` is one."""
+    """Add the file that says what to do: an argument, or an option where `name` is one."""
     optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
     meaning = f"a file, or the name of a shipped one such as {Path(default).stem} (default: %(default)s)"
     parser.add_argument(name, type=Path, default=Path(default), help=meaning, **optional)

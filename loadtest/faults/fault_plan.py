@@ -97,7 +97,7 @@ class Fault(_Checked):
 
     @property
     def lasts_s(self) -> float:
-        """Return how long it lasts by the plan; of a command nobody knows."""
+        """Return how long it lasts by the plan, seconds; the duration of a command is not known."""
         return self.freeze.for_s if self.freeze else self.hold_s
 
 
@@ -183,7 +183,7 @@ def _given_twice(faults: list[Fault], where: str) -> list[str]:
 
 
 class FaultPlan(FaultLoad):
-    """Faults one at a time, each under a load of its own, with a quiet stretch before and time enough after."""
+    """Faults one at a time, each under its own load, with a quiet period before it and time to recover after it."""
 
     before_s: PositiveFloat = 10
     after_s: PositiveFloat = 30
@@ -248,7 +248,7 @@ def choose(plan: FaultPlan, only: list[str] | None) -> list[str]:
 
 
 def load_soak_plan(path: Path, minutes: float | None = None) -> SoakPlan:
-    """Return the soak plan in a file, for so many minutes. Raises BadInputError with what is wrong."""
+    """Return the soak plan in a file, with another duration if given. Raises BadInputError with what is wrong."""
     raw = read_yaml_mapping(path, [*SoakPlan.model_fields])
     plan = check_keys(path, raw if minutes is None else {**raw, "minutes": minutes}, SoakPlan)
     if not plan.schedule():

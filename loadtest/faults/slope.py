@@ -5,7 +5,7 @@ the same life are pooled, and their median is the estimate: Sen, "Estimates of t
 Kendall's tau", JASA 63 (1968), with lives in the place of seasons as in Hirsch, Slack & Smith, "Techniques of trend
 analysis for monthly water quality data", Water Resources Research 18 (1982). The 95 % interval is Sen's, from the
 variance of Kendall's S summed over the lives; it takes the points for independent, so they are means of 10 s. Beside
-it stands the ordinary least squares slope with a level of its own for each life, and its standard error.
+it is the ordinary least squares slope with one level for each life, and its standard error.
 """
 
 import math

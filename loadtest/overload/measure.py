@@ -1,6 +1,6 @@
 """Makes the loads of an overload test on one running target, and leaves raw rows. Called by the command line.
 
-Two generators run side by side: one with too many heavy requests, and one with a light load that goes on before, during
+Two generators run side by side: one with too many heavy requests, and one with a light load before, during
 and after, whose latencies show what a neighbour feels and when all is as before.
 """
 

@@ -1,10 +1,10 @@
-"""Runs a search: rounds of ordinary runs, each in a folder of its own, until one candidate is left to recommend.
+"""Runs a search: rounds of ordinary runs, each in its own folder, until one candidate is left to recommend.
 
-search.json          what is searched; the same must be given to go on
+search.json          what is searched; the same must be given to resume
 candidates/c01.yaml  the service's YAML of each candidate
 round-1/ …           run folders, see loadtest/rows/run_folder.py; `python -m loadtest report` makes a report of each
-round-1-again/ …     candidates that the round before gave no valid cell of, once more
-tune.json            all that was found so far; winner.yaml when there is a winner
+round-1-again/ …     candidates without a valid cell in the round before, again
+tune.json            the results so far; winner.yaml when there is a winner
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ class Search:
     tuning: Tuning
     folder: Path
     say: Callable[[str], None]
-    """Prints a line for whoever waits."""
+    """Prints a line of progress."""
     grid: Grid = field(init=False)
     tried: list[Candidate] = field(init=False)
     """All candidates, or as many as the time allows."""
@@ -139,7 +139,7 @@ class Search:
     def _inputs(self) -> dict[str, Any]:
         tuning = self.tuning
         return {
-            **tuning.file.model_dump(mode="json", exclude={"minutes"}),  # more of them is how a search goes on
+            **tuning.file.model_dump(mode="json", exclude={"minutes"}),  # more of them resume a search
             "what the plan says": tuning.plan.model_dump(mode="json"),
             "what the base says": tuning.base_text,
             "cores": tuning.cores,
@@ -165,7 +165,7 @@ class Search:
             return folder.read_plan()
         rounds = plan_rounds(sizes, self._measured_costs(), self._left_s())
         if not rounds:
-            self.say("the time is up; the result rests on the rounds so far")
+            self.say("the time is up; the result is based on the rounds so far")
             return None
         return self._make_plan(
             number, promote(ranked, [self._group(one) for one in ranked], rounds[0].candidates), rounds[0]

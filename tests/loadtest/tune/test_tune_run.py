@@ -222,7 +222,7 @@ def test_what_does_not_start_is_told_and_the_rest_goes_on(tuned: Tuned) -> None:
 
 
 def test_a_search_without_time_for_a_final_rests_on_its_rounds(tuned: Tuned) -> None:
-    assert "the time is up; the result rests on the rounds so far" in tuned.resumed.stderr
+    assert "the time is up; the result is based on the rounds so far" in tuned.resumed.stderr
     assert [one["number"] for one in tuned.result()["rounds"]] == [1]
     # Its rows are made, and of more than the other can serve.
     assert (tuned.resumed.exit_code, tuned.result()["winner"]) == (0, "c01"), tuned.resumed.output
