@@ -6,27 +6,13 @@ Exit codes: 0 a load is confirmed, 1 none is, 2 invalid input.
 import argparse
 from typing import TYPE_CHECKING
 
-from loadtest.commands.options import (
-    add_json,
-    add_open_loop,
-    add_out,
-    add_parser,
-    add_plan,
-    given,
-    limits,
-    open_loop,
-    out_folder,
-    positive,
-    positive_int,
-    print_outcome,
-)
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.capacity.search import Question
-    from loadtest.commands.options import Commands
 
 _SLO = "the objective, such as predict.p95_ms<=1000,failures_percent<=0 (required)"
 _EXAMPLE = 'quick --target one_replica --slo "predict.p95_ms<=1000,failures_percent<=0"'
@@ -38,25 +24,25 @@ _NUMBERS = {
 }
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `capacity` to the commands."""
     meaning = "find the largest load that holds an objective; run again to resume"
-    parser = add_parser(commands, "capacity", meaning, __doc__, _EXAMPLE)
-    add_plan(parser, "configs/stress/quick.yaml")
+    parser = options.add_parser(commands, "capacity", meaning, __doc__, _EXAMPLE)
+    options.add_plan(parser, "configs/stress/quick.yaml")
     meaning = "a target of the plan (default: its only one)"
     parser.add_argument("--target", metavar="NAME", help=meaning)
-    parser.add_argument("--slo", type=limits, required=True, metavar="LIMITS", help=_SLO)
+    parser.add_argument("--slo", type=options.limits, required=True, metavar="LIMITS", help=_SLO)
     meaning = "users of the first step (default: the lowest level of the plan)"
-    parser.add_argument("--start", type=positive_int, metavar="N", help=meaning)
+    parser.add_argument("--start", type=options.positive_int, metavar="N", help=meaning)
     meaning = "search the largest arrival rate, starting with R per second (default: search the number of users)"
-    add_open_loop(parser, meaning)
+    options.add_open_loop(parser, meaning)
     for option, (default, metavar, meaning) in _NUMBERS.items():
         told = f"{meaning} (default: {default})"
-        parser.add_argument(option, type=positive, default=default, metavar=metavar, help=told)
+        parser.add_argument(option, type=options.positive, default=default, metavar=metavar, help=told)
     meaning = "least seconds that the confirmation measures (default: 3 times --window)"
-    parser.add_argument("--confirm", type=positive, metavar="S", help=meaning)
-    add_out(parser, "the folder of the search", "runs/capacity- and the names of plan and target")
-    add_json(parser, "capacity.json instead of a table")
+    parser.add_argument("--confirm", type=options.positive, metavar="S", help=meaning)
+    options.add_out(parser, "the folder of the search", "runs/capacity- and the names of plan and target")
+    options.add_json(parser, "capacity.json instead of a table")
     parser.set_defaults(do=capacity)
 
 
@@ -67,16 +53,16 @@ def capacity(arguments: argparse.Namespace) -> int:
 
     plan = _plan(arguments)
     by_rate = "-rate" if arguments.rate is not None else ""
-    folder = out_folder(arguments, f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{by_rate}")
+    folder = options.out_folder(arguments, f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{by_rate}")
     found = find_capacity(plan, _question(arguments, plan), folder)
-    print_outcome(found, [folder / RECORD], print_capacity, arguments)
+    options.print_outcome(found, [folder / RECORD], print_capacity, arguments)
     return 0 if found.result and found.result.status == "confirmed" else 1
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     targets = [arguments.target] if arguments.target else None
-    overrides = given(limits=[str(limit) for limit in arguments.slo], targets=targets)
-    plan = load_plan(find_plan(arguments.plan), overrides | open_loop(arguments))
+    overrides = options.given(limits=[str(limit) for limit in arguments.slo], targets=targets)
+    plan = load_plan(find_plan(arguments.plan), overrides | options.open_loop(arguments))
     if arguments.rate is None and plan.workload.rate_rps is not None:
         raise BadInputError(f"--rate: {arguments.plan} is an open loop; give the rate of the first step")
     if len(plan.targets) > 1:

@@ -6,33 +6,22 @@ Exit codes: 0 every promise is kept, 1 a promise is broken or the test failed, 2
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from loadtest.commands.options import (
-    add_json,
-    add_out,
-    add_parser,
-    add_plan,
-    out_folder,
-    positive,
-    positive_int,
-    print_outcome,
-)
+from loadtest.commands import options
 from loadtest.errors import BadInputError, CellFailedError
 from loadtest.overload.question import OverloadFolder, Promises, Question
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
 from loadtest.rows.run_folder import as_json, write_files
 
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
 
-
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `overload` to the commands."""
     meaning = "load a target with multiples of its capacity; run again to resume"
-    parser = add_parser(commands, "overload", meaning, __doc__, "--target one_thread --times 1,2,10 --seconds 30")
-    add_plan(parser, "configs/stress/overload.yaml")
+    parser = options.add_parser(
+        commands, "overload", meaning, __doc__, "--target one_thread --times 1,2,10 --seconds 30"
+    )
+    options.add_plan(parser, "configs/stress/overload.yaml")
     parser.add_argument("--target", metavar="NAME", help="a target of the plan (default: its first)")
     meaning = "the endpoint to overload (default: %(default)s)"
     parser.add_argument("--heavy", default="predict", metavar="ENDPOINT", help=meaning)
@@ -41,15 +30,15 @@ def add_command(commands: "Commands") -> None:
     meaning = "multiples of the capacity (default: 1,2,5,10)"
     parser.add_argument("--times", type=_multiples, default=[1.0, 2.0, 5.0, 10.0], metavar="1,2,5", help=meaning)
     meaning = "duration of each load (default: %(default)g)"
-    parser.add_argument("--seconds", type=positive, default=60, metavar="S", help=meaning)
+    parser.add_argument("--seconds", type=options.positive, default=60, metavar="S", help=meaning)
     for name in ("idle_s", "tail_s", "saturating_s"):
-        _add_field(parser, name, Question, positive_int, "S")
+        _add_field(parser, name, Question, options.positive_int, "S")
     meaning = "capacity in heavy requests per second (default: measured)"
-    parser.add_argument("--capacity", type=positive, metavar="R", help=meaning)
+    parser.add_argument("--capacity", type=options.positive, metavar="R", help=meaning)
     for name in Promises.model_fields:
-        _add_field(parser, name, Promises, positive, "X")
-    add_out(parser, "the folder of the test", "runs/overload- and the target's name")
-    add_json(parser, "overload.json instead of tables")
+        _add_field(parser, name, Promises, options.positive, "X")
+    options.add_out(parser, "the folder of the test", "runs/overload- and the target's name")
+    options.add_json(parser, "overload.json instead of tables")
     parser.set_defaults(do=overload)
 
 
@@ -75,7 +64,7 @@ def overload(arguments: argparse.Namespace) -> int:
 
     plan = _plan(arguments)
     question = _question(arguments, plan)
-    folder = OverloadFolder(out_folder(arguments, f"overload-{plan.targets[0].name}"))
+    folder = OverloadFolder(options.out_folder(arguments, f"overload-{plan.targets[0].name}"))
     try:
         measure_overload(plan, question, folder)
     except CellFailedError as exc:
@@ -88,7 +77,7 @@ def overload(arguments: argparse.Namespace) -> int:
         folder.path / PICTURE: draw_overload(figures),
     }
     write_files(made)
-    print_outcome(figures, made, print_overload, arguments)
+    options.print_outcome(figures, made, print_overload, arguments)
     return 0 if figures.all_kept else 1
 
 
@@ -103,17 +92,10 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 def _question(arguments: argparse.Namespace, plan: Plan) -> Question:
     if arguments.heavy == arguments.light:
         raise BadInputError(f"--light: {arguments.light!r} is --heavy already; {plan.title} needs two endpoints")
-    return Question(
-        heavy=arguments.heavy,
-        light=arguments.light,
-        times=arguments.times,
-        seconds=arguments.seconds,
-        idle_s=arguments.idle_s,
-        tail_s=arguments.tail_s,
-        saturating_s=arguments.saturating_s,
-        capacity_rps=arguments.capacity,
-        promises=Promises(**{name: getattr(arguments, name) for name in Promises.model_fields}),
-    )
+    said = vars(arguments)
+    promises = Promises(**{name: said[name] for name in Promises.model_fields})
+    numbers = {name: said[name] for name in Question.model_fields if name in said}
+    return Question(capacity_rps=arguments.capacity, promises=promises, **numbers)
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -124,7 +106,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _multiples(text: str) -> list[float]:
-    found = [positive(part) for part in text.split(",")]
+    found = [options.positive(part) for part in text.split(",")]
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text}: the same multiple is given twice")
     return found

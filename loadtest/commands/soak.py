@@ -4,37 +4,24 @@ Exit codes: 0 all limits of the plan hold, 1 a limit is missed or the soak faile
 """
 
 import argparse
-from typing import TYPE_CHECKING
 
-from loadtest.commands.options import (
-    add_json,
-    add_out,
-    add_parser,
-    add_plan,
-    add_report,
-    out_folder,
-    positive,
-    print_outcome,
-)
+from loadtest.commands import options
 from loadtest.plan.shipped import find_plan
 from loadtest.rows.run_folder import as_json, write_files
-
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
 
 _PLAN = "configs/stress/soak.yaml"
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `soak` to the commands."""
     meaning = "a long load with a fault every minute"
-    parser = add_parser(commands, "soak", meaning, __doc__, "--minutes 30 --out runs/soak-30")
-    add_plan(parser, _PLAN, "--plan")
+    parser = options.add_parser(commands, "soak", meaning, __doc__, "--minutes 30 --out runs/soak-30")
+    options.add_plan(parser, _PLAN, "--plan")
     meaning = "duration of the load (default: the plan's `minutes`, 10 in the shipped one)"
-    parser.add_argument("--minutes", type=positive, metavar="N", help=meaning)
-    add_out(parser, "the folder of the run")
-    add_report(parser)
-    add_json(parser, "soak.json instead of tables")
+    parser.add_argument("--minutes", type=options.positive, metavar="N", help=meaning)
+    options.add_out(parser, "the folder of the run")
+    options.add_report(parser)
+    options.add_json(parser, "soak.json instead of tables")
     parser.set_defaults(do=soak)
 
 
@@ -46,7 +33,7 @@ def soak(arguments: argparse.Namespace) -> int:
     from loadtest.faults.session import run_soak
     from loadtest.faults.soak import read_soak
 
-    folder = FaultFolder(out_folder(arguments, arguments.plan.stem))
+    folder = FaultFolder(options.out_folder(arguments, arguments.plan.stem))
     if not arguments.report:
         run_soak(load_soak_plan(find_plan(arguments.plan), arguments.minutes), folder)
     figures = read_soak(folder)
@@ -54,5 +41,5 @@ def soak(arguments: argparse.Namespace) -> int:
     command += "" if str(arguments.plan) == _PLAN else f" --plan {arguments.plan}"
     made = {folder.path / "soak.json": as_json(figures), folder.path / "soak.md": soak_as_markdown(figures, command)}
     write_files(made)
-    print_outcome(figures, made, print_soak, arguments)
+    options.print_outcome(figures, made, print_soak, arguments)
     return 0 if figures.all_hold else 1

@@ -5,17 +5,14 @@ Exit codes: 0 a winner was found, 1 no winner, 2 invalid input.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loadtest.commands.options import add_json, add_out, add_parser, add_plan, given, out_folder, print_outcome
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.plan.shipped import find_plan
 from loadtest.plan.yaml_file import load_yaml
 from loadtest.rows.run_folder import as_json, write_files
 from loadtest.tune.config_path import Scalar
-
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
 
 _EXAMPLE = "--vary replicas=1,2 --vary threads=1,2 --minutes 15 --out runs/tune-threads"
 _IN_FILE = {
@@ -26,12 +23,12 @@ _IN_FILE = {
 }
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `tune` to the commands."""
     meaning = "search for the settings that serve best; run again to resume"
-    parser = add_parser(commands, "tune", meaning, __doc__, _EXAMPLE)
-    add_plan(parser, "configs/stress/tune.yaml", "file")
-    add_out(parser, "the folder of the search", "runs/ and the tune file's name")
+    parser = options.add_parser(commands, "tune", meaning, __doc__, _EXAMPLE)
+    options.add_plan(parser, "configs/stress/tune.yaml", "file")
+    options.add_out(parser, "the folder of the search", "runs/ and the tune file's name")
     for option, (kind, metavar, meaning) in _IN_FILE.items():
         key = "limits" if option == "--slo" else option.removeprefix("--")
         parser.add_argument(option, type=kind, metavar=metavar, help=f"{meaning} (default: the tune file's `{key}`)")
@@ -39,7 +36,7 @@ def add_command(commands: "Commands") -> None:
     parser.add_argument("--vary", type=_knob, action="append", metavar="KNOB=A,B", help=meaning)
     meaning = "a second place for the winner's YAML (default: only winner.yaml in --out)"
     parser.add_argument("--write", type=Path, metavar="PATH", help=meaning)
-    add_json(parser, "tune.json instead of a table")
+    options.add_json(parser, "tune.json instead of a table")
     parser.set_defaults(do=tune)
 
 
@@ -58,7 +55,7 @@ def tune(arguments: argparse.Namespace) -> int:
     from loadtest.tune.winner import render_winner
 
     tuning = load_tuning(find_plan(arguments.file), read_overrides(arguments))
-    folder = out_folder(arguments, arguments.file.stem)
+    folder = options.out_folder(arguments, arguments.file.stem)
     if arguments.write is not None and not arguments.write.absolute().parent.is_dir():
         raise BadInputError(f"--write: {arguments.write.parent} is not a folder")
     console = Console(stderr=True, highlight=False)
@@ -72,13 +69,13 @@ def tune(arguments: argparse.Namespace) -> int:
         elsewhere = {arguments.write: winner} if arguments.write else {}
     write_files(made)
     write_files(elsewhere, "--write")
-    print_outcome(result, [*made, *elsewhere], show_result, arguments)
+    options.print_outcome(result, [*made, *elsewhere], show_result, arguments)
     return 0 if result.winner is not None else 1
 
 
 def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of the tune file that options replace."""
-    return given(
+    return options.given(
         minutes=arguments.minutes,
         users=arguments.users,
         objective=arguments.objective,
