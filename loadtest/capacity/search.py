@@ -112,12 +112,10 @@ def find_capacity(plan: Plan, question: Question, path: Path) -> Capacity:
         shown_progress() as progress,
         closing(_KeptTarget(plan, path)) as kept,
     ):
-        levels = most_levels(capacity.steps, question.bounds)
-        progress.begin(
-            f"up to {levels} levels",
-            _longest_left_s(plan, question, capacity.steps),
-            f" if no step is repeated because it is in doubt; a step measures {question.window_s:g} s or longer",
-        )
+        if isinstance(decide(capacity.steps, question.bounds), Todo):
+            what = f"up to {most_levels(capacity.steps, question.bounds)} level(s)"
+            note = f" if no step is repeated because it is in doubt; a step measures {question.window_s:g} s or longer"
+            progress.begin(what, _longest_left_s(plan, question, capacity.steps), note)
         if capacity.steps:
             progress.say(f"{len(capacity.steps)} steps of {path} are measured; the search is resumed")
         while isinstance(todo := decide(capacity.steps, question.bounds), Todo):

@@ -38,7 +38,7 @@ def run_faults(plan: FaultPlan, folder: FaultFolder, names: list[str], *, again:
         load_s = sum(plan.duration_of_s(fault) for _, faults in run.left for fault in faults)
         count = sum(len(faults) for _, faults in run.left)
         note = f"; {show_clock(load_s)} of it is load, the rest the limits of starts, drains and stops"
-        progress.begin(f"{count} faults under {plan.users} users", run.longest_s(), note)
+        progress.begin(f"{count} fault(s) under {plan.users} users", run.longest_s(), note)
         while run.left:
             run.run_group()
             run.left.pop(0)
@@ -52,7 +52,7 @@ def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
         stretch = Stretch(plan, path, 60 * plan.minutes, plan.schedule())
         longest_s = _longest_setting_s(plan) + longest_load_s(stretch.duration_s, plan.drain_s)
         note = f"; {show_clock(stretch.duration_s)} of it is load, the rest the limits of start, drain and stop"
-        progress.begin(f"{len(stretch.schedule)} faults under {plan.users} users", longest_s, note)
+        progress.begin(f"{len(stretch.schedule)} fault(s) under {plan.users} users", longest_s, note)
         try:
             progress.begin_step(f"soak of {plan.target.title}", 1, longest_s)
             with _running(plan, plan.roles, folder.path / "soak.log", progress) as running:

@@ -50,7 +50,7 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
         longest_s = longest_start_and_stop_s(target) + _longest_capacity_s(plan, question, folder)
         longest_s += len(todo) * _longest_level_s(plan, question)
         note = f"; each level sends its load for {question.seconds:g} s"
-        progress.begin(f"{len(todo)} levels of overload", longest_s, note)
+        progress.begin(f"{len(todo)} level(s) of overload", longest_s, note)
         progress.begin_step(f"overload of {target.title}", 0, longest_s)
         progress.doing(f"starting {target.title}")
         with running_target(target, folder.path / "target.log") as running:

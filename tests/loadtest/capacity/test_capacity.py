@@ -145,7 +145,7 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
         assert stopped.exit_code == 130
         assert "run the same command again" in stopped.stderr
         first, step, *_ = stopped.stderr.splitlines()
-        assert re.match(r"up to \d+ levels: at most [\d:]+ h if no step is repeated", first)
+        assert re.match(r"up to \d+ level\(s\): at most [\d:]+ h if no step is repeated", first)
         assert re.match(r"\[1\] .* \(at most [\d:]+ h left\)$", step)
         before = read(folder)
         assert before["result"] is None

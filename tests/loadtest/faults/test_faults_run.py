@@ -75,7 +75,7 @@ def fault(ran: Ended, name: str) -> dict[str, Any]:
 def test_a_fault_run_says_how_long_it_takes_at_most_and_what_is_left(ran: Ended) -> None:
     first, *steps = [line for line in ran.stderr.splitlines() if "at most" in line]
     assert ran.stderr.startswith(first)
-    assert first.startswith("4 faults under 5 users: at most ")
+    assert first.startswith("4 fault(s) under 5 users: at most ")
     assert [line.startswith("[") and line.endswith(" left)") for line in steps] == [True] * len(steps)
     assert [line.split()[1] for line in steps] == ["known", "freeze", "broken", "kill", "elsewhere"]
 

@@ -79,7 +79,7 @@ def test_no_more_is_counted_than_a_target_can_serve(overloaded: Ended) -> None:
 
 def test_an_overload_test_says_how_long_it_takes_at_most_and_what_is_left(overloaded: Ended) -> None:
     lines = [line for line in overloaded.stderr.splitlines() if "at most" in line]
-    assert overloaded.stderr.startswith("1 levels of overload: at most ")
+    assert overloaded.stderr.startswith("1 level(s) of overload: at most ")
     assert [line.endswith(" left)") for line in lines[1:]] == [True, True]
 
 
