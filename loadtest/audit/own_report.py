@@ -437,7 +437,7 @@ def _traffic(source: CellFigures | PointFigures, endpoint: str | None) -> Traffi
     """Return what objectives and comparisons look at: in an open loop, latencies from the scheduled time."""
     if endpoint is None:
         return source.scheduled or source.steady
-    return next((part.scheduled or part.steady for part in source.endpoints if part.endpoint == endpoint), None)
+    return next((part.judged for part in source.endpoints if part.endpoint == endpoint), None)
 
 
 def _flag_faults(figures: Figures) -> Iterator[_Fault]:

@@ -54,7 +54,10 @@ def add_open_loop(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument("--rate", type=positive, metavar="R", help=meaning)
     parser.add_argument("--arrivals", choices=("poisson", "constant"), help="with --rate (default: poisson)")
     parser.add_argument(
-        "--in-flight", type=positive_int, metavar="N", help=f"with --rate: at most under way ({MOST_IN_FLIGHT})"
+        "--in-flight",
+        type=positive_int,
+        metavar="N",
+        help=f"with --rate: most requests under way (default: {MOST_IN_FLIGHT})",
     )
 
 

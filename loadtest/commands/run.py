@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
 def add_command(commands: "Commands") -> None:
     """Add `run` to the commands."""
-    parser = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
+    parser = commands.add_parser(
+        "run",
+        help="measure all cells of a plan and report; run again to resume",
+        description=__doc__,
+        epilog="Example: loadtest run configs/stress/quick.yaml --users 10,25 --repetitions 3 --out runs/try",
+    )
     add_plan(parser, "configs/stress/published.yaml")
     add_out(parser, "the run folder")
-    parser.add_argument("--users", type=numbers, metavar="10,25", help="user levels instead of the plan's")
-    parser.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell")
-    parser.add_argument("--targets", type=names, metavar="A,B", help="only these targets")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="how often each cell is measured")
-    add_open_loop(parser, "open loop: so many requests start per second, whatever became of earlier ones")
+    parser.add_argument("--users", type=numbers, metavar="10,25", help="user levels (default: the plan's users)")
+    parser.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell (default: the plan's)")
+    parser.add_argument("--targets", type=names, metavar="A,B", help="only these targets (default: all of the plan)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="runs of each cell (default: the plan's)")
+    add_open_loop(parser, "open loop: start R requests per second, answered or not (default: as the plan says)")
     parser.set_defaults(do=run)
 
 

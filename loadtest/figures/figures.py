@@ -165,6 +165,21 @@ class EndpointFigures(_Figures):
     unexplained_ms: float | None
     """Mean latency − sum of the stages: network, ingress, and waiting on either side of the service's own clock."""
 
+    @property
+    def judged(self) -> Traffic:
+        """Return the figures that limits look at."""
+        return self.scheduled or self.steady
+
+    @property
+    def shown(self) -> Traffic:
+        """Return the same; those of the whole run where only these have a median, as in a Locust CSV."""
+        return self.whole_run if self.judged.median_ms is None else self.judged
+
+    @property
+    def shown_of(self) -> str:
+        """Return what a reader is told beside a latency of `shown`."""
+        return " (whole run)" if self.shown is self.whole_run and self.shown.median_ms is not None else ""
+
 
 class RoleFigures(_Figures):
     """What the processes of one role used in the steady window."""

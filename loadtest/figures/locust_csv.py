@@ -4,7 +4,7 @@ What they lack stays None and is told in a note: latencies of the steady window,
 the machine, the service's own clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -29,6 +29,8 @@ from loadtest.figures.locust_files import (
     MEAN,
     MEDIAN,
     MOST,
+    OLD_PERCENTILES,
+    OLD_STATS,
     REQUESTS,
     RPS,
     STATS,
@@ -48,7 +50,8 @@ MOST_TOLD = 5
 _REQUESTS, _FAILURES = "Total Request Count", "Total Failure Count"
 _STATS_COLUMNS = (REQUESTS, FAILED, MEDIAN, MEAN, MOST, RPS)
 _TOTALS = tuple(f"Total {column}" for column in (MEDIAN, MEAN, MOST))
-_HISTORY_COLUMNS = ("Timestamp", "User Count", _REQUESTS, _FAILURES, *_TOTALS)
+_USERS = "User Count"
+_HISTORY_COLUMNS = ("Timestamp", _REQUESTS, _FAILURES, *_TOTALS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class _Tick:
     """What the history says of one moment; requests and failures are those since the start."""
 
     unix_s: float
-    users: int
+    users: int | None
+    """None in files of Locust before 1.0."""
     lines: dict[str | None, Line]
     """By endpoint: all together, and with --csv-full-history single ones."""
 
@@ -99,8 +103,8 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
     if faults:
         raise BadInputError("\n".join(faults))
     run = _read_run(path)
-    if users is None and not run.ticks:
-        raise BadInputError(f"{path}: {run.name}{HISTORY} has no line to tell the number of users; give it by --users")
+    if users is None and not any(tick.users is not None for tick in run.ticks):
+        raise BadInputError(f"{path}: {run.name}{HISTORY} does not tell the number of users; give it by --users")
     cell = _cell(run, users)
     mean_wait_s = sum(wait_s) / len(wait_s) if wait_s else None
     point = PointFigures(
@@ -131,11 +135,15 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
 
 def _read_run(path: Path) -> _Run:
     """Read all files; those that are not there say nothing."""
-    found = [suffix for suffix in (HISTORY, STATS, FAILURES, EXCEPTIONS) if path.name.endswith(suffix)]
+    found = [
+        suffix
+        for suffix in (HISTORY, STATS, OLD_STATS, OLD_PERCENTILES, FAILURES, EXCEPTIONS)
+        if path.name.endswith(suffix)
+    ]
     prefix = str(path).removesuffix(found[0] if found else "")
     run = _Run(Path(prefix).name, {}, [], [], [])
     run.ticks.extend(_since_reset(_read_history(Path(prefix + HISTORY), run.notes), run.notes))
-    run.stats.update(_read_stats(Path(prefix + STATS), run.notes))
+    run.stats.update(_read_stats(Path(prefix + STATS), {}, run.notes) or _read_old_stats(prefix, run.notes))
     if not run.stats and not run.ticks:
         raise BadInputError(
             f"{path}: there is neither {run.name}{STATS} with a line `{TOTAL}` nor {run.name}{HISTORY} with figures; "
@@ -165,6 +173,12 @@ def _remark(run: _Run) -> None:
     if not run.ticks:
         run.notes.append(f"{run.name}{HISTORY} is missing: nothing is known of the steady window")
         return
+    if run.ticks[-1].users is None:
+        run.notes.append(
+            f"{run.name}{HISTORY} is of Locust before 1.0, which writes no number of users: nothing is known of the "
+            "steady window"
+        )
+        return
     run.notes.append("Locust does not write latencies of the steady window; a request counts when its answer came")
     later = run.stats[None].requests - run.ticks[-1].count(_REQUESTS) if run.stats else 0
     if later > 0:
@@ -179,8 +193,19 @@ def _remark(run: _Run) -> None:
         )
 
 
-def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
-    """Return the figures of the whole run by endpoint, None being all together; nothing if that one is missing."""
+def _read_old_stats(prefix: str, notes: list[str]) -> dict[str | None, Traffic]:
+    """Return the same from the files of Locust 0.8 to 0.13, which have the percentiles in one of their own."""
+    lines = _read_lines(Path(prefix + OLD_PERCENTILES), ("Name",), (REQUESTS,), notes)
+    return _read_stats(Path(prefix + OLD_STATS), {line.text["Name"]: line.numbers for line in lines}, notes)
+
+
+def _read_stats(
+    path: Path, percentiles: Mapping[str, Mapping[str, float]], notes: list[str]
+) -> dict[str | None, Traffic]:
+    """Return the figures of the whole run by endpoint, None being all together; nothing if that one is missing.
+
+    `percentiles` has those that the file lacks, by method and name.
+    """
     lines = _read_lines(path, ("Type", "Name"), _STATS_COLUMNS, notes)
     names = [line.name or TOTAL for line in lines]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -193,11 +218,12 @@ def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
             rps=line.numbers[RPS],
             median_ms=line.numbers[MEDIAN],
             avg_ms=line.numbers[MEAN],
-            p95_ms=line.numbers.get("95%"),
-            p99_ms=line.numbers.get("99%"),
+            p95_ms=known.get("95%"),
+            p99_ms=known.get("99%"),
             max_ms=line.numbers[MOST],
         )
         for line in lines
+        for known in [{**percentiles.get(f"{line.text['Type']} {line.text['Name']}", {}), **line.numbers}]
     }
     return traffic if None in traffic else {}
 
@@ -206,10 +232,11 @@ def _read_history(path: Path, notes: list[str]) -> list[_Tick]:
     """Return a tick for each line of all together, with the lines of single endpoints that stand before it."""
     ticks = []
     lines: dict[str | None, Line] = {}
-    for line in _read_lines(path, ("Type", "Name"), _HISTORY_COLUMNS, notes):
+    for line in _read_lines(path, ("Type", "Name"), _HISTORY_COLUMNS, notes, (_USERS,)):
         lines[line.name] = line
         if line.name is None:
-            ticks.append(_Tick(line.numbers["Timestamp"], int(line.numbers["User Count"]), lines))
+            users = int(line.numbers[_USERS]) if _USERS in line.numbers else None
+            ticks.append(_Tick(line.numbers["Timestamp"], users, lines))
             lines = {}
     return ticks
 
@@ -225,8 +252,10 @@ def _since_reset(ticks: list[_Tick], notes: list[str]) -> list[_Tick]:
     return ticks[falls[-1] :]
 
 
-def _read_lines(path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str]) -> list[Line]:
-    return read_lines(path, texts, numbers, notes) if path.is_file() else []
+def _read_lines(
+    path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str], optional: Sequence[str] = ()
+) -> list[Line]:
+    return read_lines(path, texts, numbers, notes, optional) if path.is_file() else []
 
 
 def _told_failures(path: Path, notes: list[str]) -> Iterator[str]:
@@ -242,7 +271,7 @@ def _told_failures(path: Path, notes: list[str]) -> Iterator[str]:
 
 
 def _cell(run: _Run, users: int | None) -> CellFigures:
-    most = max((tick.users for tick in run.ticks), default=users or 0)
+    most = max((tick.users for tick in run.ticks if tick.users is not None), default=users or 0)
     steady, whole_run = _steady_window(run.ticks), _whole_run_window(run.ticks)
     endpoints = run.stats or (_whole_run(whole_run) if whole_run else {})
     total = endpoints.get(None)
@@ -308,7 +337,7 @@ def _reasons(
 
 def _steady_window(ticks: list[_Tick]) -> _Window | None:
     """Return the time during which all users were there, if it is longer than a single line."""
-    most = max((tick.users for tick in ticks), default=0)
+    most = max((tick.users for tick in ticks if tick.users is not None), default=0)
     full = [tick for tick in ticks if tick.users == most > 0]
     return _Window(full[0], full[-1]) if full and full[-1].unix_s > full[0].unix_s else None
 

@@ -31,11 +31,10 @@ def print_overview(figures: Figures) -> None:
 
 def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: LevelComparison | None) -> list[str]:
     traffic = point.scheduled or point.steady
-    parts = {part.endpoint: part.scheduled or part.steady for part in point.endpoints}
-    latencies = [
-        f"{show_ms(part.median_ms)}, {show_ms(part.p95_ms)}" if (part := parts.get(name)) else ""
-        for name in figures.endpoints
-    ]
+    latencies = {
+        part.endpoint: f"{show_ms(part.shown.median_ms)}, {show_ms(part.shown.p95_ms)}{part.shown_of}"
+        for part in point.endpoints
+    }
     measured = sum((cell.target, cell.users) == (point.target, point.users) for cell in figures.cells)
     return [
         titles.get(point.target, point.target),
@@ -43,7 +42,7 @@ def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: L
         f"{point.repetitions} of {measured}" if measured else "",
         show_rps(traffic.rps if traffic else None),
         show_percent(traffic.failures_percent if traffic else None),
-        *latencies,
+        *(latencies.get(name, "") for name in figures.endpoints),
         _verdict(figures, point, level),
         name_limit(point.bottleneck),
     ]

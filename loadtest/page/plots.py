@@ -211,8 +211,7 @@ def _published_ms(endpoint: str, row: BaselinePoint) -> float | None:
 def _steady_ms(point: PointFigures | None, endpoint: str) -> dict[str, float]:
     """Return the percentiles that are known."""
     found = _endpoint(point, endpoint) if point else None
-    steady = (found.scheduled or found.steady) if found else None
-    values = {name: getattr(steady, f"{name}_ms", None) for name in MARKERS}
+    values = {name: getattr(found.judged, f"{name}_ms", None) if found else None for name in MARKERS}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -10,7 +10,6 @@ from math import ceil, fsum
 
 from loadtest.figures.figures import (
     CellFigures,
-    EndpointFigures,
     Facts,
     Figures,
     PointFigures,
@@ -375,11 +374,11 @@ def _only(data: Data, target: str) -> tuple[str, str]:
 def _in_short(point: PointFigures) -> str:
     traffic = traffic_of(point)
     told = [f"{show_rps(traffic.rps)} requests/s", f"{show_percent(traffic.failures_percent)} % failures"]
-    for part in point.endpoints:
-        steady = part.scheduled or part.steady
-        median_ms = steady.median_ms if steady.median_ms is not None else part.whole_run.median_ms
-        if median_ms is not None:
-            told.append(f"a {part.endpoint} median of {show_ms(median_ms)} ms")
+    told += [
+        f"a {part.endpoint} median of {show_ms(part.shown.median_ms)} ms{part.shown_of}"
+        for part in point.endpoints
+        if part.shown.median_ms is not None
+    ]
     if not point.endpoints and traffic.median_ms is not None:
         told.append(f"a median of {show_ms(traffic.median_ms)} ms")
     return listed(told)
@@ -387,16 +386,11 @@ def _in_short(point: PointFigures) -> str:
 
 def _parts(data: Data, target: str, endpoint: str) -> list[tuple[int, Traffic]]:
     """Return the figures of one endpoint by users, where it has right answers."""
-
-    def read(part: EndpointFigures) -> Traffic:
-        steady = part.scheduled or part.steady
-        return steady if steady.median_ms is not None else part.whole_run
-
     return [
-        (point.users, read(part))
+        (point.users, part.shown)
         for point in data.points(target)
         for part in point.endpoints
-        if part.endpoint == endpoint and read(part).median_ms is not None
+        if part.endpoint == endpoint and part.shown.median_ms is not None
     ]
 
 

@@ -199,6 +199,7 @@ def _evidence(
             name: Counter((row.status, row.error) for row in failed if row.endpoint == name)
             for name in plan.workload.endpoints
         },
+        names=Counter(row.endpoint for row in rows),
         under_way=count_under_way(requests, window),
         answers=count_answers(requests, window),
         generator=[row for row in measured.generator if window.holds(row.unix_s)],
@@ -440,7 +441,7 @@ def find_value(
 def _traffic_of(endpoint: str | None, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> Traffic | None:
     if endpoint is None:
         return steady
-    return next((part.scheduled or part.steady for part in endpoints if part.endpoint == endpoint), None)
+    return next((part.judged for part in endpoints if part.endpoint == endpoint), None)
 
 
 def _finished(measured: _Measured) -> bool:

@@ -50,6 +50,8 @@ NOTED_OTHER_SHARE = 0.5
 LEAST_REQUESTS = 10
 """Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
 
+_MOST_NAMES = 5
+
 _DRAIN_SLACK_S = 0.5
 """How much before its end a drain that ends by itself must have ended, to be told from one that was cut off."""
 
@@ -70,6 +72,8 @@ class Evidence:
     """Of all requests that have one, failed ones too."""
     errors: Mapping[str, Counter[tuple[int, str]]]
     """By endpoint: the failed requests by status and error."""
+    names: Counter[str]
+    """Requests of the whole run by endpoint, or by Locust's name where the plan counts no such request."""
     under_way: float
     """Requests under way, on average over the time."""
     answers: int
@@ -401,9 +405,23 @@ def _target(plan: Plan, evidence: Evidence) -> Target:
 def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     for endpoint in plan.workload.endpoints:
         requests = evidence.endpoints[endpoint].requests
-        if requests < LEAST_REQUESTS:
+        if evidence.names and endpoint not in evidence.names:
+            yield Reason(_tell_names(plan, endpoint, evidence.names), "few_samples")
+        elif requests < LEAST_REQUESTS:
             yield Reason(
                 f"too few samples: {show_count(requests)} request(s) of {endpoint} in the steady window, "
                 f"at least {LEAST_REQUESTS} are needed",
                 "few_samples",
             )
+
+
+def _tell_names(plan: Plan, endpoint: str, names: Counter[str]) -> str:
+    """Return what Locust calls its requests, those first that no endpoint of the plan counts."""
+    endpoints = plan.workload.endpoints
+    by_use = sorted(names, key=lambda name: (name in endpoints, -names[name], name))
+    shown = [f"`{endpoints[name].request if name in endpoints else name}`" for name in by_use[:_MOST_NAMES]]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return (
+        f"no request of {endpoint}: Locust counted none named `{endpoints[endpoint].request}`, but "
+        f"{', '.join(shown)}{more}; set workload.endpoints.{endpoint}.request to the name that Locust counts"
+    )
