@@ -28,7 +28,7 @@ from loadtest.figures.figures import (
     PointFigures,
     Traffic,
 )
-from loadtest.verdict.differences import PERCENTILES
+from loadtest.statistics.percentiles import PERCENTILES
 
 DECIMALS_MARGIN = 0.6e-4
 """report.json rounds to four decimals; floats may add a little."""

@@ -131,18 +131,18 @@ class Traffic(_Figures):
 
     requests: int
     failures: int
-    failures_percent: float | None
+    failures_percent: float | None = None
     failures_interval_percent: tuple[float, float] | None = None
     """With 95 % confidence (score interval), as if failures were independent of each other."""
     untimed: int = 0
     """Right answers of which the client gave no latency: they are in no figure of latencies."""
-    rps: float | None
+    rps: float | None = None
     """Requests (failed ones too) ÷ the window's length."""
-    median_ms: float | None
-    avg_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    max_ms: float | None
+    median_ms: float | None = None
+    avg_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
 
 
 class Stage(_Figures):
@@ -160,9 +160,9 @@ class EndpointFigures(_Figures):
     whole_run: Traffic
     scheduled: Traffic | None = None
     """In an open loop: the steady window again, each latency from the scheduled time; limits look at this."""
-    stages: list[Stage]
+    stages: list[Stage] = []
     """In the order of the header; empty when the answers carry none."""
-    unexplained_ms: float | None
+    unexplained_ms: float | None = None
     """Mean latency − sum of the stages: network, ingress, and waiting on either side of the service's own clock."""
 
     @property
@@ -253,18 +253,18 @@ class CellFigures(_Figures):
     users: int
     repetition: int
     valid: bool
-    reasons: list[StatedReason]
+    reasons: list[StatedReason] = []
     """Why the cell is not valid; such cells are printed and count in no point."""
-    notes: list[str]
-    steady_window_s: float | None
-    whole_run_s: float | None
-    ready_after_s: float | None
-    replicas_asked: int | None
-    replicas_found: int | None
-    seed: int | None
-    steady: Traffic | None
+    notes: list[str] = []
+    steady_window_s: float | None = None
+    whole_run_s: float | None = None
+    ready_after_s: float | None = None
+    replicas_asked: int | None = None
+    replicas_found: int | None = None
+    seed: int | None = None
+    steady: Traffic | None = None
     """All endpoints together."""
-    whole_run: Traffic | None
+    whole_run: Traffic | None = None
     scheduled: Traffic | None = None
     """In an open loop: the steady window again, each latency from the scheduled time."""
     arrivals_due: int | None = None
@@ -273,14 +273,14 @@ class CellFigures(_Figures):
     """Of these, sent late because all users were busy."""
     arrivals_unsent: int | None = None
     """Of these, never sent: they are in no other figure."""
-    endpoints: list[EndpointFigures]
-    roles: list[RoleFigures]
-    counters: list[CounterFigures]
+    endpoints: list[EndpointFigures] = []
+    roles: list[RoleFigures] = []
+    counters: list[CounterFigures] = []
     hit_percent: float | None = None
     """Of the answers that the target counted: those from its cache; None where the plan or the target has no such
     counter."""
-    metrics_after_s: float | None
-    limits: list[LimitResult]
+    metrics_after_s: float | None = None
+    limits: list[LimitResult] = []
     generator_late_percent: float | None = None
     """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
     bottleneck: Bottleneck | None = None
@@ -294,21 +294,30 @@ class PointFigures(_Figures):
     users: int
     repetitions: int
     """Valid ones; with none there are no figures."""
-    steady_window_s: float | None
+    steady_window_s: float | None = None
     """Of all repetitions together."""
-    think_time_limit_rps: float | None
+    think_time_limit_rps: float | None = None
     """Users ÷ mean think time: more cannot be asked for, whatever the target does (Little's law with no latency)."""
-    steady: Traffic | None
-    whole_run: Traffic | None
+    steady: Traffic | None = None
+    whole_run: Traffic | None = None
     scheduled: Traffic | None = None
     """In an open loop: the steady window again, each latency from the scheduled time."""
-    endpoints: list[EndpointFigures]
-    roles: list[RoleFigures]
+    endpoints: list[EndpointFigures] = []
+    roles: list[RoleFigures] = []
     """Means and maxima over the repetitions."""
     generator_late_percent: float | None = None
     """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
     bottleneck: Bottleneck | None = None
     """None without a valid repetition."""
+
+    @property
+    def judged(self) -> Traffic | None:
+        """Return the figures that limits look at."""
+        return self.scheduled or self.steady
+
+    def part(self, endpoint: str) -> EndpointFigures | None:
+        """Return the figures of one endpoint."""
+        return next((part for part in self.endpoints if part.endpoint == endpoint), None)
 
 
 class Difference(_Figures):
@@ -345,8 +354,8 @@ class TargetFacts(_Figures):
 
     name: str
     title: str
-    replicas: int | None
-    about: dict[str, Any]
+    replicas: int | None = None
+    about: dict[str, Any] = {}
     """What it said of itself, by path."""
     cache: str | None = None
     """What it calls the cache that it has on; `off`; None when it does not say."""
@@ -382,18 +391,22 @@ class Facts(_Figures):
     title: str
     source: Literal["run folder", "Locust CSV"]
     units: dict[str, str] = UNITS
-    machine: dict[str, Any] | None
+    machine: dict[str, Any] | None = None
     """CPU model, cores, ram_bytes, os, python, packages (those the plan names, and Locust), git_commit."""
-    dates: list[str]
+    dates: list[str] = []
     """Days (UTC) on which cells were measured."""
     test: dict[str, Any]
     """Users, spawn rate, duration, warm-up, repetitions, workload, order, seed, as the plan has them."""
-    targets: list[TargetFacts]
-    endpoints: list[str]
-    baseline: Baseline | None
-    points: list[PointFigures]
-    cells: list[CellFigures]
-    comparisons: list[LevelComparison]
+    targets: list[TargetFacts] = []
+    endpoints: list[str] = []
+    baseline: Baseline | None = None
+    points: list[PointFigures] = []
+    cells: list[CellFigures] = []
+    comparisons: list[LevelComparison] = []
+
+    def title_of(self, target: str) -> str:
+        """Return what reports call a target."""
+        return next((facts.title for facts in self.targets if facts.name == target), target)
 
 
 class Figures(Facts):

@@ -41,7 +41,7 @@ from loadtest.figures.locust_files import (
     read_lines,
 )
 from loadtest.statistics.intervals import failures_interval_percent
-from loadtest.statistics.percentiles import LEAST_SAMPLES
+from loadtest.statistics.percentiles import LEAST_SAMPLES, PERCENTILES
 
 TARGET = "locust"
 MOST_TOLD = 5
@@ -107,29 +107,23 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
         raise BadInputError(f"{path}: {run.name}{HISTORY} does not tell the number of users; give it by --users")
     cell = _cell(run, users)
     mean_wait_s = sum(wait_s) / len(wait_s) if wait_s else None
+    measured = cell.model_dump(include={"steady_window_s", "steady", "whole_run", "endpoints"}) if cell.valid else {}
     point = PointFigures(
         target=TARGET,
         users=cell.users,
         repetitions=int(cell.valid),
-        steady_window_s=cell.steady_window_s if cell.valid else None,
         think_time_limit_rps=round(cell.users / mean_wait_s, 4) if mean_wait_s else None,
-        steady=cell.steady if cell.valid else None,
-        whole_run=cell.whole_run if cell.valid else None,
-        endpoints=cell.endpoints if cell.valid else [],
-        roles=[],
+        **measured,
     )
     return Facts(
         title=title,
         source="Locust CSV",
-        machine=None,
         dates=sorted({datetime.fromtimestamp(tick.unix_s, UTC).date().isoformat() for tick in run.ticks}),
         test={"users": [cell.users]} | ({"workload": {"wait_s": list(wait_s)}} if wait_s else {}),
-        targets=[TargetFacts(name=TARGET, title=TARGET, replicas=None, about={})],
+        targets=[TargetFacts(name=TARGET, title=TARGET)],
         endpoints=[part.endpoint for part in cell.endpoints],
-        baseline=None,
         points=[point],
         cells=[cell],
-        comparisons=[],
     )
 
 
@@ -286,10 +280,6 @@ def _cell(run: _Run, users: int | None) -> CellFigures:
         notes=run.notes,
         steady_window_s=steady.length_s if steady else None,
         whole_run_s=whole_run.length_s if whole_run else None,
-        ready_after_s=None,
-        replicas_asked=None,
-        replicas_found=None,
-        seed=None,
         steady=_counted(steady, None) if steady else None,
         whole_run=total,
         endpoints=[
@@ -297,15 +287,9 @@ def _cell(run: _Run, users: int | None) -> CellFigures:
                 endpoint=name,
                 steady=_counted(steady, name) if steady else _traffic(0, 0),
                 whole_run=traffic,
-                stages=[],
-                unexplained_ms=None,
             )
             for name, traffic in parts.items()
         ],
-        roles=[],
-        counters=[],
-        metrics_after_s=None,
-        limits=[],
     )
 
 
@@ -380,17 +364,15 @@ def _traffic(requests: int, failures: int, **known: float | None) -> Traffic:
     """
     if known.get("max_ms") == 0:
         known = {"rps": known.get("rps")}
-    least = dict(zip(("median_ms", "p95_ms", "p99_ms"), LEAST_SAMPLES.values(), strict=True))
     rounded = {
         metric: round(value, 4)
         for metric, value in known.items()
-        if value is not None and requests >= least.get(metric, 1)
+        if value is not None and requests >= LEAST_SAMPLES.get(PERCENTILES.get(metric, 0), 1)
     }
-    metrics = ("rps", "median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
     return Traffic(
         requests=requests,
         failures=failures,
         failures_percent=round(100 * failures / requests, 4) if requests else None,
         failures_interval_percent=failures_interval_percent(failures, requests),
-        **{metric: rounded.get(metric) for metric in metrics},
+        **rounded,
     )

@@ -8,6 +8,7 @@ from loadtest.figures.figures import (
     Bottleneck,
     Figures,
     PointFigures,
+    Traffic,
     show_ms,
     show_percent,
     show_rps,
@@ -49,10 +50,13 @@ def _evidence(figures: Figures) -> str:
 
 
 def _short_point(point: PointFigures, endpoints: Sequence[str]) -> list[str]:
-    traffic = point.scheduled or point.steady
+    traffic = point.judged or Traffic(requests=0, failures=0)
     p95_ms = {part.endpoint: show_ms(part.shown.p95_ms) + part.shown_of for part in point.endpoints}
-    rps, failures = (traffic.rps, traffic.failures_percent) if traffic else (None, None)
-    return [show_rps(rps), show_percent(failures), *(p95_ms.get(name, NO_FIGURE) for name in endpoints)]
+    return [
+        show_rps(traffic.rps),
+        show_percent(traffic.failures_percent),
+        *(p95_ms.get(name, NO_FIGURE) for name in endpoints),
+    ]
 
 
 def _limits(figures: Figures, targets: Sequence[str]) -> Iterator[list[str]]:

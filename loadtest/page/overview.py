@@ -4,6 +4,7 @@ from loadtest.figures.figures import (
     Figures,
     LevelComparison,
     PointFigures,
+    Traffic,
     show_count,
     show_ms,
     show_percent,
@@ -22,26 +23,25 @@ def print_overview(figures: Figures) -> None:
     columns = columns_of(("target", "users", "valid", "requests/s", "failed %"), words=1)
     columns += columns_of(f"{endpoint} p50, p95 ms" for endpoint in figures.endpoints)
     columns += [Column("beside the others", is_number=False), Column("limited by", is_number=False)]
-    titles = {facts.name: facts.title for facts in figures.targets}
     levels = {level.users: level for level in figures.comparisons}
     points = sorted(figures.points, key=lambda point: point.users)
-    rows = [_row(figures, point, titles, levels.get(point.users)) for point in points]
+    rows = [_row(figures, point, levels.get(point.users)) for point in points]
     print_table(figures.title, columns, rows, [_style(point) for point in points])
 
 
-def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: LevelComparison | None) -> list[str]:
-    traffic = point.scheduled or point.steady
+def _row(figures: Figures, point: PointFigures, level: LevelComparison | None) -> list[str]:
+    traffic = point.judged or Traffic(requests=0, failures=0)
     latencies = {
         part.endpoint: f"{show_ms(part.shown.median_ms)}, {show_ms(part.shown.p95_ms)}{part.shown_of}"
         for part in point.endpoints
     }
     measured = sum((cell.target, cell.users) == (point.target, point.users) for cell in figures.cells)
     return [
-        titles.get(point.target, point.target),
+        figures.title_of(point.target),
         show_count(point.users),
         f"{point.repetitions} of {measured}" if measured else "",
-        show_rps(traffic.rps if traffic else None),
-        show_percent(traffic.failures_percent if traffic else None),
+        show_rps(traffic.rps),
+        show_percent(traffic.failures_percent),
         *(latencies.get(name, "") for name in figures.endpoints),
         _verdict(figures, point, level),
         name_limit(point.bottleneck),

@@ -9,7 +9,6 @@ from math import fsum
 
 from loadtest.figures.figures import (
     BaselinePoint,
-    EndpointFigures,
     Figures,
     PointFigures,
     show_ms,
@@ -132,7 +131,7 @@ def _stages(figures: Figures) -> Iterator[BarPicture]:
     panels: dict[str, list[Bar]] = {}
     for endpoint in figures.endpoints:
         for point in _in_reading_order(figures):
-            found = _endpoint(point, endpoint)
+            found = point.part(endpoint)
             if found and found.stages:
                 parts = {stage.name: max(0.0, stage.avg_ms) for stage in found.stages}
                 parts[OUTSIDE] = max(0.0, found.unexplained_ms or 0.0)
@@ -200,17 +199,13 @@ def _point_label(figures: Figures, point: PointFigures) -> str:
     return f"{users}, {shorten(titles[point.target], 44)}" if len(titles) > 1 else users
 
 
-def _endpoint(point: PointFigures, endpoint: str) -> EndpointFigures | None:
-    return next((found for found in point.endpoints if found.endpoint == endpoint), None)
-
-
 def _published_ms(endpoint: str, row: BaselinePoint) -> float | None:
     return row.endpoints.get(endpoint, {}).get("median_ms")
 
 
 def _steady_ms(point: PointFigures | None, endpoint: str) -> dict[str, float]:
     """Return the percentiles that are known."""
-    found = _endpoint(point, endpoint) if point else None
+    found = point.part(endpoint) if point else None
     values = {name: getattr(found.judged, f"{name}_ms", None) if found else None for name in MARKERS}
     return {name: value for name, value in values.items() if value is not None}
 

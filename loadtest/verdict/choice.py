@@ -39,7 +39,7 @@ class Data:
 
     def title(self, target: str) -> str:
         """Return what reports call a target."""
-        return next((facts.title for facts in self.figures.targets if facts.name == target), target)
+        return self.figures.title_of(target)
 
     def points(self, target: str) -> list[PointFigures]:
         """Return the points of a target that have requests, by users."""

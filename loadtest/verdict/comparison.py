@@ -16,8 +16,8 @@ from math import log
 
 from loadtest.figures.figures import Difference, LevelComparison, TargetFacts, Verdict, name_metric, show_value
 from loadtest.statistics.block_bootstrap import DRAWS
-from loadtest.statistics.percentiles import CONFIDENCE
-from loadtest.verdict.differences import FAILURES, PERCENTILES, THROUGHPUT, Repetition, Side, find_difference
+from loadtest.statistics.percentiles import CONFIDENCE, PERCENTILES
+from loadtest.verdict.differences import FAILURES, THROUGHPUT, Repetition, Side, find_difference
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from loadtest.figures.figures import Difference, Verdict
 from loadtest.figures.traffic import Requests, Window, pool_requests
 from loadtest.statistics.block_bootstrap import DRAWS, Resampled, Run
 from loadtest.statistics.intervals import failures_difference_interval
-from loadtest.statistics.percentiles import count_least_samples
+from loadtest.statistics.percentiles import PERCENTILES, count_least_samples
 
 LEAST_DIFFERENCE_PERCENT = 2.0
 """The interval must lie beyond this for a winner: what is smaller matters to nobody."""
@@ -41,7 +41,6 @@ LEAST_REPETITIONS = 3
 
 FAILURES = "failures_percent"
 THROUGHPUT = "rps"
-PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
 @dataclass(frozen=True)

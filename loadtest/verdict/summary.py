@@ -49,6 +49,7 @@ from loadtest.figures.traffic import (
 from loadtest.plan.plan import KIT_ROLES, STOLEN, Limit, Plan, Target, TargetMetrics
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
+from loadtest.statistics.percentiles import PERCENTILES
 from loadtest.verdict.bottleneck import add_bottlenecks
 from loadtest.verdict.comparison import compare_levels
 from loadtest.verdict.differences import Repetition
@@ -61,7 +62,6 @@ from loadtest.verdict.validity import (
     find_steady_reasons,
 )
 
-_PERCENTILES = ("median_ms", "p95_ms", "p99_ms")
 _MEANS = ("busy_threads", "busiest_thread_percent", "runqueue_wait_percent", "crowd_threads", "crowd_cores")
 _LEAST_SPAN_S = 0.5
 # Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
@@ -432,7 +432,7 @@ def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[Endpoi
     """
     value = find_value(limit.endpoint, limit.metric, steady, endpoints)
     judged = value
-    if value is None and limit.metric in _PERCENTILES and limit.comparison in ("<=", "<"):
+    if value is None and limit.metric in PERCENTILES and limit.comparison in ("<=", "<"):
         judged = find_value(limit.endpoint, "max_ms", steady, endpoints)
     return LimitResult(limit=limit, value=value, met=judged is not None and limit.holds_for(judged))
 
