@@ -453,13 +453,19 @@ def show_bytes(value: float | None) -> str:
     return f"{value / 2**20:,.0f} MiB" if value < _THOUSAND_MIB_BYTES else f"{value / 2**30:,.1f} GiB"
 
 
-def show_value(metric: str, value: float | None) -> str:
-    """Return a metric's value for a reader, with its unit."""
-    if value is None:
-        return NO_FIGURE
+def show_bare(metric: str, value: float | None) -> str:
+    """Return a metric's value for a reader, without its unit."""
     if metric.endswith("_ms"):
-        return f"{show_ms(value)} ms"
-    return f"{show_percent(value)} %" if metric.endswith("_percent") else f"{show_rps(value)} requests/s"
+        return show_ms(value)
+    if metric.endswith("_percent"):
+        return show_percent(value)
+    return show_rps(value) if metric == "rps" else show_count(value)
+
+
+def show_value(metric: str, value: float | None) -> str:
+    """Return the value of a latency, a share or the throughput for a reader, with its unit."""
+    unit = {"ms": "ms", "percent": "%"}.get(metric.rpartition("_")[2], "requests/s")
+    return NO_FIGURE if value is None else f"{show_bare(metric, value)} {unit}"
 
 
 def show_difference(difference: Difference) -> str:

@@ -89,7 +89,6 @@ class _Run:
     """Of the whole run, by endpoint; empty when Locust was killed before it wrote them."""
     ticks: list[_Tick]
     """Empty when there is no history."""
-    reasons: list[str]
     notes: list[str]
 
 
@@ -135,9 +134,10 @@ def _read_run(path: Path) -> _Run:
         if path.name.endswith(suffix)
     ]
     prefix = str(path).removesuffix(found[0] if found else "")
-    run = _Run(Path(prefix).name, {}, [], [], [])
-    run.ticks.extend(_since_reset(_read_history(Path(prefix + HISTORY), run.notes), run.notes))
-    run.stats.update(_read_stats(Path(prefix + STATS), {}, run.notes) or _read_old_stats(prefix, run.notes))
+    notes: list[str] = []
+    ticks = _since_reset(_read_history(Path(prefix + HISTORY), notes), notes)
+    stats = _read_stats(Path(prefix + STATS), {}, notes) or _read_old_stats(prefix, notes)
+    run = _Run(Path(prefix).name, stats, ticks, notes)
     if not run.stats and not run.ticks:
         raise BadInputError(
             f"{path}: there is neither {run.name}{STATS} with a line `{TOTAL}` nor {run.name}{HISTORY} with figures; "
@@ -236,13 +236,11 @@ def _read_history(path: Path, notes: list[str]) -> list[_Tick]:
 
 
 def _since_reset(ticks: list[_Tick], notes: list[str]) -> list[_Tick]:
-    """Return the ticks from where Locust counted anew: after --reset-stats, or a second test from its web page."""
+    """Return the ticks since Locust last reset its counts: --reset-stats, or a second test from its web page."""
     falls = [at for at, (a, b) in enumerate(pairwise(ticks), start=1) if b.count(_REQUESTS) < a.count(_REQUESTS)]
     if not falls:
         return ticks
-    notes.append(
-        f"Locust began to count anew {falls[-1]} lines of all requests after its start: what was before is left out"
-    )
+    notes.append(f"Locust reset its counts after {falls[-1]} lines of all requests: what was before is left out")
     return ticks[falls[-1] :]
 
 
@@ -358,7 +356,7 @@ def _counted(window: _Window, endpoint: str | None) -> Traffic:
 
 
 def _traffic(requests: int, failures: int, **known: float | None) -> Traffic:
-    """Return figures of which those that nobody knows, and those of too few requests, are None.
+    """Return figures; unknown ones, and those of too few requests, are None.
 
     Where even the largest latency is 0, Locust had no response time at all.
     """

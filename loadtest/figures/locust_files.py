@@ -100,7 +100,9 @@ def read_lines(
     faults = [f"{path}: line {at}, {fault}" for at, row in rows for fault in _find_faults(row, numbers)]
     if faults:
         more = [f"{path}: {len(faults) - MOST_TOLD} more of them"] if len(faults) > MOST_TOLD else []
-        raise BadInputError("\n".join([*faults[:MOST_TOLD], *more, "mend the file, or take it away to do without"]))
+        raise BadInputError(
+            "\n".join([*faults[:MOST_TOLD], *more, "correct the file, or delete it to report without it"])
+        )
     return [
         Line(
             at,

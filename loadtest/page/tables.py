@@ -16,6 +16,7 @@ from loadtest.figures.figures import (
     RoleFigures,
     Traffic,
     name_metric,
+    show_bare,
     show_bytes,
     show_count,
     show_difference,
@@ -149,16 +150,7 @@ def _as_given(value: float | None) -> str:
 
 
 def _traffic(traffic: Traffic | None, metrics: str) -> list[str]:
-    return [_show(metric, getattr(traffic, metric, None)) for metric in metrics.split()]
-
-
-def _show(metric: str, value: float | None) -> str:
-    """Return a metric's value for a table whose header has the unit."""
-    if metric.endswith("_ms"):
-        return show_ms(value)
-    if metric.endswith("_percent"):
-        return show_percent(value)
-    return show_rps(value) if metric == "rps" else show_count(value)
+    return [show_bare(metric, getattr(traffic, metric, None)) for metric in metrics.split()]
 
 
 def _interval(traffic: Traffic | None) -> str:

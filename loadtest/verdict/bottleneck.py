@@ -38,7 +38,7 @@ LIGHT_LOAD_PERCENT = 95.0
 """Of N ÷ (Z + R0): from here on the users hardly wait for each other, so that more of them would send more."""
 
 NEAR_FULL_PERCENT = 60.0
-"""Of the most CPU that a role can use: below, nobody would call it busy."""
+"""Of the most CPU that a role can use: below, it does not count as busy."""
 
 LONG_STAGE_PERCENT = 50.0
 """Of the mean latency."""
@@ -50,7 +50,7 @@ FLAT_GROWTH_SHARE = 0.1
 """Of the growth of the users: throughput that grows less has come to its limit."""
 
 LEAST_TOLD_PERCENT = 1.0
-"""Less is not worth a word."""
+"""Smaller shares are not mentioned."""
 
 LEAST_MORE_USERS_FACTOR = 1.25
 """Between two levels, to judge whether throughput grows."""

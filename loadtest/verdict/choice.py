@@ -105,7 +105,7 @@ class Choice:
     ground: Literal["objectives", "levels", "memory", "number of replicas", "nothing"]
     """What the choice rests on."""
     because: str
-    """A clause that goes on after a colon."""
+    """A clause that follows a colon."""
     open: str = ""
     """What an undecided choice leaves open, or on what a split one depends: a sentence without its end."""
 

@@ -22,13 +22,13 @@ from loadtest.statistics.intervals import failures_difference_interval
 from loadtest.statistics.percentiles import PERCENTILES, count_least_samples
 
 LEAST_DIFFERENCE_PERCENT = 2.0
-"""The interval must lie beyond this for a winner: what is smaller matters to nobody."""
+"""The interval must lie beyond this for a winner; a smaller difference is irrelevant."""
 
 LARGE_DIFFERENCE_PERCENT = 25.0
 """Of the smaller value. An interval without a winner that reaches beyond this is no tie either, but not enough data."""
 
 LEAST_FAILURES_POINTS = 0.1
-"""Percentage points between two shares of failures: what is smaller matters to nobody."""
+"""Percentage points between two shares of failures; a smaller difference is irrelevant."""
 
 LARGE_FAILURES_POINTS = 5.0
 """Percentage points: an interval without a winner that reaches beyond this is not enough data."""
@@ -152,7 +152,7 @@ def _difference(
 
 
 def _worth(side: Side) -> tuple[float, float]:
-    """Return failures and requests as so many independent ones: failures come in bursts, and on bad runs."""
+    """Return the equivalent numbers of independent failures and requests: failures come in bursts, and on bad runs."""
     share, draws = side.drawn.share(side.requests.failed)
     requests = float(side.drawn.events)
     design_effect = 1.0

@@ -64,7 +64,7 @@ from loadtest.verdict.validity import (
 
 _MEANS = ("busy_threads", "busiest_thread_percent", "runqueue_wait_percent", "crowd_threads", "crowd_cores")
 _LEAST_SPAN_S = 0.5
-# Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
+# Samples of several repetitions are pooled; a gap this many times the usual one is the time between two cells.
 _BETWEEN_CELLS = 10
 
 _Labels = tuple[tuple[str, str], ...]
@@ -413,7 +413,7 @@ def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
 
 
 def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
-    """Return the mean over time: a kit that was held up reads several seconds at once. None if nobody knows it."""
+    """Return the mean over time: a kit that was held up reads several seconds at once. None if it is unknown."""
     known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
     covered_s = fsum(span_s for _, span_s in known)
     return round(fsum(value * span_s for value, span_s in known) / covered_s, 2) if known else None

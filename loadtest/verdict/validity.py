@@ -138,7 +138,7 @@ def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
         _pace_faults,
         _replica_faults,
         _answer_faults,
-        _cache_faults,
+        lambda plan, evidence: find_cache_faults(plan, _target(plan, evidence), evidence.record.about),
         _machine_faults,
         _sample_faults,
     ]
@@ -241,7 +241,7 @@ def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
 def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
     """Return what was used beside all known roles, on average; None where the target is not among them.
 
-    A target that the kit did not start may be one of the others, unless it runs elsewhere: nobody knows.
+    A target that the kit did not start may be one of the others, unless it runs elsewhere.
     """
     by_sample: dict[float, dict[str, float]] = {}
     for row in evidence.resources:
@@ -270,7 +270,7 @@ def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
     arrivals = evidence.arrivals
     busy = f"all {evidence.users} users were busy with earlier requests"
     if arrivals is None:
-        yield Reason("cell.json does not say what became of the arrivals", "unreadable")
+        yield Reason("cell.json has no counts of the arrivals", "unreadable")
     elif 100 * arrivals.unsent > MOST_UNSENT_PERCENT * arrivals.due:
         yield Reason(
             f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because {busy} "
@@ -377,7 +377,7 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
 
 
 def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
-    """Tell of what was asked for in vain: the figures would be those of refusals."""
+    """Tell which endpoints were refused: their figures would be those of refusals."""
     failed = {name: traffic for name, traffic in evidence.endpoints.items() if traffic.requests == traffic.failures > 0}
     refused = [name for name in failed if all(_is_refusal(status) for status, _ in evidence.errors[name])]
     for name in refused:
@@ -398,10 +398,6 @@ def _most_frequent(errors: Counter[tuple[int, str]]) -> str:
     ((status, error), count) = errors.most_common(1)[0]
     hint = f"; see {VARIABLE}" if status in {401, 403} else ""
     return f"{show_count(count)} × {error}{hint}"
-
-
-def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
-    return find_cache_faults(plan, _target(plan, evidence), evidence.record.about)
 
 
 def _target(plan: Plan, evidence: Evidence) -> Target:

@@ -217,7 +217,7 @@ def test_the_history_counts_from_its_last_reset_on(tmp_path: Path) -> None:
     assert (cell.valid, cell.steady_window_s, cell.whole_run_s) == (True, 4.0, 7.0)
     assert cell.whole_run is not None
     assert (cell.whole_run.requests, cell.whole_run.failures) == (51, 0)
-    assert any("count anew" in note for note in cell.notes)
+    assert any("reset its counts" in note for note in cell.notes)
 
 
 def test_a_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
