@@ -52,12 +52,14 @@ def open_loop(arguments: argparse.Namespace) -> dict[str, Any]:
 def add_open_loop(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Add the options of an open loop; `meaning` is that of its rate."""
     parser.add_argument("--rate", type=positive, metavar="R", help=meaning)
-    parser.add_argument("--arrivals", choices=("poisson", "constant"), help="with --rate (default: poisson)")
+    parser.add_argument(
+        "--arrivals", choices=("poisson", "constant"), help="with --rate: intervals between requests (default: poisson)"
+    )
     parser.add_argument(
         "--in-flight",
         type=positive_int,
         metavar="N",
-        help=f"with --rate: most requests under way (default: {MOST_IN_FLIGHT})",
+        help=f"with --rate: most requests in flight (default: {MOST_IN_FLIGHT})",
     )
 
 

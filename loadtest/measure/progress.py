@@ -56,7 +56,7 @@ class Progress:
         self._now = _Now(cell, number, cells, "begins", now_s, remaining_s, now_s)
         self._seconds = []
         if not self._console.is_terminal:
-            self.say(f"[{number}/{cells}] {cell} (about {clock(remaining_s)} to go)")
+            self.say(f"[{number}/{cells}] {cell} (about {_clock(remaining_s)} to go)")
 
     def begin_step(self, title: str, number: int) -> None:
         """Show that another step of a search begins."""
@@ -123,7 +123,7 @@ def _head(now: _Now) -> Table:
     head.add_row(
         Text(f"cell {now.number} of {now.cells}" if now.cells else f"step {now.number}", style="bold"),
         Text(str(now.cell), style="bold cyan"),
-        Text(f"about {clock(remaining_s)} to go" if now.cells else "", style="dim"),
+        Text(f"about {_clock(remaining_s)} to go" if now.cells else "", style="dim"),
     )
     return head
 
@@ -145,8 +145,7 @@ def shown_progress() -> Iterator[Progress]:
         live.stop()
 
 
-def clock(seconds: float) -> str:
-    """Return a time for a reader, such as `1:30 min`."""
+def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"

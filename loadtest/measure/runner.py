@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from loadtest.errors import CellFailedError
@@ -15,7 +15,7 @@ from loadtest.machine.environment import begin_session
 from loadtest.machine.processes import undisturbed
 from loadtest.measure.cell_run import CellRun
 from loadtest.measure.experiment import opened
-from loadtest.measure.progress import Progress, clock, shown_progress
+from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget
 from loadtest.plan.plan import Plan
 from loadtest.rows.columns import RequestRow, read_rows
@@ -23,8 +23,6 @@ from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, RunRecord
 
 # What a cell takes besides its loads, until the first cells have shown it.
 _FIRST_OVERHEAD_S = 30.0
-# The most beside the waits that a plan limits: two starts of Locust, a stop command, and processes left behind.
-_MOST_OVERHEAD_S = 190.0
 # A shorter name of a folder or machine, such as `/`, would take other text with it.
 _LEAST_PLACE = 4
 
@@ -60,22 +58,7 @@ def run_plan(
             progress.say(
                 f"{len(order) - len(todo)} of {len(order)} cells of {folder.path} are finished; the rest follows"
             )
-        if todo:
-            progress.say(_tell_time(plan, todo))
         _run_cells(plan, folder, todo, may_begin, progress)
-
-
-def _tell_time(plan: Plan, todo: Sequence[Cell]) -> str:
-    """Return how long the cells take: usually, and when every wait lasts as long as the plan allows."""
-    targets = {target.name: target for target in plan.targets}
-    loads_s = plan.duration_s + plan.warmup.duration_s
-    waits_s = 2 * plan.drain_s + (2 * plan.metrics.settle_s if plan.metrics else 0) + _MOST_OVERHEAD_S
-    most_s = sum(
-        loads_s + waits_s + targets[cell.target].ready_timeout_s + targets[cell.target].stop_timeout_s for cell in todo
-    )
-    usual_s = len(todo) * (loads_s + _FIRST_OVERHEAD_S)
-    times = f"about {clock(usual_s)}, at most {clock(most_s)}"
-    return f"{len(todo)} cell(s) to measure: {times}; Ctrl-C stops, and the same command resumes"
 
 
 def _begin(plan: Plan, plan_path: Path, folder: RunFolder) -> list[Cell]:
