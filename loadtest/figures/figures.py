@@ -315,6 +315,12 @@ class PointFigures(_Figures):
         """Return the figures that limits look at."""
         return self.scheduled or self.steady
 
+    @property
+    def has_requests(self) -> bool:
+        """Return whether any request was sent."""
+        traffic = self.steady or self.whole_run
+        return traffic is not None and traffic.requests > 0
+
     def part(self, endpoint: str) -> EndpointFigures | None:
         """Return the figures of one endpoint."""
         return next((part for part in self.endpoints if part.endpoint == endpoint), None)

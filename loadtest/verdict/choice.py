@@ -43,7 +43,7 @@ class Data:
 
     def points(self, target: str) -> list[PointFigures]:
         """Return the points of a target that have requests, by users."""
-        known = [point for point in self.figures.points if point.target == target and _has_requests(point)]
+        known = [point for point in self.figures.points if point.target == target and point.has_requests]
         return sorted(known, key=lambda point: point.users)
 
     def targets(self) -> list[str]:
@@ -273,8 +273,3 @@ def _same_objectives(data: Data, target: str, targets: Sequence[str], held: dict
         return "no target meets every objective even with the fewest users, but "
     others = listed([data.title(name) for name in targets if name != target])
     return f"like {others} it meets every objective {up_to(held[target])}, and "
-
-
-def _has_requests(point: PointFigures) -> bool:
-    traffic = point.steady or point.whole_run
-    return traffic is not None and traffic.requests > 0
