@@ -45,7 +45,7 @@ def draw_plots(figures: Figures) -> dict[str, str]:
 
 def _throughput(figures: Figures) -> Iterator[Picture]:
     levels = _levels(figures)
-    measured = _measured(figures, lambda point: point.steady.rps if point.steady else None)
+    measured = _measured(figures, "rps")
     if measured:
         limits = {point.users: point.think_time_limit_rps for point in figures.points if point.steady}
         marks = [limits.get(users) for users in levels] if any(limits.values()) else []
@@ -69,7 +69,7 @@ def _latencies(figures: Figures) -> Iterator[Picture]:
 
 
 def _failures(figures: Figures) -> Iterator[Picture]:
-    measured = _measured(figures, lambda point: point.steady.failures_percent if point.steady else None)
+    measured = _measured(figures, "failures_percent")
     if any(any(values) for values in measured.values()):
         panel = Columns("percent of requests", _names(_levels(figures)), measured)
         yield Picture("failures", "Failed requests, by number of users", [panel], _titles(figures))
@@ -153,10 +153,10 @@ def _colours(names: Iterable[str], known: Sequence[str], colours: Sequence[str])
     return {name: (fixed | others)[name] for name in names}
 
 
-def _measured(figures: Figures, value: Callable[[PointFigures], float | None]) -> dict[str, list[float | None]]:
-    """Return the value at each level, for each target that has one."""
+def _measured(figures: Figures, metric: str) -> dict[str, list[float | None]]:
+    """Return the value in the steady window at each level, for each target that has one."""
     found = {
-        target: [value(points[users]) if users in points else None for users in _levels(figures)]
+        target: [getattr(points[users].steady, metric, None) if users in points else None for users in _levels(figures)]
         for target, points in _points_by_target(figures).items()
     }
     return {target: numbers for target, numbers in found.items() if _is_known(numbers)}
