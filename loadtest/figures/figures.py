@@ -316,10 +316,19 @@ class PointFigures(_Figures):
         return self.scheduled or self.steady
 
     @property
+    def shown(self) -> Traffic:
+        """Return the same; those of the whole run where there is no steady window, and zeros where there is neither."""
+        return self.judged or self.whole_run or Traffic(requests=0, failures=0)
+
+    @property
+    def shown_of(self) -> str:
+        """Return what a reader is told beside a figure of `shown`."""
+        return " (whole run)" if self.judged is None and self.whole_run is not None else ""
+
+    @property
     def has_requests(self) -> bool:
         """Return whether any request was sent."""
-        traffic = self.steady or self.whole_run
-        return traffic is not None and traffic.requests > 0
+        return self.shown.requests > 0
 
     def part(self, endpoint: str) -> EndpointFigures | None:
         """Return the figures of one endpoint."""

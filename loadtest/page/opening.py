@@ -8,7 +8,6 @@ from loadtest.figures.figures import (
     Bottleneck,
     Figures,
     PointFigures,
-    Traffic,
     show_ms,
     show_percent,
     show_rps,
@@ -50,7 +49,7 @@ def _evidence(figures: Figures) -> str:
 
 
 def _short_point(point: PointFigures, endpoints: Sequence[str]) -> list[str]:
-    traffic = point.judged or Traffic(requests=0, failures=0)
+    traffic = point.shown
     p95_ms = {part.endpoint: show_ms(part.shown.p95_ms) + part.shown_of for part in point.endpoints}
     return [
         show_rps(traffic.rps),

@@ -4,7 +4,6 @@ from loadtest.figures.figures import (
     Figures,
     LevelComparison,
     PointFigures,
-    Traffic,
     show_count,
     show_ms,
     show_percent,
@@ -30,7 +29,6 @@ def print_overview(figures: Figures) -> None:
 
 
 def _row(figures: Figures, point: PointFigures, level: LevelComparison | None) -> list[str]:
-    traffic = point.judged or Traffic(requests=0, failures=0)
     latencies = {
         part.endpoint: f"{show_ms(part.shown.median_ms)}, {show_ms(part.shown.p95_ms)}{part.shown_of}"
         for part in point.endpoints
@@ -40,8 +38,8 @@ def _row(figures: Figures, point: PointFigures, level: LevelComparison | None) -
         figures.title_of(point.target),
         show_count(point.users),
         f"{point.repetitions} of {measured}" if measured else "",
-        show_rps(traffic.rps),
-        show_percent(traffic.failures_percent),
+        show_rps(point.shown.rps) + point.shown_of,
+        show_percent(point.shown.failures_percent) + point.shown_of,
         *(latencies.get(name, "") for name in figures.endpoints),
         _verdict(figures, point, level),
         name_limit(point.bottleneck),
@@ -57,6 +55,6 @@ def _verdict(figures: Figures, point: PointFigures, level: LevelComparison | Non
 
 
 def _style(point: PointFigures) -> str:
-    if point.steady is None:
+    if not point.repetitions:
         return _INVALID
-    return _FAILED if point.steady.failures else ""
+    return _FAILED if point.shown.failures else ""

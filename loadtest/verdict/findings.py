@@ -373,7 +373,8 @@ def _only(data: Data, target: str) -> tuple[str, str]:
 
 def _in_short(point: PointFigures) -> str:
     traffic = traffic_of(point)
-    told = [f"{show_rps(traffic.rps)} requests/s", f"{show_percent(traffic.failures_percent)} % failures"]
+    failures = f"{show_percent(traffic.failures_percent)} % failures{point.shown_of}"
+    told = [f"{show_rps(traffic.rps)} requests/s", failures]
     told += [
         f"a {part.endpoint} median of {show_ms(part.shown.median_ms)} ms{part.shown_of}"
         for part in point.endpoints

@@ -398,6 +398,18 @@ def test_table_and_sentence_have_the_same_latencies(tmp_path: Path, capsys: pyte
     assert "| GET /user/ p95 ms          | 7.00 (whole run) |" in render_markdown(figures)
 
 
+def test_without_a_steady_window_table_and_sentence_have_the_figures_of_the_whole_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stats(tmp_path, lookups=340, predicts=170)
+    figures = read(tmp_path / "run", users=10)
+    assert "it had 7.3 requests/s, 0 % failures (whole run)" in figures.bottom_line
+    print_overview(figures)
+    printed = capsys.readouterr().out
+    assert "7.3 (whole run)" in printed
+    assert "—" not in printed
+
+
 def test_no_think_time_sets_no_limit(tmp_path: Path) -> None:
     write_history(tmp_path, USUAL)
     assert read(tmp_path / "run", wait_s=(0, 0)).points[0].think_time_limit_rps is None
