@@ -16,7 +16,6 @@ from loadtest.figures.figures import (
     LevelComparison,
     LimitResult,
     PointFigures,
-    Traffic,
     show_bytes,
 )
 from loadtest.plan.plan import KIT_ROLES
@@ -108,13 +107,6 @@ class Choice:
     """A clause that follows a colon."""
     open: str = ""
     """What an undecided choice leaves open, or on what a split one depends: a sentence without its end."""
-
-
-def traffic_of(point: PointFigures) -> Traffic:
-    """Return the steady window's figures, or the whole run's where there is no such window."""
-    traffic = point.steady or point.whole_run
-    assert traffic is not None, "a point among Data.points has requests"
-    return traffic
 
 
 def listed(parts: Sequence[str]) -> str:

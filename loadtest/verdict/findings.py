@@ -19,7 +19,7 @@ from loadtest.figures.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.verdict.choice import Choice, Data, choose, decides, listed, traffic_of, up_to
+from loadtest.verdict.choice import Choice, Data, choose, decides, listed, up_to
 from loadtest.verdict.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 
 AT_THINK_TIME_LIMIT_SHARE = 0.9
@@ -83,7 +83,7 @@ def _takeaways(data: Data) -> list[str]:
 
 def _failures(data: Data) -> Iterator[str]:
     known = [point for target in data.targets() for point in data.points(target)]
-    whole = [(point, point.whole_run or traffic_of(point)) for point in known]
+    whole = [(point, point.whole_run or point.shown) for point in known]
     requests = sum(traffic.requests for _, traffic in whole)
     failures = sum(traffic.failures for _, traffic in whole)
     if not requests:
@@ -128,7 +128,7 @@ def _pace(data: Data) -> Iterator[str]:
     """Say for each target whether its users or the service set the pace at the most users."""
     for target in data.targets():
         point = data.points(target)[-1]
-        traffic, limit_rps = traffic_of(point), point.think_time_limit_rps
+        traffic, limit_rps = point.shown, point.think_time_limit_rps
         if traffic.rps is None or not limit_rps:
             continue
         share = traffic.rps / limit_rps
@@ -271,7 +271,7 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
         limits = [str(result.limit) for result in data.missed(target, missed.users)]
         plan_for = f"Plan for at most {held} users on such a machine" if held else "Change the service or its machine"
         yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
-    elif (traffic := traffic_of(point)).rps and point.think_time_limit_rps and not traffic.failures:
+    elif (traffic := point.shown).rps and point.think_time_limit_rps and not traffic.failures:
         share = (traffic.rps or 0.0) / point.think_time_limit_rps
         if share >= AT_THINK_TIME_LIMIT_SHARE:
             yield (
@@ -372,7 +372,7 @@ def _only(data: Data, target: str) -> tuple[str, str]:
 
 
 def _in_short(point: PointFigures) -> str:
-    traffic = traffic_of(point)
+    traffic = point.shown
     failures = f"{show_percent(traffic.failures_percent)} % failures{point.shown_of}"
     told = [f"{show_rps(traffic.rps)} requests/s", failures]
     told += [
