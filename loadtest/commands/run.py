@@ -11,18 +11,13 @@ from typing import TYPE_CHECKING
 from loadtest.commands.options import add_open_loop, add_out, add_plan, given, names, numbers, open_loop, out_folder
 from loadtest.commands.report import report_run
 from loadtest.measure.runner import cell_order, run_plan
+from loadtest.plan.longest import longest_cell_s
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
 from loadtest.rows.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from loadtest.commands.options import Commands
-
-_MOST_START_S = 60.0
-"""For Locust to start, on a loaded machine."""
-
-_MOST_STOP_S = 70.0
-"""For a target's `stop` command, and for processes that it leaves behind."""
 
 
 def add_command(commands: "Commands") -> None:
@@ -67,8 +62,5 @@ def tell_time(plan: Plan, folder: RunFolder) -> str:
     targets = {target.name: target for target in plan.targets}
     records = {cell: folder.read_cell(cell) for cell in cell_order(plan)}
     todo = [targets[cell.target] for cell, record in records.items() if record is None or record.status != "finished"]
-    loads_s = [plan.duration_s, *([plan.warmup.duration_s] if plan.warmup.duration_s else [])]
-    waits_s = 2 * plan.metrics.settle_s if plan.metrics else 0
-    each_s = sum(loads_s) + len(loads_s) * (plan.drain_s + _MOST_START_S) + waits_s + _MOST_STOP_S
-    most_s = sum(each_s + target.ready_timeout_s + target.stop_timeout_s for target in todo)
+    most_s = sum(longest_cell_s(plan, target) for target in todo)
     return f"{len(todo)} of {len(records)} cells to measure, in at most {timedelta(seconds=round(most_s))} h"

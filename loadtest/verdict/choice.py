@@ -18,7 +18,7 @@ from loadtest.figures.figures import (
     PointFigures,
     show_bytes,
 )
-from loadtest.plan.plan import KIT_ROLES
+from loadtest.plan.targets import KIT_ROLES
 from loadtest.verdict.differences import (
     FAILURES,
     FEW_FAILURES_POINTS,

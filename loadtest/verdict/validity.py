@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.figures.caching import find_cache_faults, find_cache_notes
 from loadtest.figures.figures import Reason, Traffic, show_count, show_ms, show_percent, show_rps
-from loadtest.plan.plan import MOST_LATE_PERCENT, STOLEN, Plan, Target
+from loadtest.plan.plan import MOST_LATE_PERCENT, Plan
 from loadtest.plan.target_key import VARIABLE
+from loadtest.plan.targets import STOLEN, Target
 from loadtest.rows.columns import GeneratorRow, ResourceRow
 from loadtest.rows.run_folder import ArrivalCounts, CellRecord
 
@@ -99,7 +101,7 @@ class Evidence:
     def cpu_percent(self, role: str) -> float | None:
         """Return the mean CPU of a role, 100 being one core; None without a sample."""
         used = [row.cpu_percent for row in self.resources if row.role == role]
-        return float(np.mean(used)) if used else None
+        return fmean(used) if used else None
 
 
 def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[Reason]:
@@ -251,7 +253,7 @@ def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
         for sample in by_sample.values()
         if "machine" in sample
     ]
-    return max(0.0, float(np.mean(known))) if known and _target(plan, evidence).start is not None else None
+    return max(0.0, fmean(known)) if known and _target(plan, evidence).start is not None else None
 
 
 def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:

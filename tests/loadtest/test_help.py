@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.commands import compare, report, run
+from loadtest.plan.longest import longest_cell_s
 from loadtest.rows.run_folder import RunFolder
 from tests.made_run import made_plan, write_made_run
 
@@ -34,9 +35,7 @@ def test_help_has_an_example_and_every_default(name: str) -> None:
 def test_run_tells_how_long_the_cells_that_are_left_take_at_most(tmp_path: Path) -> None:
     plan = made_plan(baseline=None)
     folder = RunFolder(tmp_path)
-    # Per cell 60 s and 10 s of load, each with 65 s for answers and 60 s for Locust to start; the target 120 s to start
-    # and 30 s to stop; 70 s for what it leaves behind; the exporter twice its settle_s.
-    each_s = 60 + 10 + 2 * (65 + 60) + 120 + 30 + 70
+    each_s = longest_cell_s(plan, plan.targets[0])
     assert run.tell_time(plan, folder) == f"8 of 8 cells to measure, in at most {timedelta(seconds=8 * each_s)} h"
     write_made_run(tmp_path, plan.model_copy(update={"users": [10, 25]}))
     assert run.tell_time(plan, folder) == f"4 of 8 cells to measure, in at most {timedelta(seconds=4 * each_s)} h"

@@ -5,7 +5,6 @@ because Keras and the conversion leave 1-2 GB behind that no replica should carr
 reason of a failure.
 """
 
-import json
 import os
 import socket
 import sys
@@ -23,6 +22,7 @@ import tensorflow as tf
 from serve_app.classifier.engines.download import describe_fault, fetch
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL
 from serve_app.classifier.images import SIDE_PIXELS
+from serve_app.classifier.labels import CLASSES, placeholder_labels, read_labels
 from serve_app.classifier.model_cache import (
     CANNOT_FETCH,
     CANNOT_PREPARE,
@@ -36,7 +36,6 @@ from serve_app.errors import SetupError
 
 T = TypeVar("T")
 
-CLASSES = 1000
 # Keras fetches without a time limit of its own; a network that swallows packets must not hold up a start for long.
 DOWNLOAD_STALL_S = 10
 # ImageNet means of blue, green and red, as in keras.applications.resnet50.preprocess_input.
@@ -45,8 +44,8 @@ MEAN_BGR = (103.939, 116.779, 123.68)
 
 def prepare(settings: ClassifierSettings, folder: Path) -> None:
     """Write the prepared model into `folder`, which must not exist yet. Raises SetupError."""
+    weights, weights_sha256, network = obtain_network(settings)  # first: without them, labels are not to blame
     labels_from, labels = obtain_labels(settings)
-    weights, weights_sha256, network = obtain_network(settings)
     folder.mkdir(parents=True)
     save = _save_for_openvino if settings.engine == "openvino" else _save_for_tensorflow
     save(served_function(fold_batch_norm(network)), folder)
@@ -83,17 +82,17 @@ def obtain_network(settings: ClassifierSettings) -> tuple[str, str | None, keras
 def obtain_labels(settings: ClassifierSettings) -> tuple[str, list[str]]:
     """Return where the labels are from ("imagenet", "placeholder" or a file's name) and one for each class."""
     if settings.labels == "auto" and settings.weights == "random":
-        return "placeholder", _placeholder_labels()
+        return "placeholder", placeholder_labels()
     if settings.labels in ("auto", "imagenet"):
         try:
             return "imagenet", _fetch("labels", _imagenet_labels)
         except UnavailableError:
             if settings.labels == "imagenet" or settings.weights == "imagenet":
                 raise
-            return "placeholder", _placeholder_labels()
+            return "placeholder", placeholder_labels()
     path = _obtain_file("labels", settings.labels, settings.labels_sha256)
     checked_sha256(path, settings.labels_sha256, "labels")
-    return file_name(settings.labels), _parse_labels(path)
+    return file_name(settings.labels), read_labels(path)
 
 
 def fold_batch_norm(network: keras.Model) -> keras.Model:
@@ -175,25 +174,6 @@ def _imagenet_labels() -> list[str]:
     # Keras keeps the names to itself, but tells the best one for any row of scores.
     best = keras.applications.imagenet_utils.decode_predictions(np.eye(CLASSES, dtype=np.float32), top=1)
     return [str(row[0][1]) for row in best]
-
-
-def _placeholder_labels() -> list[str]:
-    return [f"class_{index:04d}" for index in range(CLASSES)]
-
-
-def _parse_labels(path: Path) -> list[str]:
-    """Return the labels of a file: Keras' index ({"0": ["n01440764", "tench"], …}), a JSON list, or one a line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
-        labels = (
-            [str(found[str(k)][1]) for k in range(len(found))] if isinstance(found, dict) else list(map(str, found))
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as exc:
-        raise SetupError(f"labels: {path} is neither Keras' JSON index, a JSON list nor lines of text: {exc}") from exc
-    if len(labels) != CLASSES:
-        raise SetupError(f"labels: {path} has {len(labels)} labels; this network has {CLASSES} classes")
-    return labels
 
 
 def main() -> int:
