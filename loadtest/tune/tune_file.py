@@ -35,8 +35,8 @@ from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
 from loadtest.plan.yaml_file import read_yaml_mapping
+from loadtest.statistics.percentiles import PERCENTILES
 from loadtest.tune.config_path import Scalar, check_path, read_value
-from loadtest.verdict.differences import PERCENTILES
 
 CORES = "cores"
 """The word in constraints for the cores of the machine that the service may use, by affinity and CPU quota."""
