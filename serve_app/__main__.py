@@ -1,26 +1,26 @@
 """`serve-app [CONFIG]` or `python -m serve_app`: start Ray here, deploy the config, say when it is ready."""
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
 
-from serve_app.deployments.config_text import check_environment, read_config
 from serve_app.entrance.environment import apply_data_plane_environment
-from serve_app.errors import SetupError
+from serve_app.errors import SetupError, SetupFaults
 from serve_app.places import find_config
 
 DEFAULT_CONFIG = "configs/one_replica.yaml"
+_PROGRAM = "serve-app"
 
 
 def main() -> int:
     """Serve until SIGTERM or Ctrl-C. Exit codes: 0 stopped when asked, 1 not deployed, 2 bad config or busy port."""
-    parser = argparse.ArgumentParser(prog="python -m serve_app", description=__doc__)
+    typed = _PROGRAM if Path(sys.argv[0]).stem == _PROGRAM else "python -m serve_app"
+    parser = argparse.ArgumentParser(prog=typed, description=__doc__)
     parser.add_argument(
         "config", nargs="?", default=DEFAULT_CONFIG, help="a Serve config, or the name of a shipped one (%(default)s)"
     )
-    parser.add_argument("--check", action="store_true", help="only check the config and the addresses it uses")
+    parser.add_argument("--check", action="store_true", help="only check the config, and what it needs of this machine")
     parser.add_argument("--timeout-s", type=float, default=1800, help="longest wait until ready (default: %(default)s)")
     parser.add_argument(
         "--drain-s",
@@ -33,7 +33,6 @@ def main() -> int:
     try:
         path = find_config(arguments.config)
         apply_data_plane_environment(path)
-        check_environment(read_config(path), os.environ)
         if arguments.check:
             return _check(path)
     except SetupError as exc:
@@ -52,15 +51,18 @@ def main() -> int:
 
 
 def _check(path: Path) -> int:
-    from serve_app.deployments.config_file import load_config
+    from serve_app.deployments.preflight import startable_config
 
-    load_config(path)
+    _, warnings = startable_config(path, is_to_listen=False)
+    for warning in warnings:
+        print(f"WARNING: {warning}")
     print(f"{path} can be used")
     return 0
 
 
 def _refuse(reason: SetupError) -> int:
-    print(f"error: {reason}", file=sys.stderr)
+    for line in reason.lines if isinstance(reason, SetupFaults) else (reason,):
+        print(f"error: {line}", file=sys.stderr)
     return 2
 
 

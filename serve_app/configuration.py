@@ -81,7 +81,7 @@ VARIABLES = (
     Variable("RAY_AUTH_TOKEN", "what the file below holds", "Ray's token, for the launcher and `redeploy`."),
     Variable("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token", "File of Ray's token."),
     Variable("RAY_DASHBOARD_ADDRESS", "that of your service on the config's port", "The dashboard, for `redeploy`."),
-    Variable("RAY_TMPDIR", "a folder in SERVE_APP_RUN_DIR", "Folder of Ray's sessions and logs."),
+    Variable(service_folder.RAY_VARIABLE, "a folder in SERVE_APP_RUN_DIR", "Folder of Ray's sessions and logs."),
     Variable("LOADTEST_API_KEY", "not set", "The API key that the stress kit sends."),
 )
 

@@ -1,7 +1,7 @@
 """Every error that a client or an operator can see, with its HTTP status. Status and code live here and nowhere else.
 
 ServiceError                      500  internal_error
-├── InvalidParameter              422  invalid_parameter      a parameter is outside its allowed values
+├── InvalidParameter              422  invalid_parameter      a parameter is unknown, or outside its allowed values
 ├── NotFound                      404  not_found              no such user, no such path
 ├── Unauthorized                  401  unauthorized           no API key, or a wrong one, where the config names keys
 ├── MethodNotAllowed              405  method_not_allowed     not a method of HTTP (ingress)
@@ -31,9 +31,10 @@ JobError                               in a job or one of its files, beside the 
     EVERY_FILE_FAILED                  every_file_failed      none of a job's files has a prediction
 
 SetupError                             a deployment or a command cannot start; never reaches a client
+└── SetupFaults                        the same for several reasons, all told at once
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
@@ -64,7 +65,7 @@ class ServiceError(Exception):
 
 
 class InvalidParameter(ServiceError):
-    """A query or path parameter is outside its allowed values."""
+    """A parameter is unknown, or outside its allowed values."""
 
     status = 422
     code = "invalid_parameter"
@@ -233,8 +234,36 @@ class IdempotencyKeyReused(ServiceError):
     code = "idempotency_key_reused"
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why a service cannot start, or, as a warning, what it starts without: one line for the person who starts it."""
+
+    key: str
+    """The key in the config or the variable in the environment."""
+    what: str
+    remedy: str
+    is_warning: bool = False
+
+    def __str__(self) -> str:
+        said = f"{self.key}: {self.what}" if self.key else self.what
+        return f"{said}; {self.remedy}" if self.remedy else said
+
+
 class SetupError(Exception):
     """A deployment or a command cannot start; the message names the setting and the remedy."""
+
+    @property
+    def fault(self) -> Fault:
+        """Return the message as a fault, with its key if it was raised with one."""
+        return self.args[0] if isinstance(self.args[0], Fault) else Fault("", str(self), "")
+
+
+class SetupFaults(SetupError):
+    """Several faults; the message has a line for each."""
+
+    def __init__(self, faults: Iterable[object]) -> None:
+        self.lines = tuple(map(str, faults))
+        super().__init__("\n".join(self.lines))
 
 
 @dataclass(frozen=True)

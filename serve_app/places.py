@@ -1,6 +1,7 @@
 """Where the service keeps files between starts, and where its shipped configs are. Knows nothing of their content."""
 
 import os
+import tempfile
 from pathlib import Path
 
 from platformdirs import user_cache_path, user_data_path
@@ -10,6 +11,7 @@ from serve_app.errors import SetupError
 APP = "serve-app"
 DATA_VARIABLE = "SERVE_APP_DATA_DIR"
 CACHE_VARIABLE = "SERVE_APP_CACHE_DIR"
+CACHE_REMEDY = f"set {CACHE_VARIABLE} to a folder that you can write"
 CONFIGS = Path(__file__).with_name("configs")
 """In a checkout a link to the folder at its top; in a wheel a copy of it."""
 
@@ -22,6 +24,16 @@ def data_dir() -> Path:
 def cache_dir() -> Path:
     """Return the folder for prepared models and downloads: SERVE_APP_CACHE_DIR, or the user's cache folder."""
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path(APP, appauthor=False))
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Return why no file can be made in a folder, which may have to be made first; None if one can. Leaves nothing."""
+    nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest):
+            return None
+    except OSError as exc:
+        return exc.strerror or str(exc)
 
 
 def find_config(given: str) -> Path:

@@ -24,7 +24,8 @@ _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 def main() -> int:
     """Deploy what the arguments say and return the exit code."""
     arguments = _parser().parse_args()
-    from serve_app.deployments.config_file import api_port, check_config, load_config
+    from serve_app.deployments.applications import api_port
+    from serve_app.deployments.config_file import check_config, load_config
     from serve_app.deployments.rest import ServeRest
     from serve_app.deployments.rollout import DeployError, Rollout
 

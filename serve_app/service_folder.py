@@ -22,13 +22,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError
 
 VARIABLE = "SERVE_APP_RUN_DIR"
 """The folder to use instead of /tmp/serve-app-UID."""
 
 MAX_BYTES = 34
 """Of a service folder's path: the names of HAProxy's admin socket and of Ray's add 73 and 68, and 107 are allowed."""
+
+RAY_VARIABLE = "RAY_TMPDIR"
+RAY_MAX_BYTES = 43
+"""Of a folder for Ray's sessions that RAY_TMPDIR names: the names of Ray's sockets add 64."""
 
 _FACTS = "service.json"
 _METRICS = "metrics.json"
@@ -49,8 +53,7 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
     Raises SetupError when another service has it, or somebody else its place.
     """
     folder = folder_of(port)
-    if len(os.fsencode(folder)) > MAX_BYTES and sys.platform != "win32":
-        raise SetupError(f"{VARIABLE}: {folder} has more than {MAX_BYTES} bytes; names of sockets may not be so long")
+    check_length(folder)
     try:
         lock = _claim(folder)
     except OSError as exc:
@@ -69,6 +72,13 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
                 with suppress(OSError):
                     (folder / stale).unlink()
         lock.close()
+
+
+def check_length(folder: Path, variable: str = VARIABLE, most_bytes: int = MAX_BYTES) -> None:
+    """Return if sockets may have names below a folder that `variable` sets. Raises SetupError when it is too long."""
+    if len(os.fsencode(folder)) > most_bytes and sys.platform != "win32":
+        what = f"{folder} has more than {most_bytes} bytes, and names of sockets may not be so long"
+        raise SetupError(Fault(variable, what, "set it to a shorter path"))
 
 
 def haproxy_files(folder: Path) -> dict[str, str]:

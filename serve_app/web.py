@@ -4,6 +4,7 @@ Knows nothing of users, pictures or Ray. Called by both APIs and the entrance.
 """
 
 import asyncio
+import difflib
 import logging
 import re
 import uuid
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -40,6 +41,12 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a client may give as the id of its request; anything else could forge or flood the log."""
 
 _MOST_PATH_CHARACTERS = 200
+_MOST_NAME_CHARACTERS = 40
+_MOST_UNKNOWN = 8
+_LIKE = 0.6
+"""Of 1: from this likeness on (difflib's ratio) a known parameter is named as the one that was meant."""
+_WEBSOCKET_ANSWER = "websocket.http.response"
+"""ASGI's extension by which a server lets the application answer a WebSocket handshake with an HTTP response."""
 # Errors of Starlette and of Serve that have one of ours.
 _BY_STATUS: Mapping[int, type[ServiceError]] = {
     error.status: error for error in (MalformedRequest, NotFound, MethodNotAllowed, Overloaded)
@@ -77,20 +84,43 @@ class Ready(BaseModel):
 def build_api(title: str, description: str) -> FastAPI:
     """Return a FastAPI application with the error shape in place and its pages at /docs and /redoc."""
     # A redirect to the path with or without its slash would name the host that the client made up.
-    api: FastAPI = FastAPIOffline(title=title, description=description, version="1", redirect_slashes=False)
+    api: FastAPI = FastAPIOffline(
+        title=title,
+        description=description,
+        version="1",
+        redirect_slashes=False,
+        dependencies=[Depends(refuse_unknown_parameters)],
+    )
     api.add_exception_handler(ServiceError, answer_service_error)
     api.add_exception_handler(RequestValidationError, _answer_invalid_parameter)
     api.add_exception_handler(HTTPException, _answer_http_exception)
     api.add_exception_handler(Exception, _answer_unexpected)
     api.add_middleware(_HeadAsGet)
+    api.add_middleware(NoWebSocket)
     return api
+
+
+async def refuse_unknown_parameters(request: Request) -> None:
+    """Raise InvalidParameter for a query parameter that the endpoint does not have; it names the nearest one.
+
+    A dependency of every endpoint: a misspelled parameter would otherwise be ignored, and its default be used.
+    """
+    if not request.scope["query_string"]:
+        return
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    unknown = [name[:_MOST_NAME_CHARACTERS] for name in dict.fromkeys(request.query_params) if name not in known]
+    if unknown:
+        faults = [_describe_unknown(name, known) for name in unknown[:_MOST_UNKNOWN]]
+        takes = ", ".join(known) or "no query parameters"
+        raise InvalidParameter(f"{'; '.join(faults)}. {request.method} {_path_of(request)} takes {takes}")
 
 
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI `responses` that show each error under its status in OpenAPI."""
     responses: dict[int | str, dict[str, Any]] = {}
-    every: tuple[type[ServiceError], ...] = (*errors, ServiceError)
-    for error in dict.fromkeys(every):  # what nobody foresaw can happen anywhere
+    # Any endpoint may be asked with an unknown parameter, and fail in a way that nobody foresaw.
+    every: tuple[type[ServiceError], ...] = (*errors, InvalidParameter, ServiceError)
+    for error in dict.fromkeys(every):
         doc = f"`{error.code}`: {(error.__doc__ or '').strip()}"
         entry = responses.setdefault(error.status, {"model": ErrorBody, "description": ""})
         entry["description"] = f"{entry['description']}\n\n{doc}".strip()
@@ -116,7 +146,7 @@ def error_of(status: int) -> type[ServiceError]:
     return _BY_STATUS.get(status, ServiceError)
 
 
-def request_id_of(request: Request) -> str:
+def request_id_of(request: HTTPConnection) -> str:
     """Return the id of this request: Serve's or the client's X-Request-ID, or a new one outside Serve."""
     given = request.headers.get(REQUEST_ID_HEADER)
     if given and REQUEST_ID.fullmatch(given):
@@ -160,7 +190,29 @@ class _HeadAsGet:
         await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
-def _path_of(request: Request) -> str:
+class NoWebSocket:
+    """Answers a WebSocket handshake with a 404 in the error shape; the server alone would answer an empty 403."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request as ASGI has it."""
+        if scope["type"] != "websocket" or _WEBSOCKET_ANSWER not in scope.get("extensions", {}):
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        error = NotFound(f"{_path_of(connection)}: WebSocket is not supported; send the request without `Upgrade`")
+        await error_response(error, request_id_of(connection))(scope, receive, send)
+
+
+def _describe_unknown(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, 1, _LIKE)
+    meant = f" (did you mean {nearest[0]}?)" if nearest else ""
+    return f"query.{name}: unknown parameter{meant}"
+
+
+def _path_of(request: HTTPConnection) -> str:
     # Not request.url, which parses the Host header as well and raises on a bad one.
     return str(request.scope["path"])[:_MOST_PATH_CHARACTERS]
 

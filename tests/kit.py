@@ -245,8 +245,8 @@ def write_plan(path: Path, targets: list[dict[str, Any]], **keys: object) -> Pat
 
 
 def workload(*endpoints: str, **pace: object) -> dict[str, Any]:
-    """Return a plan's workload: requests of tests/known_locustfile.py, each as often as the others."""
-    locustfile = str(ROOT / "tests" / "known_locustfile.py")
+    """Return a plan's workload: requests of tests/locustfiles/known.py, each as often as the others."""
+    locustfile = str(ROOT / "tests" / "locustfiles" / "known.py")
     return {"locustfile": locustfile, "endpoints": {name: {"request": f"GET /{name}"} for name in endpoints}, **pace}
 
 

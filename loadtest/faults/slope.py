@@ -13,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
+from operator import mul
+from statistics import fmean
 
 import numpy as np
 
@@ -90,15 +92,20 @@ def _pair_slopes(life: list[Point]) -> "np.ndarray[tuple[int], np.dtype[np.float
 
 def _least_squares(lives: list[list[Point]]) -> tuple[float, float]:
     """Return the slope about each life's own mean, and its standard error."""
-    at = np.concatenate([_centred([point.at_s for point in life]) for life in lives])
-    value = np.concatenate([_centred([point.value for point in life]) for life in lives])
-    spread = float(at @ at)
-    slope = float(at @ value) / spread
+    at = [centred for life in lives for centred in _centred([point.at_s for point in life])]
+    value = [centred for life in lives for centred in _centred([point.value for point in life])]
+    spread = _dot(at, at)
+    slope = _dot(at, value) / spread
     freedom = len(at) - len(lives) - 1
-    rest = value - slope * at
-    return slope, math.sqrt(float(rest @ rest) / freedom / spread) if freedom > 0 else math.inf
+    rest = [y - slope * x for x, y in zip(at, value, strict=True)]
+    return slope, math.sqrt(_dot(rest, rest) / freedom / spread) if freedom > 0 else math.inf
 
 
-def _centred(values: list[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    array = np.array(values, dtype=np.float64)
-    return array - float(array.mean())
+def _centred(values: list[float]) -> list[float]:
+    mean = fmean(values)
+    return [value - mean for value in values]
+
+
+def _dot(left: list[float], right: list[float]) -> float:
+    # Exact sums: the last digit of numpy's depends on the processor.
+    return fsum(map(mul, left, right))

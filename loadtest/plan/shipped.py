@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # Of a path such as configs/stress/quick.yaml or loadtest/locustfile.py, in this order.
 _ROOTS = (Path(), _PACKAGE, _PACKAGE.parent)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,7 +207,7 @@ def _generator_cpu_percent(evidence: Evidence) -> float | None:
 
 def _mean_cpu_percent(evidence: Evidence, role: str) -> float | None:
     used = [row.cpu_percent for row in evidence.resources if row.role == role]
-    return float(np.mean(used)) if used else None
+    return fmean(used) if used else None
 
 
 def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
@@ -241,7 +242,7 @@ def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
         for sample in by_sample.values()
         if "machine" in sample
     ]
-    return max(0.0, float(np.mean(known))) if known and started is not None else None
+    return max(0.0, fmean(known)) if known and started is not None else None
 
 
 def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError
 from serve_app.redis.address import VARIABLE
 
 StoreKind = Literal["redis", "memory", "off"]
@@ -39,7 +39,6 @@ class CacheSettings(BaseModel):
         if self.store == "auto":
             return "redis" if redis_url else "off"
         if self.store == "redis" and redis_url is None:
-            raise SetupError(
-                f"cache.store: redis needs {VARIABLE}=redis://host:6379/0 in the environment, or store: memory"
-            )
+            what = f"redis needs {VARIABLE}=redis://host:6379/0 in the environment"
+            raise SetupError(Fault("cache.store", what, "set it, or write `store: memory`"))
         return self.store

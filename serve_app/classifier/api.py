@@ -15,7 +15,6 @@ from serve_app.errors import (
     DeadlineExceeded,
     EncodedUpload,
     ImageTooLarge,
-    InvalidParameter,
     MalformedUpload,
     NotReady,
     Overloaded,
@@ -51,7 +50,7 @@ CacheControl = Annotated[
 
 PREDICT_ERRORS: tuple[type[ServiceError], ...] = (
     MalformedUpload, UnreadableImage, UploadTooSlow, UploadTooLarge, ImageTooLarge, UnsupportedImage, EncodedUpload,
-    InvalidParameter, NotReady, Overloaded, DeadlineExceeded,
+    NotReady, Overloaded, DeadlineExceeded,
 )  # fmt: skip
 PREDICT_BODY = document_upload(BINARY, "image/*")
 SERVER_TIMING_DOC = {
@@ -102,10 +101,12 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     )
     admission = classifier.admission
 
-    async def receive(request: Request, upload: HeldUpload, within_s: float) -> None:
+    async def receive(request: Request, upload: HeldUpload, within_s: float, top_k: int) -> int:
+        """Return how many classes to answer."""
         try:
             admission.check(within_s)
-            upload.data = await read_upload(request, upload, settings)
+            upload.data, top_k = await read_upload(request, upload, settings, top_k)
+            return top_k
         except (Overloaded, UploadTooLarge):
             upload.free()
             await discard_body(request, BodyBounds.of(settings).drain)
@@ -134,7 +135,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         deadline_s = min(settings.deadline_s, (deadline_ms or math.inf) / 1000)
         upload = HeldUpload(admission.uploads)
         try:
-            await receive(request, upload, deadline_s)
+            top_k = await receive(request, upload, deadline_s, top_k)
             stopwatch.charge("upload")
             found = await classifier.classify(upload, deadline_s, _cache_use(cache_control))
         finally:

@@ -3,6 +3,7 @@
 Data only: neither Keras nor an engine is imported here.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,24 +39,33 @@ class Family:
     """Side of its input, pixels; None where Keras' function has a default of its own."""
 
 
-def _families(preprocessing: PreprocessingName, crop: int | None = None, **functions: str) -> dict[str, Family]:
-    return {name: Family(function, preprocessing, crop) for name, function in functions.items()}
+_FUNCTIONS: dict[PreprocessingName, tuple[str, ...]] = {
+    "resnet50": ("ResNet50", "ResNet101", "ResNet152", "VGG16", "VGG19"),
+    "scale_minus1_1": (
+        "ResNet50V2", "ResNet101V2", "ResNet152V2", "MobileNet", "MobileNetV2", "InceptionV3", "InceptionResNetV2",
+        "Xception", "NASNetMobile", "NASNetLarge",
+    ),
+    "torchvision": ("DenseNet121", "DenseNet169", "DenseNet201"),
+    # These take pixels 0–255: their first layers scale them.
+    "none": (
+        "MobileNetV3Small", "MobileNetV3Large", "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge",
+        "ConvNeXtXLarge", "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3", "EfficientNetB4",
+        "EfficientNetB5", "EfficientNetB6", "EfficientNetB7", "EfficientNetV2B0", "EfficientNetV2B1",
+        "EfficientNetV2B2", "EfficientNetV2B3", "EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L",
+    ),
+}  # fmt: skip
+_OPEN_INPUT = {"MobileNetV3Small": 224, "MobileNetV3Large": 224}
+
+
+def _name(function: str) -> str:
+    """Return a function's name in lower case, with an underscore before a version, a size and a kind: resnet50_v2."""
+    spaced = re.sub(r"(?<=[a-z0-9])(V\d|B\d|Mobile|Large|Small|Tiny|Base|XLarge|[SML]$)", r"_\1", function)
+    return re.sub(r"(?<=Inception)ResNet", "_resnet", spaced).lower()
 
 
 FAMILIES: dict[str, Family] = {
-    **_families("resnet50", resnet50="ResNet50", resnet101="ResNet101", resnet152="ResNet152"),
-    **_families("resnet50", vgg16="VGG16", vgg19="VGG19"),
-    **_families("scale_minus1_1", resnet50_v2="ResNet50V2", resnet101_v2="ResNet101V2", resnet152_v2="ResNet152V2"),
-    **_families("scale_minus1_1", mobilenet="MobileNet", mobilenet_v2="MobileNetV2"),
-    **_families("scale_minus1_1", inception_v3="InceptionV3", inception_resnet_v2="InceptionResNetV2"),
-    **_families("scale_minus1_1", xception="Xception", nasnet_mobile="NASNetMobile", nasnet_large="NASNetLarge"),
-    **_families("torchvision", densenet121="DenseNet121", densenet169="DenseNet169", densenet201="DenseNet201"),
-    # These take pixels 0–255: their first layers scale them.
-    **_families("none", 224, mobilenet_v3_small="MobileNetV3Small", mobilenet_v3_large="MobileNetV3Large"),
-    **_families("none", **{f"efficientnet_b{size}": f"EfficientNetB{size}" for size in range(8)}),
-    **_families("none", **{f"efficientnet_v2_b{size}": f"EfficientNetV2B{size}" for size in range(4)}),
-    **_families("none", **{f"efficientnet_v2_{size}": f"EfficientNetV2{size.upper()}" for size in "sml"}),
-    **_families("none", convnext_tiny="ConvNeXtTiny", convnext_small="ConvNeXtSmall", convnext_base="ConvNeXtBase"),
-    **_families("none", convnext_large="ConvNeXtLarge", convnext_xlarge="ConvNeXtXLarge"),
+    _name(function): Family(function, preprocessing, _OPEN_INPUT.get(function))
+    for preprocessing, functions in _FUNCTIONS.items()
+    for function in functions
 }
-"""By the name that a config gives: that of the function, in lower case with an underscore before a version or size."""
+"""By the name that a config gives."""

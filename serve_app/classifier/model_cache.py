@@ -7,7 +7,6 @@ the engine's files. Called by `Classifier.load`; the child is `engines.prepare`.
 import hashlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -26,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serve_app.classifier.families import PreprocessingName
 from serve_app.classifier.images import Geometry
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
-from serve_app.errors import SetupError
-from serve_app.places import cache_dir
+from serve_app.errors import Fault, SetupError
+from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +42,7 @@ MANIFEST = "manifest.json"
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
+_OTHER_WAYS = {"weights": "write `weights: auto`", "labels": "write `labels: auto`"}
 
 
 class UnavailableError(SetupError):
@@ -89,15 +89,25 @@ def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
 
     Safe when several replicas start at once: one prepares, the others wait. Raises SetupError.
     """
-    if find_spec(settings.engine) is None:
-        raise SetupError(
-            f"engine: {settings.engine} is not installed: "
-            f".venv/bin/uv pip install -c requirements.lock -e '.[{settings.engine}]'"
-        )
+    if fault := find_engine_fault(settings.engine):
+        raise SetupError(fault)
     folder = cache_dir() / "models"
     _make_folder(folder)
     is_auto = settings.weights == "auto" and not settings.is_model_file
     return _find_or_make_auto(settings, folder) if is_auto else _find_or_make(settings, folder)
+
+
+def find_engine_fault(engine: str) -> Fault | None:
+    """Return why an engine cannot be used: it is an extra that is not installed."""
+    if find_spec(engine) is not None:
+        return None
+    remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
+    return Fault("engine", f"{engine} is not installed", remedy)
+
+
+def is_prepared(settings: ClassifierSettings) -> bool:
+    """Tell whether the model that `settings` ask for is in the cache. Raises SetupError on a bad file."""
+    return _read_manifest(cache_dir() / "models" / _fingerprint(settings)) is not None
 
 
 def _find_or_make_auto(settings: ClassifierSettings, folder: Path) -> PreparedModel:
@@ -151,7 +161,7 @@ def _read_manifest(target: Path) -> Manifest | None:
     path = target / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
     # Names that could not be fetched then may be there now.
     return None if manifest.labels_are_missing and not _is_recent(path) else manifest
@@ -200,9 +210,11 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
         with path.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
-        raise SetupError(f"{field}: {path} cannot be read: {exc.strerror or exc}") from exc
+        what = f"{path} cannot be read: {exc.strerror or exc}"
+        raise SetupError(Fault(field, what, f"correct the path, or {_OTHER_WAYS[field]}")) from exc
     if expected is not None and actual != expected:
-        raise SetupError(f"{field}: {path} has SHA-256 {actual}, but {field}_sha256 says {expected}")
+        what = f"{path} has SHA-256 {actual}, but {field}_sha256 says {expected}"
+        raise SetupError(Fault(field, what, f"correct {field}_sha256, or name the file that it belongs to"))
     return actual
 
 
@@ -231,11 +243,6 @@ def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise SetupError(
-            f"{folder} cannot be made ({exc.strerror}); set SERVE_APP_CACHE_DIR to a folder you own"
-        ) from exc
-    if not os.access(folder, os.W_OK):
-        raise SetupError(f"{folder} cannot be written; set SERVE_APP_CACHE_DIR to a folder you own")
+    if reason := why_not_writable(folder):
+        raise SetupError(Fault("", f"{folder} cannot be written ({reason})", CACHE_REMEDY))
+    folder.mkdir(parents=True, exist_ok=True)

@@ -6,20 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
 from python_multipart.multipart import DEFAULT_MAX_HEADER_COUNT, DEFAULT_MAX_HEADER_SIZE, parse_options_header
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from serve_app.classifier.answer import TopK
 from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
-from serve_app.errors import EncodedUpload, MalformedUpload, UploadTooLarge, UploadTooSlow
+from serve_app.errors import EncodedUpload, InvalidParameter, MalformedUpload, UploadTooLarge, UploadTooSlow
 from serve_app.uploads import HeldUpload
 from serve_app.web import Drain
 
 FIELD = "file"
+TOP_K_FIELD = "top_k"
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 MAX_TEXT_FIELDS = 8
+_TOP_K = TypeAdapter(TopK)
+_TOP_K_SCHEMA = {**_TOP_K.json_schema(), "description": "As in the query, where it need not be then."}
 _MOST_NAMES = 10
 _MOST_NAME_CHARACTERS = 40
 _ENCODINGS = ("content-encoding", "content-transfer-encoding")
@@ -54,8 +60,11 @@ class BodyBounds:
 
 
 def document_upload(field: dict[str, Any], *types: str) -> dict[str, Any]:
-    """Return the OpenAPI of a body that is a form whose field `file` has this schema, or one of the media `types`."""
-    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field}}
+    """Return the OpenAPI of a body that is a form whose field `file` has this schema, or one of the media `types`.
+
+    The form may have a field `top_k` too.
+    """
+    form = {"type": "object", "required": [FIELD], "properties": {FIELD: field, TOP_K_FIELD: _TOP_K_SCHEMA}}
     content = {"multipart/form-data": {"schema": form}, **{media: {"schema": BINARY} for media in types}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -65,16 +74,19 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
 
 
-async def read_upload(request: Request, upload: HeldUpload, settings: ClassifierSettings) -> bytes:
-    """Return the uploaded picture; bounded while it streams in, and `upload` is told how much there is.
+async def read_upload(
+    request: Request, upload: HeldUpload, settings: ClassifierSettings, top_k: int
+) -> tuple[bytes, int]:
+    """Return the uploaded picture and its `top_k`: the form's own, or else the given one.
 
-    Raises UploadTooLarge beyond max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, EncodedUpload,
+    The picture is bounded while it streams in, and `upload` is told how much there is. Raises UploadTooLarge beyond
+    max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, EncodedUpload, the errors of `top_k_of`,
     and Overloaded from `upload`.
     """
     bounds = BodyBounds.of(settings)
     body = await read_body(request, upload, bounds)
     if is_form(request):
-        picture, headers = await _file_field(request, body)
+        picture, headers, top_k = await _file_field(request, body, top_k)
     else:
         picture, headers = body, request.headers
     if begins_as(picture) is None:
@@ -83,7 +95,7 @@ async def read_upload(request: Request, upload: HeldUpload, settings: Classifier
         raise bounds.too_large()
     if not picture:
         raise MalformedUpload(f"the upload is empty; send a picture as the body or as the form field `{FIELD}`")
-    return picture
+    return picture, top_k
 
 
 async def read_body(request: Request, upload: HeldUpload, bounds: BodyBounds) -> bytes:
@@ -154,6 +166,23 @@ def files_in(form: FormData) -> list[UploadFile]:
     return files
 
 
+def top_k_of(request: Request, form: FormData, top_k: int) -> int:
+    """Return the form's field `top_k`, or the query's `top_k` where the form has no such field.
+
+    Raises RequestValidationError for a value that is not allowed, InvalidParameter where query and form differ.
+    """
+    given = form.get(TOP_K_FIELD)
+    if given is None:
+        return top_k
+    try:
+        of_form = _TOP_K.validate_python(given)
+    except ValidationError as exc:
+        raise RequestValidationError([{**fault, "loc": ("form", TOP_K_FIELD)} for fault in exc.errors()]) from exc
+    if TOP_K_FIELD in request.query_params and of_form != top_k:
+        raise InvalidParameter(f"query.{TOP_K_FIELD} is {top_k} and form.{TOP_K_FIELD} is {of_form}; send one of them")
+    return of_form
+
+
 def printable(text: str, most: int) -> str:
     """Return up to `most` characters of what a client sent, without those that would garble an answer or a log."""
     return "".join(letter if letter.isprintable() else "�" for letter in text[:most])
@@ -187,12 +216,12 @@ def _check_charset(headers: Headers) -> None:
         )
 
 
-async def _file_field(request: Request, body: bytes) -> tuple[bytes, Headers]:
-    """Return the content of the field `file` and the headers of its part."""
+async def _file_field(request: Request, body: bytes, top_k: int) -> tuple[bytes, Headers, int]:
+    """Return the content of the field `file`, the headers of its part, and `top_k` as `top_k_of` does."""
     form = await parse_form(request, body)
     try:
         (file,) = files_in(form)
-        return await file.read(), file.headers
+        return await file.read(), file.headers, top_k_of(request, form, top_k)
     finally:
         await form.close()
 

@@ -1,6 +1,6 @@
 """`python -m serve_app.client`: classifies files, folders and URLs through the service's API.
 
-It speaks HTTP only and imports nothing else of the service: it starts at once and runs without Ray. One item goes
-`items` → `contents` (a file, or `downloads` for a URL) → `service` (asked with `patience`) → `Outcome` → `answers`;
-`predictions` sends pictures one by one, `jobs` in batches.
+It uses HTTP only and imports no other part of the service, so it starts quickly and runs without Ray. The path of one
+item: `items` → `contents` (a file, or `downloads` for a URL) → `service` (called with `patience`) → `Outcome` →
+`answers`. `predictions` sends pictures one by one, `jobs` in batches.
 """

@@ -1,7 +1,7 @@
 """`python -m serve_app.client`: classify files, folders and URLs through the service's API.
 
-Exit codes: 0 all were classified, 1 some were not (or the service went away), 2 an argument cannot be used, 130 stopped
-by Ctrl-C.
+Exit codes: 0 all were classified, 1 some were not or the service became unreachable, 2 an argument is invalid, 130
+stopped by Ctrl-C.
 """
 
 import os
@@ -9,18 +9,19 @@ import sys
 from collections.abc import Sequence
 
 from serve_app.client.errors import RunStopped, UsageError
+from serve_app.client.plain_text import without_logins
 
 LIBRARIES = frozenset({"httpx", "rich", "tenacity"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit code."""
+    """Run the client and return the exit code."""
     try:
-        from serve_app.client.command import run  # here, so that Ctrl-C while it loads ends quietly too
+        from serve_app.client.command import run  # here, so that Ctrl-C during the import is handled too
 
         return run(arguments)
     except UsageError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"error: {without_logins(str(exc))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as exc:
         if exc.name not in LIBRARIES:
@@ -29,12 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: the client needs {exc.name}: {remedy}", file=sys.stderr)
         return 2
     except RunStopped as exc:
-        print(f"stopped: {exc}", file=sys.stderr)
+        print(f"stopped: {without_logins(str(exc))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped by Ctrl-C", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -1,4 +1,4 @@
-"""Writes outcomes as they come: CSV, JSON (one list) or JSON lines. The table for people is in `table`."""
+"""Writes outcomes one by one as CSV, JSON (one list) or JSON lines. The table is in `table`."""
 
 import csv
 import io
@@ -15,22 +15,22 @@ from serve_app.client.outcome import Outcome
 FORMATS = ("table", "csv", "json", "jsonl")
 CSV_HEADER = ("file", "prediction", "score", "cached", "error_code", "error_detail", "predictions")
 
-# What a spreadsheet takes for a formula at the beginning of a cell, as OWASP lists it; the last four are wide forms.
+# First characters that make a cell a formula in a spreadsheet, as listed by OWASP; the last four are full-width forms.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class Answers(Protocol):
-    """Takes outcomes in order."""
+    """Writes outcomes in order."""
 
     def write(self, outcome: Outcome) -> None:
         """Write one."""
 
     def close(self) -> None:
-        """Write what belongs to the end."""
+        """Write the end of the output."""
 
 
 class CsvAnswers:
-    """One row an item; the classes are JSON in the last column, so that the header does not depend on --top-k."""
+    """One row per item; the last column is JSON, so that the header does not depend on --top-k."""
 
     def __init__(self, file: TextIO) -> None:
         self._rows = csv.writer(file, lineterminator="\n")
@@ -53,11 +53,11 @@ class CsvAnswers:
         )
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Write nothing: the output is complete."""
 
 
 class JsonLinesAnswers:
-    """One JSON object a line: {file, prediction, error}."""
+    """One JSON object per line: {file, prediction, error}."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -67,11 +67,11 @@ class JsonLinesAnswers:
         self._file.write(f"{_compact(outcome.as_json())}\n")
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Write nothing: the output is complete."""
 
 
 class JsonAnswers:
-    """One list of the same objects, whole even when the run ends early."""
+    """One list of the same objects, complete even if the run ends early."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -89,9 +89,9 @@ class JsonAnswers:
 
 @contextmanager
 def open_answers(kind: str, output: Path | None, *, resume: bool) -> Iterator[Answers]:
-    """Open `output`, or standard output, for answers of a format.
+    """Open `output`, or standard output, for outcomes in a format.
 
-    Raises UsageError when it cannot be opened and RunStopped when it takes no more; the block raises no other OSError.
+    Raises UsageError if it cannot be opened, RunStopped if it cannot be written; the block raises no other OSError.
     """
     try:
         with _open(output, resume=resume) as file:
@@ -111,12 +111,12 @@ def open_answers(kind: str, output: Path | None, *, resume: bool) -> Iterator[An
 def _open(output: Path | None, *, resume: bool) -> Iterator[TextIO]:
     if output is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # The data are UTF-8 whatever the locale is, and half of a surrogate pair is written as JSON escapes it.
+            # Output is UTF-8 in every locale; half of a surrogate pair is written as its JSON escape.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
         yield sys.stdout
         return
     try:
-        # By lines: what is answered is in the file, however the run ends.
+        # Line-buffered: completed results are in the file, however the run ends.
         file = output.open("a" if resume else "x", 1, "utf-8", "backslashreplace", "\n")
     except OSError as exc:
         raise UsageError(f"--output {output}: cannot be written: {exc.strerror}") from exc
@@ -138,7 +138,7 @@ def _answers(kind: str, file: TextIO) -> Answers:
 
 
 def _cell(text: Any) -> str:
-    # A file's name, a label or a message may have been chosen by someone else; the apostrophe makes it text.
+    # A file name, a label or a message may come from someone else; the apostrophe makes it text.
     text = "" if text is None else str(text)
     return f"'{text}" if text.startswith(_FORMULA) else text
 

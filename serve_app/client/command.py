@@ -1,4 +1,4 @@
-"""Does what the command line asks for: finds the items, asks the service, writes the answers, sums up."""
+"""Runs the client: finds the items, calls the service, writes the outcomes and the summary."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from serve_app.client.answers import Answers, open_answers
 from serve_app.client.contents import Contents
-from serve_app.client.downloads import FETCH_S, Downloads
+from serve_app.client.downloads import Downloads
 from serve_app.client.errors import ItemError, RunStopped, UsageError
 from serve_app.client.in_order import run_in_order
 from serve_app.client.items import Item, Skipped, find_items, url_items
@@ -23,13 +23,12 @@ from serve_app.client.progress import Progress
 from serve_app.client.resume import keep_answered
 from serve_app.client.service import JOB_ENDED, About, Service, Wishes
 
-RANDOM = "this service runs with RANDOM weights: its predictions mean nothing"
+RANDOM = "this service runs with RANDOM weights: its predictions are meaningless"
 _LEAST_IN_A_ROW = 3
-_FETCH_RETRIES = 2
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say and return the exit code. Raises UsageError, RunStopped, KeyboardInterrupt."""
+    """Run the client with `arguments` and return the exit code. Raises UsageError, RunStopped, KeyboardInterrupt."""
     options = read_options(arguments)
     key = options.key()
     if options.cancel:
@@ -48,7 +47,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Run:
-    """One run of the client, from the first contact to the last answer."""
+    """One run of the client, from the first contact to the last outcome."""
 
     def __init__(self, options: Options, key: str | None, progress: Progress, tally: Tally) -> None:
         self._options = options
@@ -64,11 +63,9 @@ class _Run:
             about = await _first_contact(service, options, progress)
             if about.weights == "random":
                 progress.warn(RANDOM)
-            fetching = Patience(_FETCH_RETRIES, 2 * FETCH_S, progress.retry)
-            downloads = await stack.enter_async_context(aclosing(Downloads(fetching)))
-            contents = Contents(downloads, about.max_upload_bytes)
+            contents = Contents(await self._downloads(items, stack), about.max_upload_bytes)
             answers = stack.enter_context(open_answers(options.kind, options.output, resume=options.resume))
-            stack.enter_context(progress)  # ends before the answers do: a table is printed when the bar has gone
+            stack.enter_context(progress)  # ends before the answers: a table is printed after the bar is removed
             if options.jobs or options.job:
                 await service.check_jobs(_first_patience(options, progress))
                 await self._run_jobs(Jobs(service, contents, progress, _fingerprint(options, about)), items, answers)
@@ -87,6 +84,13 @@ class _Run:
             if jobs.open_ids:
                 self._tell_open(jobs.open_ids)
 
+    async def _downloads(self, items: Sequence[Item], stack: AsyncExitStack) -> Downloads | None:
+        """Return what fetches URLs; None without URLs, where the environment's proxies do not matter."""
+        if not any(item.is_url for item in items):
+            return None
+        patience = Patience(self._options.download_retries, self._options.download_s, self._progress.retry)
+        return await stack.enter_async_context(aclosing(Downloads(patience)))
+
     def _emitting(self, answers: Answers) -> Callable[[Sequence[Outcome]], None]:
         def emit(outcomes: Sequence[Outcome]) -> None:
             for outcome in outcomes:
@@ -99,9 +103,9 @@ class _Run:
         ids = list(dict.fromkeys(open_ids))
         again = f"{self._options.how_to_ask_again()} {' '.join(f'--job {job_id}' for job_id in ids)}"
         self._progress.say(
-            f"{len(ids)} job(s) go on in the service:\n"
-            f"  {again}            waits for them and prints what they found\n"
-            f"  {again} --cancel   ends them"
+            f"{len(ids)} job(s) continue in the service:\n"
+            f"  {again}            waits for them and prints their results\n"
+            f"  {again} --cancel   cancels them"
         )
 
 
@@ -116,7 +120,7 @@ async def _first_contact(service: Service, options: Options, progress: Progress)
     except ItemError as exc:
         raise RunStopped(
             f"--server {without_login(options.server)}: does not answer ({exc.detail}); "
-            "start the service, or give its address"
+            "start the service, or change --server"
         ) from exc
 
 
@@ -145,7 +149,7 @@ async def _cancel(options: Options, key: str | None) -> int:
                 progress.say(f"job {job_id}: cancelled")
             except ItemError as exc:
                 reason = (
-                    "it had ended before; fetch its result without --cancel" if exc.code == JOB_ENDED else exc.detail
+                    "it has already ended; fetch its results without --cancel" if exc.code == JOB_ENDED else exc.detail
                 )
                 progress.say(f"job {job_id}: not cancelled: {printable(reason)}")
                 code = 1
@@ -153,7 +157,7 @@ async def _cancel(options: Options, key: str | None) -> int:
 
 
 def _items_left(options: Options) -> list[Item]:
-    """Return what is to be classified, and tell what is not. Raises UsageError."""
+    """Return the items to classify, and print what is skipped. Raises UsageError."""
     if options.job:
         return []
     skipped = Skipped()
@@ -163,12 +167,12 @@ def _items_left(options: Options) -> list[Item]:
     for reason, count in skipped.counts.items():
         print(f"skipped, {reason}: {count:,} ({examples(skipped.examples[reason], count)})", file=sys.stderr)
     if not items:
-        raise UsageError(f"{' '.join(options.what) or f'--urls {options.urls}'}: nothing to classify in there")
+        raise UsageError(f"{' '.join(options.what) or f'--urls {options.urls}'}: contains nothing to classify")
     if not (options.resume and options.output and options.output.exists()):
         return items
     answered = keep_answered(options.output)
     left = [item for item in items if item.name not in answered]
-    print(f"{len(items) - len(left):,} of {len(items):,} are in {options.output} already", file=sys.stderr)
+    print(f"{len(items) - len(left):,} of {len(items):,} are already in {options.output}", file=sys.stderr)
     return left
 
 
@@ -181,11 +185,11 @@ def _listed(urls: str) -> list[Item]:
     except OSError as exc:
         raise UsageError(f"--urls {urls}: cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise UsageError(f"--urls {urls}: is not text with one URL a line") from exc
+        raise UsageError(f"--urls {urls}: is not UTF-8 text with one URL per line") from exc
 
 
 def _leaves_the_terminal(options: Options) -> bool:
-    """Tell whether a bar on the terminal is undisturbed: rows are not printed there while it stands."""
+    """Return whether the terminal shows nothing but the bar while it is there."""
     return options.output is not None or options.kind == "table" or not sys.stdout.isatty()
 
 
@@ -201,6 +205,6 @@ def _sum_up(options: Options, items: int, tally: Tally, progress: Progress) -> N
     for code, count in tally.failed.most_common():
         progress.say(f"  {printable(code)}: {count:,} ({examples(tally.examples[code], count)})")
     if not_done and options.output is not None and options.kind == "jsonl":
-        progress.say("the same command with --resume goes on from here")
+        progress.say("the same command with --resume continues from here")
     if tally.random:
-        progress.warn(f"{tally.random:,} predictions mean nothing: they were made with RANDOM weights")
+        progress.warn(f"{tally.random:,} predictions are meaningless: they come from RANDOM weights")

@@ -1,4 +1,4 @@
-"""Pictures at URLs: http and https only, bounded in bytes, time and redirects. httpx is here and in `service`."""
+"""Downloads pictures: http and https only, limited in bytes, time and redirects. Imports httpx, as `service` does."""
 
 import asyncio
 
@@ -6,33 +6,34 @@ import httpx
 
 from serve_app.client.errors import FETCH_FAILED, TOO_LARGE, ItemError
 from serve_app.client.patience import Patience, read_retry_after
-from serve_app.client.service import TRANSIENT, describe, trusted
+from serve_app.client.service import TRANSIENT, describe, open_client
 
 MAX_REDIRECTS = 5
 FETCH_S = 30.0
-"""Longest time for one attempt, redirects and all."""
+"""Time limit of one attempt, redirects included."""
 
 _CONNECT_S = 5.0
 _SILENT_S = 10.0
 _HEADERS = {
     "Accept": "image/*",
-    # What is packed could unfold to any size.
+    # A compressed body could expand to any size.
     "Accept-Encoding": "identity",
     "User-Agent": "serve-app-client",
 }
 
 
 class Downloads:
-    """Fetches URLs; close it with `aclose`. It knows no key of the service."""
+    """Fetches URLs; close it with `aclose`. It does not know the API key."""
 
     def __init__(self, patience: Patience) -> None:
+        """Prepare to download. Raises UsageError as `open_client` does."""
         self._patience = patience
-        self._http = httpx.AsyncClient(
+        self._http = open_client(
+            uses_tls=True,
             headers=_HEADERS,
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
             timeout=httpx.Timeout(_SILENT_S, connect=_CONNECT_S, pool=None),
-            verify=trusted(),
         )
 
     async def aclose(self) -> None:
@@ -40,7 +41,7 @@ class Downloads:
         await self._http.aclose()
 
     async def fetch(self, url: str, max_bytes: int) -> bytes:
-        """Return what is at `url`. Raises ItemError beyond any bound."""
+        """Return the body at `url`. Raises ItemError, also where a limit is exceeded."""
         return await self._patience.insist(lambda: self._attempt(url, max_bytes))
 
     async def _attempt(self, url: str, max_bytes: int) -> bytes:
@@ -49,9 +50,9 @@ class Downloads:
                 _check(answer)
                 return await _read_bounded(answer, max_bytes)
         except TimeoutError as exc:
-            raise ItemError(FETCH_FAILED, f"not there within {FETCH_S:g} s", is_transient=True) from exc
+            raise ItemError(FETCH_FAILED, f"not complete within {FETCH_S:g} s", is_transient=True) from exc
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, ValueError) as exc:
-            # Without the words of httpx, which quote parts of the URL.
+            # Without the message of httpx, which quotes parts of the URL.
             reason = f"{type(exc).__name__} (http and https, {MAX_REDIRECTS} redirects)"
             raise ItemError(FETCH_FAILED, f"cannot be fetched: {reason}") from exc
         except httpx.RequestError as exc:
@@ -69,7 +70,7 @@ def _check(answer: httpx.Response) -> None:
         )
     encoding = answer.headers.get("Content-Encoding", "identity").lower()
     if encoding != "identity":
-        raise ItemError(FETCH_FAILED, f"comes packed ({encoding[:40]}), although that was not asked for")
+        raise ItemError(FETCH_FAILED, f"is compressed ({encoding[:40]}) although the request did not allow it")
 
 
 async def _read_bounded(answer: httpx.Response, max_bytes: int) -> bytes:
@@ -77,5 +78,5 @@ async def _read_bounded(answer: httpx.Response, max_bytes: int) -> bytes:
     async for chunk in answer.aiter_raw():
         picture += chunk
         if len(picture) > max_bytes:
-            raise ItemError(TOO_LARGE, f"more than {max_bytes:,} bytes, the most that the service takes")
+            raise ItemError(TOO_LARGE, f"more than {max_bytes:,} bytes, the limit of the service")
     return bytes(picture)

@@ -1,8 +1,8 @@
-"""What ends the client, or one item, each with the words that the person at the terminal reads.
+"""The errors of the client; each message is shown to the user as it is.
 
-UsageError    an argument cannot be used; the message names it and the remedy: exit code 2
-RunStopped    the service is gone; what was answered is written: exit code 1
-ItemError     this item has no prediction; it is recorded with its reason, and the rest goes on
+UsageError    an argument or a variable is invalid; the message names it and the remedy: exit code 2
+RunStopped    the service is unreachable; completed results are written: exit code 1
+ItemError     one item has no prediction; the output contains the reason, and the run continues
 """
 
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ FETCH_FAILED = "fetch_failed"
 UNREADABLE_FILE = "unreadable_file"
 JOB_LOST = "job_lost"
 TOO_LARGE = "upload_too_large"
-"""The service's own word: the client refuses what the service would."""
+"""The service's own code: the client rejects what the service would reject."""
 
 
 class UsageError(Exception):
-    """An argument cannot be used; the message names it and the remedy."""
+    """An argument or a variable of the environment is invalid; the message names it and the remedy."""
 
 
 class RunStopped(Exception):
-    """There is no sense in going on; the message is the reason."""
+    """The run cannot continue; the message is the reason."""
 
 
 class ItemError(Exception):
-    """One item has no prediction: the service refused it, nobody answered, or it cannot be had.
+    """One item has no prediction: it cannot be read, the service rejected it, or nobody answered.
 
-    `is_transient` tells whether asking again may help, `retry_after_s` when; `status` is None without an answer.
+    `is_transient` says whether a retry may help, `retry_after_s` when; `status` is None without an answer.
     """
 
     def __init__(

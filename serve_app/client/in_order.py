@@ -1,4 +1,4 @@
-"""Works on many things at a time and hands the results on in the order of the things."""
+"""Works on many things concurrently and emits the results in the order of the things."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
 WINDOW = 256
-"""Most results that wait for one before them; then nothing new begins until that one is there."""
+"""Largest number of results that wait for an earlier one; beyond, no work starts until that one is complete."""
 
 
 async def run_in_order(
@@ -18,10 +18,10 @@ async def run_in_order(
     parallel: int,
     emit: Callable[[Result], None],
 ) -> None:
-    """Run `work` on each of `things`, `parallel` at a time, and give the results to `emit` in order.
+    """Run `work` on each of `things`, `parallel` at a time, and pass the results to `emit` in order.
 
-    When work raises or this is cancelled, the rest is cancelled, and what is ready is still emitted. Raises the first
-    error of `work` or `emit`.
+    If `work` raises or this is cancelled, the rest is cancelled and completed results are still emitted. Raises the
+    first error of `work` or `emit`.
     """
     waiting: deque[asyncio.Task[Result]] = deque()
     free = asyncio.Semaphore(parallel)

@@ -1,4 +1,4 @@
-"""Finds what to classify: files, the pictures of folders, URLs. Names are held in memory, contents never are."""
+"""Finds the items to classify: files, the pictures in folders, URLs. Names are kept in memory, contents are not."""
 
 import os
 import stat
@@ -11,12 +11,15 @@ from serve_app.client.errors import UsageError
 from serve_app.client.plain_text import refused, without_login
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"})
+STANDARD_INPUT = "-"
 NO_PICTURE = "no picture"
 HIDDEN = "hidden"
-NO_FILE = "no regular file"
+NO_FILE = "not a regular file"
 UNREADABLE = "unreadable"
 
 _SCHEMES = ("http://", "https://")
+_BYTE_ORDER_MARK = "\ufeff"
+"""How editors of Windows begin a UTF-8 file."""
 _HEAD_BYTES = 16
 _MOST_EXAMPLES = 5
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -24,7 +27,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something to classify: `source` is a path or a URL, `name` what it is called in the output."""
+    """A picture to classify: `source` is its path or URL, or `-`; `name` is its name in the output."""
 
     name: str
     source: str
@@ -33,13 +36,13 @@ class Item:
 
 @dataclass
 class Skipped:
-    """What folders hold that is not sent, by reason: how many, and some of their names."""
+    """The files in folders that are not sent: their number and some of their names, by reason."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, path: str) -> None:
-        """Take in one more."""
+        """Count one more file."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _MOST_EXAMPLES:
@@ -47,35 +50,36 @@ class Skipped:
 
 
 def find_items(arguments: Sequence[str], skipped: Skipped) -> Iterator[Item]:
-    """Yield the items that the arguments name, in order; of a folder its pictures, sorted. Raises UsageError."""
+    """Yield the items of the arguments in order; of a folder, its pictures sorted by name. Raises UsageError."""
     for argument in arguments:
         if argument.lower().startswith(_SCHEMES):
             yield _url_item(argument, refused(argument))
+        elif argument == STANDARD_INPUT:
+            yield Item("stdin", argument)
         elif os.path.isdir(argument):  # noqa: PTH112 names stay as they were given
             yield from _folder_items(argument, skipped)
-        elif os.path.isfile(argument):  # noqa: PTH113
+        elif os.path.exists(argument):  # noqa: PTH110 a pipe too
             yield Item(display_name(argument), argument)
         else:
-            named = refused(argument) if "://" in argument else argument
-            raise UsageError(f"{named}: no such file or folder; a URL begins with http:// or https://")
+            raise UsageError(f"{refused(argument)}: no such file or folder; a URL begins with http:// or https://")
 
 
 def url_items(lines: Iterable[str], origin: str) -> Iterator[Item]:
-    """Yield an item for each line but empty ones and comments (#). Raises UsageError with the number of a bad line."""
+    """Yield an item for each line except empty ones and comments (#). Raises UsageError with the line's number."""
     for number, line in enumerate(lines, start=1):
-        url = line.strip()
+        url = line.removeprefix(_BYTE_ORDER_MARK).strip()
         if url and not url.startswith("#"):
             yield _url_item(url, f"--urls {origin}, line {number}: {refused(url)[:200]}")
 
 
 def display_name(path: str) -> str:
-    """Return what `path` is called in the output: always text, and never what a spreadsheet takes for a formula."""
+    """Return the name of `path` in the output: always text, and never a formula for a spreadsheet."""
     name = os.fsencode(path).decode("utf-8", "backslashreplace")
     return f"./{name}" if name.startswith(_FORMULA) else name
 
 
 def looks_like_picture(path: str) -> bool:
-    """Tell by the name, or else by the first bytes, whether the service may know what the file is. Raises OSError."""
+    """Return whether the suffix, or else the first bytes, indicate a picture. Raises OSError."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:  # noqa: PTH122
         return True
     with Path(path).open("rb", buffering=0) as file:
@@ -97,7 +101,7 @@ def _url_item(url: str, where: str) -> Item:
     except ValueError:
         is_url = False
     if not is_url or not url.isprintable() or " " in url:
-        raise UsageError(f"{where}: is no URL such as http://host/picture.jpg (http and https only)")
+        raise UsageError(f"{where}: is not a URL such as http://host/picture.jpg (http and https only)")
     return Item(without_login(url), url, is_url=True)
 
 

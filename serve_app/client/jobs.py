@@ -1,4 +1,4 @@
-"""Jobs mode: batches of pictures as durable jobs of the service, submitted once and followed until they end."""
+"""Jobs mode: submits batches of pictures as durable jobs and waits for their results."""
 
 import asyncio
 import hashlib
@@ -19,14 +19,14 @@ from serve_app.client.progress import Progress
 from serve_app.client.service import Service
 
 WAIT_S = 10.0
-"""How long a question for a job's state may wait for its end."""
+"""How long one request for a job's state waits for the end of the job."""
 MOST_BYTES = 32_000_000
-"""A job's pictures together; they are in memory while they are sent. A larger batch becomes several jobs."""
+"""Limit of the pictures of one job, which are in memory while they are sent. A larger batch becomes several jobs."""
 
 ENDED = frozenset({"done", "failed", "cancelled"})
 _READ_AT_A_TIME = 4
 _LEAST_BETWEEN_S = 0.5
-"""Between two questions that were answered at once."""
+"""Shortest time between two requests for a job's state."""
 
 Job = Mapping[str, Any]
 
@@ -38,12 +38,12 @@ class _Submitted:
 
 
 class Jobs:
-    """The jobs of one run. `open_ids` are those that have not ended yet."""
+    """The jobs of one run. `open_ids` are the jobs that have not ended."""
 
     def __init__(
         self, service: Service, contents: Contents, progress: Progress, fingerprint: Mapping[str, Any]
     ) -> None:
-        """`fingerprint` is what else decides on the results: with another one, the same pictures are another job."""
+        """`fingerprint` is everything but the pictures that the results depend on; each value has its own jobs."""
         self.open_ids: list[str] = []
         self._service = service
         self._contents = contents
@@ -64,12 +64,14 @@ class Jobs:
         return [outcomes[item] for item in items]
 
     async def fetch(self, job_id: str) -> list[Outcome]:
-        """Return the outcomes of a job that was submitted before, once it has ended. Raises RunStopped, UsageError."""
+        """Return the outcomes of an existing job once it has ended. Raises RunStopped, UsageError."""
         job = await self._state(job_id, 0)
         if job is None:
-            raise UsageError(f"--job {job_id}: the service has no such job; it may have expired: classify again")
+            raise UsageError(
+                f"--job {job_id}: the service has no such job; it may have expired: classify the files again"
+            )
         if job["files"] < 1:
-            raise UsageError(f"--job {job_id}: the service says that it has no file, so there is nothing to fetch")
+            raise UsageError(f"--job {job_id}: the job has no files, so it has no results")
         self._progress.expect(job["files"])
         job = await self._follow(job)
         outcomes = outcomes_of(job, _names_in(job))
@@ -77,7 +79,7 @@ class Jobs:
         return outcomes
 
     async def _send(self, items: Sequence[Item], outcomes: dict[Item, Outcome]) -> list[_Submitted]:
-        """Submit what can be read; `outcomes` gets the errors of the rest."""
+        """Submit the items that can be read; add the errors of the others to `outcomes`."""
         submitted: list[_Submitted] = []
         batch: list[tuple[Item, bytes]] = []
         for start in range(0, len(items), _READ_AT_A_TIME):
@@ -101,15 +103,15 @@ class Jobs:
         return list(zip(items, await asyncio.gather(*map(read, items)), strict=True))
 
     async def _submit(self, batch: list[tuple[Item, bytes]], outcomes: dict[Item, Outcome]) -> list[_Submitted]:
-        """Submit a batch; one that is too large for the service is halved."""
+        """Submit a batch, in halves if the service rejects it as too large."""
         items = [item for item, _ in batch]
         try:
             job = await self._submit_once([(item.name, data) for item, data in batch])
         except ItemError as exc:
             if exc.is_transient:
-                raise RunStopped(f"the service takes no jobs, in spite of all patience: {exc.detail}") from exc
+                raise RunStopped(f"the service accepted no job after all retries: {exc.detail}") from exc
             if exc.status in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}:
-                raise UsageError(f"--jobs: this service has none ({exc.detail}); leave --jobs away") from exc
+                raise UsageError(f"--jobs: this service has no jobs ({exc.detail}); drop --jobs") from exc
             if exc.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(batch) > 1:
                 half = len(batch) // 2
                 return await self._submit(batch[:half], outcomes) + await self._submit(batch[half:], outcomes)
@@ -121,17 +123,17 @@ class Jobs:
     async def _submit_once(self, files: list[tuple[str, bytes]]) -> Job:
         key = self._key(files)
         job = await self._service.submit(files, key)
-        if job["state"] in {"cancelled", "failed"}:  # in an earlier run of the same command; this one asks for another
+        if job["state"] in {"cancelled", "failed"}:  # by an earlier run of the same command
             job = await self._service.submit(files, f"{key[:48]}-{uuid.uuid4().hex[:15]}")
         return job
 
     def _key(self, files: list[tuple[str, bytes]]) -> str:
-        """Return the same key for the same pictures, names and fingerprint: they are one job, however often sent."""
+        """Return the Idempotency-Key: the same pictures, names and fingerprint are the same job."""
         hashes = [(name, hashlib.sha256(data).hexdigest()) for name, data in files]
         return hashlib.sha256(json.dumps([self._fingerprint, hashes], sort_keys=True).encode()).hexdigest()
 
     async def _follow(self, job: Job) -> Job:
-        """Return the job once it has ended, showing how far it is. Raises RunStopped."""
+        """Return the job once it has ended, and show its progress meanwhile. Raises RunStopped."""
         job_id, files_done = job["id"], 0
         if job_id not in self.open_ids:
             self.open_ids.append(job_id)
@@ -147,13 +149,13 @@ class Jobs:
         return job
 
     async def _state(self, job_id: str, wait_s: float) -> Job | None:
-        """Return the job as it is now; None when the service does not know it. Raises RunStopped."""
+        """Return the job's current state; None if the service has no such job. Raises RunStopped."""
         try:
             return await self._service.job(job_id, wait_s)
         except ItemError as exc:
             if exc.status == HTTPStatus.NOT_FOUND:
                 return None
-            raise RunStopped(f"job {job_id}: its state cannot be had: {exc.detail}") from exc
+            raise RunStopped(f"job {job_id}: its state is unknown: {exc.detail}") from exc
 
     def _show(self, job: Job, before: int) -> int:
         files_done = job["files"] if job["state"] in ENDED else int(job.get("files_done") or 0)
@@ -166,7 +168,7 @@ class Jobs:
 
 
 def outcomes_of(job: Job, names: Sequence[str]) -> list[Outcome]:
-    """Return the outcome of each file of a job that has ended; `names` are what to call them."""
+    """Return the outcome of each file of an ended job; `names` are the files' names in the output."""
     results = _results_of(job)
     return [_outcome(job, results.get(index), name) for index, name in enumerate(names)]
 
@@ -196,5 +198,5 @@ def _results_of(job: Job) -> dict[int, Mapping[str, Any]]:
 
 
 def _lost(job: Job) -> Job:
-    detail = f"the service no longer knows the job {job['id']}; classify again"
+    detail = f"the service no longer has the job {job['id']}; classify the file again"
     return {**job, "state": "failed", "results": None, "error": {"code": JOB_LOST, "detail": detail}}

@@ -1,4 +1,4 @@
-"""What became of one item: the service's prediction, or the error that stands in its place."""
+"""The outcome of one item: the service's prediction, or an error."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,30 +10,30 @@ _MOST_EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """One item's answer; either a `prediction` (POST /model/predict's body) or an `error` ({code, detail})."""
+    """The outcome of one item: a `prediction` (the answer of POST /model/predict) or an `error` ({code, detail})."""
 
     file: str
     prediction: Mapping[str, Any] | None
     error: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what stands in JSON output, as a job's results have it."""
+        """Return the object of JSON output, which has the keys of a job's results."""
         return {"file": self.file, "prediction": self.prediction, "error": self.error}
 
 
 @dataclass
 class Tally:
-    """Counts of outcomes, for the exit code and the last words."""
+    """Counts of outcomes, for the exit code and the summary."""
 
     classified: int = 0
     cached: int = 0
     random: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    """Some of the files by error code, to look into."""
+    """Some of the files by error code."""
 
     def count(self, outcome: Outcome) -> None:
-        """Take in one more outcome."""
+        """Count one more outcome."""
         if outcome.prediction is not None:
             self.classified += 1
             self.cached += outcome.prediction.get("cached") is True

@@ -1,6 +1,6 @@
-"""Asks again when that may help: as the server says in Retry-After, else with exponential backoff and jitter.
+"""Retries transient errors: after the time in Retry-After, or else with exponential backoff and jitter.
 
-The only place that imports tenacity. What is worth another attempt is said by the ItemError itself.
+The only module that imports tenacity. The ItemError itself says whether it is transient.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from serve_app.client.errors import NO_ANSWER, ItemError
 
 Answer = TypeVar("Answer")
 Tell = Callable[[ItemError, float], None]
-"""Told of an error after which the next attempt comes in so many seconds."""
+"""Called with an error and the seconds until the next attempt."""
 
 _FIRST_S, _MOST_S = 0.25, 10.0
 _backoff = tenacity.wait_random_exponential(multiplier=_FIRST_S, max=_MOST_S)
@@ -25,16 +25,16 @@ _backoff = tenacity.wait_random_exponential(multiplier=_FIRST_S, max=_MOST_S)
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to insist on one answer: `retries` attempts after the first (None: no limit), all within a time."""
+    """The limits of one answer: `retries` attempts after the first (None: no limit), all within `give_up_after_s`."""
 
     retries: int | None
     give_up_after_s: float
     tell: Tell
 
     async def insist(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Return what `ask` returns, at the latest after `give_up_after_s`. Raises its ItemError when all is in vain.
+        """Return what `ask` returns, after at most `give_up_after_s`. Raises the ItemError of the last attempt.
 
-        A Retry-After that would take longer than there is time left is not waited for.
+        A Retry-After beyond the remaining time ends the attempts at once.
         """
         last: list[ItemError] = []
 
@@ -58,7 +58,7 @@ class Patience:
                     with attempt:
                         return await ask()
         except TimeoutError:
-            before = f"; before that: {last[0].detail}" if last else ""
+            before = f"; the error before: {last[0].detail}" if last else ""
             raise ItemError(
                 NO_ANSWER, f"no answer within {self.give_up_after_s:g} s{before}", is_transient=True
             ) from None
@@ -66,7 +66,7 @@ class Patience:
 
 
 def read_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a Retry-After header asks for: a number, or a date; None for what is neither."""
+    """Return the seconds of a Retry-After header, which is a number or a date; None if it is neither."""
     if value is None:
         return None
     if value.isascii() and value.isdigit():
@@ -75,7 +75,7 @@ def read_retry_after(value: str | None) -> float | None:
         moment = parsedate_to_datetime(value)
     except ValueError:
         return None
-    if moment.tzinfo is None:  # HTTP's dates are GMT, whatever they say
+    if moment.tzinfo is None:  # dates in HTTP are GMT
         moment = moment.replace(tzinfo=UTC)
     return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
@@ -88,7 +88,7 @@ def _wait_s(state: tenacity.RetryCallState) -> float:
     asked_s = _error_of(state).retry_after_s
     if asked_s is None:
         return _backoff(state)
-    # Never earlier than asked for; a little later, so that those who were refused together do not return together.
+    # Never earlier than Retry-After; a little later, so that clients rejected together do not return together.
     return asked_s + random.uniform(0, min(1.0, 0.1 + asked_s / 4))
 
 

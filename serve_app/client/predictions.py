@@ -1,4 +1,4 @@
-"""Predict mode: one request for each picture."""
+"""Predict mode: one request per picture."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from serve_app.client.service import Service
 
 
 class Predictions:
-    """Classifies items through POST /model/predict, until the service is gone."""
+    """Classifies items through POST /model/predict, until the service is unreachable."""
 
     def __init__(self, service: Service, contents: Contents, progress: Progress, *, most_in_a_row: int) -> None:
-        """Take the service for gone after `most_in_a_row` items that it did not serve in spite of all patience."""
+        """Treat the service as unreachable when `most_in_a_row` items in a row fail after all retries."""
         self._service = service
         self._contents = contents
         self._progress = progress
@@ -41,8 +41,8 @@ class Predictions:
             self._in_a_row = self._in_a_row + 1 if exc.is_transient else 0
             if self._in_a_row >= self._most_in_a_row:
                 raise RunStopped(
-                    f"{self._in_a_row} pictures one after another were not served, in spite of all patience "
-                    f"(--give-up-after, --retries); the last: {exc.detail}"
+                    f"{self._in_a_row} pictures in a row failed after all retries (--give-up-after, --retries); "
+                    f"the last error: {exc.detail}"
                 ) from exc
             raise
         self._in_a_row = 0
@@ -50,7 +50,7 @@ class Predictions:
 
 
 def check_prediction(body: object) -> dict[str, object]:
-    """Return `body` when it is a prediction. Raises ItemError."""
+    """Return `body` if it is a prediction. Raises ItemError."""
     if (
         isinstance(body, dict)
         and isinstance(body.get("prediction"), str)

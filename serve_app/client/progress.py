@@ -1,4 +1,4 @@
-"""What a person sees on standard error while the client works: a bar on a terminal, a line now and then elsewhere."""
+"""Shows progress on standard error: a bar on a terminal, otherwise a line every ten seconds."""
 
 import sys
 import time
@@ -19,10 +19,10 @@ _MOST_REASON = 80
 
 
 class Progress:
-    """Counts what is done and shows it; use it as a context manager. Nothing of it goes to standard output."""
+    """Counts the completed items and shows them; use it as a context manager. It never writes to standard output."""
 
     def __init__(self, total: int | None, *, bar: bool) -> None:
-        """Show `total` items, None when nobody knows yet; `bar` only where it does not disturb other output."""
+        """Show progress towards `total` items (None: unknown); `bar` only where it does not disturb other output."""
         self.retries = 0
         self._done = 0
         self._failed = 0
@@ -47,42 +47,42 @@ class Progress:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self._began_s
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line that stays."""
+        """Print a line."""
         if sys.stderr.isatty():
             self._console.print(Text(text, style=style), soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """Print a line that nobody can overlook."""
+        """Print a warning."""
         self.say(f"WARNING: {text}", "bold red")
 
     def expect(self, count: int) -> None:
-        """Take in that there are `count` items more than was known."""
+        """Add `count` items to the total."""
         self._total = (self._total or 0) + count
         self._show()
 
     def advance(self, count: int, *, failed: bool = False) -> None:
-        """Take in that `count` items more are done."""
+        """Count `count` more completed items."""
         self._done += count
         self._failed += count * failed
         self._show()
 
     def fail(self, count: int) -> None:
-        """Take in that `count` of the items that are done have no prediction."""
+        """Count `count` of the completed items as failed."""
         self._failed += count
         self._show()
 
     def retry(self, error: ItemError, wait_s: float) -> None:
-        """Take in that something failed and is tried again in so many seconds."""
+        """Show an error whose retry follows in `wait_s`."""
         self.retries += 1
         reason = printable(error.detail)
         reason = reason if len(reason) <= _MOST_REASON else f"{reason[:_MOST_REASON]}…"
-        self._waiting = f"{error.code} ({reason}), again in {wait_s:.1f} s"
+        self._waiting = f"{error.code} ({reason}), retry in {wait_s:.1f} s"
         self._waiting_until_s = time.monotonic() + max(wait_s, _SHOW_WAIT_S)
         self._show()
 
@@ -109,7 +109,7 @@ def _make_bar(console: Console) -> Bar:
         TextColumn("{task.fields[state]}", markup=False),
         console=console,
         transient=True,
-        # It would turn what is printed to standard output over to standard error.
+        # It would redirect standard output to standard error.
         redirect_stdout=False,
         redirect_stderr=False,
     )

@@ -1,4 +1,4 @@
-"""Goes on with an output of JSON lines that an earlier run left behind."""
+"""Prepares the JSON lines of an earlier run for --resume."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,10 @@ from serve_app.client.errors import UsageError
 
 
 def keep_answered(output: Path) -> set[str]:
-    """Return the files that `output` has predictions for, after taking everything else out of it.
+    """Remove every line without a prediction from `output` and return the files of the others.
 
-    Errors go, since their files are tried again, and so does a line that was cut off when the earlier run ended.
-    Raises UsageError when it is not such an output.
+    Files with an error are classified again, and so is the file of an incomplete last line. Raises UsageError if
+    `output` cannot be read and written, or contains other lines than this client's.
     """
     answered: set[str] = set()
     kept = output.with_name(f".{output.name}.kept")
@@ -23,7 +23,7 @@ def keep_answered(output: Path) -> set[str]:
                     keeping.write(line)
         kept.replace(output)
     except OSError as exc:
-        raise UsageError(f"--output {output}: cannot be gone on with: {exc.strerror}") from exc
+        raise UsageError(f"--output {output}: cannot be resumed: {exc.strerror}") from exc
     finally:
         kept.unlink(missing_ok=True)
     return answered
@@ -37,5 +37,5 @@ def _answered_file(line: bytes, where: str) -> str | None:
     except ValueError:
         answer = None
     if not (isinstance(answer, dict) and isinstance(answer.get("file"), str) and "prediction" in answer):
-        raise UsageError(f"{where}: is not what this client writes as jsonl; give another --output")
+        raise UsageError(f"{where}: was not written by this client as jsonl; choose another --output")
     return None if answer["prediction"] is None else answer["file"]

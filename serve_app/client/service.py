@@ -1,10 +1,11 @@
-"""The service as the client sees it: its API over HTTP, each call with patience. httpx is here and in `downloads`.
+"""Calls the API of the service over HTTP, with retries. Imports httpx, as `downloads` does.
 
-Foreign errors and error answers become ItemError here; a wrong key or address becomes UsageError.
+Errors of httpx and error responses become ItemError here; a wrong key or address becomes UsageError.
 """
 
 import functools
 import math
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,50 +36,53 @@ _WRITE_S = 60.0
 _SPARE_S = 20.0
 _MOST_NAME_CHARACTERS = 200
 _NO_JOB = "0" * 22
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""httpx reads the first that is set."""
+_PROXIES = frozenset({"all_proxy", "http_proxy", "https_proxy"})
 
 Body = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is asked of every prediction."""
+    """The options of every prediction."""
 
     top_k: int = 5
     deadline_ms: int | None = None
     no_store: bool = False
 
     def headers(self) -> dict[str, str]:
-        """Return them as far as they are headers."""
+        """Return those options that are headers."""
         headers = {"Cache-Control": "no-store"} if self.no_store else {}
         return headers | ({"X-Deadline-Ms": str(self.deadline_ms)} if self.deadline_ms is not None else {})
 
 
 @dataclass(frozen=True)
 class About:
-    """What the service says of itself, as far as the client needs it."""
+    """The part of GET /model/ that the client needs."""
 
     weights: str
     max_upload_bytes: int
     deadline_s: float
     model: Mapping[str, Any]
-    """What makes its predictions: two services with the same one answer alike."""
+    """Its model: two services with the same one give the same predictions."""
 
 
 class Service:
-    """A service at one address; close it with `aclose`."""
+    """The service at one address; close it with `aclose`."""
 
     def __init__(self, server: str, key: str | None, wishes: Wishes, patience: Patience) -> None:
-        """Prepare to ask; `key` is sent to nobody else. Nothing is sent yet."""
+        """Prepare to call it; `key` is sent to this address only. Raises UsageError as `open_client` does."""
         self.server = server.rstrip("/")
         self._wishes = wishes
         self._patience = patience
         self._read_s = _SPARE_S
-        self._http = httpx.AsyncClient(
+        self._http = open_client(
+            uses_tls=self.server.startswith("https:"),
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            verify=trusted(),
-            # The caller bounds how much is under way at once.
+            # The caller limits the requests in progress.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            trust_env=not is_loopback(server),  # a proxy of this machine's network does not lead back to it
+            trust_env=not is_loopback(server),  # a proxy of the network does not reach this machine
         )
 
     async def aclose(self) -> None:
@@ -86,12 +90,12 @@ class Service:
         await self._http.aclose()
 
     async def about(self, patience: Patience) -> About:
-        """Return what is served there. Raises UsageError when it is not this service, ItemError without an answer."""
+        """Return GET /model/. Raises UsageError if this is not the service, ItemError without an answer."""
         try:
             body = await patience.insist(lambda: self._ask("GET", "/model/"))
             about = _read_about(body)
         except (KeyError, TypeError, ValueError) as exc:
-            raise self._wrong_address("GET /model/ does not say what is served") from exc
+            raise self._wrong_address("the answer to GET /model/ is not the service's") from exc
         except ItemError as exc:
             if exc.is_transient:
                 raise
@@ -108,20 +112,20 @@ class Service:
         )
 
     async def check_jobs(self, patience: Patience) -> None:
-        """Return if the service has jobs: it must know whether it has one that nobody made.
+        """Return if the service has jobs, which the answer about an invented job shows.
 
-        Raises UsageError when it has none, ItemError.
+        Raises UsageError if it has no jobs, ItemError.
         """
         try:
             await patience.insist(lambda: self._ask("GET", f"/model/jobs/{_NO_JOB}"))
         except ItemError as exc:
             if exc.code == JOBS_UNAVAILABLE:
-                raise UsageError(f"--jobs: {exc.detail}; without --jobs it classifies all the same") from exc
+                raise UsageError(f"--jobs: {exc.detail}; predictions without --jobs work") from exc
             if exc.status != HTTPStatus.NOT_FOUND:
                 raise
 
     async def submit(self, files: Sequence[tuple[str, bytes]], key: str) -> Body:
-        """Return the job that classifies `files`, each a name and a picture; the same one for the same key.
+        """Submit `files`, pairs of name and picture, and return their job; the same job for the same key.
 
         Raises ItemError.
         """
@@ -133,7 +137,7 @@ class Service:
         )
 
     async def job(self, job_id: str, wait_s: float) -> Body:
-        """Return the job, when it has ended or after `wait_s`. Raises ItemError."""
+        """Return the job once it has ended, or after `wait_s`. Raises ItemError."""
         path = f"/model/jobs/{quote(job_id, safe='')}"
         params = {"wait": f"{wait_s:g}"}
         return await self._job_answer(lambda: self._ask("GET", path, read_s=wait_s + _SPARE_S, params=params))
@@ -170,10 +174,10 @@ class Service:
         code, detail = _read_error(answer)
         if status == HTTPStatus.UNAUTHORIZED:
             return UsageError(
-                f"{without_login(self.server)} wants an API key ({detail}): "
-                "name the variable that holds it with --api-key-env NAME"
+                f"--server {without_login(self.server)}: requires an API key ({detail}); "
+                "name the variable that contains it with --api-key-env NAME"
             )
-        # A deadline of the user's own is not met by asking once more.
+        # A retry would not meet --deadline-ms either.
         is_own_deadline = status == HTTPStatus.GATEWAY_TIMEOUT and self._wishes.deadline_ms is not None
         is_transient = status in TRANSIENT and not is_own_deadline
         retry_after_s = read_retry_after(answer.headers.get("Retry-After"))
@@ -183,20 +187,44 @@ class Service:
         return UsageError(f"--server {without_login(self.server)}: this is not the service: {reason}")
 
 
+def open_client(*, uses_tls: bool, **settings: Any) -> httpx.AsyncClient:
+    """Return an HTTP client; certificates are read only if it `uses_tls`.
+
+    Raises UsageError for a proxy or certificates in the environment that cannot be used.
+    """
+    # Without TLS, an empty context: httpx would read the certificates of SSL_CERT_FILE all the same.
+    verify = _trusted() if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        return httpx.AsyncClient(verify=verify, **settings)
+    except ImportError as exc:
+        raise UsageError(f"{_proxy_variables()}: a SOCKS proxy needs the package socksio: pip install socksio") from exc
+    except (ValueError, httpx.InvalidURL) as exc:
+        raise UsageError(f"{_proxy_variables()}: is not the address of an http, https or socks5 proxy") from exc
+
+
 @functools.cache
-def trusted() -> ssl.SSLContext:
+def _trusted() -> ssl.SSLContext:
     """Return the certificates that every connection trusts: httpx would read them for each of its pools, 26 ms each."""
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as exc:
+        named = next((f"{name}={os.environ[name]}: " for name in _CERTIFICATES if os.environ.get(name)), "")
+        raise UsageError(f"{named}certificates cannot be read: {exc.strerror}") from exc
+
+
+def _proxy_variables() -> str:
+    """Return the names of the set proxy variables, without their values, which may contain passwords."""
+    return ", ".join(name for name in os.environ if name.lower() in _PROXIES)
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether `url` is one of this machine."""
+    """Return whether `url` is an address of this machine."""
     host = httpx.URL(url).host
     return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def describe(error: httpx.RequestError | httpx.InvalidURL) -> str:
-    """Return the error's words; a timeout has none but its name."""
+    """Return the type and message of an error; a timeout has no message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -212,19 +240,19 @@ def _read_json(answer: httpx.Response) -> Body:
 
 
 def _read_error(answer: httpx.Response) -> tuple[str, str]:
-    """Return code and detail; an ingress may answer something else than the service's error shape."""
+    """Return code and detail; an ingress may answer without the service's error body."""
     try:
         body = answer.json()
         return str(body["code"]), str(body["detail"])
     except (ValueError, KeyError, TypeError):
-        location = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
+        location = f" to {without_login(answer.headers['Location'])}" if "Location" in answer.headers else ""
         return f"http_{answer.status_code}", f"status {answer.status_code} {answer.reason_phrase}{location}".strip()
 
 
 def _read_about(body: Body) -> About:
     deadline_s = float(body["deadline_s"])
     if not math.isfinite(deadline_s):
-        raise ValueError("deadline_s is no number")
+        raise ValueError("deadline_s is not a number")
     names = ("name", "engine", "precision", "weights", "weights_sha256", "labels")
     return About(
         weights=str(body["weights"]),

@@ -1,4 +1,4 @@
-"""The answers as a table for people."""
+"""Writes outcomes as a table for people."""
 
 from collections.abc import Mapping
 from typing import Any, TextIO
@@ -15,7 +15,7 @@ _UNBOUNDED = 10_000
 
 
 class TableAnswers:
-    """Keeps the rows and prints them at the end: columns are as wide as their widest cell."""
+    """Collects the rows and prints them at the end, since a column is as wide as its widest cell."""
 
     def __init__(self, file: TextIO) -> None:
         self._console = Console(file=file, highlight=False, width=None if file.isatty() else _UNBOUNDED)
@@ -23,10 +23,10 @@ class TableAnswers:
         self._table.add_column("file", overflow="fold")
         self._table.add_column("prediction", overflow="fold")
         self._table.add_column("score", justify="right", no_wrap=True)
-        self._table.add_column("or else", overflow="fold")
+        self._table.add_column("alternatives", overflow="fold")
 
     def write(self, outcome: Outcome) -> None:
-        """Take in one row."""
+        """Add one row."""
         file = Text(printable(outcome.file))
         if outcome.prediction is None:
             code, detail = (printable(str((outcome.error or {}).get(key))) for key in ("code", "detail"))
@@ -41,7 +41,7 @@ class TableAnswers:
         )
 
     def close(self) -> None:
-        """Print all rows, if there are any."""
+        """Print all rows, if any."""
         if self._table.row_count:
             self._console.print(self._table)
 

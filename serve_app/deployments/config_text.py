@@ -1,22 +1,12 @@
-"""Reads a Serve config and checks the addresses that its applications take from the environment. Imports no Ray.
-
-So whoever starts the service learns of a bad address in the first second, and soon of a table that cannot be served.
-"""
+"""Reads the YAML of a Serve config. Imports no Ray."""
 
 import re
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
-from serve_app.redis.address import redis_url
-from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
-from serve_app.users.settings import UsersSettings, database_url
 
 USERS = "serve_app.deployments.users:build"
 MODEL = "serve_app.deployments.model:build"
@@ -109,36 +99,3 @@ def read_yaml(text: str) -> Any:
         raise SetupError("not YAML: it is nested too deeply") from None
     except yaml.YAMLError:
         raise SetupError("not YAML: it has characters that YAML does not allow") from None
-
-
-def check_environment(config: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    """Return if the applications of `config` can use the addresses in `environment`, and the users table there.
-
-    Raises SetupError. A database that cannot be asked now is no fault: the service waits for it.
-
-    What is wrong with the config itself is told elsewhere.
-    """
-    applications = config.get("applications")
-    for application in applications if isinstance(applications, list) else ():
-        if not isinstance(application, dict):
-            continue
-        if application.get("import_path") == USERS:
-            _check_users(application.get("args") or {}, environment)
-        elif application.get("import_path") == MODEL:
-            _check_redis(application.get("args") or {}, environment)
-
-
-def _check_users(args: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    url = database_url(environment=environment)
-    if not environment.get(DATABASE_VARIABLE):  # then the table is one that the service has made
-        return
-    from serve_app.users.store import check_table
-
-    with suppress(ValidationError):
-        check_table(url, UsersSettings.model_validate(args))
-
-
-def _check_redis(args: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-    url = redis_url(environment)
-    with suppress(ValidationError):
-        ClassifierSettings.model_validate(args).cache.kind_with(url)

@@ -4,16 +4,13 @@
 """
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +18,21 @@ import psutil
 import ray
 from ray import serve
 
-from serve_app.deployments.config_file import (
-    api_port,
-    classifier_threads_and_replicas,
-    http_host,
-    key_sources,
-    load_config,
-)
+from serve_app.deployments.applications import api_port, classifiers
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.ports import API_PORT, check_free, chosen_ports, dashboard_port, free_agent_port
-from serve_app.deployments.rest import DIRECT, ServeRest
+from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
+from serve_app.deployments.preflight import startable_config
+from serve_app.deployments.ready import Cluster, application_url, get_json, ready_block
+from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.rollout import POLL_S, DeployError, Rollout, last_lines
 from serve_app.deployments.stopping import answer_what_is_under_way
 from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.deployments.waiting import waiting_for
 from serve_app.entrance.environment import HAPROXY_SWITCH
-from serve_app.entrance.keys import read_keys
 from serve_app.entrance.stand_in import IngressWatch
 from serve_app.entrance.under_way import VARIABLE as FOLDER_VARIABLE
 from serve_app.errors import SetupError
-from serve_app.service_folder import claimed_folder, haproxy_files, write_facts
+from serve_app.service_folder import RAY_VARIABLE, claimed_folder, haproxy_files, write_facts
 
 WATCH_S = 0.1
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -60,17 +53,14 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started = time.monotonic()
     with _stop_on_signals() as stop:
-        config = load_config(path)
-        for source in key_sources(config).values():
-            read_keys(source)
-        check_free(http_host(config), api_port(config), API_PORT)
+        config, warnings = startable_config(path, is_to_listen=True)
         with (
             chosen_ports(api_port(config)) as ports,
             claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,
         ):
             _say(f"starting {path}")
-            for fault in _thread_faults(config):
-                _say(f"WARNING: {fault}")
+            for warning in (*warnings, *_thread_faults(config)):
+                _say(f"WARNING: {warning}")
             os.environ |= _folder_environment(folder)
             with _local_ray(folder, dashboard_port(ports)) as cluster, _answering_at_the_end(folder, stop, drain_s):
                 try:
@@ -81,7 +71,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
                     raise DeployError(f"{exc}\nThe logs: {cluster.logs}") from exc
 
 
-def _deploy_and_wait(config: dict[str, Any], cluster: "Cluster", stop: "_Stop", *, deadline: float) -> None:
+def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *, deadline: float) -> None:
     _start_serve(config)
     rollout = Rollout(ServeRest(cluster.dashboard_url), config, stop.sleep, _say)
     rollout.deploy()
@@ -90,60 +80,12 @@ def _deploy_and_wait(config: dict[str, Any], cluster: "Cluster", stop: "_Stop", 
     write_facts(cluster.folder, dashboard=cluster.dashboard_url, metrics=cluster.session / DISCOVERY)
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A running Ray cluster of this machine, the service's folder, and the processes that it cannot be without."""
-
-    dashboard_url: str
-    session: Path
-    folder: Path
-    essential: list[psutil.Process]
-
-    @property
-    def logs(self) -> Path:
-        """Return the folder of Serve's logs."""
-        return self.session / "logs" / "serve"
-
-    @property
-    def agent_port(self) -> str:
-        """Return the port of the dashboard's agent, which the dashboard asks for logs; -1 if it has none."""
-        [told, *_] = [*self.session.glob("dashboard_agent_listen_port_*"), None]
-        return told.read_text(encoding="ascii") if told else "-1"
-
-
-def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str], ready_s: float) -> str:
-    """Return what a person needs to know once the service answers."""
-    lines = [f"READY after {ready_s:.1f} s"]
-    for application in config["applications"]:
-        url = _application_url(config, application)
-        lines.append(f"  {application['name'] + ' API':<11} {url}/   docs: {url}/docs")
-        if application["name"] == "model":
-            source = key_sources(config).get("model")
-            model = _get_json(f"{url}/", key=read_keys(source)[0] if source else None)
-            replicas = [f"{count} replica(s) × " for _, count in classifier_threads_and_replicas(config)]
-            lines.append(
-                f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
-                f"{''.join(replicas)}{model['threads']} thread(s), "
-                f"weights: {model['weights']}, labels: {model['labels']}"
-                + (f", cache: {model['cache']}" if model["cache"] != "off" else "")
-            )
-            if model["weights"] == "random":
-                lines.append("  WARNING     random weights: predictions mean nothing; see `weights:` in the config")
-    lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
-    lines.append(f"              {_ray_command()} get-auth-token")
-    also = {**ports, "Ray's agent": cluster.agent_port}
-    lines.append("  ports       " + ", ".join(f"{name} {port}" for name, port in also.items()))
-    lines.append(f"  logs        {cluster.logs}")
-    lines.append("  stop        Ctrl-C")
-    return "\n".join(lines)
-
-
 def _thread_faults(config: dict[str, Any]) -> Iterator[str]:
-    classifiers = list(classifier_threads_and_replicas(config))
-    all_threads = sum(threads * replicas for threads, replicas in classifiers)
-    for threads, replicas in classifiers:
-        others = all_threads - threads * replicas
-        if fault := thread_budget_fault(threads, replicas, usable_cores(), other_threads=others):
+    found = list(classifiers(config))
+    all_threads = sum(each.threads * each.replicas.most for each in found)
+    for each in found:
+        others = all_threads - each.threads * each.replicas.most
+        if fault := thread_budget_fault(each.threads, each.replicas, usable_cores(), other_threads=others):
             yield fault
 
 
@@ -213,6 +155,7 @@ def _local_ray(folder: Path, dashboard: int) -> Iterator[Cluster]:
             signal.signal(number, handler)
         yield Cluster(
             dashboard_url=f"http://{context.dashboard_url}",
+            gcs=context.address_info["gcs_address"],
             session=Path(context.address_info["session_dir"]),
             folder=folder,
             essential=[child for child in psutil.Process().children() if child.name() in ESSENTIAL],
@@ -228,7 +171,7 @@ def _local_ray(folder: Path, dashboard: int) -> Iterator[Cluster]:
 
 def _init_ray(folder: Path, dashboard: int) -> Any:
     try:
-        with free_agent_port():
+        with free_agent_port(), waiting_for("Ray to start", _say):
             return ray.init(
                 "local",
                 namespace="serve",
@@ -238,7 +181,7 @@ def _init_ray(folder: Path, dashboard: int) -> Any:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 # Ray's own /tmp/ray is everybody's: the next Ray overwrites what is in it, and any user may.
-                _temp_dir=os.environ.get("RAY_TMPDIR") or str(folder / "ray"),
+                _temp_dir=os.environ.get(RAY_VARIABLE) or str(folder / "ray"),
             )
     except SystemExit as exc:  # what Ray's own SIGTERM handler makes of a signal meanwhile
         raise StopRequested from exc
@@ -288,26 +231,32 @@ def _since(moment: float) -> float:
 def _start_serve(config: dict[str, Any]) -> None:
     # The dashboard would do this too when it gets the config, but two seconds later.
     try:
-        serve.start(
-            proxy_location=config.get("proxy_location"),
-            http_options=config.get("http_options"),
-            logging_config=config.get("logging_config"),
-        )
+        with waiting_for("Serve to start", _say):
+            serve.start(
+                proxy_location=config.get("proxy_location"),
+                http_options=config.get("http_options"),
+                logging_config=config.get("logging_config"),
+            )
     except (ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
         raise DeployError(f"Serve could not start:\n{last_lines(str(exc))}") from exc
 
 
 def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:
     for application in config["applications"]:
-        url = f"{_application_url(config, application)}/ready"
-        while True:
-            try:
-                _get_json(url)
-                break
-            except (OSError, ValueError) as exc:
+        url = f"{application_url(config, application)}/ready"
+        with waiting_for(f"an answer of {url}", _say):
+            while (fault := _fault_of(url)) is not None:
                 if time.monotonic() > deadline:
-                    raise DeployError(f"{url} does not answer: {exc}") from exc
+                    raise DeployError(f"{url} does not answer: {fault}") from fault
                 stop.sleep(POLL_S)
+
+
+def _fault_of(url: str) -> Exception | None:
+    try:
+        get_json(url)
+    except (OSError, ValueError) as exc:
+        return exc
+    return None
 
 
 def _watch(cluster: Cluster, config: dict[str, Any], stop: _Stop) -> None:
@@ -319,21 +268,3 @@ def _watch(cluster: Cluster, config: dict[str, Any], stop: _Stop) -> None:
             ingress.look()
         for process in set(cluster.essential) - _alive(cluster.essential):
             raise DeployError(f"Ray has ended (process {process.pid})")
-
-
-def _application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
-    host = http_host(config)
-    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 what listens everywhere is asked here
-    base = f"http://{here}:{api_port(config)}"
-    return base + str(application["route_prefix"]).rstrip("/")
-
-
-def _ray_command() -> str:
-    ray_path = Path(sys.executable).with_name("ray")
-    return os.path.relpath(ray_path) if ray_path.is_file() else "ray"
-
-
-def _get_json(url: str, key: str | None = None) -> Any:
-    request = urllib.request.Request(url, headers={"X-API-Key": key} if key else {})
-    with DIRECT.open(request, timeout=5) as response:
-        return json.load(response)

@@ -15,16 +15,17 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.options import CLASSIFIER
-from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME
+from serve_app.deployments.thread_budget import Replicas, pinning_fault, thread_budget_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
+from serve_app.errors import SetupFaults
 from serve_app.redis.address import redis_url
 
 logger = logging.getLogger(__name__)
 
 
-@serve.deployment(name="Classifier", **CLASSIFIER.model_dump())
+@serve.deployment(name=CLASSIFIER_NAME, **CLASSIFIER.model_dump())
 @serve.ingress()
 class ClassifierDeployment:
     """One classifier replica; how many there are is in the YAML."""
@@ -58,8 +59,7 @@ class ClassifierDeployment:
         return guard.protect(api, GATE.drain)
 
     def _warn_of_thread_budget(self) -> None:
-        replicas = serve.get_replica_context().world_size
-        if fault := thread_budget_fault(self._settings.threads, replicas, usable_cores()):
+        if fault := thread_budget_fault(self._settings.threads, _replicas(), usable_cores()):
             logger.warning(fault)
 
     def _warn_of_pinning(self) -> None:
@@ -81,6 +81,17 @@ class ClassifierDeployment:
 
 def build(args: ClassifierSettings) -> Application:
     """Return the application; `args` are those of the YAML. Raises SetupError, once, before any replica starts."""
+    from serve_app.classifier.sources import find_source_faults
+
     args.cache.kind_with(redis_url())
+    if faults := list(find_source_faults(args)):
+        raise SetupFaults(faults)
     application: Application = ClassifierDeployment.bind(args)  # type: ignore[attr-defined]
     return application
+
+
+def _replicas() -> Replicas:
+    """Return how many replicas this one may be among."""
+    context = serve.get_replica_context()
+    bounds = vars(context)["_deployment_config"].autoscaling_config  # Serve tells it in no other way
+    return Replicas(bounds.min_replicas, bounds.max_replicas) if bounds else Replicas(*[context.world_size] * 2)

@@ -4,6 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+USERS_NAME = "Users"
+CLASSIFIER_NAME = "Classifier"
+
 
 class DeploymentOptions(BaseModel, extra="forbid", frozen=True):
     """Options for which Serve's own defaults do not fit; an item of `deployments` in the config overrides each."""
@@ -22,6 +25,9 @@ class DeploymentOptions(BaseModel, extra="forbid", frozen=True):
         "50: half of them at a time, because each new replica takes CPU from those that still answer."
     )
     health_check_timeout_s: float = Field(description="A replica whose event loop is silent this long is replaced.")
+    graceful_shutdown_timeout_s: float = Field(
+        description="A replica that is to stop has this long for what it has accepted."
+    )
     ray_actor_options: dict[str, Any] = Field(
         description="`num_cpus` is what Ray subtracts from the node's CPUs when it places a replica: on paper only, it "
         "limits nothing. Given as a whole."
@@ -34,6 +40,7 @@ USERS = DeploymentOptions(
     backpressure_config={"status_code": 503, "retry_after_s": 1},
     max_surge_percent=100,
     health_check_timeout_s=30,
+    graceful_shutdown_timeout_s=35,
     ray_actor_options={"num_cpus": 0.1},
 )
 CLASSIFIER = DeploymentOptions(
@@ -42,5 +49,6 @@ CLASSIFIER = DeploymentOptions(
     backpressure_config={"status_code": 503, "retry_after_s": 2},
     max_surge_percent=50,
     health_check_timeout_s=60,
+    graceful_shutdown_timeout_s=35,
     ray_actor_options={"num_cpus": 0.1},
 )

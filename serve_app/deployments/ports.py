@@ -82,6 +82,15 @@ def check_free(host: str, port: int, where: str) -> None:
         raise SetupError(f"port {port} cannot be used ({reason}); free it or set {where}") from exc
 
 
+def why_not_listening(host: str) -> str | None:
+    """Return why nothing can listen on `host`, whatever the port, or None."""
+    try:
+        _bind(host, 0)
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None
+
+
 @contextmanager
 def free_agent_port() -> Iterator[None]:
     """Have the Ray that is started meanwhile give its dashboard agent any free port.

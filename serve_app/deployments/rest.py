@@ -13,6 +13,7 @@ from typing import Any
 TIMEOUT_S = 10
 # Past any http_proxy of the environment: both ends are this machine, and the token is for nobody else.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+AUTH_FILE_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 PATH = "/api/serve/applications/"
 
 
@@ -51,5 +52,5 @@ def read_token() -> str:
     """Return Ray's token from where Ray looks for it, or "" if there is none."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(os.environ.get(AUTH_FILE_VARIABLE) or Path.home() / ".ray" / "auth_token")
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

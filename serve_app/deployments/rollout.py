@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.deployments.rest import ServeRest
+from serve_app.deployments.waiting import PROGRESS_S
 
 POLL_S = 0.1
-_PROGRESS_S = 5.0
 _MAX_FAULTS = 5
 """Answers of the dashboard that may fail to come one after the other, on a loaded machine."""
 _REASON_LINES = 20
@@ -51,20 +51,20 @@ class Rollout:
 
         Raises DeployError when one has a status in `failed`, and at `deadline_s` (a time.monotonic() value).
         """
-        told, next_progress_s = "", time.monotonic() + _PROGRESS_S
+        told, next_progress_s = ("", ""), time.monotonic() + PROGRESS_S
         while True:
             found = self._ask()
             for name, application in found.items():
                 if application["status"] in failed:
                     raise DeployError(_reason(name, application))
-            state = ", ".join(f"{name}: {found[name]['status'].lower()}" for name in sorted(found))
+            state, words = _describe(found), _words(found)
             if all(_is_in_place(found.get(wanted["name"]), wanted) for wanted in self.config["applications"]):
                 return
             if time.monotonic() > deadline_s:
                 raise DeployError(f"not running within the time limit ({state})")
-            if state != told or time.monotonic() > next_progress_s:
-                self.say(f"  {state or 'waiting for Serve'}")
-                told, next_progress_s = state, time.monotonic() + _PROGRESS_S
+            if (state, words) != told or time.monotonic() > next_progress_s:
+                self.say(f"  {state or 'waiting for Serve'}{words if words != told[1] else ''}")
+                told, next_progress_s = (state, words), time.monotonic() + PROGRESS_S
             self.sleep(POLL_S)
 
     def _ask(self) -> Applications:
@@ -93,6 +93,29 @@ def _is_in_place(found: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
         if set(states) != {"RUNNING"} or (isinstance(count, int) and len(states) != count):
             return False
     return True
+
+
+def _describe(applications: Applications) -> str:
+    """Return each status, and of each deployment that is not up how many of its replicas run."""
+    described = []
+    for name, application in sorted(applications.items()):
+        waits = [
+            f"{each} {_count_running(found)} of {found['target_num_replicas']} replica(s)"
+            for each, found in application["deployments"].items()
+            if _count_running(found) < found["target_num_replicas"]
+        ]
+        described.append(f"{name}: {application['status'].lower()}" + (f" ({', '.join(waits)})" if waits else ""))
+    return ", ".join(described)
+
+
+def _words(applications: Applications) -> str:
+    """Return what Serve says of deployments that are not up, which may be long."""
+    found = [each["message"] for application in applications.values() for each in application["deployments"].values()]
+    return "".join(f"\n    {' '.join(message.split())}" for message in found if message)
+
+
+def _count_running(deployment: dict[str, Any]) -> int:
+    return sum(replica["state"] == "RUNNING" for replica in deployment["replicas"])
 
 
 def _reason(name: str, application: dict[str, Any]) -> str:

@@ -1,23 +1,44 @@
 """Whether the classifier replicas of a node fit its cores. Called by the launcher and by each replica."""
 
+from typing import NamedTuple
 
-def thread_budget_fault(threads: int, replicas: int, cores: int, *, other_threads: int = 0) -> str | None:
-    """Return a loud line if engine threads × replicas does not fit the number of cores, else None.
+
+class Replicas(NamedTuple):
+    """How many replicas a deployment may have: the same number twice unless it is autoscaled."""
+
+    least: int
+    most: int
+
+    def __str__(self) -> str:
+        return f"{self.most} replica(s)" if self.least == self.most else f"{self.least} to {self.most} replica(s)"
+
+
+def thread_budget_fault(threads: int, replicas: Replicas, cores: int, *, other_threads: int = 0) -> str | None:
+    """Return a loud line if the engine threads of all replicas do not fit the number of cores, else None.
 
     Ray reserves CPUs on paper only; engines that together have more threads than cores take turns and all get slower.
-    `other_threads` are those of other classifiers on the same cores.
+    Autoscaled replicas count at their most: with fewer, cores are idle on purpose. `cores` are those that affinity mask
+    and quotas leave, `other_threads` those of other classifiers on the same cores. What the line recommends fits.
     """
-    left = cores - other_threads
-    best = max(1, left // replicas)
-    if threads == best and threads * replicas <= left:
+    left = max(1, cores - other_threads)
+    wanted = threads * replicas.most
+    is_too_much = wanted + other_threads > cores
+    fitting = min(replicas.most, left)
+    if threads == left // replicas.most and not is_too_much:
         return None
-    effect = "they will slow each other down" if threads * replicas > left else "cores will stay idle"
-    remedy = f"num_replicas: {max(1, left)}" if replicas > left else f"threads: {best}"
     beside = f", beside {other_threads} of other classifiers," if other_threads else ""
     return (
-        f"THREADS: {replicas} classifier replica(s) × {threads} engine thread(s){beside} on {cores} core(s): {effect}. "
-        f"Set `{remedy}` in the config."
+        f"THREADS: {replicas} × {threads} engine thread(s) = {wanted}{beside} on {cores} core(s) "
+        f"(by CPU affinity and quota): {'they will slow each other down' if is_too_much else 'cores will stay idle'}. "
+        f"Set {_replica_keys(replicas, fitting)} and `threads: {left // fitting}` in the config."
     )
+
+
+def _replica_keys(replicas: Replicas, fitting: int) -> str:
+    if replicas.least == replicas.most:
+        return f"`num_replicas: {fitting}`"
+    least = f"min_replicas: {fitting}, " if replicas.least > fitting else ""
+    return f"`autoscaling_config: {{{least}max_replicas: {fitting}}}`"
 
 
 def pinning_fault(threads: int, replicas: int, held: frozenset[int], cores: int) -> str | None:

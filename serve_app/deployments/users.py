@@ -13,7 +13,7 @@ from ray.serve import Application
 
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.options import USERS
+from serve_app.deployments.options import USERS, USERS_NAME
 from serve_app.entrance.guard import Guard
 from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.settings import UsersSettings, database_url
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 SEED_RETRY_S = 5.0
 
 
-@serve.deployment(name="Users", **USERS.model_dump())
+@serve.deployment(name=USERS_NAME, **USERS.model_dump())
 @serve.ingress()
 class UsersDeployment:
     """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""

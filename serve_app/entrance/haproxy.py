@@ -43,7 +43,7 @@ _WHOLE_UPLOADS = Path(__file__).with_name("whole_uploads.lua")
 _HOLD_S = 2
 _UPLOADS_BACKEND = "http-model"
 _SUCCESSOR = "successor"
-# HAProxy 2.8 has no setting for its answers to what is no request yet, 400 and 408: those stay HTML.
+# HAProxy 2.8 has no setting for its answers to what it cannot parse, 400, 408 and 422: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
     (MalformedRequest, "the body is not chunked as HTTP asks for"),
     (ServiceError, "the ingress failed on this request"),

@@ -16,7 +16,15 @@ from serve_app.entrance.gate import GATE
 from serve_app.entrance.haproxy import LAST_ANSWER_HEADER
 from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import Stopping
-from serve_app.web import REQUEST_ID, REQUEST_ID_HEADER, ErrorBody, discard_body, error_of, error_response
+from serve_app.web import (
+    REQUEST_ID,
+    REQUEST_ID_HEADER,
+    ErrorBody,
+    NoWebSocket,
+    discard_body,
+    error_of,
+    error_response,
+)
 
 IGNORED_HEADERS = frozenset(
     {
@@ -35,7 +43,12 @@ _STOPPING = "this service is being stopped; send the request again, to the one t
 
 def middlewares() -> list[Middleware]:
     """Return what Serve is to put in front of itself."""
-    return [Middleware(ServeAnswersInOneShape), Middleware(RefusesAtOnce), Middleware(ServeHeadersIgnored)]
+    return [
+        Middleware(NoWebSocket),  # Serve answers a handshake at a path that is not routed with 500
+        Middleware(ServeAnswersInOneShape),
+        Middleware(RefusesAtOnce),
+        Middleware(ServeHeadersIgnored),
+    ]
 
 
 class ServeHeadersIgnored:

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
 
 from serve_app.classifier.answer import TopK
 from serve_app.classifier.settings import ClassifierSettings
@@ -12,7 +12,6 @@ from serve_app.entrance.guard import given_keys
 from serve_app.errors import (
     EncodedUpload,
     IdempotencyKeyReused,
-    InvalidParameter,
     JobEnded,
     JobsUnavailable,
     MalformedUpload,
@@ -69,17 +68,17 @@ ACCEPTED: dict[str, Any] = {
 }
 
 SUBMIT_ERRORS = (
-    MalformedUpload, UploadTooSlow, UploadTooLarge, EncodedUpload, InvalidParameter, IdempotencyKeyReused, Overloaded,
-    JobsUnavailable,
+    MalformedUpload, UploadTooSlow, UploadTooLarge, EncodedUpload, IdempotencyKeyReused, Overloaded, JobsUnavailable,
 )  # fmt: skip
-LOOK_ERRORS = (NotFound, InvalidParameter, Overloaded, JobsUnavailable)
-CANCEL_ERRORS = (NotFound, InvalidParameter, JobEnded, JobsUnavailable)
+LOOK_ERRORS = (NotFound, Overloaded, JobsUnavailable)
+CANCEL_ERRORS = (NotFound, JobEnded, JobsUnavailable)
 
 
 def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs | None) -> None:
-    """Add the routes to the classifier's API. Without `jobs` they are there too, and answer that Redis is missing."""
+    """Add the routes to the classifier's API; without `jobs` they are undocumented and answer that Redis is missing."""
+    router = APIRouter(include_in_schema=jobs is not None)
 
-    @api.post(
+    @router.post(
         PATH,
         status_code=202,
         summary="Have pictures classified later",
@@ -104,23 +103,18 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
         except (JobsUnavailable, NotFound):  # it is taken all the same, and its client must learn the id
             return taken_job(submitted.id, files)
 
-    @api.get(f"{PATH}/{{job}}", summary="How is it going?", responses=documented(*LOOK_ERRORS))
+    @router.get(f"{PATH}/{{job}}", summary="How is it going?", responses=documented(*LOOK_ERRORS))
     async def look(job: JobId, wait_s: WaitS = 0) -> Job:
         """Tell the job's state, its position in the queue, and the results so far."""
         opened = _opened(jobs)
         return describe_job(await opened.waiters.find(_checked(job), wait_s))
 
-    @api.delete(f"{PATH}/{{job}}", summary="Cancel it", responses=documented(*CANCEL_ERRORS))
+    @router.delete(f"{PATH}/{{job}}", summary="Cancel it", responses=documented(*CANCEL_ERRORS))
     async def cancel(job: JobId) -> Job:
         """End a job that waits or runs; the results that it has are kept as long as those of any other."""
-        opened = _opened(jobs)
-        ended = await opened.store.cancel(_checked(job))
-        if ended not in (None, State.CANCELLED):  # a repeated request finds its own work
-            raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
-        cancelled = describe_job(await opened.waiters.find(job, 0))
-        if ended is None:
-            opened.metrics.count(JOBS_ENDED, cancelled.state)
-        return cancelled
+        return await _cancel(_opened(jobs), _checked(job))
+
+    api.include_router(router)
 
 
 def _opened(jobs: ReplicaJobs | None) -> ReplicaJobs:
@@ -133,6 +127,16 @@ def _checked(job: str) -> str:
     if not re.fullmatch(ID, job):
         raise NotFound(f"there is no job {job[:64]}; an id is what the answer to its POST says")
     return job
+
+
+async def _cancel(jobs: ReplicaJobs, job: str) -> Job:
+    ended = await jobs.store.cancel(job)
+    if ended not in (None, State.CANCELLED):  # a repeated request finds its own work
+        raise JobEnded(f"job {job} is {ended} already; there is nothing left to cancel")
+    cancelled = describe_job(await jobs.waiters.find(job, 0))
+    if ended is None:
+        jobs.metrics.count(JOBS_ENDED, cancelled.state)
+    return cancelled
 
 
 def _scoped(request: Request, key: str | None) -> str:

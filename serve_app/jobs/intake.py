@@ -17,6 +17,7 @@ from serve_app.classifier.upload import (
     printable,
     read_body,
     refuse_encoded,
+    top_k_of,
 )
 from serve_app.errors import MalformedUpload, UploadTooLarge
 from serve_app.jobs.archive import is_archive, unpack_archive
@@ -38,11 +39,14 @@ def job_bounds(settings: ClassifierSettings) -> BodyBounds:
 
 
 async def read_submission(request: Request, upload: HeldUpload, settings: ClassifierSettings, top_k: int) -> Submission:
-    """Return what the request wants done. Raises the errors of `classifier.upload`, and Overloaded from `upload`."""
+    """Return what the request wants done; a form's own `top_k` replaces `top_k`.
+
+    Raises the errors of `classifier.upload`, and Overloaded from `upload`.
+    """
     body = await read_body(request, upload, job_bounds(settings))
     if is_form(request):
         upload.add(len(body))  # its parts, beside it
-        files = await _form_files(request, body, settings)
+        files, top_k = await _form_files(request, body, settings, top_k)
     else:
         if not is_archive(body) and begins_as(body) is None:
             refuse_encoded(request.headers)
@@ -61,10 +65,11 @@ async def read_submission(request: Request, upload: HeldUpload, settings: Classi
     return await asyncio.to_thread(_submission, files, top_k)
 
 
-async def _form_files(request: Request, body: bytes, settings: ClassifierSettings) -> _Files:
+async def _form_files(request: Request, body: bytes, settings: ClassifierSettings, top_k: int) -> tuple[_Files, int]:
     form = await parse_form(request, body, settings.jobs.max_files)
     try:
-        return [(part.filename or FIELD, await _take(part)) for part in files_in(form)]
+        top_k = top_k_of(request, form, top_k)
+        return [(part.filename or FIELD, await _take(part)) for part in files_in(form)], top_k
     finally:
         await form.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.address import Address, AddressFault, parameters, read_strictly, unescaped
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError
 
 VARIABLE = "REDIS_URL"
 DEFAULT_PORT = 6379
@@ -44,7 +44,7 @@ def read_redis_url(url: str) -> RedisAddress:
     try:
         return _read(read_strictly(url))
     except AddressFault as exc:
-        raise SetupError(f"{VARIABLE}: {exc}; use {_EXAMPLES}") from None
+        raise SetupError(Fault(VARIABLE, str(exc), f"use {_EXAMPLES}")) from None
 
 
 def _read(address: Address) -> RedisAddress:

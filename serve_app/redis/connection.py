@@ -4,7 +4,7 @@ import os
 import re
 import socket
 import ssl
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import exceptions
 from redis.asyncio import Redis
@@ -16,6 +16,7 @@ from serve_app.redis.address import read_redis_url
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (exceptions.AuthenticationError, "it refuses user or password"),
     (exceptions.NoPermissionError, "its user may not do this"),
+    (exceptions.InvalidResponse, "what answers there is no Redis"),
     (exceptions.BusyLoadingError, "it is still loading its data"),
     (exceptions.ReadOnlyError, "it takes no writes"),
     (exceptions.OutOfMemoryError, "its memory is full"),
@@ -52,6 +53,27 @@ def connect(url: str, timeout_s: float, max_connections: int = 20) -> Redis:
         retry=Retry(NoBackoff(), 0),
         client_name="serve-app",
     )
+
+
+class RedisFault(NamedTuple):
+    """What is wrong with Redis, in words of ours, and whether that is only that it is not there now."""
+
+    words: str
+    is_down: bool
+
+
+async def find_fault(url: str, timeout_s: float) -> RedisFault | None:
+    """Return why the Redis at `url` cannot be used, or None if it answers."""
+    redis = connect(url, timeout_s)
+    try:
+        await redis.ping()
+    except (exceptions.RedisError, OSError) as exc:
+        is_other = isinstance(exc, exceptions.AuthenticationError | exceptions.InvalidResponse)
+        is_down = isinstance(exc, exceptions.ConnectionError | exceptions.TimeoutError | OSError) and not is_other
+        return RedisFault(describe_fault(exc), is_down)
+    finally:
+        await redis.aclose()
+    return None
 
 
 def describe_fault(fault: BaseException) -> str:

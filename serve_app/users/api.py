@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import FastAPI
 from pydantic import BeforeValidator, Field
 
-from serve_app.errors import DatabaseUnavailable, InvalidParameter, NotFound, NotReady
+from serve_app.errors import DatabaseUnavailable, NotFound, NotReady
 from serve_app.users.store import MAX_USER_ID, User, UserPage, UserStore
 from serve_app.web import add_ready_route, build_api, documented
 
@@ -41,13 +41,13 @@ def build_users_api(store: UserStore) -> FastAPI:
     add_ready_route(api, store.ping, DatabaseUnavailable, NotReady)
 
     @api.get("", include_in_schema=False)  # /user without its slash, which would otherwise cost a redirect
-    @api.get("/", responses=documented(InvalidParameter, DatabaseUnavailable), summary="One page of users")
+    @api.get("/", responses=documented(DatabaseUnavailable), summary="One page of users")
     async def list_users(limit: Limit = 20, after: After = 0) -> UserPage:
         return await store.list_users(limit, after)
 
     @api.get(
         "/{user_id}",
-        responses=documented(NotFound, InvalidParameter, DatabaseUnavailable),
+        responses=documented(NotFound, DatabaseUnavailable),
         summary="One user",
     )
     async def get_user(user_id: UserId) -> User:

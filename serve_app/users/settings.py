@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.address import Address, AddressFault, parameters, read_port, read_strictly, unescaped
 from serve_app.entrance.keys import AUTH_MEANING, Auth
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError
 from serve_app.places import data_dir
 
 VARIABLE = "DATABASE_URL"
@@ -69,7 +69,7 @@ def database_url(given: str | None = None, environment: Mapping[str, str] = os.e
     try:
         return _read(url)
     except AddressFault as exc:
-        raise SetupError(f"{VARIABLE}: {exc}; use {_EXAMPLES}") from None
+        raise SetupError(Fault(VARIABLE, str(exc), f"use {_EXAMPLES}")) from None
 
 
 def without_password(url: str) -> str:

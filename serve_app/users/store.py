@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 MAX_USER_ID = 2**63 - 1
 
 _SEED_CONNECT_S = 5.0
+_CHECK_S = 4.0
+"""Longest wait for the database before a start."""
 _SEED_S = 60.0
 _SEED_BATCH = 10_000
 _SEED_REMEDY = "`python -m serve_app.seed_users` makes the demo users"
@@ -235,7 +237,10 @@ def serving_engine(url: str, settings: UsersSettings) -> AsyncEngine:
 
 
 def check_table(url: str, settings: UsersSettings) -> None:
-    """Return if the users table can be served, is not there yet, or cannot be asked now; SetupError otherwise."""
+    """Return if the users table can be served, or is not there yet.
+
+    Raises SetupError when it does not fit, and DatabaseUnavailable when the database cannot be asked now.
+    """
     parsed = make_url(database_url(url))
     find = _find_sqlite_misfit if parsed.get_backend_name() == "sqlite" else _find_postgres_misfit
     misfit = find(parsed, settings)
@@ -409,25 +414,28 @@ async def _seed(engine: AsyncEngine, count: int) -> int:
 
 def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
     # Not through aiosqlite, whose thread outlives a loop that ends when a file cannot be opened, and says so on stderr.
+    if not Path(str(url.database)).exists():  # it will be made
+        return None
     try:
         name = f"file:{quote(str(url.database))}?mode=ro"
         with contextlib.closing(sqlite3.connect(name, uri=True, timeout=settings.statement_timeout_s)) as connection:
             connection.text_factory = bytes
             declared = connection.execute(DECLARED["sqlite"]).fetchall()
-            stored = connection.execute(STORED).fetchall() if find_misfit("sqlite", declared) is None else ()
+            has_columns = declared and find_misfit("sqlite", declared) is None
+            stored = connection.execute(STORED).fetchall() if has_columns else ()
             return find_misfit("sqlite", declared, stored)
-    except sqlite3.Error:
-        return None
+    except sqlite3.Error as exc:
+        raise DatabaseUnavailable(_describe(exc)) from exc
 
 
 def _find_postgres_misfit(url: URL, settings: UsersSettings) -> str | None:
     async def find() -> str | None:
         engine = serving_engine(url.render_as_string(hide_password=False), settings)
         try:
-            async with asyncio.timeout(_SEED_CONNECT_S), engine.connect() as connection:
+            async with asyncio.timeout(_CHECK_S), engine.connect() as connection:
                 return await _misfit_of(connection)
-        except _faults_of(engine.dialect):
-            return None
+        except _faults_of(engine.dialect) as exc:
+            raise DatabaseUnavailable(_describe(exc)) from exc
         finally:
             await engine.dispose()
 

@@ -33,7 +33,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 LOCUST = Path(sys.executable).with_name("locust")
-SHIPPED, HURRIED = (str(ROOT / folder) for folder in ("loadtest/locustfile.py", "tests/hurried_locustfile.py"))
+SHIPPED, HURRIED = (str(ROOT / folder) for folder in ("loadtest/locustfile.py", "tests/locustfiles/hurried.py"))
 ENOUGH_S = 120
 STOP_S = 60
 

@@ -19,7 +19,7 @@ from tests.kit import ROOT, ask
 RECORDED = Path(__file__).parent
 PRINTED = "printed"
 LOCUSTFILE = "locustfile.py"
-"""What the recorded plans name; a copy of tests/known_locustfile.py that is not recorded."""
+"""What the recorded plans name; a copy of tests/locustfiles/known.py that is not recorded."""
 LOCK = "run.lock"
 COLUMNS = "150"
 
@@ -120,7 +120,7 @@ KINDS = {
 def lay_out(kind: str, workspace: Path) -> None:
     """Copy the raw data of a kind to the new folder `workspace`, without anything that is made from it."""
     shutil.copytree(RECORDED / kind, workspace)
-    shutil.copyfile(ROOT / "tests/known_locustfile.py", workspace / LOCUSTFILE)
+    shutil.copyfile(ROOT / "tests/locustfiles/known.py", workspace / LOCUSTFILE)
     shutil.rmtree(workspace / PRINTED, ignore_errors=True)
     for pattern in KINDS[kind].made:
         for path in workspace.glob(pattern):

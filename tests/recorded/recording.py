@@ -47,7 +47,7 @@ ENVIRONMENT = {
 
 def record(kind: str, workspace: Path) -> None:
     """Fill the empty folder `workspace` with raw data of a kind that names no machine."""
-    shutil.copyfile(ROOT / "tests/known_locustfile.py", workspace / LOCUSTFILE)
+    shutil.copyfile(ROOT / "tests/locustfiles/known.py", workspace / LOCUSTFILE)
     with chdir(workspace):
         _RECORDERS[kind]()
     for path in workspace.rglob("*"):

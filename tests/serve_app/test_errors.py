@@ -10,13 +10,13 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from serve_app import errors
-from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.client import service
 from serve_app.errors import JOB_ERRORS, service_errors
-from serve_app.jobs.api import add_job_routes
 from serve_app.jobs.queue.state import State
 from serve_app.web import build_api
+from tests.jobs import replica
+from tests.redis_server import RedisServer
 
 PACKAGE = Path(errors.__file__).parent
 CODES = {error.code for error in service_errors()}
@@ -75,10 +75,9 @@ def test_the_client_compares_with_codes_that_exist() -> None:
     assert {(path.name, code) for path in client for code in codes_in(path.read_text())} == set()
 
 
-def test_the_api_page_has_every_code_with_its_meaning(classifier: Classifier) -> None:
-    api = build_model_api(classifier)
-    add_job_routes(api, classifier.settings, None)
-    schemas = api.openapi()["components"]["schemas"]
+async def test_the_api_page_has_every_code_with_its_meaning(classifier: Classifier, redis_server: RedisServer) -> None:
+    async with replica(classifier, redis_server.url) as desk:
+        schemas = desk.api.openapi()["components"]["schemas"]
     described = schemas["ErrorBody"]["properties"]["code"]["description"]
     assert set(re.findall(r"^\* `(\w+)`: \d{3}, \w", described, re.MULTILINE)) == CODES
     described = schemas["JobFault"]["properties"]["code"]["description"]

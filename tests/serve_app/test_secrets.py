@@ -20,7 +20,7 @@ from serve_app.classifier.job_settings import JobSettings
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import model, users
 from serve_app.deployments.config_file import load_config
-from serve_app.deployments.config_text import check_environment
+from serve_app.deployments.preflight import CHECKS, Start, find_faults
 from serve_app.errors import JobsUnavailable, SetupError
 from serve_app.jobs.outage import Outage
 from serve_app.jobs.queue.submit import JobStore
@@ -60,7 +60,7 @@ BAD_DATABASE = [
     f"sqlite:///x.db?password={PLANTED}",
 ]
 
-# Starts the service for each environment in one process, as `python -m serve_app` does, and says what it imported.
+# Starts the service for each environment in one process, as `python -m serve_app` does.
 START_ALL = """
 import json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -70,12 +70,12 @@ for environment in json.loads(sys.stdin.read()):
     os.environ.update({"REDIS_URL": "", "DATABASE_URL": ""} | environment)
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err:
         code = main()
-    print(json.dumps([code, out.getvalue(), err.getvalue(), "ray" in sys.modules]))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
 """
 
 
-def starts(config: Path, environments: list[dict[str, str]]) -> list[tuple[int, str, str, bool]]:
-    """Return exit code, output, errors and whether Ray was imported, of a start in each environment."""
+def starts(config: Path, environments: list[dict[str, str]]) -> list[tuple[int, str, str]]:
+    """Return exit code, output and errors of a start in each environment; output begins when Ray starts."""
     done = subprocess.run(
         [sys.executable, "-c", START_ALL, str(config)],
         input=json.dumps(environments),
@@ -94,9 +94,9 @@ def test_a_bad_address_stops_the_start_before_ray_and_is_not_shown() -> None:
     bad = [{"REDIS_URL": url} for url in BAD_REDIS] + [{"DATABASE_URL": url} for url in BAD_DATABASE]
     ended = starts(CONFIGS / "one_replica.yaml", bad)
     assert len(ended) == len(bad)
-    for environment, (code, out, err, has_ray) in zip(bad, ended, strict=True):
+    for environment, (code, out, err) in zip(bad, ended, strict=True):
         [variable] = environment
-        assert (code, out, has_ray) == (2, "", False), environment
+        assert (code, out) == (2, ""), environment
         assert err.startswith(f"error: {variable}: "), environment
         assert "; use " in err
         assert err.count("\n") == 1
@@ -108,16 +108,16 @@ def test_only_addresses_that_the_config_needs_stop_its_start() -> None:
     config = read_config("one_replica.yaml")
     for number, needless, needed in ((0, "REDIS_URL", "DATABASE_URL"), (1, "DATABASE_URL", "REDIS_URL")):
         alone = {**config, "applications": [config["applications"][number]]}
-        check_environment(alone, {needless: f"mysql://user:{PLANTED}@x"})
-        with pytest.raises(SetupError, match=needed):
-            check_environment(alone, {needed: f"mysql://user:{PLANTED}@x"})
+        assert find_faults(Start(alone, {needless: f"mysql://user:{PLANTED}@x"}), CHECKS) == []
+        [fault] = find_faults(Start(alone, {needed: f"mysql://user:{PLANTED}@x"}), CHECKS)
+        assert fault.key == needed
 
 
 def test_a_cache_that_needs_redis_is_told_before_ray_too(tmp_path: Path) -> None:
     config = read_config("one_replica.yaml")
     config["applications"][1]["args"]["cache"]["store"] = "redis"
-    [(code, _, err, has_ray)] = starts(write_config(tmp_path, config), [{}])
-    assert (code, has_ray) == (2, False)
+    [(code, out, err)] = starts(write_config(tmp_path, config), [{}])
+    assert (code, out) == (2, "")
     assert "cache.store: redis needs REDIS_URL" in err
 
 

@@ -1,31 +1,29 @@
 """A network of Keras, by name or from a file, as one function from pixels to probabilities. Called by `prepare`."""
 
 import os
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
 from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
+from serve_app.classifier.engines.download import fetch_imagenet, obtain_file
 from serve_app.classifier.engines.folding import fold_batch_norm
-from serve_app.classifier.engines.labels import IMAGENET_CLASSES
+from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL, probe
-from serve_app.classifier.engines.sources import fetch_imagenet, obtain_file
+from serve_app.classifier.engines.weights_file import read_shapes
 from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
+from serve_app.classifier.labels import IMAGENET_CLASSES
 from serve_app.classifier.model_cache import checked_sha256
-from serve_app.classifier.model_file import check_model_file
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import SetupError
 
@@ -127,7 +125,7 @@ def _builder(settings: ClassifierSettings) -> Callable[..., keras.Model]:
 def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model) -> keras.Model:
     """Return the named network with the weights of a file, and as many classes as they have."""
     try:
-        classes = _count_classes(network, [*_shapes(path)])
+        classes = _count_classes(network, read_shapes(path))
         if classes != IMAGENET_CLASSES:
             network = _builder(settings)(weights=None, classes=classes)
         network.load_weights(path)
@@ -152,28 +150,10 @@ def _count_classes(network: keras.Model, in_file: list[tuple[int, ...]]) -> int:
     return classes.pop()
 
 
-def _shapes(path: Path) -> Iterator[tuple[int, ...]]:
-    """Yield the shapes of the weights in a file, those of its optimizer left out."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            data: Any = BytesIO(archive.read("model.weights.h5"))
-    else:
-        data = path
-    found: list[tuple[int, ...]] = []
-
-    def visit(name: str, item: object) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith(("optimizer", "model_weights/top_level")):
-            found.append(tuple(item.shape))
-
-    with h5py.File(data) as file:
-        file.visititems(visit)
-    yield from found
-
-
 def _read_model_file(settings: ClassifierSettings) -> _Source:
     path = obtain_file("model", settings.model, settings.model_sha256)
     sha256 = checked_sha256(path, settings.model_sha256, "model")
-    check_model_file("model", path)
+    check_model_file(path)
     assert settings.preprocessing != "auto"  # ClassifierSettings asks for it
     try:
         network = keras.models.load_model(path, compile=False, safe_mode=True)

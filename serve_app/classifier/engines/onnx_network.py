@@ -9,11 +9,11 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
+from serve_app.classifier.engines.download import obtain_file
+from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import ONNX_MODEL, OPENVINO_MODEL, OnnxInput, probe
-from serve_app.classifier.engines.sources import obtain_file
 from serve_app.classifier.families import PREPROCESSING
 from serve_app.classifier.model_cache import checked_sha256
-from serve_app.classifier.model_file import check_model_file
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import SetupError
 
@@ -53,7 +53,7 @@ def obtain_network(settings: ClassifierSettings) -> OnnxNetwork:
     """Return the network that `settings` ask for. Raises SetupError if it cannot be had, or cannot be served."""
     path = obtain_file("model", settings.model, settings.model_sha256)
     sha256 = checked_sha256(path, settings.model_sha256, "model")
-    check_model_file("model", path)
+    check_model_file(path)
     name = shown(settings.model)
     assert settings.preprocessing != "auto"  # ClassifierSettings asks for it
     with TemporaryDirectory() as empty:

@@ -15,9 +15,9 @@ from PIL import Image
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.engines import load_engine
+from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.families import FAMILIES, PREPROCESSING
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
-from serve_app.classifier.model_file import check_model_file
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from tests.conftest import THREADS
@@ -223,7 +223,7 @@ def test_a_keras_file_that_may_run_code_is_refused_by_name(tmp_path: Path, confi
             with h5py.File(path, "w") as file:
                 file.attrs["model_config"] = json.dumps(config)
         with pytest.raises(SetupError, match=words):
-            check_model_file("model", path)
+            check_model_file(path)
 
 
 def test_a_real_lambda_layer_is_refused_before_keras_reads_it(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_real_lambda_layer_is_refused_before_keras_reads_it(tmp_path: Path) ->
     network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x), keras.layers.Flatten()])
     network.save(tmp_path / "lambda.keras")
     with pytest.raises(SetupError, match="'Lambda'"):
-        check_model_file("model", tmp_path / "lambda.keras")
+        check_model_file(tmp_path / "lambda.keras")
 
 
 def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
@@ -249,14 +249,14 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
         "missing.keras": "cannot be read",
     }.items():
         with pytest.raises(SetupError, match=words):
-            check_model_file("model", tmp_path / name)
+            check_model_file(tmp_path / name)
 
 
 def test_a_file_that_is_too_large_is_refused_by_its_size(tmp_path: Path) -> None:
     with (tmp_path / "large.onnx").open("wb") as file:
         file.truncate(2_000_000_001)  # sparse
     with pytest.raises(SetupError, match="has 2,000,000,001 bytes"):
-        check_model_file("model", tmp_path / "large.onnx")
+        check_model_file(tmp_path / "large.onnx")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

@@ -121,6 +121,28 @@ async def test_text_beside_the_file_is_no_hindrance(model_client: httpx.AsyncCli
     assert response.json()["prediction"] == "thing 7"
 
 
+@pytest.mark.parametrize("query", ["", "?top_k=2"])
+async def test_top_k_may_be_a_field_of_the_form(model_client: httpx.AsyncClient, fitted: Fitted, query: str) -> None:
+    files = {"file": fitted.pictures["thing 7"]}
+    answer = await model_client.post(f"/predict{query}", files=files, data={"top_k": "2"})
+    assert len(answer.json()["predictions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "given", "words"),
+    [
+        ("", "11", "form.top_k: Input should be less than or equal to 10"),
+        ("", "many", "form.top_k: Input should be a valid integer"),
+        ("?top_k=5", "2", "query.top_k is 5 and form.top_k is 2; send one of them"),
+    ],
+)
+async def test_a_top_k_of_the_form_that_is_not_allowed_is_named(
+    model_client: httpx.AsyncClient, query: str, given: str, words: str
+) -> None:
+    answer = await model_client.post(f"/predict{query}", files={"file": PICTURE}, data={"top_k": given})
+    assert_error(answer, 422, "invalid_parameter", words)
+
+
 @pytest.mark.parametrize("charset", ["punycode", "idna", "utf-16", "utf-32", "undefined", "cp037", "utf_16_le"])
 async def test_a_charset_that_does_not_contain_ascii_is_refused(model_client: httpx.AsyncClient, charset: str) -> None:
     """With punycode, a text field of 1 MB held the event loop for minutes."""

@@ -126,7 +126,7 @@ def test_a_folder_gives_what_looks_like_a_picture_by_name_or_content_and_the_res
     ]  # fmt: skip
     assert "skipped, no picture: 2 (pictures/BMtext, pictures/notes.txt)\n" in ended.err
     assert "skipped, hidden: 2 (pictures/.cache, pictures/.thumbnail.jpg)\n" in ended.err
-    assert "skipped, no regular file: 1 (pictures/pipe.jpg)\n" in ended.err
+    assert "skipped, not a regular file: 1 (pictures/pipe.jpg)\n" in ended.err
     assert "skipped, unreadable: 1 (pictures/gone.jpg)\n" in ended.err
 
 
@@ -259,7 +259,7 @@ def test_a_service_that_has_gone_ends_the_run_and_what_was_answered_stays(client
     assert len(answered) == 2
     assert all(row["prediction"] == f"thing {int(row['file'][-7:-4])}" for row in answered)
     assert 4 <= len(rows) < 10
-    assert "3 pictures one after another were not served" in ended.err
+    assert "3 pictures in a row failed after all retries" in ended.err
     assert "not done" in ended.err
 
 
@@ -295,8 +295,8 @@ def test_random_weights_are_warned_of_loudly_and_on_standard_error_only(client: 
     known.weights = "random"
     ended = client("pictures", "--format", "csv")
     assert len(ended.rows()) == 3
-    assert "WARNING: this service runs with RANDOM weights: its predictions mean nothing" in ended.err
-    assert "WARNING: 3 predictions mean nothing" in ended.err
+    assert "WARNING: this service runs with RANDOM weights: its predictions are meaningless" in ended.err
+    assert "WARNING: 3 predictions are meaningless" in ended.err
 
 
 def test_a_service_that_is_not_there_is_told_at_once(client: Client) -> None:
@@ -380,7 +380,7 @@ def test_names_that_are_no_text_can_be_told_apart_and_resumed(client: Client) ->
     assert ended.code == 0
     names = [json.loads(line)["file"] for line in Path("out.jsonl").read_text().splitlines()]
     assert names[:2] == ["./new\nline.jpg", "./odd-\\xff\\xfe.jpg"]
-    assert "5 of 5 are in out.jsonl already" in client(".", "--output", "out.jsonl", "--resume").err
+    assert "5 of 5 are already in out.jsonl" in client(".", "--output", "out.jsonl", "--resume").err
     table = client("new\nline.jpg").out
     assert "new\\nline.jpg" in table
 
@@ -401,7 +401,7 @@ def test_resuming_skips_what_has_a_prediction_and_tries_the_rest_again(client: C
     assert [answer["file"][-7:] for answer in answers] == ["001.jpg", "002.jpg", "000.jpg", "003.jpg"]
     assert all(answer["prediction"] for answer in answers)
     assert second.code == 0
-    assert "2 of 4 are in out.jsonl already" in second.err
+    assert "2 of 4 are already in out.jsonl" in second.err
     assert len(known.requests("POST", "/model/predict")) == 5
     third = client("pictures", "--output", "out.jsonl", "--resume")
     assert (third.code, len(known.requests("POST", "/model/predict"))) == (0, 5)
@@ -410,9 +410,9 @@ def test_resuming_skips_what_has_a_prediction_and_tries_the_rest_again(client: C
 def test_an_output_that_is_there_is_never_overwritten(client: Client) -> None:
     Path("out.jsonl").write_text('{"of": "someone else"}\n')
     refused = client("pictures", "--output", "out.jsonl")
-    assert (refused.code, "is there already" in refused.err, "--resume" in refused.err) == (2, True, True)
+    assert (refused.code, "already exists" in refused.err, "--resume" in refused.err) == (2, True, True)
     foreign = client("pictures", "--output", "out.jsonl", "--resume")
-    assert (foreign.code, "out.jsonl, line 1: is not what this client writes" in foreign.err) == (2, True)
+    assert (foreign.code, "out.jsonl, line 1: was not written by this client" in foreign.err) == (2, True)
     assert Path("out.jsonl").read_text() == '{"of": "someone else"}\n'
 
 
@@ -434,11 +434,11 @@ def test_a_full_disk_ends_the_run_with_its_reason(client: Client) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give a PATH, FOLDER or URL"),
+        ([], "no input: give a PATH, FOLDER or URL"),
         (["no_such.jpg"], "no_such.jpg: no such file or folder"),
         (["ftp://host/x.jpg"], "http:// or https://"),
-        (["http:///x.jpg"], "http:///x.jpg: is no URL"),
-        (["empty"], "empty: nothing to classify"),
+        (["http:///x.jpg"], "http:///x.jpg: is not a URL"),
+        (["empty"], "empty: contains nothing to classify"),
         (["--urls", "bad.txt"], "--urls bad.txt, line 2: ftp://x"),
         (["--urls", "none.txt"], "--urls none.txt: cannot be read"),
         (["pictures", "--top-k", "11"], "--top-k: '11' is not a whole number from 1 to 10"),
@@ -446,17 +446,17 @@ def test_a_full_disk_ends_the_run_with_its_reason(client: Client) -> None:
         (["pictures", "--retries", "-1"], "--retries"),
         (["pictures", "--give-up-after", "nan"], "--give-up-after: 'nan' is not a number of seconds"),
         (["pictures", "--deadline-ms", "0"], "--deadline-ms"),
-        (["pictures", "--server", "localhost:8000"], "--server: 'localhost:8000' is no address such as"),
+        (["pictures", "--server", "localhost:8000"], "--server: 'localhost:8000' is not an address such as"),
         (["pictures", "--format", "xml"], "--format"),
-        (["pictures", "--output", "out.xml"], "--output out.xml: say with --format"),
-        (["pictures", "--output", "nowhere/out.csv"], "--output nowhere/out.csv: there is no such folder"),
-        (["pictures", "--output", "/dev/null", "--format", "jsonl", "--resume"], "/dev/null: is no regular file"),
-        (["pictures", "--resume"], "--resume: goes on with a file"),
-        (["pictures", "--resume", "--output", "out.csv"], "--resume: needs JSON lines"),
-        (["pictures", "--batch", "5"], "--batch: is how many files make a job; add --jobs"),
-        (["pictures", "--jobs", "--deadline-ms", "5"], "--deadline-ms: a job has none"),
-        (["pictures", "--job", "x"], "--job: fetches jobs of before"),
-        (["--cancel"], "--cancel: say which job with --job ID"),
+        (["pictures", "--output", "out.xml"], "--output out.xml: its suffix names no format; add --format"),
+        (["pictures", "--output", "nowhere/out.csv"], "--output nowhere/out.csv: its folder does not exist"),
+        (["pictures", "--output", "/dev/null", "--format", "jsonl", "--resume"], "/dev/null: is not a regular file"),
+        (["pictures", "--resume"], "--resume: needs the file to resume"),
+        (["pictures", "--resume", "--output", "out.csv"], "--resume: works with JSON lines only"),
+        (["pictures", "--batch", "5"], "--batch: is the number of files of a job; add --jobs"),
+        (["pictures", "--jobs", "--deadline-ms", "5"], "--deadline-ms and --jobs: jobs have no deadline"),
+        (["pictures", "--job", "x"], "--job: fetches existing jobs; drop PATH, URL and --urls"),
+        (["--cancel"], "--cancel: needs a job; name it with --job ID"),
         (["pictures", "--api-key-env", "NO_SUCH_VARIABLE"], "--api-key-env NO_SUCH_VARIABLE: this environment"),
     ],
 )  # fmt: skip
@@ -515,7 +515,7 @@ def test_a_service_of_before_jobs_is_told_apart(client: Client, known: KnownServ
     known.trouble.append(Trouble(404, "not_found"))
     ended = client("pictures", "--jobs")
     assert ended.code == 2
-    assert "error: --jobs: this service has none" in ended.err
+    assert "error: --jobs: this service has no jobs" in ended.err
 
 
 def test_a_redis_that_is_away_for_a_moment_stops_no_job(client: Client, known: KnownService) -> None:
@@ -530,7 +530,7 @@ def test_a_job_that_is_lost_costs_its_own_files_only(client: Client, known: Know
     ended = client("pictures", "--format", "csv", "--jobs", "--batch", "2")
     assert ended.code == 1
     assert [row["error_code"] or row["prediction"] for row in ended.rows()] == ["job_lost", "job_lost", "thing 2"]
-    assert "go on in the service" not in ended.err
+    assert "continue in the service" not in ended.err
 
 
 def test_a_batch_that_is_too_large_for_the_service_is_halved(client: Client, known: KnownService) -> None:
@@ -574,7 +574,7 @@ def test_a_job_of_before_is_fetched_or_cancelled_by_its_id(client: Client) -> No
         (f"pictures/00{number}.jpg", f"thing {number}") for number in range(3)
     ]
     late = client("--job", "job-0", "--cancel")
-    assert (late.code, "it had ended before" in late.err) == (1, True)
+    assert (late.code, "it has already ended" in late.err) == (1, True)
     unknown = client("--job", "no/such")
     assert (unknown.code, "--job no/such: the service has no such job" in unknown.err) == (2, True)
 

@@ -43,9 +43,9 @@ def test_the_service_is_found_with_a_slash_and_below_a_path(
 def test_a_job_without_a_file_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with simple_service(lambda request: below("", request)) as service:
         assert main(["--server", service.url, "--job", "empty"]) == 2
-    assert "--job empty: the service says that it has no file" in capsys.readouterr().err
+    assert "--job empty: the job has no files" in capsys.readouterr().err
 
 
 def test_an_empty_folder_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "nothing to classify in there" in capsys.readouterr().err
+    assert "contains nothing to classify" in capsys.readouterr().err

@@ -117,7 +117,7 @@ async def test_a_job_is_fetched_by_its_id_and_one_that_has_ended_cannot_be_cance
     assert [json.loads(line)["prediction"]["prediction"] for line in out.splitlines()] == list(fitted.pictures)
     code, out, err = await client(server, "--job", job, "--cancel")
     assert (code, out) == (1, "")
-    assert "it had ended before" in err
+    assert "it has already ended" in err
 
 
 async def test_a_service_without_redis_says_so_and_pictures_need_no_jobs(
@@ -129,4 +129,4 @@ async def test_a_service_without_redis_says_so_and_pictures_need_no_jobs(
         code, out, err = await client(server, pictures, "--jobs", "--retries", "0")
     assert (code, out) == (2, "")
     assert "--jobs: this service has no queue: its operator must set REDIS_URL" in err
-    assert "without --jobs it classifies all the same" in err
+    assert "predictions without --jobs work" in err

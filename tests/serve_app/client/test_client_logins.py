@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from starlette.responses import Response
 
 from serve_app.client.__main__ import main
 from serve_app.client.errors import UsageError
 from serve_app.client.items import Skipped, find_items, url_items
 from serve_app.client.options import read_options
 from tests.known_service import known_service
+from tests.simple_service import simple_service
 
 PLANTED = "pl4nted"
 
@@ -60,6 +62,42 @@ def test_a_url_that_cannot_be_read_is_told_without_any_part_of_it(url: str) -> N
         list(find_items([url], Skipped()))
     assert PLANTED not in str(listed.value) + str(named.value)
     assert "line 1" in str(listed.value)
+
+
+URL = f"http://user:{PLANTED}@host/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--urls", URL], ["a.jpg", "--output", URL], ["a.jpg", "--output", f"{URL}.csv"], ["a.jpg", "--format", URL],
+        ["a.jpg", "--top-k", URL], [f"--server=http://u:{PLANTED} x@host", "a.jpg"], ["--url", URL], [f"--url={URL}"],
+        [f"--{URL}"], [f"user:{PLANTED}@host/a.jpg"], [f"http:/user:{PLANTED}/x@host/a.jpg"],
+        ["a.jpg", "--give-up-after", f"http://user:{PLANTED} '\"x@host"], ["--job", URL, "a.jpg"],
+        ["--", f"-x:{PLANTED}@host"],
+        ["a.jpg", "--api-key-env", URL], ["a.jpg", "--server", URL, "--urls", URL],
+    ],
+)  # fmt: skip
+def test_no_message_about_an_argument_has_a_password_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jpg").write_bytes(b"\xff\xd8\xff")
+    code, told = ended(capsys, *arguments)
+    assert code == 2
+    assert told.startswith("error: ")
+    assert PLANTED not in told
+
+
+def test_a_redirect_to_an_address_with_a_login_is_told_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    moved = Response(status_code=308, headers={"Location": f"https://user:{PLANTED}@host/model/"})
+    with simple_service(lambda _: moved) as service:
+        code, told = ended(capsys, "--server", service.url, tmp_path / "a.jpg")
+    assert (code, "status 308" in told, "https://host/model/" in told) == (2, True, True)
+    assert PLANTED not in told
 
 
 def test_the_command_that_asks_again_has_no_password_in_it() -> None:

@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_what_was_answered_and_resume_does_the_rest(known: KnownSe
     answered = output.read_text().splitlines()
     assert (code, out) == (130, "")
     assert "Traceback" not in err
-    assert "the same command with --resume goes on from here" in err
+    assert "the same command with --resume continues from here" in err
     assert err.endswith("stopped by Ctrl-C\n")
     assert len(answered) == 10
     known.trouble.clear()
@@ -91,7 +91,7 @@ def test_ctrl_c_leaves_jobs_to_the_service_and_says_how_to_fetch_them(known: Kno
     wait_until(lambda: len(known.requests("GET", "/model/jobs/job-1")) >= 1, process)
     code, out, err = interrupt(process)
     assert (code, out) == (130, "")
-    assert "2 job(s) go on in the service" in err
+    assert "2 job(s) continue in the service" in err
     assert f"python -m serve_app.client --server {known.url} --job job-0 --job job-1 --cancel " in err
     for job in known.jobs.values():
         job.file_s = 0.001

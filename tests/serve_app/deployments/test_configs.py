@@ -1,8 +1,10 @@
 """The shipped configs, and the faults of a config that Serve itself passes over in silence."""
 
 import http.server
+import re
 import subprocess
 import threading
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,10 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.deployments.config_file import (
-    BUILDER_ARGS,
-    api_port,
-    check_config,
-    classifier_threads_and_replicas,
-    find_unknown_keys,
-    load_config,
-)
+from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers
+from serve_app.deployments.config_file import check_config, find_unknown_keys, load_config
 from serve_app.deployments.rest import ServeRest
-from serve_app.deployments.thread_budget import thread_budget_fault
+from serve_app.deployments.thread_budget import Replicas, thread_budget_fault
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import SetupError
@@ -42,9 +38,9 @@ def test_serve_knows_every_key_of_every_config(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "replicas"), [("one_replica.yaml", 1), ("two_replicas.yaml", 2)])
 def test_replicas_are_as_the_name_says_and_use_the_reference_machine_once(name: str, replicas: int) -> None:
-    [(threads, found)] = classifier_threads_and_replicas(read_config(name))
-    assert found == replicas
-    assert threads * replicas == REFERENCE_CORES
+    [found] = classifiers(read_config(name))
+    assert found.replicas == (replicas, replicas)
+    assert found.threads * replicas == REFERENCE_CORES
 
 
 def test_the_configs_differ_in_replicas_and_threads_only() -> None:
@@ -302,20 +298,59 @@ def test_ray_starts_haproxy_through_the_program_that_hardens_it(
 
 @pytest.mark.parametrize(("threads", "replicas", "cores"), [(2, 1, 2), (1, 2, 2), (4, 2, 8), (3, 2, 7)])
 def test_threads_that_fit_the_cores_are_not_mentioned(threads: int, replicas: int, cores: int) -> None:
-    assert thread_budget_fault(threads, replicas, cores) is None
+    for least in {0, 1, replicas}:
+        assert thread_budget_fault(threads, Replicas(least, replicas), cores) is None
 
 
 @pytest.mark.parametrize(
     ("threads", "replicas", "cores", "words"),
     [
-        (2, 2, 2, "slow each other down. Set `threads: 1`"),
-        (1, 1, 2, "idle. Set `threads: 2`"),
-        (2, 1, 1, "slow each other down. Set `threads: 1`"),
-        (1, 4, 2, "slow each other down. Set `num_replicas: 2`"),
+        (2, (2, 2), 2, "2 replica(s) × 2 engine thread(s) = 4 on 2 core(s) (by CPU affinity and quota): they will"),
+        (2, (2, 2), 2, "each other down. Set `num_replicas: 2` and `threads: 1`"),
+        (2, (1, 3), 2, "down. Set `autoscaling_config: {max_replicas: 2}` and `threads: 1`"),
+        (1, (1, 1), 2, "cores will stay idle. Set `num_replicas: 1` and `threads: 2`"),
+        (2, (1, 1), 1, "slow each other down. Set `num_replicas: 1` and `threads: 1`"),
+        (1, (4, 4), 2, "slow each other down. Set `num_replicas: 2` and `threads: 1`"),
+        (2, (3, 3), 2, "slow each other down. Set `num_replicas: 2` and `threads: 1`"),
+        (2, (1, 3), 2, "1 to 3 replica(s) × 2 engine thread(s) = 6 on 2 core(s) (by CPU affinity and quota): they"),
+        (1, (3, 4), 2, "down. Set `autoscaling_config: {min_replicas: 2, max_replicas: 2}` and `threads: 1`"),
+        (1, (0, 2), 8, "cores will stay idle. Set `autoscaling_config: {max_replicas: 2}` and `threads: 4`"),
     ],
-)
-def test_threads_that_do_not_are_a_loud_line(threads: int, replicas: int, cores: int, words: str) -> None:
-    fault = thread_budget_fault(threads, replicas, cores)
+)  # fmt: skip
+def test_threads_that_do_not_are_a_loud_line(threads: int, replicas: tuple[int, int], cores: int, words: str) -> None:
+    fault = thread_budget_fault(threads, Replicas(*replicas), cores)
     assert fault is not None
     assert fault.startswith("THREADS")
     assert words in fault
+
+
+@pytest.mark.parametrize("other_threads", [0, 1, 3])
+def test_what_the_loud_line_recommends_is_not_warned_of_again(other_threads: int) -> None:
+    for threads, most, cores in product(range(1, 6), range(1, 6), range(other_threads + 1, 8)):
+        for least in {1, most}:
+            fault = thread_budget_fault(threads, Replicas(least, most), cores, other_threads=other_threads)
+            if fault is not None:
+                [replicas] = re.findall(r"(?:num|max)_replicas: (\d+)", fault)
+                [better] = re.findall(r"`threads: (\d+)`", fault)
+                count = Replicas(min(least, int(replicas)), int(replicas))
+                assert thread_budget_fault(int(better), count, cores, other_threads=other_threads) is None
+
+
+@pytest.mark.parametrize(
+    ("deployment", "replicas"),
+    [
+        ({}, (1, 1)),
+        ({"num_replicas": 3}, (3, 3)),
+        ({"autoscaling_config": {"min_replicas": 2, "max_replicas": 5}}, (2, 5)),
+        ({"autoscaling_config": {"max_replicas": 4}}, (1, 4)),
+        ({"num_replicas": "auto"}, (1, 100)),
+        ({"num_replicas": "auto", "autoscaling_config": {"max_replicas": 2}}, (1, 2)),
+    ],
+)
+def test_replicas_are_counted_as_serve_does_fixed_or_autoscaled(
+    deployment: dict[str, Any], replicas: tuple[int, int]
+) -> None:
+    config = read_config("one_replica.yaml")
+    config["applications"][1]["deployments"] = [{"name": "Classifier", **deployment}]
+    [found] = classifiers(config)
+    assert found.replicas == replicas

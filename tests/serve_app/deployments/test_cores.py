@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.thread_budget import pinning_fault, thread_budget_fault
+from serve_app.deployments.thread_budget import Replicas, pinning_fault, thread_budget_fault
 from tests.control_groups import SYSTEMS, UNLIMITED, half_a_core, write_system
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks and quotas are Linux's")
@@ -43,16 +43,21 @@ def test_a_mask_with_fewer_cores_than_the_quota_decides(tmp_path: Path, monkeypa
 
 
 def test_two_replicas_in_a_container_of_one_core_are_a_loud_line(tmp_path: Path) -> None:
-    fault = thread_budget_fault(1, 2, usable_cores(write_system(tmp_path, SYSTEMS["version 2, a container"])))
+    fault = thread_budget_fault(
+        1, Replicas(2, 2), usable_cores(write_system(tmp_path, SYSTEMS["version 2, a container"]))
+    )
     assert fault
-    assert "on 1 core(s): they will slow each other down" in fault
+    assert "on 1 core(s) (by CPU affinity and quota): they will slow each other down" in fault
 
 
 def test_the_threads_of_other_classifiers_count() -> None:
-    assert thread_budget_fault(1, 1, 2, other_threads=1) is None
-    fault = thread_budget_fault(2, 1, 2, other_threads=2)
+    assert thread_budget_fault(1, Replicas(1, 1), 2, other_threads=1) is None
+    fault = thread_budget_fault(2, Replicas(1, 1), 2, other_threads=2)
     assert fault
-    assert "beside 2 of other classifiers, on 2 core(s): they will slow each other down" in fault
+    assert (
+        "beside 2 of other classifiers, on 2 core(s) (by CPU affinity and quota): they will slow each other down"
+        in fault
+    )
 
 
 @pytest.mark.parametrize(

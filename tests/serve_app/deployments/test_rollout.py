@@ -1,6 +1,7 @@
 """A config is in place when every application runs with the replicas that it asks for; else the reason is told."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -12,14 +13,16 @@ import pytest
 
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.rollout import DeployError, Rollout
+from serve_app.deployments.waiting import waiting_for
 from tests.patience import HANG_S
 
 CONFIG = {"applications": [{"name": "model", "deployments": [{"name": "Classifier", "num_replicas": 2}]}]}
 
 
-def application(status: str, *states: str, message: str = "") -> dict[str, Any]:
+def application(status: str, *states: str, message: str = "", told: str = "") -> dict[str, Any]:
     replicas = [{"state": state} for state in states]
-    return {"status": status, "message": message, "deployments": {"Classifier": {"replicas": replicas, "message": ""}}}
+    classifier = {"replicas": replicas, "target_num_replicas": 2, "message": told}
+    return {"status": status, "message": message, "deployments": {"Classifier": classifier}}
 
 
 @contextmanager
@@ -63,7 +66,37 @@ def test_it_is_in_place_when_all_replicas_run_and_none_of_before_is_left() -> No
     ) as (rollout, said):
         wait(rollout)
     # Each line comes again after a while, on a machine that needs so long.
-    assert [line for line in dict.fromkeys(said) if "model" in line] == ["  model: deploying", "  model: running"]
+    assert [line for line in dict.fromkeys(said) if "model" in line] == [
+        "  model: deploying (Classifier 1 of 2 replica(s))",
+        "  model: running",
+        "  model: running (Classifier 1 of 2 replica(s))",
+    ]
+
+
+def test_what_serve_says_of_replicas_that_do_not_come_up_is_told_while_they_are_waited_for() -> None:
+    with dashboard(
+        {"model": application("DEPLOYING", told="cannot be placed")},
+        {"model": application("RUNNING", "RUNNING", "RUNNING")},
+    ) as (
+        rollout,
+        said,
+    ):
+        wait(rollout)
+    assert said[0] == "  model: deploying (Classifier 0 of 2 replica(s))\n    cannot be placed"
+
+
+def test_a_wait_is_told_again_and_again_until_it_ends() -> None:
+    said: list[str] = []
+    told_twice = threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            told_twice.set()
+
+    with waiting_for("Ray to start", say, every_s=0.01):
+        assert told_twice.wait(HANG_S)
+    assert all(re.fullmatch(r"  waiting for Ray to start \(\d+ s\)", line) for line in said)
 
 
 def test_a_failed_application_ends_the_wait_with_its_reason() -> None:
@@ -83,6 +116,6 @@ def test_a_dashboard_that_does_not_tell_ends_the_wait(status: int, words: str) -
 def test_at_the_deadline_the_state_is_told() -> None:
     with (
         dashboard({"model": application("DEPLOYING", "STARTING")}) as (rollout, _),
-        pytest.raises(DeployError, match=r"not running within the time limit \(model: deploying\)"),
+        pytest.raises(DeployError, match=r"not running within the time limit \(model: deploying \(Classifier 0 of 2"),
     ):
         wait(rollout, within_s=-1)

@@ -42,6 +42,15 @@ async def test_the_picture_may_be_the_body_itself(desk: Desk, fitted: Fitted) ->
     assert ended["results"][0]["prediction"]["prediction"] == "thing 7"
 
 
+async def test_top_k_may_be_a_field_of_the_form(desk: Desk, fitted: Fitted) -> None:
+    files = {"file": fitted.pictures["thing 7"]}
+    ended = await desk.ended((await desk.http.post("/jobs", files=files, data={"top_k": "2"})).json()["id"])
+    assert len(ended["results"][0]["prediction"]["predictions"]) == 2
+    assert_error(
+        await desk.http.post("/jobs", files=files, data={"top_k": "0"}), 422, "invalid_parameter", "form.top_k"
+    )
+
+
 async def test_uploads_are_bounded(classifier: Classifier, redis_server: RedisServer, fitted: Fitted) -> None:
     data = fitted.pictures["thing 7"]
     bounds = {"max_files": 3, "max_job_bytes": 3_000_000, "max_held_bytes": 9_300_000}

@@ -252,6 +252,11 @@ NO_HTTP = {
     "negative length": (head(b"POST /model/predict HTTP/1.1", b"Content-Length: -1"), 400),
     "too many headers": (head(b"GET /user/ HTTP/1.1", *[b"X-%d: a" % n for n in range(500)]), 400),
     "endless headers": (b"GET /user/ HTTP/1.1\r\n" + b"X-Long: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n" * 10_000, 400),
+    "an unknown coding": (
+        head(b"POST /model/predict HTTP/1.1", b"Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n",
+        422,
+    ),
+    "an unknown coding alone": (head(b"POST /model/predict HTTP/1.1", b"Transfer-Encoding: gzip"), 400),
     "bad chunk": (head(b"POST /model/predict HTTP/1.1", b"Transfer-Encoding: chunked") + b"zz\r\n", 400),
 }
 
@@ -270,7 +275,19 @@ async def test_what_is_no_http_gets_a_4xx_and_no_hang(running: Service, name: st
     answer = await send(running, request)
     assert answer.status == status, answer
     assert len(answer.body) < 200  # HAProxy's own short page, in which nothing of the request comes back
-    assert b"400 Bad request" in answer.body
+    assert b"<h1>%d " % status in answer.body
+
+
+HANDSHAKE = (
+    b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"Sec-WebSocket-Version: 13",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [b"/user/", b"/model/", b"/model/nothing", b"/nothing"])
+async def test_a_websocket_handshake_gets_a_404_in_the_error_shape(running: Service, path: bytes) -> None:
+    answer = await send(running, head(b"GET " + path + b" HTTP/1.1", *HANDSHAKE))
+    assert (answer.status, answer.assert_in_shape()) == (404, "not_found")
 
 
 async def test_successes_carry_the_id_that_the_client_gave_or_a_new_one(running: Service) -> None:

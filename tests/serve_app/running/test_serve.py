@@ -5,6 +5,7 @@ import os
 import re
 import select
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from serve_app.deployments.options import CLASSIFIER, USERS, DeploymentOptions
 from tests.conftest import Fitted
 from tests.serve_app.classifier.test_model_api import assert_error, stages_ms
 from tests.serve_app.running.shared import ANSWER_S, KEY, client_of, config_of
-from tests.service import START_S, Service, is_alive, processes_of
+from tests.service import ROOT, START_S, Service, is_alive, processes_of
 
 LEAVING = 200
 CLIENTS = 4
@@ -50,6 +51,21 @@ def test_the_ready_block_says_where_everything_is(running: Service) -> None:
     ):  # fmt: skip
         assert words in printed
     assert "random weights" not in printed
+
+
+def test_the_ready_block_has_the_lines_for_rays_own_status_commands(running: Service) -> None:
+    """As typed, in a shell that has nothing of Ray in its environment."""
+    block = running.printed().partition("READY after")[2]
+    lines = re.findall(r"^ *(?:status)? *(RAY_AUTH_MODE=token .* status .*)$", block, re.MULTILINE)
+    assert len(lines) == 2
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    for line, words in zip(lines, ("applications:", "Node status"), strict=True):
+        done = subprocess.run(
+            line, shell=True, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=START_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
+        assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_one_replica_is_asked_for_and_one_runs(running: Service) -> None:

@@ -6,17 +6,22 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from inspect import signature
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from ray.serve._private.client import ServeControllerClient
 
+from serve_app.entrance.environment import data_plane_environment, read_env_file
+from serve_app.service_folder import haproxy_files
 from tests.conftest import Fitted
 from tests.ports import free_port
 from tests.serve_app.classifier.test_model_api import assert_error
 from tests.serve_app.running.shared import client_of
 from tests.service import (
+    CONFIGS,
     START_S,
     Service,
     adapted,
@@ -29,8 +34,16 @@ from tests.service import (
     without_data_plane,
     write_config,
 )
+from tests.startup_mistakes import write_weights
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
+
+HANDSHAKE = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +147,31 @@ def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, t
             answer = httpx.post(f"{bare.url}/model/predict", files={"file": data}, timeout=START_S)
             assert answer.json()["prediction"] == label
         assert httpx.get(f"{bare.url}/user/7", timeout=START_S).json()["id"] == 7
+        assert_error(httpx.get(f"{bare.url}/user/?limt=7", timeout=START_S), 422, "invalid_parameter", "mean limit?")
+        assert_error(httpx.get(f"{bare.url}/user/", headers=HANDSHAKE, timeout=START_S), 404, "not_found", "WebSocket")
         bare.stop(signal.SIGTERM)
+
+
+@linux_only
+@pytest.mark.long
+def test_a_serve_run_through_the_data_plane_ends_before_serve_gives_up_waiting(fitted: Fitted, tmp_path: Path) -> None:
+    port = free_port()
+    path = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=fitted.args))
+    environment = own_environment(tmp_path) | haproxy_files(tmp_path)
+    del environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]  # as in serve.env
+    environment |= data_plane_environment(path, environment)
+    with service(serve_run(path), environment, tmp_path, port) as running:
+        running.wait_until_ready()
+        running.stop(signal.SIGINT)
+        assert "Got KeyboardInterrupt" in running.printed()
+        assert "Controller failed to shut down" not in running.printed()
+
+
+def test_a_replica_drains_for_less_than_serve_run_waits() -> None:
+    """Serve gives up after 30 s, which was the time that each replica stayed for by default."""
+    drains_s = float(read_env_file(CONFIGS / "serve.env")["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"])
+    waits_s = signature(ServeControllerClient.shutdown).parameters["timeout_s"].default
+    assert drains_s <= waits_s / 3
 
 
 def model_alone(port: int, model_args: dict[str, object]) -> dict[str, object]:
@@ -146,13 +183,16 @@ def model_alone(port: int, model_args: dict[str, object]) -> dict[str, object]:
 
 def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(fitted: Fitted, tmp_path: Path) -> None:
     port = free_port()
-    config = write_config(tmp_path, model_alone(port, {**fitted.args, "weights": "/no/such.h5"}))
+    weights = tmp_path / "hollow.h5"
+    write_weights(weights, convolutions=53, classes=1000)  # only Keras finds that they are none
+    config = write_config(tmp_path, model_alone(port, {**fitted.args, "weights": str(weights)}))
     environment = own_environment(tmp_path) | {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
     with service(launcher(config), environment, tmp_path, port) as failing:
         assert failing.process.wait(START_S) == 1
         printed = failing.printed()
         assert "NOT DEPLOYED" in printed
-        assert "weights: /no/such.h5 cannot be read" in printed
+        assert f"weights: {weights} is not a readable Keras weights file" in printed
+        assert "model: deploying (Classifier 0 of 1 replica(s)" in printed
         assert len(printed.splitlines()) < 50
         assert not processes_of(failing.environment)
 

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from serve_app.deployments.config_text import check_environment
+from serve_app.deployments.preflight import CHECKS, Start, find_faults
 from serve_app.errors import SetupError
 from serve_app.seed_users import main as seed_users
 from serve_app.users.settings import UsersSettings, database_url
@@ -177,21 +177,34 @@ def test_the_command_names_the_column_too(tmp_path: Path, capsys: pytest.Capture
     assert err.count("\n") == 1
 
 
+def faults_before_the_start(url: str) -> list[str]:
+    return [str(fault) for fault in find_faults(Start(read_config("one_replica.yaml"), {"DATABASE_URL": url}), CHECKS)]
+
+
 def test_the_launcher_names_the_column_before_ray_starts(tmp_path: Path) -> None:
     url = sqlite_table(tmp_path, "CREATE TABLE users (id integer, name text, email text, created_at integer)")
-    with pytest.raises(SetupError, match=r"(?i)does not fit: created_at is integer"):
-        check_environment(read_config("one_replica.yaml"), {"DATABASE_URL": url})
+    [told] = faults_before_the_start(url)
+    assert told.lower().startswith("database_url: the table users does not fit: created_at is integer")
 
 
-@pytest.mark.parametrize("kind", ["no table", "no file", "no server", "fits"])
-def test_a_database_that_fits_or_cannot_be_asked_now_does_not_stop_the_launcher(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["no table", "no file", "fits"])
+def test_a_database_that_fits_or_is_empty_does_not_stop_the_launcher(tmp_path: Path, kind: str) -> None:
     url = f"sqlite:///{tmp_path}/own.sqlite3"
-    if kind == "no server":
-        url = "postgresql://127.0.0.1:1/x"
-    elif kind != "no file":
+    if kind != "no file":
         sqlite_table(tmp_path, PLAIN if kind == "fits" else "CREATE TABLE others (id integer)")
-    check_environment(read_config("one_replica.yaml"), {"DATABASE_URL": url})
+    assert faults_before_the_start(url) == []
     assert (tmp_path / "own.sqlite3").exists() == (kind in ("fits", "no table"))
+
+
+def test_a_database_that_cannot_be_asked_stops_the_launcher(tmp_path: Path) -> None:
+    (tmp_path / "own.sqlite3").write_bytes(b"no database" * 1000)
+    for url, words in (
+        ("postgresql://user:secret@127.0.0.1:1/x", "the database cannot be asked: Connection refused; start it, or"),
+        (f"sqlite:///{tmp_path}/own.sqlite3", "the database cannot be asked: file is not a database; start it, or"),
+    ):
+        [told] = faults_before_the_start(url)
+        assert told.startswith(f"DATABASE_URL: {words}")
+        assert "secret" not in told
 
 
 # --- SQLite: any value in any column ---

@@ -186,10 +186,10 @@ async def test_a_limit_outside_its_range_is_refused(client: httpx.AsyncClient, q
     assert_error(await client.get(f"/?{query}"), 422, "invalid_parameter")
 
 
-async def test_unknown_parameters_are_ignored(client: httpx.AsyncClient) -> None:
-    """Load balancers and browsers add their own."""
-    answer = await client.get("/?utm_source=x&%00=%ff&limit=2")
-    assert len(answer.json()["users"]) == 2
+async def test_unknown_parameters_are_refused(client: httpx.AsyncClient) -> None:
+    """Who misspells `limit` would otherwise get a page of another size."""
+    detail = assert_error(await client.get("/?utm_source=x&%00=%ff&limits=2"), 422, "invalid_parameter")
+    assert "query.limits: unknown parameter (did you mean limit?)" in detail
 
 
 async def test_the_paths_hold_behind_a_mount_point(seeded_url: str) -> None:

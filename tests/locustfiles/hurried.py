@@ -1,6 +1,7 @@
 """The shipped workload by people who hardly wait, for tests in which it does not matter how long they do.
 
-What Locust writes is in its files within a second, so that a test sees when it is enough.
+What Locust writes is in its files within a second, so that a test sees when it is enough. It is not in tests/ itself:
+Locust imports from the folder of its file first, where tests/loadtest would hide the kit.
 """
 
 import locust.stats

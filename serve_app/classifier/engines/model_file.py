@@ -47,66 +47,66 @@ _OLD_PARTS = (
 )  # fmt: skip
 
 
-def check_model_file(field: str, path: Path) -> None:
+def check_model_file(path: Path) -> None:
     """Return if the file may be given to its framework. Raises SetupError with what it has that may not be."""
     try:
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
-            raise SetupError(f"{field}: {path} has {size:,} bytes; a model file may have {MAX_MODEL_BYTES:,}")
+            raise SetupError(f"model: {path} has {size:,} bytes; a model file may have {MAX_MODEL_BYTES:,}")
         if path.suffix.lower() in (".keras", ".h5"):
-            _check_config(field, path, _read_config(field, path))
+            _check_config(path, _read_config(path))
     except OSError as exc:
-        raise SetupError(f"{field}: {path} cannot be read: {exc.strerror or exc}") from exc
+        raise SetupError(f"model: {path} cannot be read: {exc.strerror or exc}") from exc
 
 
-def _read_config(field: str, path: Path) -> Any:
+def _read_config(path: Path) -> Any:
     """Return the architecture in a Keras file."""
     if path.suffix.lower() == ".keras":
-        return _read_archive(field, path)
+        return _read_archive(path)
     import h5py
 
     try:
         with h5py.File(path) as file:
             text = file.attrs.get("model_config")
     except (OSError, KeyError, RuntimeError, ValueError) as exc:
-        raise SetupError(f"{field}: {path} is not a readable HDF5 file: {_first_line(exc)}") from exc
+        raise SetupError(f"model: {path} is not a readable HDF5 file: {_first_line(exc)}") from exc
     if text is None:
         raise SetupError(
-            f"{field}: {path} has weights only, no architecture; name the network with model: and give the file as "
+            f"model: {path} has weights only, no architecture; name the network with model: and give the file as "
             "weights:, or save the whole model"
         )
-    return _parse(field, path, text)
+    return _parse(path, text)
 
 
-def _read_archive(field: str, path: Path) -> Any:
+def _read_archive(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {member.filename: member.file_size for member in archive.infolist()}
             if further := sorted(set(members) - KERAS_MEMBERS):
-                raise SetupError(f"{field}: {path} contains {further[0]}, which no layer that is served here needs")
+                raise SetupError(f"model: {path} contains {further[0]}, which no layer that is served here needs")
             if (unpacked := sum(members.values())) > MAX_MODEL_BYTES:
-                raise SetupError(f"{field}: {path} unpacks to {unpacked:,} bytes; the most is {MAX_MODEL_BYTES:,}")
-            config = _parse(field, path, archive.read("config.json"))
+                raise SetupError(f"model: {path} unpacks to {unpacked:,} bytes; the most is {MAX_MODEL_BYTES:,}")
+            config = _parse(path, archive.read("config.json"))
             # How the model was trained: not read, since it is not compiled. That of a nested model would be.
             return {**config, "compile_config": None} if isinstance(config, dict) else config
     except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, zlib.error) as exc:
-        raise SetupError(f"{field}: {path} is not a readable .keras file: {_first_line(exc)}") from exc
+        raise SetupError(f"model: {path} is not a readable .keras file: {_first_line(exc)}") from exc
 
 
-def _parse(field: str, path: Path, text: str | bytes) -> Any:
+def _parse(path: Path, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise SetupError(f"{field}: the architecture in {path} is not readable JSON: {_first_line(exc)}") from exc
+        raise SetupError(f"model: the architecture in {path} is not readable JSON: {_first_line(exc)}") from exc
 
 
-def _check_config(field: str, path: Path, config: Any) -> None:
+def _check_config(path: Path, config: Any) -> None:
     for part in _parts(config):
         name, module = part["class_name"], part.get("module")
         if not _is_harmless(name, module, part.get("registered_name")):
             shown = name if isinstance(name, str) else type(name).__name__
             raise SetupError(
-                f"{field}: {path} contains {shown!r}"
+                f"model: {path} contains {shown!r}"
                 + (f" of {module}" if isinstance(module, str) and not module.startswith("keras") else "")
                 + ", which may run code or is unknown here; only Keras' own layers that compute are served"
             )

@@ -1,0 +1,94 @@
+"""What a Serve config says about our applications: settings, replicas, address. What is not valid is skipped."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from ray.serve._private.config import handle_num_replicas_auto
+from ray.serve.config import AutoscalingConfig
+from ray.serve.schema import HTTPOptionsSchema
+
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.config_text import MODEL, USERS
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, USERS_NAME
+from serve_app.deployments.thread_budget import Replicas
+from serve_app.entrance.keys import KeySource
+from serve_app.users.settings import UsersSettings
+
+Settings = UsersSettings | ClassifierSettings
+
+BUILDER_ARGS: dict[str, type[Settings]] = {USERS: UsersSettings, MODEL: ClassifierSettings}
+DEPLOYMENT_NAMES = {USERS: USERS_NAME, MODEL: CLASSIFIER_NAME}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The classifier replicas of one application: threads of each, and how many there may be."""
+
+    application: str
+    threads: int
+    replicas: Replicas
+
+
+def our_settings(config: dict[str, Any]) -> Iterator[tuple[str, Settings]]:
+    """Yield name and settings of each application of ours whose settings are valid."""
+    for application in dicts(config.get("applications")):
+        schema = BUILDER_ARGS.get(str(application.get("import_path")))
+        if schema is not None:
+            with suppress(ValidationError):
+                yield str(application.get("name")), schema.model_validate(application.get("args") or {})
+
+
+def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
+    """Yield the classifier replicas of each application that has any."""
+    settings_of = dict(our_settings(config))
+    for application in dicts(config.get("applications")):
+        settings = settings_of.get(str(application.get("name")))
+        if isinstance(settings, ClassifierSettings):
+            given = (each for each in dicts(application.get("deployments")) if each.get("name") == CLASSIFIER_NAME)
+            yield Classifier(application["name"], settings.threads, replicas_of(next(given, {})))
+
+
+def replicas_of(deployment: dict[str, Any]) -> Replicas:
+    """Return how many replicas an item of `deployments` asks for, as Serve reads it."""
+    count, autoscaling = deployment.get("num_replicas"), deployment.get("autoscaling_config")
+    if isinstance(count, int):
+        return Replicas(count, count)
+    if count == "auto" or isinstance(autoscaling, dict):
+        with suppress(ValidationError):
+            if count == "auto":
+                _, bounds = handle_num_replicas_auto(CLASSIFIER.max_ongoing_requests, autoscaling)
+            else:
+                bounds = AutoscalingConfig.model_validate(autoscaling)
+            return Replicas(bounds.min_replicas, bounds.max_replicas)
+    return Replicas(1, 1)
+
+
+def key_sources(config: dict[str, Any]) -> dict[str, KeySource]:
+    """Return where the API keys stand, by the name of each application of ours that asks for any."""
+    return {name: settings.auth for name, settings in our_settings(config) if isinstance(settings.auth, KeySource)}
+
+
+def http_host(config: dict[str, Any]) -> str:
+    """Return the address that the service listens on; Serve's own default is every interface."""
+    options = config.get("http_options")
+    return str((options.get("host") if isinstance(options, dict) else None) or HTTPOptionsSchema().host)
+
+
+def api_port(config: dict[str, Any]) -> int:
+    """Return the port that the service listens on, of a config that was checked."""
+    given = given_port(config)
+    return int(HTTPOptionsSchema().port if given is None else given)
+
+
+def given_port(config: dict[str, Any]) -> Any:
+    """Return the port that the config names, of whatever kind, or None."""
+    options = config.get("http_options")
+    return options.get("port") if isinstance(options, dict) else None
+
+
+def dicts(value: object) -> list[dict[str, Any]]:
+    """Return the mappings in a list; none where there is something else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

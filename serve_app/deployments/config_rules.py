@@ -1,0 +1,148 @@
+"""Rules for values that Serve's schema lets pass, and on which a start would fail late or not be what was meant."""
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import PathFinder
+from typing import Any
+
+from serve_app.address import MOST_PORT, AddressFault, read_port
+from serve_app.deployments.applications import (
+    BUILDER_ARGS,
+    DEPLOYMENT_NAMES,
+    dicts,
+    given_port,
+    http_host,
+    key_sources,
+    our_settings,
+)
+from serve_app.entrance.keys import REMEDY, is_loopback
+from serve_app.errors import Fault
+from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
+from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
+
+_ROUTE_PREFIX = re.compile(r"/|/[^{}]*[^{}/]")
+_LEAST_S = {"keep_alive_timeout_s": 1, "request_timeout_s": 0.001}
+
+
+def _port(config: dict[str, Any]) -> Iterator[Fault]:
+    port = given_port(config)
+    if port is not None and not _is_port(port):
+        given = f" (given: {port!r})" if isinstance(port, bool | int | float) else ""
+        what = f"must be a whole number from 1 to {MOST_PORT}"
+        yield Fault("http_options.port", what, f"choose a free one, such as 8000{given}")
+
+
+def _is_port(given: object) -> bool:
+    try:
+        return not isinstance(given, bool) and read_port(str(given)) > 0
+    except AddressFault:
+        return False
+
+
+def _times(config: dict[str, Any]) -> Iterator[Fault]:
+    for options in dicts([config.get("http_options")]):
+        for key, least in _LEAST_S.items():
+            given = options.get(key)
+            if isinstance(given, int | float) and not isinstance(given, bool) and given < least:
+                what = f"must be {least} or more seconds (given: {given})"
+                yield Fault(f"http_options.{key}", what, "remove the key, and it has its default")
+
+
+def _applications(config: dict[str, Any]) -> Iterator[Fault]:
+    if config.get("applications") == []:
+        yield Fault("applications", "the list is empty", "name at least one, as configs/one_replica.yaml does")
+    for index, application in enumerate(dicts(config.get("applications"))):
+        for key, example in (("name", "model"), ("route_prefix", "/model")):
+            if application.get(key) is None:
+                what = "missing; the launcher has to know where to ask whether it is ready"
+                yield Fault(f"applications[{index}].{key}", what, f"write one, such as `{key}: {example}`")
+        prefix = application.get("route_prefix")
+        if isinstance(prefix, str) and not _ROUTE_PREFIX.fullmatch(prefix):
+            what = "must begin with /, must not end with one, and has no { or }"
+            yield Fault(f"applications[{application.get('name')}].route_prefix", what, "write, for example, /model")
+
+
+def _import_paths(config: dict[str, Any]) -> Iterator[Fault]:
+    for application in dicts(config.get("applications")):
+        path, runtime_env = application.get("import_path"), application.get("runtime_env")
+        if not isinstance(path, str) or path in BUILDER_ARGS or (isinstance(runtime_env, dict) and runtime_env):
+            continue
+        module = path.rpartition(":")[0] or path.rpartition(".")[0]
+        is_ours = module.partition(".")[0] == __package__.partition(".")[0]
+        if is_ours or not _is_there(module):
+            what = f"there is no {path}" if is_ours else f"there is no module {module}"
+            yield Fault(f"applications[{application.get('name')}].import_path", what, _choose(path, BUILDER_ARGS))
+
+
+def _is_there(module: str) -> bool:
+    """Tell whether a module can be found. Imports nothing of it."""
+    first, *others = module.split(".")
+    try:
+        spec = importlib.util.find_spec(first)
+    except (ImportError, ValueError):
+        return False
+    for name in others:
+        folders = spec.submodule_search_locations if spec is not None else None
+        spec = PathFinder.find_spec(name, folders) if folders is not None else None
+    return spec is not None
+
+
+def _deployments(config: dict[str, Any]) -> Iterator[Fault]:
+    for application in dicts(config.get("applications")):
+        known = DEPLOYMENT_NAMES.get(str(application.get("import_path")))
+        for deployment in dicts(application.get("deployments")):
+            name = deployment.get("name")
+            if known is not None and isinstance(name, str) and name != known:
+                where = f"applications[{application.get('name')}].deployments[{name}].name"
+                yield Fault(where, "the application has no such deployment", f"write `name: {known}`")
+
+
+def _open_applications(config: dict[str, Any]) -> Iterator[Fault]:
+    host = http_host(config)
+    if not is_loopback(host):
+        for name, settings in our_settings(config):
+            if settings.auth is None:
+                what = f"missing, while other machines can reach http_options.host: {host}"
+                yield Fault(f"applications[{name}].args.auth", what, REMEDY)
+
+
+def _secrets_for_rays_logs(config: dict[str, Any]) -> Iterator[Fault]:
+    """Yield a fault for each variable of a `runtime_env` that may hold a password: Ray logs what is in there."""
+    keys = [source.keys_env for source in key_sources(config).values() if source.keys_env]
+    for application in dicts(config.get("applications")):
+        here = f"applications[{application.get('name')}]"
+        for where, runtime_env in _runtime_envs(application):
+            given = runtime_env.get("env_vars")
+            for variable in (REDIS_VARIABLE, DATABASE_VARIABLE, *keys):
+                if isinstance(given, dict) and given.get(variable):  # an empty one takes it away
+                    remedy = "set it in the environment in which Ray starts"
+                    yield Fault(f"{here}.{where}.env_vars.{variable}", "Ray writes runtime_env into its logs", remedy)
+
+
+def _runtime_envs(application: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield those of an application and of its deployments, with where they stand."""
+    places = [("runtime_env", application.get("runtime_env"))]
+    for deployment in dicts(application.get("deployments")):
+        where = f"deployments[{deployment.get('name')}].ray_actor_options.runtime_env"
+        places += [(where, options.get("runtime_env")) for options in dicts([deployment.get("ray_actor_options")])]
+    yield from ((where, found) for where, found in places if isinstance(found, dict))
+
+
+def _choose(given: str, known: Iterable[str]) -> str:
+    """Return a remedy that names the nearest of the `known`, or all of them."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(given, names, 1)
+    return f"did you mean {nearest[0]}?" if nearest else f"write one of {', '.join(names)}, or a module that is there"
+
+
+RULES: tuple[Callable[[dict[str, Any]], Iterator[Fault]], ...] = (
+    _port,
+    _times,
+    _applications,
+    _import_paths,
+    _deployments,
+    _open_applications,
+    _secrets_for_rays_logs,
+)

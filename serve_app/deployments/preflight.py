@@ -1,0 +1,205 @@
+"""What can be known before Ray starts: all faults of a config on this machine at once, each in one line.
+
+The checks run side by side and have LONGEST_S together; nothing of TensorFlow is imported. Called by
+`python -m serve_app`, with and without `--check`; the builders ask the same of weights and labels for `serve run`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+
+from serve_app import service_folder
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.sources import find_source_faults
+from serve_app.deployments.applications import api_port, http_host, key_sources, our_settings
+from serve_app.deployments.config_file import config_faults
+from serve_app.deployments.config_text import read_config
+from serve_app.deployments.placement import find_placement_faults
+from serve_app.deployments.ports import API_PORT, check_free, why_not_listening
+from serve_app.deployments.rest import AUTH_FILE_VARIABLE
+from serve_app.entrance.keys import read_keys
+from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
+from serve_app.places import CACHE_REMEDY, CACHE_VARIABLE, DATA_VARIABLE, cache_dir, data_dir, why_not_writable
+from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
+from serve_app.redis.address import redis_url
+from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
+from serve_app.users.settings import UsersSettings, database_url
+
+LONGEST_S = 10.0
+REDIS_S = 3.0
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", AUTH_FILE_VARIABLE)
+_WITHOUT_REDIS = "start it, or correct the address; until then nothing is cached, and jobs are answered 503"
+
+
+@dataclass(frozen=True)
+class Start:
+    """A config without faults of its own, and the environment in which it is to be served."""
+
+    config: dict[str, Any]
+    environment: Mapping[str, str]
+
+    def settings(self, kind: type[UsersSettings] | type[ClassifierSettings]) -> Iterator[tuple[str, Any]]:
+        """Yield name and settings of each application of one kind."""
+        yield from ((name, each) for name, each in our_settings(self.config) if isinstance(each, kind))
+
+
+class Check(NamedTuple):
+    """One question: under which key it is told that it has no answer in time, and what finds the faults."""
+
+    key: str
+    find: Callable[[Start], Iterable[Fault]]
+
+
+def startable_config(path: Path, *, is_to_listen: bool) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the config at `path` and what its service would start without, if nothing stands in its way.
+
+    The port must be free only if it `is_to_listen`: a config may be checked while its service runs. Raises SetupFaults.
+    """
+    config = read_config(path)
+    faults = list(config_faults(config))
+    has_port = all(fault.key != "http_options.port" for fault in faults)
+    asked = (*CHECKS, *(CHECKS_OF_PORT[: 1 + is_to_listen] if has_port else ()))
+    faults += find_faults(Start(config, os.environ), asked)
+    if fatal := [fault for fault in faults if not fault.is_warning]:
+        raise SetupFaults(fatal)
+    return config, faults
+
+
+def find_faults(start: Start, asked: tuple[Check, ...], longest_s: float = LONGEST_S) -> list[Fault]:
+    """Return the faults of a start, and the warnings, in the order of the checks `asked`, which run side by side."""
+    answers: dict[Check, list[Fault]] = {}
+
+    def ask(check: Check) -> None:
+        try:
+            answers[check] = list(check.find(start))
+        except SetupError as exc:
+            answers[check] = [replace(exc.fault, key=exc.fault.key or check.key)]
+
+    # Daemons: a name server that says nothing must not hold up the end of the process.
+    running = [Thread(target=ask, args=(check,), daemon=True) for check in asked]
+    deadline_s = time.monotonic() + longest_s
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+    if any(check not in answers and not thread.is_alive() for check, thread in zip(asked, running, strict=True)):
+        raise RuntimeError("a check before the start has failed; its traceback stands above")
+    return [fault for check in asked for fault in answers.get(check) or _silence(check, answers, longest_s)]
+
+
+def _silence(check: Check, answers: Container[Check], longest_s: float) -> Iterator[Fault]:
+    if check not in answers:
+        what = f"nothing was heard within {longest_s:g} s"
+        yield Fault(check.key, what, "look at the network and its name servers")
+
+
+def _keys(start: Start) -> Iterator[Fault]:
+    for name, source in key_sources(start.config).items():
+        try:
+            read_keys(source)
+        except SetupError as exc:
+            yield replace(exc.fault, key=f"applications[{name}].args.auth")
+
+
+def _sources(start: Start) -> Iterator[Fault]:
+    for name, settings in start.settings(ClassifierSettings):
+        for fault in find_source_faults(settings):
+            yield replace(fault, key=f"applications[{name}].args.{fault.key}")
+
+
+def _database(start: Start) -> Iterator[Fault]:
+    for _, settings in start.settings(UsersSettings):
+        url = database_url(environment=start.environment)
+        if not start.environment.get(DATABASE_VARIABLE):  # then the table is one that the service has made
+            return
+        from serve_app.users.store import check_table
+
+        try:
+            check_table(url, settings)
+        except DatabaseUnavailable as exc:
+            remedy = "start it, or correct host, port, user, password and name"
+            yield Fault(DATABASE_VARIABLE, f"the database cannot be asked: {exc.detail}", remedy)
+
+
+def _redis(start: Start) -> Iterator[Fault]:
+    for name, settings in start.settings(ClassifierSettings):
+        url = redis_url(start.environment)
+        try:
+            settings.cache.kind_with(url)
+        except SetupError as exc:
+            yield replace(exc.fault, key=f"applications[{name}].args.{exc.fault.key}")
+        if url is not None:
+            from serve_app.redis.connection import find_fault
+
+            if fault := asyncio.run(find_fault(url, REDIS_S)):
+                is_optional = fault.is_down and settings.cache.store != "redis"
+                remedy = _WITHOUT_REDIS if is_optional else "start it, or correct host, port, user, password and number"
+                yield Fault(REDIS_VARIABLE, f"Redis cannot be used: {fault.words}", remedy, is_warning=is_optional)
+
+
+def _placement(start: Start) -> Iterator[Fault]:
+    yield from find_placement_faults(start.config)
+
+
+def _folders(start: Start) -> Iterator[Fault]:
+    home = Path(start.environment.get("HOME") or Path.home())
+    is_home_there = home.is_dir()
+    if not is_home_there and any(home in folder.parents for _, folder, _ in _needed(start, home)):
+        what = f"{home} is not a folder; Ray's token, and data and prepared models, are kept there"
+        yield Fault("HOME", what, "set HOME to a folder that you can write")
+    for key, folder, remedy in _needed(start, home):
+        if (is_home_there or home not in folder.parents) and (reason := why_not_writable(folder)):
+            yield Fault(key, f"{folder} cannot be written: {reason}", remedy)
+
+
+def _needed(start: Start, home: Path) -> Iterator[tuple[str, Path, str]]:
+    """Yield key, folder and remedy of what a start writes."""
+    if any(start.settings(ClassifierSettings)):
+        yield CACHE_VARIABLE, cache_dir() / "models", CACHE_REMEDY
+    if any(start.settings(UsersSettings)) and not start.environment.get(DATABASE_VARIABLE):
+        yield DATA_VARIABLE, data_dir(), f"set {DATA_VARIABLE} to a folder that you can write, or {DATABASE_VARIABLE}"
+    token = home / ".ray"
+    if not any(start.environment.get(name) for name in _TOKEN_VARIABLES) and not (token / "auth_token").is_file():
+        yield "HOME", token, f"set HOME to a folder that you can write, or {' or '.join(_TOKEN_VARIABLES)}"
+
+
+def _sockets(start: Start) -> Iterator[Fault]:
+    service_folder.check_length(service_folder.folder_of(api_port(start.config)))
+    if given := start.environment.get(service_folder.RAY_VARIABLE):
+        service_folder.check_length(Path(given), service_folder.RAY_VARIABLE, service_folder.RAY_MAX_BYTES)
+    yield from ()
+
+
+def _host(start: Start) -> Iterator[Fault]:
+    host = http_host(start.config)
+    if ":" in host:  # HAProxy would listen on ::1, and find no replica; for :: Serve has it listen on IPv4 only
+        remedy = "write 127.0.0.1, or 0.0.0.0 for every interface; a proxy in front can take IPv6"
+        yield Fault("http_options.host", f"{host} is IPv6, which is not served", remedy)
+    elif reason := why_not_listening(host):
+        what = f"{host} is no address of this machine ({reason})"
+        yield Fault("http_options.host", what, "write 127.0.0.1, 0.0.0.0, or the address of an interface")
+
+
+def _port(start: Start) -> Iterator[Fault]:
+    host = http_host(start.config)
+    if why_not_listening(host) is None:
+        check_free(host, api_port(start.config), API_PORT)
+    yield from ()
+
+
+CHECKS = (
+    Check("applications[…].args.auth", _keys),
+    Check("applications[…].args.weights", _sources),
+    Check(DATABASE_VARIABLE, _database),
+    Check(REDIS_VARIABLE, _redis),
+    Check("applications", _placement),
+    Check("HOME", _folders),
+    Check("http_options.host", _host),
+)
+CHECKS_OF_PORT = (Check(service_folder.VARIABLE, _sockets), Check("http_options.port", _port))
+"""Of a config whose port is one; the last only if the service is to listen there now."""

@@ -1,0 +1,97 @@
+"""The ready block: what a person needs to know once the service answers. Called by the launcher."""
+
+import json
+import os
+import shlex
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from serve_app.deployments.applications import Classifier, api_port, classifiers, http_host, key_sources
+from serve_app.deployments.rest import AUTH_FILE_VARIABLE, DIRECT
+from serve_app.entrance.keys import read_keys
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray cluster of this machine, the service's folder, and the processes that it cannot be without."""
+
+    dashboard_url: str
+    gcs: str
+    """Host and port, which `ray status` asks."""
+    session: Path
+    folder: Path
+    essential: list[psutil.Process]
+
+    @property
+    def logs(self) -> Path:
+        """Return the folder of Serve's logs."""
+        return self.session / "logs" / "serve"
+
+    @property
+    def agent_port(self) -> str:
+        """Return the port of the dashboard's agent, which the dashboard asks for logs; -1 if it has none."""
+        [told, *_] = [*self.session.glob("dashboard_agent_listen_port_*"), None]
+        return told.read_text(encoding="ascii") if told else "-1"
+
+
+def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str], ready_s: float) -> str:
+    """Return what a person needs to know once the service answers."""
+    lines = [f"READY after {ready_s:.1f} s"]
+    served = {each.application: each for each in classifiers(config)}
+    for application in config["applications"]:
+        url, name = application_url(config, application), application["name"]
+        lines.append(f"  {name + ' API':<11} {url}/   docs: {url}/docs")
+        if name in served:
+            source = key_sources(config).get(name)
+            lines += _model_lines(served[name], get_json(f"{url}/", key=read_keys(source)[0] if source else None))
+    lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
+    lines.append(f"              {_command('ray')} get-auth-token")
+    lines.append(f"  status      {_token_variables()} {_command('serve')} status --address {cluster.dashboard_url}")
+    lines.append(f"              {_token_variables()} {_command('ray')} status --address {cluster.gcs}")
+    also = {**ports, "Ray's agent": cluster.agent_port}
+    lines.append("  ports       " + ", ".join(f"{name} {port}" for name, port in also.items()))
+    lines.append(f"  logs        {cluster.logs}")
+    lines.append("  stop        Ctrl-C")
+    return "\n".join(lines)
+
+
+def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]:
+    cache = f", cache: {model['cache']}" if model["cache"] != "off" else ""
+    yield (
+        f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
+        f"{classifier.replicas} × {classifier.threads} thread(s), "
+        f"weights: {model['weights']}, labels: {model['labels']}{cache}"
+    )
+    if model["weights"] == "random":
+        yield "  WARNING     random weights: predictions mean nothing; see `weights:` in the config"
+
+
+def application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
+    """Return where an application is asked on this machine."""
+    host = http_host(config)
+    here = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 what listens everywhere is asked here
+    return f"http://{here}:{api_port(config)}" + str(application["route_prefix"]).rstrip("/")
+
+
+def _command(name: str) -> str:
+    path = Path(sys.executable).with_name(name)
+    return os.path.relpath(path) if path.is_file() else name
+
+
+def _token_variables() -> str:
+    """Return what Ray's own commands need to send the token: without it, they do not even look for one."""
+    given = os.environ.get(AUTH_FILE_VARIABLE)
+    return "RAY_AUTH_MODE=token" + (f" {AUTH_FILE_VARIABLE}={shlex.quote(given)}" if given else "")
+
+
+def get_json(url: str, key: str | None = None) -> Any:
+    """Return what a URL answers, past any proxy. Raises OSError and ValueError."""
+    request = urllib.request.Request(url, headers={"X-API-Key": key} if key else {})
+    with DIRECT.open(request, timeout=5) as response:
+        return json.load(response)
