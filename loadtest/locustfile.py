@@ -63,7 +63,7 @@ class Visitor(FastHttpUser):
     @tag("predict")
     @task(1)
     def predict(self) -> None:
-        """Send a picture, by default one that nobody has sent before."""
+        """Send a picture, by default one that was never sent before."""
         with self.client.post(
             "/model/predict",
             name="POST /model/predict",
@@ -81,7 +81,7 @@ def _check(response: ResponseContextManager, *keys: str) -> None:
 
 
 def _find_fault(response: ResponseContextManager, keys: tuple[str, ...]) -> str | None:
-    """Return what is wrong, in fixed words: Locust gives each different message a line of its own."""
+    """Return what is wrong, in fixed words: Locust lists each different message separately."""
     # 0 stands for no answer at all; 200 with an exception for an answer that broke off.
     if response.status_code not in {0, 200}:
         fault = status_error(response.status_code)
@@ -156,7 +156,7 @@ def _refuse_login(environment: Environment, **_: object) -> None:
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def _draw_pictures(environment: Environment, **_: object) -> None:
-    # Not at import: `--processes` forks after the import, and every process needs a pool of its own.
+    # Not at import: `--processes` forks after the import, and every process needs its own pool.
     if environment.parsed_options is not None and not isinstance(environment.runner, MasterRunner):
         options = environment.parsed_options
         Visitor.checks_errors = options.errors == "checked"

@@ -22,7 +22,7 @@ from tests.fitted_model import CLASS_IDS
 if TYPE_CHECKING:
     from serve_app.classifier.classifier import Classifier
 
-pytest_plugins = ["tests.failures", "tests.groups", "tests.postgres", "tests.redis_server"]
+pytest_plugins = ["tests.failures", "tests.groups", "tests.postgres", "tests.redis_server", "tests.version_0_1_0"]
 
 UNHURRIED = {"max_wait_s": 600, "deadline_s": 600, "upload_timeout_s": 600}
 """A classifier's longest limits: where they are not what is tested, a slow machine must not meet them."""

@@ -84,8 +84,10 @@ class Ended:
 class Kit:
     """A command of the kit that runs."""
 
-    def __init__(self, command: list[str], folder: Path, printed: Path, file_size_bytes: int | None = None) -> None:
-        """Start it; what it prints goes into files in the folder `printed`."""
+    def __init__(
+        self, command: list[str], folder: Path, printed: Path, file_size_bytes: int | None = None, *, code: Path = ROOT
+    ) -> None:
+        """Start that of the folder `code`; what it prints goes into files in the folder `printed`."""
         self.folder = RunFolder(folder)
         self.mark = f"{folder} {time.monotonic_ns()}"
         self._stdout = printed / f"{time.monotonic_ns()}.stdout"
@@ -93,7 +95,7 @@ class Kit:
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "loadtest", *command],
-                cwd=ROOT,
+                cwd=code,
                 env={**os.environ, MARK: self.mark},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
@@ -134,10 +136,10 @@ class Kit:
 
 @contextmanager
 def started(
-    command: Sequence[object], folder: Path, printed: Path, file_size_bytes: int | None = None
+    command: Sequence[object], folder: Path, printed: Path, file_size_bytes: int | None = None, *, code: Path = ROOT
 ) -> Iterator[Kit]:
-    """Start a command of the kit that works in `folder`; at the end kill what is left of it."""
-    kit = Kit([str(word) for word in command], folder, printed, file_size_bytes)
+    """Start a command of the kit in `code` that works in `folder`; at the end kill what is left of it."""
+    kit = Kit([str(word) for word in command], folder, printed, file_size_bytes, code=code)
     try:
         with keep_on_failure("loadtest", lambda: [*kit.outputs, folder]):
             yield kit

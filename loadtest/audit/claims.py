@@ -1,14 +1,15 @@
 """Rules on claims: what a report says of its rows against the rows, and against what it says elsewhere."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 from loadtest.audit.cycles import CAPPED_SHARE, is_capped, think_time_limit_rps
-from loadtest.audit.finding import Finding, Rule, show, show_exact
+from loadtest.audit.finding import Checked, Finding, Rule, show, show_exact
 from loadtest.audit.interval import Interval, exact
 from loadtest.audit.rates import contradicts_duration
-from loadtest.audit.table import Claim, Conclusion, Printed, Row, Statement, Table
+from loadtest.audit.table import Claim, Printed, Row, Statement, Table
 
 SAME_SHARE = 0.1
 """By how much figures may differ that are called the same; two runs of one service differ by several percent."""
@@ -59,9 +60,16 @@ class _Reading:
     name: str
     winner: Interval
     other: Interval
-    is_requests: bool = False
-    """Whether it is throughput by the counts."""
-    is_rps: bool = False
+    throughput_by: Literal["RPS", "requests"] | None = None
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a claim with a winner says, and the ways to take it from the winner's row and another one."""
+
+    claim: Claim
+    statement: Statement
+    readings: list[_Reading]
 
 
 @dataclass(frozen=True)
@@ -75,197 +83,144 @@ class _Meaning:
     holds: bool
 
 
-def check_numbers(table: Table) -> list[Finding] | None:
-    """Compare every number that a claim names with what the rows make of it."""
-    checked = list(_statements(table))
-    if not checked:
-        return None
-    return [finding for claim, statement in checked for finding in _check_statement(table, claim, statement)]
+def check_numbers(table: Table) -> Checked:
+    """Compare every number that a claim names, and words such as `same`, with the rows."""
+    said = list(_said(table))
+    return Checked(CLAIMED_NUMBER, [finding for one in said for finding in _check_number(table, one)], len(said))
 
 
-def check_capped(table: Table) -> list[Finding] | None:
-    """Tell where a winner is named by the throughput of rows in which the users set the pace."""
-    claims = [claim for claim in table.claims if claim.winner is not None and claim.names_winner]
-    if not claims:
-        return None
-    return [
-        _capped(table, claim)
-        for claim in claims
-        if any(one.quantity == "throughput" for one in claim.says) and _is_capped_level(table, claim.users)
-    ]
+def check_capped(table: Table) -> Checked:
+    """Report where a winner is named by the throughput of rows in which the users set the pace."""
+    claims = [claim for claim in table.claims if claim.names_winner]
+    by_throughput = [claim for claim in claims if any(one.quantity == "throughput" for one in claim.says)]
+    findings = [_capped(table, claim) for claim in by_throughput if _is_capped_level(table, claim)]
+    return Checked(CAPPED, findings, len(claims))
 
 
-def check_winners(table: Table) -> list[Finding] | None:
-    """Tell where the winner of a claim is worse in every figure."""
-    claims = [claim for claim in table.claims if claim.winner is not None and claim.names_winner]
-    if not claims:
-        return None
-    return [finding for claim in claims for finding in _check_winner(table, claim)]
+def check_winners(table: Table) -> Checked:
+    """Report where the winner of a claim is worse in every figure."""
+    claims = [claim for claim in table.claims if claim.names_winner]
+    return Checked(CLAIMED_WINNER, [one for claim in claims for one in _check_winner(table, claim)], len(claims))
 
 
-def check_contradictions(table: Table) -> list[Finding] | None:
-    """Tell where two claims, or a claim and the conclusion, cannot both be true."""
-    if not table.conclusions and not table.claims:
-        return None
-    conclusions = [finding for one in table.conclusions for finding in _check_conclusion(table, one)]
-    pairs = combinations(_statements(table), 2)
-    return conclusions + [finding for first, second in pairs for finding in _check_pair(first, second)]
+def check_contradictions(table: Table) -> Checked:
+    """Report where two claims, or a claim and the conclusion, cannot both be true."""
+    findings = [finding for one in table.conclusions for finding in _check_conclusion(table, one)]
+    findings += [finding for first, second in combinations(_said(table), 2) for finding in _check_pair(first, second)]
+    return Checked(CONTRADICTION, findings, len(table.claims) + len(table.conclusions))
 
 
 def list_unread(table: Table) -> list[str]:
     """Return a note for each part of a claim that has nothing to be compared with."""
-    notes = []
-    for claim in table.claims:
-        compared = [one for checked, one in _statements(table) if checked is claim]
-        notes += [
-            f"{claim.where}: “{one.text}” has no rows, or no figures in them, to be compared with"
-            for one in claim.says
-            if one not in compared
-        ]
-    for conclusion in table.conclusions:
-        if conclusion.target is None or not conclusion.covers_all_levels:
-            told = f"“{conclusion.text}” does not name one target for all levels, so not checked"
-            notes.append(f"{conclusion.where}: {told}")
-    return notes
+    compared = [one.statement for one in _said(table)]
+    notes = [
+        f"{claim.where}: “{statement.text}” has no rows, or no figures in them, to be compared with"
+        for claim in table.claims
+        for statement in claim.says
+        if not any(statement is one for one in compared)
+    ]
+    return notes + [
+        f"{one.where}: “{one.text}” does not name one target for all levels, so not checked"
+        for one in table.conclusions
+        if one.target is None or not one.all_levels
+    ]
 
 
-def count_statements(table: Table) -> int:
-    """Return how many numbers, and words such as `same`, can be compared with the rows."""
-    return len(list(_statements(table)))
-
-
-def _statements(table: Table) -> Iterator[tuple[Claim, Statement]]:
-    """Yield what claims with a winner say, where there is a row of the winner and one of another."""
+def _said(table: Table) -> Iterator[_Said]:
     for claim in table.claims:
         rows = table.level(claim.users)
-        if claim.winner in rows and len(rows) > 1:
-            yield from ((claim, statement) for statement in claim.says if _readings(table, claim, statement))
+        winner = rows.pop(claim.winner or "", None)
+        if winner is None:
+            continue
+        for statement in claim.says:
+            readings = [one for other in rows.values() for one in _pair_readings(statement, winner, other)]
+            if readings:
+                yield _Said(claim, statement, readings)
 
 
-def _check_statement(table: Table, claim: Claim, statement: Statement) -> Iterator[Finding]:
-    meanings = [meaning for one in _readings(table, claim, statement) for meaning in _meanings(one, statement)]
-    decisive = meanings
-    if _rps_is_doubtful(table, claim) and any(meaning.reading.is_requests for meaning in meanings):
-        decisive = [meaning for meaning in meanings if not meaning.reading.is_rps]
-    if any(meaning.holds for meaning in decisive):
+def _check_number(table: Table, said: _Said) -> Iterator[Finding]:
+    statement = said.statement
+    meanings = [meaning for one in said.readings for meaning in _meanings(one, statement)]
+    rps_is_doubtful = any(contradicts_duration(row) for row in table.level(said.claim.users).values())
+    by_requests = [one for one in meanings if one.reading.throughput_by == "requests"]
+    by_rps = [one for one in meanings if one.reading.throughput_by == "RPS"]
+    overruled = rps_is_doubtful and bool(by_requests and by_rps)
+    if any(one.holds for one in meanings if not overruled or one not in by_rps):
         return
     firsts = list({meaning.reading.name: meaning for meaning in reversed(meanings)}.values())[::-1]
     flips = {meaning.value.value > 0 for meaning in firsts} == {True, False}
-    yield Finding(
-        rule=CLAIMED_NUMBER.name,
-        row=claim.where,
-        says=f"“{statement.text}” is not what the rows say" + (": they do not even agree on the sign" if flips else ""),
-        sums=[f"by {meaning.reading.name}: {meaning.sum}" for meaning in firsts],
-        numbers={f"by_{meaning.reading.name.replace(' ', '_')}": meaning.value.value for meaning in firsts},
-        instead=_true_instead(statement, meanings, decisive, firsts),
-    )
-
-
-def _true_instead(
-    statement: Statement, meanings: list[_Meaning], decisive: list[_Meaning], firsts: list[_Meaning]
-) -> str:
-    rows = "; ".join(f"by {meaning.reading.name} {_told(statement, meaning.value.value)}" for meaning in firsts)
-    if len(decisive) == len(meanings):
-        return f"The rows say: {rows}."
-    by_requests = next(meaning for meaning in firsts if meaning.reading.is_requests)
-    return (
-        f"The rows say: {rows}. As the RPS of this level contradicts the stated duration, the claim would have to hold "
-        f"by the requests, where it is {_told(statement, by_requests.value.value)}."
+    rows = "; ".join(f"by {one.reading.name} {_told(statement, one.value.value)}" for one in firsts)
+    instead = f"The rows say: {rows}."
+    if overruled:
+        instead += (
+            " As the RPS of this level contradicts the stated duration, the claim would have to hold by the requests, "
+            f"where it is {_told(statement, by_requests[0].value.value)}."
+        )
+    yield CLAIMED_NUMBER.finding(
+        said.claim.where,
+        f"“{statement.text}” is not what the rows say" + (": they do not even agree on the sign" if flips else ""),
+        [f"by {meaning.reading.name}: {meaning.sum}" for meaning in firsts],
+        instead,
+        **{f"by_{meaning.reading.name.replace(' ', '_')}": meaning.value.value for meaning in firsts},
     )
 
 
 def _told(statement: Statement, value: float) -> str:
     """Return a value as the statement would put it."""
-    if statement.amount is not None and statement.amount.unit == "times":
+    if statement.times is not None:
         return f"{show(value)}x"
     word = {"more": ("more", "less"), "less": ("less", "more"), "same": ("apart", "apart")}[statement.sense]
     return f"{show(abs(value))} % {word[0] if value >= 0 else word[1]}"
 
 
-def _readings(table: Table, claim: Claim, statement: Statement) -> list[_Reading]:
-    """Return all ways to take a statement's quantity from the winner's row and another one."""
-    rows = table.level(claim.users)
-    winner = rows[claim.winner or ""]
-    return [
-        reading
-        for target, other in rows.items()
-        if target != claim.winner
-        for reading in _pair_readings(statement, winner, other)
-    ]
-
-
-def _pair_readings(statement: Statement, winner: Row, other: Row) -> list[_Reading]:
-    kinds = {"": (winner.all, other.all)} if statement.endpoint is None else {}
-    kinds |= {
-        f"{name} ": (winner.parts[name], other.parts[name])
-        for name in winner.parts
-        if name in other.parts and (statement.endpoint == name or _is_any_speed(statement))
-    }
+def _pair_readings(statement: Statement, winner: Row, other: Row) -> Iterator[_Reading]:
     read = {"throughput": _throughputs, "failures": _failures, "latency": _latencies}[statement.quantity]
-    return [reading for name, (one, two) in kinds.items() for reading in read(name, one, two)]
+    if statement.endpoint is None:
+        yield from read("", winner.all, other.all)
+    is_of_any = statement.quantity == "latency" and statement.endpoint is None
+    for name in winner.parts:
+        if name in other.parts and (statement.endpoint == name or is_of_any):
+            yield from read(f"{name} ", winner.parts[name], other.parts[name])
 
 
-def _is_any_speed(statement: Statement) -> bool:
-    """Return whether a statement may be about any endpoint: a `speed` without one is."""
-    return statement.quantity == "latency" and statement.endpoint is None
-
-
-def _throughputs(name: str, winner: Printed, other: Printed) -> list[_Reading]:
-    readings = []
+def _throughputs(name: str, winner: Printed, other: Printed) -> Iterator[_Reading]:
     if winner.rps and other.rps and other.rps.value > 0:
-        readings.append(_Reading(f"{name}RPS", winner.rps, other.rps, is_rps=True))
+        yield _Reading(f"{name}RPS", winner.rps, other.rps, "RPS")
     if winner.requests and other.requests:
-        counts = (exact(winner.requests), exact(other.requests))
-        readings.append(_Reading(f"{name}requests", *counts, is_requests=True))
-    return readings
+        yield _Reading(f"{name}requests", exact(winner.requests), exact(other.requests), "requests")
 
 
-def _failures(name: str, winner: Printed, other: Printed) -> list[_Reading]:
-    return _known(f"{name}failures in %", winner.failures_percent, other.failures_percent)
+def _failures(name: str, winner: Printed, other: Printed) -> Iterator[_Reading]:
+    if winner.failures_percent is not None and other.failures_percent is not None:
+        yield _Reading(f"{name}failures in %", winner.failures_percent, other.failures_percent)
 
 
-def _latencies(name: str, winner: Printed, other: Printed) -> list[_Reading]:
+def _latencies(name: str, winner: Printed, other: Printed) -> Iterator[_Reading]:
     others = dict(other.percentiles_ms)
-    shared = [(share, value) for share, value in winner.percentiles_ms if share in others]
-    readings = [
-        reading for share, value in shared for reading in _known(_percentile(name, share), value, others[share])
-    ]
-    return readings + _known(f"{name}mean", winner.avg_ms, other.avg_ms)
-
-
-def _percentile(name: str, share: float) -> str:
-    return f"{name}median" if share == 0.5 else f"{name}p{100 * share:g}"  # noqa: PLR2004 # the median
-
-
-def _known(name: str, winner: Interval | None, other: Interval | None) -> list[_Reading]:
-    return [_Reading(name, winner, other)] if winner is not None and other is not None else []
+    for share, value in winner.percentiles_ms:
+        if share in others:
+            percentile = "median" if share == 0.5 else f"p{100 * share:g}"  # noqa: PLR2004 # the median
+            yield _Reading(f"{name}{percentile}", value, others[share])
+    if winner.avg_ms is not None and other.avg_ms is not None:
+        yield _Reading(f"{name}mean", winner.avg_ms, other.avg_ms)
 
 
 def _meanings(reading: _Reading, statement: Statement) -> list[_Meaning]:
     """Return what two figures make of a statement: first as its words mean it, then as others may mean them."""
-    winner, other = reading.winner, reading.other
-    ratio, inverse = winner / other, other / winner
-    one, two = show_exact(winner.value), show_exact(other.value)
+    ratio, inverse = reading.winner / reading.other, reading.other / reading.winner
+    one, two = show_exact(reading.winner.value), show_exact(reading.other.value)
+    more = statement.sense == "more"
     if statement.sense == "same":
         apart = ratio.through(lambda value: 100 * (value - 1))
-        text = f"{one} ÷ {two} − 1 = {show(apart.value)} %"
         holds = ratio.low <= 1 + SAME_SHARE and inverse.low <= 1 + SAME_SHARE
-        return [_Meaning(reading, text, apart, holds)]
-    more = statement.sense == "more"
-    if statement.amount is not None and statement.amount.unit == "times":
+        return [_Meaning(reading, f"{one} ÷ {two} − 1 = {show(apart.value)} %", apart, holds)]
+    if statement.times is not None:
         value, terms = (ratio, f"{one} ÷ {two}") if more else (inverse, f"{two} ÷ {one}")
         return [_meaning(reading, statement, f"{terms} = {show(value.value)}x", value)]
-    return _percent_meanings(reading, statement, (ratio, inverse), (one, two))
-
-
-def _percent_meanings(
-    reading: _Reading, statement: Statement, ratios: tuple[Interval, Interval], shown: tuple[str, str]
-) -> list[_Meaning]:
-    (ratio, inverse), (one, two) = ratios, shown
-    sign = 1 if statement.sense == "more" else -1
+    sign = 1 if more else -1
     of_other = ratio.through(lambda value: sign * 100 * (value - 1))
     of_winner = inverse.through(lambda value: sign * 100 * (1 - value))
-    top = f"{one} − {two}" if sign > 0 else f"{two} − {one}"
+    top = f"{one} − {two}" if more else f"{two} − {one}"
     return [
         _meaning(reading, statement, f"({top}) ÷ {two} = {show(of_other.value)} %", of_other),
         _meaning(reading, statement, f"({top}) ÷ {one} = {show(of_winner.value)} %", of_winner),
@@ -273,131 +228,105 @@ def _percent_meanings(
 
 
 def _meaning(reading: _Reading, statement: Statement, text: str, value: Interval) -> _Meaning:
-    holds = value.high >= 0 if statement.amount is None else value.overlaps(statement.amount.value)
-    return _Meaning(reading, text, value, holds)
+    amount = statement.amount
+    return _Meaning(reading, text, value, value.high >= 0 if amount is None else value.overlaps(amount))
 
 
-def _rps_is_doubtful(table: Table, claim: Claim) -> bool:
-    return any(contradicts_duration(row) for row in table.level(claim.users).values())
-
-
-def _is_capped_level(table: Table, users: int) -> bool:
-    rows = table.level(users).values()
+def _is_capped_level(table: Table, claim: Claim) -> bool:
+    rows = table.level(claim.users).values()
     return len(rows) > 1 and all(is_capped(row) for row in rows)
 
 
 def _capped(table: Table, claim: Claim) -> Finding:
     rows = list(table.level(claim.users).values())
-    limit_rps = think_time_limit_rps(rows[0]) or 0.0
-    rates = {table.names.get(row.target, row.target): row.all.rps.value for row in rows if row.all.rps}
-    return Finding(
-        rule=CAPPED.name,
-        row=f"{claim.where} ({' and '.join(row.name for row in rows)})",
-        says=f"at {claim.users} users the think time sets the throughput, so it cannot tell {_listed(rates)} apart",
-        sums=[
-            (
-                f"{claim.users} users ÷ {show(rows[0].mean_wait_s or 0.0)} s mean wait = {show(limit_rps)} requests/s, "
-                "however fast the service is"
-            ),
-            *(
-                f"{name}: {show_exact(rps)} ÷ {show(limit_rps)} = {100 * rps / limit_rps:.0f} %, at least "
-                f"{100 * CAPPED_SHARE:.0f} %"
-                for name, rps in rates.items()
-            ),
-        ],
-        numbers={"limit_rps": limit_rps} | {f"{name}_rps": rps for name, rps in rates.items()},
-        instead=(
-            f"“{claim.text}” says of the throughput what would be true of every service that answers in well under "
-            f"{show(rows[0].mean_wait_s or 0.0)} s. Throughput can only be compared where the service limits it: with "
-            "more users or shorter waits."
-        ),
+    limit_rps, wait = think_time_limit_rps(rows[0]) or 0.0, show(rows[0].mean_wait_s or 0.0)
+    rates = {table.title_of(row.target): row.all.rps.value for row in rows if row.all.rps}
+    limit = f"{claim.users} users ÷ {wait} s mean wait = {show(limit_rps)} requests/s, however fast the service is"
+    shares = [
+        f"{name}: {show_exact(rps)} ÷ {show(limit_rps)} = {100 * rps / limit_rps:.0f} %, at least "
+        f"{100 * CAPPED_SHARE:.0f} %"
+        for name, rps in rates.items()
+    ]
+    return CAPPED.finding(
+        f"{claim.where} ({' and '.join(row.name for row in rows)})",
+        f"at {claim.users} users the think time sets the throughput, so it cannot tell {' and '.join(rates)} apart",
+        [limit, *shares],
+        f"“{claim.text}” says of the throughput what would be true of every service that answers in well under {wait} "
+        "s. Throughput can only be compared where the service limits it: with more users or shorter waits.",
+        limit_rps=limit_rps,
+        **{f"{name}_rps": rps for name, rps in rates.items()},
     )
 
 
 def _check_winner(table: Table, claim: Claim) -> Iterator[Finding]:
     rows = table.level(claim.users)
-    winner = rows.get(claim.winner or "")
-    others = [row for target, row in rows.items() if target != claim.winner]
-    if winner is None or not others:
+    winner = rows.pop(claim.winner or "", None)
+    if winner is None:
         return
-    for other in others:
-        figures = _all_figures(winner, other)
-        if figures and all(is_worse for _, is_worse in figures):
-            yield Finding(
-                rule=CLAIMED_WINNER.name,
-                row=claim.where,
-                says=f"{table.names.get(winner.target, winner.target)} is the named winner and worse in every figure",
-                sums=[text for text, _ in figures],
-                numbers={},
-                instead=f"At {claim.users} users the rows speak for {table.names.get(other.target, other.target)}.",
+    for other in rows.values():
+        compared = _all_readings(winner, other)
+        if compared and all(_is_worse(one) for one in compared):
+            yield CLAIMED_WINNER.finding(
+                claim.where,
+                f"{table.title_of(winner.target)} is the named winner and worse in every figure",
+                [
+                    f"{one.name}: {show_exact(one.winner.value)} against {show_exact(one.other.value)}"
+                    for one in compared
+                ],
+                f"At {claim.users} users the rows speak for {table.title_of(other.target)}.",
             )
 
 
-def _all_figures(winner: Row, other: Row) -> list[tuple[str, bool]]:
-    """Return each figure of both rows, and whether the winner's is worse beyond rounding.
+def _all_readings(winner: Row, other: Row) -> list[_Reading]:
+    """Return each figure of both rows that can speak for one of them.
 
-    Equal failures speak for nobody; requests do not either, as the runs may have differed in length.
+    Equal failures speak for neither; requests do not either, as the runs may have differed in length.
     """
-    failures = [one for one in _failures("", winner.all, other.all) if one.winner.value != one.other.value]
-    low = [*_pair_readings(Statement("", "latency", None, "less"), winner, other), *failures]
-    high = [one for one in _throughputs("", winner.all, other.all) if one.is_rps]
     return [
-        *((_versus(one), one.winner.high < one.other.low) for one in high),
-        *((_versus(one), one.winner.low > one.other.high) for one in low),
+        *(one for one in _throughputs("", winner.all, other.all) if one.throughput_by == "RPS"),
+        *_pair_readings(Statement(text="", quantity="latency", sense="less"), winner, other),
+        *(one for one in _failures("", winner.all, other.all) if one.winner.value != one.other.value),
     ]
 
 
-def _versus(reading: _Reading) -> str:
-    return f"{reading.name}: {show_exact(reading.winner.value)} against {show_exact(reading.other.value)}"
+def _is_worse(one: _Reading) -> bool:
+    """Return whether the winner is worse beyond rounding: a lower throughput, or more of anything else."""
+    return one.winner.high < one.other.low if one.throughput_by else one.winner.low > one.other.high
 
 
-def _check_conclusion(table: Table, conclusion: Conclusion) -> Iterator[Finding]:
-    if conclusion.target is None or not conclusion.covers_all_levels:
+def _check_conclusion(table: Table, conclusion: Claim) -> Iterator[Finding]:
+    if conclusion.target is None or not conclusion.all_levels:
         return
-    others = [
-        claim
-        for claim in table.claims
-        if claim.names_winner and claim.winner is not None and claim.winner != conclusion.target
-    ]
-    for claim in others:
-        winner = table.names.get(claim.winner or "", claim.winner or "")
-        yield Finding(
-            rule=CONTRADICTION.name,
-            row=f"{conclusion.where} and {claim.where}",
-            says=f"“{conclusion.text}” contradicts the report's own winner at {claim.users} users, {winner}",
-            sums=[f"{claim.where}: winner {winner}, “{claim.text}”", f"{conclusion.where}: “{conclusion.text}”"],
-            numbers={},
-            instead=f"The recommendation leaves {claim.users} users out, or {winner} is not the winner there.",
+    for claim in table.claims:
+        if not claim.names_winner or claim.winner == conclusion.target:
+            continue
+        winner = table.title_of(claim.winner)
+        yield CONTRADICTION.finding(
+            f"{conclusion.where} and {claim.where}",
+            f"“{conclusion.text}” contradicts the report's own winner at {claim.users} users, {winner}",
+            [f"{claim.where}: winner {winner}, “{claim.text}”", f"{conclusion.where}: “{conclusion.text}”"],
+            f"The recommendation leaves {claim.users} users out, or {winner} is not the winner there.",
         )
 
 
-def _check_pair(first: tuple[Claim, Statement], second: tuple[Claim, Statement]) -> Iterator[Finding]:
-    (claim, one), (other_claim, two) = first, second
-    if (claim.users, claim.winner) != (other_claim.users, other_claim.winner) or _kind(one) != _kind(two):
+def _check_pair(first: _Said, second: _Said) -> Iterator[Finding]:
+    one, two = first.statement, second.statement
+    if _subject(first) != _subject(second) or one.amount is None or two.amount is None:
         return
-    if one.amount is None or two.amount is None:
-        return
-    less, more = sorted((one.amount.value.value, two.amount.value.value))
-    halves = (one.amount.half_unit, two.amount.half_unit)
+    less, more = sorted((one.amount.value, two.amount.value))
+    halves = (one.half_unit, two.half_unit)
     if more - less >= sum(halves):
-        yield Finding(
-            rule=CONTRADICTION.name,
-            row=f"{claim.where} and {other_claim.where}",
-            says=f"“{one.text}” and “{two.text}” are said of the same rows",
-            sums=[
-                (
-                    f"{show(more)} − {show(less)} = {show(more - less)}; "
-                    f"rounding explains less than {show(halves[0])} + {show(halves[1])} = {show(sum(halves))}"
-                ),
-            ],
-            numbers={"first": one.amount.value.value, "second": two.amount.value.value},
-            instead="One quantity of two rows has one value; at most one of the two is it.",
+        explained = f"{show(halves[0])} + {show(halves[1])} = {show(sum(halves))}"
+        yield CONTRADICTION.finding(
+            f"{first.claim.where} and {second.claim.where}",
+            f"“{one.text}” and “{two.text}” are said of the same rows",
+            [f"{show(more)} − {show(less)} = {show(more - less)}; rounding explains less than {explained}"],
+            "One quantity of two rows has one value; at most one of the two is it.",
+            first=one.amount.value,
+            second=two.amount.value,
         )
 
 
-def _kind(statement: Statement) -> tuple[object, ...]:
-    return statement.quantity, statement.endpoint, statement.sense, statement.amount and statement.amount.unit
-
-
-def _listed(names: Mapping[str, float]) -> str:
-    return " and ".join(names)
+def _subject(said: _Said) -> tuple[object, ...]:
+    one = said.statement
+    return said.claim.users, said.claim.winner, one.quantity, one.endpoint, one.sense, one.times is None

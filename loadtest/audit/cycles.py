@@ -27,7 +27,7 @@ IMPOSSIBLE_RATE = Rule(
     source="interactive response time law, N = X (R + Z): Lazowska et al., Quantitative System Performance, 1984",
     tolerance=(
         "RPS by half a unit of its last digit. The last wait of each user may reach beyond the end of the run, so "
-        "users × longest wait ÷ requests is added to a cycle. Chance: 4 standard deviations of the mean of so many "
+        "users × longest wait ÷ requests is added to a cycle. Chance: 4 standard deviations of the mean of that many "
         "waits, 4 × (longest − shortest) ÷ √(12 × requests), and of the mix of endpoints."
     ),
 )
@@ -48,7 +48,7 @@ HIDDEN_TIME = Rule(
 
 @dataclass(frozen=True)
 class Allowance:
-    """What an honest row may lack or have too much, seconds per request."""
+    """What an honest row may lack or have in excess, seconds per request."""
 
     reason: str
     value_s: float
@@ -140,19 +140,8 @@ def check_hidden_time(row: Row) -> list[Finding] | None:
 
 def list_cycles(row: Row) -> list[CycleLine]:
     """Return the cycles of a row for its reader."""
-    return [
-        CycleLine(
-            row=row.name,
-            by=cycle.by,
-            cycle_s=cycle.cycle_s,
-            wait_s=cycle.wait_s,
-            latency_s=cycle.latency_s,
-            hidden_s=cycle.hidden_s,
-            least_s=cycle.least_s,
-            most_s=cycle.most_s,
-        )
-        for cycle in find_cycles(row)
-    ]
+    shown = ("by", "cycle_s", "wait_s", "latency_s", "hidden_s", "least_s", "most_s")
+    return [CycleLine(row=row.name, **{key: getattr(cycle, key) for key in shown}) for cycle in find_cycles(row)]
 
 
 def _mean_latency_ms(row: Row) -> Interval | None:
@@ -171,10 +160,19 @@ def _has_untimed(row: Row) -> bool:
 
 
 def _cycle(row: Row, by: str, duration_s: Interval, latency_ms: Interval) -> Cycle:
-    assert row.all.requests and row.mean_wait_s is not None, "only of rows that print both"  # noqa: PT018
+    assert row.all.requests and row.wait_s and row.mean_wait_s is not None, "only of rows that print both"  # noqa: PT018
     cycle = duration_s * (row.users / row.all.requests)
     latency = latency_ms * 0.001
     chance, generator = _chance(row), _generator(row, cycle)
+    longest_s, longest_wait_s = longest_latency_s(row), row.wait_s[1]
+    if row.window.is_steady:
+        # It begins in the middle of a cycle, of which both the request and the wait may belong to an earlier request.
+        ends = (longest_s + longest_wait_s, "longest answer and wait")
+        unanswered, beyond = _spread(row, "unanswered at the end", *ends), _spread(row, "beyond the end", *ends)
+    else:
+        how = "longest answer" if row.all.max_ms is not None else f"{show_s(LATENCY_FACTOR)} × the largest mean"
+        unanswered = _spread(row, "unanswered at the end", longest_s, how)
+        beyond = _spread(row, "beyond the end", longest_wait_s, "longest wait")
     return Cycle(
         by=by,
         sum=_cycle_sum(row, by, duration_s),
@@ -182,32 +180,25 @@ def _cycle(row: Row, by: str, duration_s: Interval, latency_ms: Interval) -> Cyc
         wait_s=row.mean_wait_s,
         latency_s=latency.value,
         less=[
-            Allowance(
-                "rounding and mix",
-                cycle.value - cycle.low + latency.high - latency.value,
-                _drop(cycle.value, cycle.low, latency.high, latency.value),
-            ),
+            _rounding(cycle.value, cycle.low, latency.high, latency.value),
             _ramp(row, duration_s.value),
-            _spread(row, "unanswered at the end", *_edge(row)),
+            unanswered,
             chance,
             generator,
         ],
         more=[
-            Allowance(
-                "rounding and mix",
-                cycle.high - cycle.value + latency.value - latency.low,
-                _drop(cycle.high, cycle.value, latency.value, latency.low),
-            ),
-            _spread(row, "beyond the end", *_overhang(row)),
+            _rounding(cycle.high, cycle.value, latency.value, latency.low),
+            beyond,
             chance,
             *([generator] if row.generator_share else []),
         ],
     )
 
 
-def _drop(longer_s: float, shorter_s: float, higher_s: float, lower_s: float) -> str:
-    """Write down by how much a cycle may be shorter, and a latency higher, than printed."""
-    return f"cycle {show_s(longer_s)} − {show_s(shorter_s)}, latency {show_s(higher_s)} − {show_s(lower_s)}"
+def _rounding(longer_s: float, shorter_s: float, higher_s: float, lower_s: float) -> Allowance:
+    """Return by how much a cycle may be shorter, and a latency higher, than printed."""
+    how = f"cycle {show_s(longer_s)} − {show_s(shorter_s)}, latency {show_s(higher_s)} − {show_s(lower_s)}"
+    return Allowance("rounding and mix", longer_s - shorter_s + higher_s - lower_s, how)
 
 
 def _cycle_sum(row: Row, by: str, duration_s: Interval) -> str:
@@ -233,38 +224,11 @@ def mean_lateness_s(ramp_s: float, duration_s: float) -> float:
 
 
 def _spread(row: Row, reason: str, per_user_s: float, how: str) -> Allowance:
-    """Return what costs each user so many seconds in each run, spread over all requests."""
+    """Return what costs each user some seconds in each run, spread over all requests."""
     assert row.all.requests, "only of rows with requests"
     runs = f" × {row.window.runs} runs" if row.window.runs > 1 else ""
-    return Allowance(
-        reason,
-        row.users * row.window.runs * per_user_s / row.all.requests,
-        f"{row.users} users × {show_s(per_user_s)} s{runs} ÷ {row.all.requests}; {how}",
-    )
-
-
-def _edge(row: Row) -> tuple[float, str]:
-    """Return how much of a user's time may belong to a request that the row does not count.
-
-    In a whole run that is the one under way at its end. A steady window begins in the middle of a cycle, of which
-    both the request and the wait may belong to an earlier request.
-    """
-    assert row.wait_s is not None, "only of rows with a think time"
-    if row.window.is_steady:
-        return longest_latency_s(row) + row.wait_s[1], "longest answer and wait"
-    return longest_latency_s(row), _longest(row)
-
-
-def _overhang(row: Row) -> tuple[float, str]:
-    """Return how far the last cycle of a user may reach beyond the end."""
-    assert row.wait_s is not None, "only of rows with a think time"
-    if row.window.is_steady:
-        return longest_latency_s(row) + row.wait_s[1], "longest answer and wait"
-    return row.wait_s[1], "longest wait"
-
-
-def _longest(row: Row) -> str:
-    return "longest answer" if row.all.max_ms is not None else f"{show_s(LATENCY_FACTOR)} × the largest mean"
+    value_s = row.users * row.window.runs * per_user_s / row.all.requests
+    return Allowance(reason, value_s, f"{row.users} users × {show_s(per_user_s)} s{runs} ÷ {row.all.requests}; {how}")
 
 
 def _chance(row: Row) -> Allowance:
@@ -287,24 +251,19 @@ def _generator(row: Row, cycle: Interval) -> Allowance:
 def _hidden(row: Row, cycles: list[Cycle]) -> Finding:
     least = min(cycles, key=lambda cycle: cycle.least_s)
     shown = f"{show(least.hidden_s)} s" if len(cycles) == 1 else f"at least {show(least.hidden_s)} s"
-    return Finding(
-        rule=HIDDEN_TIME.name,
-        row=row.name,
-        says=f"each request costs a user {shown} that neither the wait nor the latencies account for",
-        sums=[*_latency_sums(row), *(line for cycle in cycles for line in _cycle_sums(cycle))],
-        numbers={
-            "cycle_s": least.cycle_s,
-            "wait_s": least.wait_s,
-            "latency_s": least.latency_s,
-            "hidden_s": least.hidden_s,
-            "least_s": least.least_s,
-        },
-        instead=(
-            f"A cycle holds at least {show_s(least.least_s)} s of something else: a call that the statistics do not "
-            "count (such as a login made by another client), requests that were never answered or have no response "
-            "time, or a load generator that was late. So the latencies are not all that users waited for; and if it is "
-            "a call, the service did work that no figure here shows."
-        ),
+    return HIDDEN_TIME.finding(
+        row.name,
+        f"each request costs a user {shown} that neither the wait nor the latencies account for",
+        [*_latency_sums(row), *(line for cycle in cycles for line in _cycle_sums(cycle))],
+        f"A cycle holds at least {show_s(least.least_s)} s of something else: a call that the statistics do not count "
+        "(such as a login made by another client), requests that were never answered or have no response time, or a "
+        "load generator that was late. So the latencies are not all that users waited for; and if it is a call, the "
+        "service did work that no figure here shows.",
+        cycle_s=least.cycle_s,
+        wait_s=least.wait_s,
+        latency_s=least.latency_s,
+        hidden_s=least.hidden_s,
+        least_s=least.least_s,
     )
 
 
@@ -312,26 +271,23 @@ def _impossible(row: Row, cycles: list[Cycle]) -> Finding:
     most = max(cycles, key=lambda cycle: cycle.most_s)
     limit_rps = row.users / (most.wait_s + most.latency_s)
     sent_rps = row.users / most.cycle_s if most.cycle_s > 0 else inf
-    return Finding(
-        rule=IMPOSSIBLE_RATE.name,
-        row=row.name,
-        says=f"{row.users} users with this wait and latency send at most {show(limit_rps)} requests/s, not "
-        f"{show(sent_rps)}",
-        sums=[
+    latency = f"{show_s(most.latency_s)} s latency"
+    return IMPOSSIBLE_RATE.finding(
+        row.name,
+        f"{row.users} users with this wait and latency send at most {show(limit_rps)} requests/s, not {show(sent_rps)}",
+        [
             *_latency_sums(row),
-            (
-                f"{row.users} users ÷ ({show_s(most.wait_s)} s wait + {show_s(most.latency_s)} s latency) = "
-                f"{show(limit_rps)} requests/s"
-            ),
+            f"{row.users} users ÷ ({show_s(most.wait_s)} s wait + {latency}) = {show(limit_rps)} requests/s",
             _rest_sum(most),
             *(f"+ {_told(allowance)}" for allowance in most.more if allowance.value_s),
             f"= {show_s(most.most_s)} s, and below 0 s no cycle can be",
         ],
-        numbers={"cycle_s": most.cycle_s, "wait_s": most.wait_s, "latency_s": most.latency_s, "limit_rps": limit_rps},
-        instead=(
-            "There were more users, or shorter waits (several requests to one wait, for instance), or fewer requests "
-            "a second than this row says."
-        ),
+        "There were more users, or shorter waits (several requests to one wait, for instance), or fewer requests a "
+        "second than this row says.",
+        cycle_s=most.cycle_s,
+        wait_s=most.wait_s,
+        latency_s=most.latency_s,
+        limit_rps=limit_rps,
     )
 
 

@@ -1,24 +1,13 @@
-"""What an audit hands over: findings with their sums, the rules behind them, and how numbers are shown.
+"""The result of an audit: findings with their calculation, the rules behind them, and how numbers are shown.
 
-Made by the rules, printed by `terminal` and `markdown`; its JSON is what `--format json` gives.
+Made by the rules, printed by `terminal` and `markdown`; its JSON is what `--format json` prints.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One kind of check, as its reader needs it."""
-
-    name: str
-    formula: str
-    source: str
-    tolerance: str
-    """What it allows for, and why so much."""
 
 
 class _Record(BaseModel):
@@ -41,6 +30,31 @@ class Finding(_Record):
     """What must be true instead."""
 
 
+@dataclass(frozen=True)
+class Rule:
+    """One kind of check, as its reader needs it."""
+
+    name: str
+    formula: str
+    source: str
+    tolerance: str
+    """What it allows for, and why so much."""
+
+    def finding(self, row: str, says: str, sums: Sequence[str], instead: str, **numbers: float) -> Finding:
+        """Return a finding of this rule."""
+        return Finding(rule=self.name, row=row, says=says, sums=list(sums), numbers=numbers, instead=instead)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A rule that was applied to a report."""
+
+    rule: Rule
+    findings: Sequence[Finding]
+    count: int
+    """Rows or claims that print what the rule needs."""
+
+
 class CycleLine(_Record):
     """Where one row leaves the time of its users, seconds per request."""
 
@@ -58,7 +72,7 @@ class CycleLine(_Record):
 
 
 class RuleResult(_Record):
-    """What became of one rule."""
+    """A rule with the number of its findings."""
 
     rule: str
     checked: int
@@ -69,7 +83,7 @@ class RuleResult(_Record):
     tolerance: str
 
 
-class Row(_Record):
+class RowLine(_Record):
     """One row as it was read."""
 
     row: str
@@ -88,7 +102,7 @@ class Audit(_Record):
     title: str
     stated: list[str]
     """What the report says of its test."""
-    rows: list[Row]
+    rows: list[RowLine]
     claims: list[str]
     findings: list[Finding]
     cycles: list[CycleLine]

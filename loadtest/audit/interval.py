@@ -12,7 +12,7 @@ _FLOAT_SHARE = 1e-9
 """What calculating with floats may change."""
 
 _LOCUST_STEPS_MS = ((100.0, 1.0), (1000.0, 10.0), (10000.0, 100.0), (math.inf, 1000.0))
-"""Locust keeps latencies below so many ms in steps of so many: two significant digits (`bucket_response_time`)."""
+"""Limit and step: Locust keeps two significant digits of a latency (`bucket_response_time`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def printed(number: Decimal | int) -> Interval:
 
 
 def printed_or_cut(number: Decimal | int) -> Interval:
-    """Return a number of which nobody knows whether it was rounded or cut off, as Locust's console cuts averages."""
+    """Return a number that was either rounded or cut off, as Locust's console cuts averages."""
     rounded = printed(number)
     return Interval(rounded.low, rounded.value, float(number) + unit_of(number))
 

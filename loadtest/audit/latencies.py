@@ -1,7 +1,7 @@
 """Rules on latencies: means and medians of all requests against those of the endpoints, and against each other."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 
@@ -16,9 +16,9 @@ WEIGHTED_MEAN = Rule(
     source="what a mean is",
     tolerance=(
         "Printed means by a whole unit of the last digit (Locust's console cuts them off). With shares from the task "
-        "weights instead of counts, 4 standard deviations of a mean over so many random choices of an endpoint. Locust "
-        "counts requests without a response time and leaves them out of its means: a mean that some number of them "
-        "makes exactly is told in a note, and no rule then takes counts for those of the latencies."
+        "weights instead of counts, 4 standard deviations of a mean over that many random choices of an endpoint. "
+        "Locust counts requests without a response time and leaves them out of its means: a mean that some number of "
+        "them explains exactly is reported in a note, and no rule then uses the counts as those of the latencies."
     ),
 )
 
@@ -31,7 +31,7 @@ MIXTURE_MEDIAN = Rule(
     source="counting (proof in `highest_median_ms`), and Markov's inequality",
     tolerance=(
         "Medians by half a unit of the last digit, or by the two digits that Locust keeps, whichever is coarser. With "
-        "shares from the task weights, 4 standard deviations of a share in so many random choices."
+        "shares from the task weights, 4 standard deviations of a share in that many random choices."
     ),
 )
 
@@ -61,79 +61,69 @@ PERCENTILE_ORDER = Rule(
 
 def check_weighted_mean(row: Row) -> list[Finding] | None:
     """Compare the mean of all requests with what the endpoints' means make of it."""
-    mixed, whole = row.mixed_avg_ms(), row.all.avg_ms
-    if mixed is None or whole is None:
+    mixed, whole, shares = row.mixed_avg_ms(), row.all.avg_ms, row.shares()
+    if mixed is None or whole is None or shares is None:
         return None
     if mixed.overlaps(whole) or find_untimed(row) is not None:
         return []
-    shares = row.shares() or {}
-    terms = " + ".join(
-        f"{show_exact(share.value)} × {show_exact(mean.value)}"
-        for name, share in shares.items()
-        if (mean := row.parts[name].avg_ms) is not None
-    )
+    means = [(share, row.parts[name].avg_ms) for name, share in shares.items()]
+    terms = " + ".join(f"{show_exact(share.value)} × {show_exact(mean.value)}" for share, mean in means if mean)
+    made, printed = f"{show_exact(mixed.value)} ms", f"{show_exact(whole.value)} ms"
     return [
-        Finding(
-            rule=WEIGHTED_MEAN.name,
-            row=row.name,
-            says=f"the mean of all requests is {show_exact(whole.value)} ms, but the endpoints' means make it "
-            f"{show_exact(mixed.value)} ms",
-            sums=[
-                f"{terms} = {show_exact(mixed.value)} ms",
-                f"allowed: {show_range(mixed.low, mixed.high, show_exact)} ms; printed: {show_exact(whole.value)} ms",
+        WEIGHTED_MEAN.finding(
+            row.name,
+            f"the mean of all requests is {printed}, but the endpoints' means make it {made}",
+            [
+                f"{terms} = {made}",
+                f"allowed: {show_range(mixed.low, mixed.high, show_exact)} ms; printed: {printed}",
             ],
-            numbers={"printed_ms": whole.value, "weighted_ms": mixed.value},
-            instead=f"With these endpoints the mean of all requests is {show_exact(mixed.value)} ms; otherwise one of "
-            "the endpoints' means or shares is not as printed.",
+            f"With these endpoints the mean of all requests is {made}; otherwise one of the endpoints' means or shares "
+            "is not as printed.",
+            printed_ms=whole.value,
+            weighted_ms=mixed.value,
         )
     ]
 
 
 def check_mixture_median(row: Row) -> list[Finding] | None:
     """Compare the median of all requests with what the endpoints allow."""
-    median = row.all.median_ms
-    allowed = _median_range_ms(row)
+    median, allowed = row.all.median_ms, _allowed_median(row)
     if median is None or allowed is None:
         return None
-    low, high, why = allowed
-    if median.high >= low and median.low <= high:
+    if median.high >= allowed.low_ms and median.low <= allowed.high_ms:
         return []
-    medians = ", ".join(
-        f"{name} {show_exact(part.median_ms.value)} ms"
-        for name, part in row.parts.items()
-        if part.median_ms is not None
-    )
+    known = [(name, part.median_ms) for name, part in row.parts.items()]
+    medians = ", ".join(f"{name} {show_exact(one.value)} ms" for name, one in known if one is not None)
+    printed, shown = f"{show_exact(median.value)} ms", show_range(allowed.low_ms, allowed.high_ms)
     return [
-        Finding(
-            rule=MIXTURE_MEDIAN.name,
-            row=row.name,
-            says=f"the median of all requests, {show_exact(median.value)} ms, is outside {show_range(low, high)} ms, "
-            "which the endpoints allow",
-            sums=[f"medians: {medians}", why, f"printed for all requests: {show_exact(median.value)} ms"],
-            numbers={"median_ms": median.value, "lowest_ms": low, "highest_ms": high},
-            instead=f"The median of all requests is within {show_range(low, high)} ms, or an endpoint's figures are "
-            "not as printed.",
+        MIXTURE_MEDIAN.finding(
+            row.name,
+            f"the median of all requests, {printed}, is outside {shown} ms, which the endpoints allow",
+            [f"medians: {medians}", allowed.why, f"printed for all requests: {printed}"],
+            f"The median of all requests is within {shown} ms, or an endpoint's figures are not as printed.",
+            median_ms=median.value,
+            lowest_ms=allowed.low_ms,
+            highest_ms=allowed.high_ms,
         )
     ]
 
 
 def check_possible_means(row: Row) -> list[Finding] | None:
     """Compare the mean of each kind of requests with what its percentiles allow."""
-    known = [(name, figures) for name, figures in _kinds(row) if figures.avg_ms and _thresholds(figures)]
+    known = [(name, one, one.avg_ms) for name, one in row.kinds.items() if one.avg_ms and _thresholds(one)]
     if not known:
         return None
     # Before 2.47, percentiles of Locust count requests without a time as the shortest: too low to bound a mean by.
     are_lower = row.may_lack_times
-    return [finding for name, figures in known for finding in _check_mean(name, figures, are_lower=are_lower)]
+    return [one for name, figures, mean in known for one in _check_mean(name, figures, mean, are_lower=are_lower)]
 
 
 def check_percentile_order(row: Row) -> list[Finding] | None:
     """Check that percentiles never fall, and lie between minimum and maximum."""
-    is_whole = row.has_all_times
     known = [
         (name, figures, ordered)
-        for name, figures in _kinds(row)
-        for ordered in _ordered(figures, is_whole=is_whole)
+        for name, figures in row.kinds.items()
+        for ordered in _ordered(figures, is_whole=row.has_all_times)
         if len(ordered) > 1
     ]
     if not known:
@@ -191,24 +181,34 @@ def highest_median_ms(part: Printed, share: Interval) -> float:
     return min(bounds, default=inf)
 
 
-def _median_range_ms(row: Row) -> tuple[float, float, str] | None:
-    """Return the least and the largest median of all requests, and the sum that gives the largest."""
-    parts = {name: part for name, part in row.parts.items() if part.timed != 0}
-    medians = {name: part.median_ms for name, part in parts.items() if part.median_ms is not None}
-    if not medians or len(medians) < len(parts) or not row.parts_are_all:
+@dataclass(frozen=True)
+class _AllowedMedian:
+    """The least and the largest median of all requests, and the sum that gives the largest."""
+
+    low_ms: float
+    high_ms: float
+    why: str
+
+
+def _allowed_median(row: Row) -> _AllowedMedian | None:
+    medians = [part.median_ms for part in row.parts.values() if part.timed != 0]
+    known = [median for median in medians if median is not None]
+    if not known or len(known) < len(medians) or not row.parts_are_all:
         return None
-    low, high = min(one.low for one in medians.values()), max(one.high for one in medians.values())
+    low, high = min(one.low for one in known), max(one.high for one in known)
     why = f"between the smallest and the largest of them: {show(low)} to {show(high)} ms with rounding"
     for name, share in (row.shares() or {}).items() if row.has_all_times else ():
         bound = highest_median_ms(row.parts[name], share)
         if bound < high:
             high, why = bound, _sharper(name, row.parts[name], share, bound)
-    return low, high, why
+    return _AllowedMedian(low, high, why)
 
 
 def _sharper(name: str, part: Printed, share: Interval, bound: float) -> str:
     above = 1 - 1 / (2 * share.low)
-    told = f"{name} has at least {show(share.low)} of all requests, so at least {show(above)} of its own take as long"
+    told = (
+        f"{name} has at least {show(share.low)} of all requests, so at least {show(above)} of its requests take as long"
+    )
     if part.avg_ms is None or part.median_ms is None:
         return f"{told}: by its percentiles at most {show(bound)} ms"
     return (
@@ -217,64 +217,65 @@ def _sharper(name: str, part: Printed, share: Interval, bound: float) -> str:
     )
 
 
-def _kinds(row: Row) -> Iterator[tuple[str, Printed]]:
-    yield row.name, row.all
-    yield from ((f"{row.name}, {name}", part) for name, part in row.parts.items())
-
-
 def _thresholds(figures: Printed) -> list[tuple[float, Interval]]:
     return [(share, value) for share, value in figures.percentiles_ms if 0 < share < 1]
 
 
-def _check_mean(name: str, figures: Printed, *, are_lower: bool) -> Iterator[Finding]:
-    low, mean = lowest_mean_ms(figures), figures.avg_ms
-    assert mean is not None, "only of kinds that print a mean"
-    high = highest_mean_ms(replace(figures, percentiles_ms=[]) if are_lower else figures)
+def _check_mean(name: str, figures: Printed, mean: Interval, *, are_lower: bool) -> Iterator[Finding]:
+    low, high = lowest_mean_ms(figures), highest_mean_ms(replace(figures, percentiles_ms=[]) if are_lower else figures)
     if mean.high >= low and mean.low <= high * (1 + 1e-9):
         return
-    percentiles = ", ".join(f"p{100 * share:g} {show_exact(value.value)}" for share, value in _thresholds(figures))
+    percentiles = [f"p{100 * share:g} {show_exact(value.value)}" for share, value in _thresholds(figures)]
     ends = [(word, end) for word, end in (("minimum", figures.min_ms), ("maximum", figures.max_ms)) if end is not None]
-    printed = ", ".join([percentiles, *(f"{word} {show_exact(end.value)}" for word, end in ends)])
+    printed = ", ".join([*percentiles, *(f"{word} {show_exact(end.value)}" for word, end in ends)])
     allowed = f"from {show(low)} ms on" if high == inf else f"from {show(low)} to {show(high)} ms"
-    yield Finding(
-        rule=POSSIBLE_MEAN.name,
-        row=name,
-        says=f"a mean of {show_exact(mean.value)} ms cannot be with these percentiles, which allow one {allowed}",
-        sums=[f"printed: {printed} ms; mean {show_exact(mean.value)} ms", f"the percentiles allow a mean {allowed}"],
-        numbers={"mean_ms": mean.value, "lowest_ms": low} | ({"highest_ms": high} if high < inf else {}),
-        instead=f"The mean is {allowed}, or a percentile is not as printed.",
+    yield POSSIBLE_MEAN.finding(
+        name,
+        f"a mean of {show_exact(mean.value)} ms cannot be with these percentiles, which allow one {allowed}",
+        [f"printed: {printed} ms; mean {show_exact(mean.value)} ms", f"the percentiles allow a mean {allowed}"],
+        f"The mean is {allowed}, or a percentile is not as printed.",
+        mean_ms=mean.value,
+        lowest_ms=low,
+        **({"highest_ms": high} if high < inf else {}),
     )
 
 
-_Ordered = list[tuple[str, Interval]]
+@dataclass(frozen=True)
+class _Latency:
+    name: str
+    value: Interval
+
+    @property
+    def shown(self) -> str:
+        return f"{show_exact(self.value.value)} ms"
 
 
-def _ordered(figures: Printed, *, is_whole: bool) -> list[_Ordered]:
-    """Return lists of latencies that must not fall, with their names.
+def _ordered(figures: Printed, *, is_whole: bool) -> list[list[_Latency]]:
+    """Return lists of latencies that must not fall.
 
     Where requests may have no time, Locust's median (the first) and its percentiles may not be of the same ones, and a
     percentile of 0 is of none.
     """
-    least: _Ordered = [("minimum", figures.min_ms)] if figures.min_ms else []
-    most: _Ordered = [("maximum", figures.max_ms)] if figures.max_ms else []
-    known = [(f"p{100 * share:g}", value) for share, value in figures.percentiles_ms]
+    least = [_Latency("minimum", figures.min_ms)] if figures.min_ms else []
+    most = [_Latency("maximum", figures.max_ms)] if figures.max_ms else []
+    known = [_Latency(f"p{100 * share:g}", value) for share, value in figures.percentiles_ms]
     if is_whole:
         return [[*least, *known, *most]]
-    return [[*least, *known[:1], *most], [*least, *(one for one in known[1:] if one[1].value > 0), *most]]
+    return [[*least, *known[:1], *most], [*least, *(one for one in known[1:] if one.value.value > 0), *most]]
 
 
-def _falls(name: str, figures: Printed, ordered: _Ordered) -> Iterator[Finding]:
+def _falls(name: str, figures: Printed, ordered: list[_Latency]) -> Iterator[Finding]:
     # Of an even number Locust before 2.47 has the lower one of the middle two as its median, and the upper one as 50 %.
     is_odd = bool(figures.timed and figures.timed % 2)
-    for (first, lower), (second, upper) in pairwise(ordered):
-        if _is_above(lower, upper) or (is_odd and first == second and _is_above(upper, lower)):
-            yield Finding(
-                rule=PERCENTILE_ORDER.name,
-                row=name,
-                says=f"{first} is {show_exact(lower.value)} ms, but {second} is {show_exact(upper.value)} ms",
-                sums=[f"{first} {show_exact(lower.value)} ms ≰ {second} {show_exact(upper.value)} ms"],
-                numbers={"lower_ms": lower.value, "upper_ms": upper.value},
-                instead=f"{first} is never above {second} of the same requests; one of them is not as printed.",
+    for one, two in pairwise(ordered):
+        if _is_above(one.value, two.value) or (is_odd and one.name == two.name and _is_above(two.value, one.value)):
+            yield PERCENTILE_ORDER.finding(
+                name,
+                f"{one.name} is {one.shown}, but {two.name} is {two.shown}",
+                [f"{one.name} {one.shown} ≰ {two.name} {two.shown}"],
+                f"{one.name} is never above {two.name} of the same requests; one of them is not as printed.",
+                lower_ms=one.value.value,
+                upper_ms=two.value.value,
             )
 
 

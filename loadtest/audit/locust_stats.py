@@ -26,7 +26,7 @@ from loadtest.figures.locust_files import (
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a `_stats.csv` does not say of its run; None where nobody knows."""
+    """What a `_stats.csv` does not say of its run; None where it is unknown."""
 
     users: int | None = None
     duration_s: float | None = None
@@ -115,7 +115,7 @@ def _stated(facts: RunFacts) -> list[str]:
     if facts.duration_s is not None:
         lines.append(f"duration: {show(facts.duration_s)} s")
     if facts.spawn_rate_per_s is not None:
-        lines.append(f"users come at {show(facts.spawn_rate_per_s)} per s")
+        lines.append(f"spawn rate: {show(facts.spawn_rate_per_s)} users per s")
     if facts.wait_s is not None:
         lines.append(f"each user waits {show_range(*facts.wait_s)} s between requests")
     return lines
@@ -124,11 +124,9 @@ def _stated(facts: RunFacts) -> list[str]:
 def _notes(facts: RunFacts) -> list[str]:
     notes = []
     if facts.duration_s is None:
-        notes.append("without --duration, requests ÷ RPS is compared with nothing but itself")
+        notes.append("without --duration, requests ÷ RPS is compared only between endpoints")
     if facts.users is None or facts.wait_s is None:
-        notes.append("without --users and --wait, nothing can be said of think time and of hidden time")
+        notes.append("without --users and --wait, think time and hidden time are not checked")
     elif facts.spawn_rate_per_s is None:
-        notes.append(
-            f"without --spawn-rate, users are taken to come as Locust lets them: {LOCUST_SPAWN_RATE_PER_S:g} per s"
-        )
+        notes.append(f"without --spawn-rate, Locust's default is assumed: {LOCUST_SPAWN_RATE_PER_S:g} user per s")
     return notes

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from loadtest.audit.finding import Audit, CycleLine, Finding, Row, RuleResult, show, show_exact
+from loadtest.audit.finding import Audit, CycleLine, Finding, RowLine, RuleResult, show, show_exact
 from loadtest.page.markdown import make_table
 
 _NOTHING = "—"
@@ -39,7 +39,7 @@ def _input(audit: Audit) -> Iterator[str]:
         yield "\n".join(f"- {claim}" for claim in audit.claims)
 
 
-def _row_cells(row: Row) -> tuple[str, ...]:
+def _row_cells(row: RowLine) -> tuple[str, ...]:
     numbers = (row.requests, row.rps, row.median_ms, row.avg_ms)
     requests, rps, median, mean = (_NOTHING if number is None else show_exact(number) for number in numbers)
     return (row.row, requests, rps, row.failures or _NOTHING, median, mean, row.endpoints or _NOTHING)
@@ -70,7 +70,7 @@ def _cycles(audit: Audit) -> Iterator[str]:
         "Seconds per request. Hidden = cycle − wait − latency. “Surely” is what remains after every allowance of the "
         "rule *hidden time*, “at most” with every allowance of the rule *think-time limit*. Where “surely” is not "
         "above 0, rounding, chance and the ends of the run may explain it all. A row whose requests ÷ RPS contradicts "
-        "the stated duration stands here twice, as nobody knows which of the two is right: the second time with the "
+        "the stated duration is listed twice, since either may be right: the second time with the "
         "shortest duration for the cycle and “surely”, with the longest for “at most”."
     )
     header = ("row", "by", "cycle", "wait", "latency", "hidden", "surely", "at most", "so")

@@ -4,49 +4,37 @@ Every key is checked. Numbers keep the digits that they are printed with, for th
 claim says stands beside its words as data: sentences are quoted, and never read.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, create_model, model_validator
 
 from loadtest.audit.finding import show, show_range
 from loadtest.audit.interval import Interval, exact, printed, printed_or_cut, printed_percentile
-from loadtest.audit.table import (
-    LOCUST_SPAWN_RATE_PER_S,
-    Amount,
-    Claim,
-    Conclusion,
-    Printed,
-    Quantity,
-    Row,
-    Sense,
-    Statement,
-    Table,
-    Window,
-)
+from loadtest.audit.table import LOCUST_SPAWN_RATE_PER_S, MOST, Claim, Printed, Row, Strict, Table, Window
 from loadtest.errors import BadInputError
-from loadtest.plan.plan import check_keys
+from loadtest.plan.keys import check_keys
 from loadtest.plan.yaml_file import KitLoader, construct_float, read_yaml_mapping
 
 _PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
-_AS_DATA = "as in tests/audits/published_report.yaml"
-
-_MOST = 1e12
-"""Of any figure: what is above is a slip, and its square may be too large for a float."""
-
-_NotNegative = Annotated[Decimal, Field(ge=0, le=_MOST)]
 
 
-class _Strict(BaseModel):
-    # A misspelled key would otherwise be a figure that nobody checks.
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+def _ascending(value: Any) -> Any:
+    if isinstance(value, tuple) and value[0] > value[1]:
+        raise ValueError(f"the first number must not be above the second, as in {[*value]}")
+    return value
 
 
-class _Figures(_Strict):
-    failures: int | None = Field(default=None, ge=0, le=int(_MOST))
+_NotNegative = Annotated[Decimal, Field(ge=0, le=MOST)]
+_Count = Annotated[int, Field(ge=0, le=MOST)]
+
+
+class _Figures(Strict):
+    failures: _Count | None = None
     failures_percent: _NotNegative | None = None
     rps: _NotNegative | None = None
     median_ms: _NotNegative | None = None
@@ -55,10 +43,25 @@ class _Figures(_Strict):
     p99_ms: _NotNegative | None = None
     min_ms: _NotNegative | None = None
     max_ms: _NotNegative | None = None
+    requests: _Count | None = None
+
+    def printed(self) -> Printed:
+        percentiles = [(share, getattr(self, key)) for key, share in _PERCENTILES.items()]
+        return Printed(
+            requests=self.requests,
+            failures=self.failures,
+            failures_percent=_rounded(self.failures_percent),
+            rps=_rounded(self.rps),
+            avg_ms=_rounded(self.avg_ms, printed_or_cut),
+            percentiles_ms=[(share, printed_percentile(value)) for share, value in percentiles if value is not None],
+            min_ms=_rounded(self.min_ms, printed_or_cut),
+            max_ms=_rounded(self.max_ms, printed_or_cut),
+            timed=self.requests,
+        )
 
 
-class _Endpoint(_Figures):
-    requests: int | None = Field(default=None, ge=0, le=int(_MOST))
+def _rounded(number: Decimal | None, how: Callable[[Decimal], Interval] = printed) -> Interval | None:
+    return None if number is None else how(number)
 
 
 class _Result(_Figures):
@@ -66,7 +69,7 @@ class _Result(_Figures):
     target: str | None = Field(default=None, min_length=1)
     """Instead of instances, where targets differ otherwise."""
     users: PositiveInt
-    requests: int = Field(ge=0, le=int(_MOST))
+    requests: _Count
 
     @model_validator(mode="after")
     def _is_of_one_target(self) -> Self:
@@ -75,7 +78,7 @@ class _Result(_Figures):
         return self
 
     @property
-    def endpoints(self) -> dict[str, _Endpoint]:
+    def endpoints(self) -> dict[str, _Figures]:
         """Return the figures of each endpoint, which is a key of its own beside these (see `_file_with`)."""
         fields = type(self).model_fields.items()
         return {field.alias: part for name, field in fields if field.alias and (part := getattr(self, name))}
@@ -89,95 +92,33 @@ class _Result(_Figures):
         return self.target or f"{self.instances} instance{'s' * (self.instances != 1)}"
 
 
-class _Test(_Strict):
-    users: list[PositiveInt] = []
+class _Test(Strict):
+    users: list[PositiveInt] = Field(default=[])
     spawn_rate_per_s: PositiveFloat | None = None
-    duration_s: PositiveFloat | tuple[PositiveFloat, PositiveFloat] | None = None
+    duration_s: Annotated[PositiveFloat | tuple[PositiveFloat, PositiveFloat] | None, AfterValidator(_ascending)] = None
     """One number, or the shortest and the longest."""
 
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if isinstance(self.duration_s, tuple) and self.duration_s[0] > self.duration_s[1]:
-            raise ValueError(f"duration_s: the first number must not be above the second, as in {[*self.duration_s]}")
-        return self
-
-
-class _Workload(_Strict):
-    wait_s: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
-    weights: dict[str, PositiveFloat] = {}
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if self.wait_s and self.wait_s[0] > self.wait_s[1]:
-            raise ValueError(f"wait_s: the first number must not be above the second, as in {[*self.wait_s]}")
-        return self
-
-
-class _Statement(_Strict):
-    text: str
-    """The words that say it: a part of the claim's."""
-    quantity: Quantity
-    endpoint: str | None = None
-    sense: Sense
-    percent: Annotated[Decimal, Field(gt=0, le=_MOST)] | None = None
-    times: Annotated[Decimal, Field(gt=0, le=_MOST)] | None = None
-    """Instead of percent; neither where the words hold no number."""
-
-    @model_validator(mode="after")
-    def _has_one_amount(self) -> Self:
-        given = [amount for amount in (self.percent, self.times) if amount is not None]
-        if len(given) > 1 or (given and self.sense == "same"):
-            raise ValueError("give either percent or times, and neither with the sense `same`")
-        return self
-
-
-_KINDS = {
-    "because": {"users", "winner", "because", "says"},
-    "recommendation": {"users", "recommendation", "says"},
-    "bottom_line": {"bottom_line", "target", "all_levels"},
-}
-
-
-class _Claim(_Strict):
-    users: PositiveInt | None = None
-    winner: int | str | None = None
-    because: str | None = None
-    recommendation: str | None = None
-    """For one number of users; of the winner that the report names there."""
-    says: list[_Statement] = []
-    bottom_line: str | None = None
-    target: int | str | None = None
-    """The one that the bottom line recommends."""
-    all_levels: bool = False
-    """Whether the bottom line is for every number of users."""
-
-    @model_validator(mode="after")
-    def _is_of_one_kind(self) -> Self:
-        kinds = [kind for kind in _KINDS if kind in self.model_fields_set]
-        about_level = kinds in (["because"], ["recommendation"])
-        if len(kinds) != 1 or self.model_fields_set - _KINDS[kinds[0]] or (about_level and self.users is None):
-            raise ValueError(
-                "give either users, winner, because and says, or users, recommendation and says, or bottom_line, "
-                f"target and all_levels, {_AS_DATA}"
-            )
-        unquoted = [one.text for one in self.says if one.text not in self.words]
-        if unquoted:
-            raise ValueError(f"says: {', '.join(map(repr, unquoted))} is no part of {self.words!r}")
-        return self
-
     @property
-    def words(self) -> str:
-        return self.because or self.recommendation or self.bottom_line or ""
+    def stated_s(self) -> Interval | None:
+        if isinstance(self.duration_s, tuple):
+            low, high = self.duration_s
+            return Interval(low, (low + high) / 2, high)
+        return None if self.duration_s is None else exact(self.duration_s)
 
 
-class _File(_Strict):
+class _Workload(Strict):
+    wait_s: Annotated[tuple[NonNegativeFloat, NonNegativeFloat] | None, AfterValidator(_ascending)] = None
+    weights: dict[str, PositiveFloat] = Field(default={})
+
+
+class _File(Strict):
     title: str
-    machine: dict[str, Any] = {}
-    endpoints: dict[str, dict[str, Any]] = {}
+    machine: dict[str, Any] = Field(default={})
+    endpoints: dict[str, dict[str, Any]] = Field(default={})
     test: _Test = _Test()
     workload: _Workload = _Workload()
     results: list[_Result] = Field(min_length=1)
-    claims: list[_Claim] = []
+    claims: list[Claim] = Field(default=[])
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -187,8 +128,8 @@ class _File(_Strict):
         return self
 
     def _repeated_rows(self) -> list[str]:
-        rows = [(row.label, row.users) for row in self.results]
-        return [f"results: {label}, {users} users stands there twice" for label, users in _repeated(rows)]
+        rows = Counter(f"{row.label}, {row.users} users" for row in self.results)
+        return [f"results: {row} stands there twice" for row, count in sorted(rows.items()) if count > 1]
 
     def _unknown_endpoints(self) -> list[str]:
         known = f"is not among the endpoints ({_listed(self.endpoints)})"
@@ -203,7 +144,7 @@ class _File(_Strict):
         return [
             f"claims: the {what} {name} has no row ({_listed(known)})"
             for what, name in named
-            if name is not None and str(name) not in known
+            if name is not None and name not in known
         ]
 
 
@@ -212,15 +153,19 @@ def read_published(path: Path) -> Table:
     raw = read_yaml_mapping(path, [*_File.model_fields], _PrintedNumbers)
     _refuse_sentences(path, raw.get("claims"))
     file = check_keys(path, raw, _file_with(path, raw.get("endpoints")))
-    names = {row.key: row.label for row in file.results}
-    claims = list(_claims(file))
+    winners = {claim.users: claim.winner for claim in file.claims if claim.winner is not None}
+    claims = [
+        claim if claim.because is not None else claim.model_copy(update={"winner": winners.get(claim.users)})
+        for claim in file.claims
+        if claim.users is not None
+    ]
     return Table(
         title=file.title,
         rows=[_row(file, result) for result in file.results],
         stated=_stated(file),
         claims=claims,
-        conclusions=_conclusions(file),
-        names=names,
+        conclusions=[claim for claim in file.claims if claim.bottom_line is not None],
+        names={row.key: row.label for row in file.results},
         notes=[note for claim in claims for note in _unsaid(claim)],
     )
 
@@ -231,7 +176,8 @@ def _refuse_sentences(path: Path, claims: Any) -> None:
     if any("because" in claim and "says" not in claim for claim in entries):
         raise BadInputError(
             f"{path}: claims: sentences are no longer read: add `says`, what they say as data, and write "
-            f"`recommendation` with `users` instead of `recommendation_at_USERS`, {_AS_DATA}"
+            "`recommendation` with `users` instead of `recommendation_at_USERS`, as in "
+            "tests/audits/published_report.yaml"
         )
 
 
@@ -242,7 +188,7 @@ def _file_with(path: Path, endpoints: Any) -> type[_File]:
     if clash:
         raise BadInputError(f"{path}: endpoints: {_listed(clash)} is a key of every row; choose another name")
     parts: dict[str, Any] = {
-        f"endpoint_{at}": (_Endpoint, Field(default=None, alias=name)) for at, name in enumerate(names)
+        f"endpoint_{at}": (_Figures, Field(default=None, alias=name)) for at, name in enumerate(names)
     }
     row = create_model("_Row", __base__=_Result, **parts)
     return create_model("_FileOfRows", __base__=_File, results=(list[row], Field(min_length=1)))
@@ -264,15 +210,15 @@ _PrintedNumbers.add_constructor("tag:yaml.org,2002:float", _construct_number)
 
 def _row(file: _File, result: _Result) -> Row:
     spawn_rate = file.test.spawn_rate_per_s or LOCUST_SPAWN_RATE_PER_S
-    parts = {name: _printed(part, part.requests) for name, part in result.endpoints.items()}
+    parts = {name: part.printed() for name, part in result.endpoints.items()}
     return Row(
         name=f"{result.label}, {result.users} users",
         target=result.key,
         users=result.users,
-        all=_printed(result, result.requests),
+        all=result.printed(),
         parts=parts,
         parts_are_all=bool(file.endpoints) and set(result.endpoints) == set(file.endpoints),
-        window=Window(stated_s=_duration_s(file.test), ramp_s=result.users / spawn_rate),
+        window=Window(stated_s=file.test.stated_s, ramp_s=result.users / spawn_rate),
         wait_s=file.workload.wait_s,
         weights=file.workload.weights,
         # What Locust prints of an endpoint whose requests have no response time.
@@ -280,63 +226,6 @@ def _row(file: _File, result: _Result) -> Row:
             part.requests and part.avg_ms is not None and part.avg_ms.value == 0 for part in parts.values()
         ),
     )
-
-
-def _printed(figures: _Figures, requests: int | None) -> Printed:
-    percentiles = {share: getattr(figures, key) for key, share in _PERCENTILES.items()}
-    return Printed(
-        requests=requests,
-        failures=figures.failures,
-        failures_percent=_maybe(figures.failures_percent, printed),
-        rps=_maybe(figures.rps, printed),
-        avg_ms=_maybe(figures.avg_ms, printed_or_cut),
-        percentiles_ms=[
-            (share, printed_percentile(value)) for share, value in percentiles.items() if value is not None
-        ],
-        min_ms=_maybe(figures.min_ms, printed_or_cut),
-        max_ms=_maybe(figures.max_ms, printed_or_cut),
-        timed=requests,
-    )
-
-
-def _maybe(number: Decimal | None, rounded: Any) -> Interval | None:
-    return None if number is None else rounded(number)
-
-
-def _duration_s(test: _Test) -> Interval | None:
-    if test.duration_s is None:
-        return None
-    if isinstance(test.duration_s, tuple):
-        low, high = test.duration_s
-        return Interval(low, (low + high) / 2, high)
-    return exact(test.duration_s)
-
-
-def _claims(file: _File) -> Iterator[Claim]:
-    """Yield claims on single levels; a recommendation for one is of the winner that the report names there."""
-    winners = {claim.users: claim.winner for claim in file.claims if claim.winner is not None}
-    for claim in file.claims:
-        if claim.users is not None:
-            names_winner = claim.because is not None
-            winner = claim.winner if names_winner else winners.get(claim.users)
-            yield Claim(
-                where=f"claim at {claim.users} users" if names_winner else f"recommendation_at_{claim.users}",
-                text=claim.words,
-                users=claim.users,
-                winner=None if winner is None else str(winner),
-                names_winner=names_winner,
-                says=_statements(claim),
-            )
-
-
-def _statements(claim: _Claim) -> list[Statement]:
-    return [Statement(one.text, one.quantity, one.endpoint, one.sense, _amount(one)) for one in claim.says]
-
-
-def _amount(statement: _Statement) -> Amount | None:
-    if statement.percent is not None:
-        return Amount.of(statement.percent, "percent")
-    return None if statement.times is None else Amount.of(statement.times, "times")
 
 
 def _unsaid(claim: Claim) -> list[str]:
@@ -348,29 +237,16 @@ def _unsaid(claim: Claim) -> list[str]:
     return [f"{claim.where}: “{rest}” is not given as data, so not checked"] if rest else []
 
 
-def _conclusions(file: _File) -> list[Conclusion]:
-    return [
-        Conclusion(
-            where="bottom_line",
-            text=claim.bottom_line,
-            target=None if claim.target is None else str(claim.target),
-            covers_all_levels=claim.all_levels,
-        )
-        for claim in file.claims
-        if claim.bottom_line is not None
-    ]
-
-
 def _stated(file: _File) -> list[str]:
     """Return what the report says of its test, in words."""
-    duration_s, wait_s = _duration_s(file.test), file.workload.wait_s
+    duration_s, wait_s = file.test.stated_s, file.workload.wait_s
     lines = []
     if duration_s is not None:
         lines.append(f"duration of each test: {show_range(duration_s.low, duration_s.high)} s")
     if file.test.spawn_rate_per_s is None:
-        lines.append(f"users come at an unknown rate; Locust's default, {LOCUST_SPAWN_RATE_PER_S:g} per s, is taken")
+        lines.append(f"spawn rate: unknown; Locust's default, {LOCUST_SPAWN_RATE_PER_S:g} user per s, is assumed")
     else:
-        lines.append(f"users come at {show(file.test.spawn_rate_per_s)} per s")
+        lines.append(f"spawn rate: {show(file.test.spawn_rate_per_s)} users per s")
     if wait_s is not None:
         lines.append(f"each user waits {show_range(*wait_s)} s between requests, {show(sum(wait_s) / 2)} s on average")
     if file.workload.weights:
@@ -379,9 +255,5 @@ def _stated(file: _File) -> list[str]:
     return lines
 
 
-def _repeated(rows: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    return sorted({row for row in rows if rows.count(row) > 1})
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(map(str, names)) or "none"
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

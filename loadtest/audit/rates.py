@@ -1,9 +1,9 @@
 """Rules on rates: requests ÷ RPS must be the length of the run, and rows must compare alike by RPS and by requests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import combinations
 
-from loadtest.audit.finding import Finding, Rule, show, show_exact, show_range
+from loadtest.audit.finding import Checked, Finding, Rule, show, show_exact, show_range
 from loadtest.audit.interval import Interval, exact
 from loadtest.audit.table import Printed, Row, Table
 
@@ -84,21 +84,21 @@ def check_duration(row: Row) -> list[Finding] | None:
     ]
 
 
-def check_ratios(table: Table) -> list[Finding] | None:
+def check_ratios(table: Table) -> Checked:
     """Compare each two targets at the same number of users by RPS and by requests."""
-    pairs = list(_pairs(table))
-    if not pairs:
-        return None
-    return [
-        _other_ratio(table, first, second)
-        for first, second in pairs
-        if (contradicts_duration(first) or contradicts_duration(second)) and not _lasted_alike(first, second)
+    rows = [row for row in table.rows if implied_duration_s(row.all) and row.window.stated_s]
+    pairs = [
+        (one, two)
+        for users in dict.fromkeys(row.users for row in rows)
+        for one, two in combinations([row for row in rows if row.users == users], 2)
+        if one.window.stated_s == two.window.stated_s
     ]
-
-
-def count_pairs(table: Table) -> int:
-    """Return how many pairs of rows can be compared."""
-    return len(list(_pairs(table)))
+    findings = [
+        _other_ratio(table, one, two)
+        for one, two in pairs
+        if (contradicts_duration(one) or contradicts_duration(two)) and not _length_s(one).overlaps(_length_s(two))
+    ]
+    return Checked(THROUGHPUT_RATIO, findings, len(pairs))
 
 
 def _last_gap_s(row: Row, stated: Interval) -> float:
@@ -108,93 +108,68 @@ def _last_gap_s(row: Row, stated: Interval) -> float:
     return max(GAPS * stated.high / row.all.requests, mean_ms.high / 1000 if mean_ms else 0.0)
 
 
-def _pairs(table: Table) -> Iterator[tuple[Row, Row]]:
-    for users in table.levels():
-        rows = [row for row in table.level(users).values() if implied_duration_s(row.all) and row.window.stated_s]
-        yield from ((first, second) for first, second in combinations(rows, 2) if _states_alike(first, second))
+def _length_s(row: Row) -> Interval:
+    """Return how long the run of a row may have lasted by its requests and RPS."""
+    implied = implied_duration_s(row.all)
+    assert implied is not None and row.all.requests, "only of rows that print both"  # noqa: PT018
+    margin_s = CLOCK_S + GAPS * implied.value / row.all.requests
+    return Interval(implied.low - margin_s, implied.value, implied.high + margin_s)
 
 
-def _states_alike(first: Row, second: Row) -> bool:
-    return first.window.stated_s == second.window.stated_s
-
-
-def _lasted_alike(first: Row, second: Row) -> bool:
-    lengths = []
-    for row in (first, second):
-        implied = implied_duration_s(row.all)
-        assert implied is not None and row.all.requests, "only of rows that print both"  # noqa: PT018
-        margin_s = CLOCK_S + GAPS * implied.value / row.all.requests
-        lengths.append(Interval(implied.low - margin_s, implied.value, implied.high + margin_s))
-    return lengths[0].overlaps(lengths[1])
+def _division(figures: Printed, shown: Callable[[float], str] = show_exact) -> str:
+    implied = implied_duration_s(figures)
+    assert implied is not None and figures.rps is not None, "only of rows that print both"  # noqa: PT018
+    return f"{figures.requests} requests ÷ {show_exact(figures.rps.value)} requests/s = {shown(implied.value)} s"
 
 
 def _other_duration(row: Row, implied: Interval) -> Finding:
     stated, allowed, rps = row.window.stated_s, allowed_duration_s(row), row.all.rps
     assert stated and allowed and rps and row.all.requests, "only of rows that print all of them"  # noqa: PT018
     shown = show_exact if row.window.is_exact else show
-    needed, told = exact(row.all.requests) / stated, show_range(stated.low, stated.high, shown)
+    needed = exact(row.all.requests) / stated
     rounding = f"; with the rounding of RPS {show_range(implied.low, implied.high)} s" if rps.is_rounded else ""
-    return Finding(
-        rule=IMPLIED_DURATION.name,
-        row=row.name,
-        says=f"requests and RPS imply a run of {shown(implied.value)} s, but {told} s are stated",
-        sums=[
-            f"{row.all.requests} requests ÷ {show_exact(rps.value)} requests/s = {shown(implied.value)} s{rounding}",
+    return IMPLIED_DURATION.finding(
+        row.name,
+        f"requests and RPS imply a run of {shown(implied.value)} s, but {show_range(stated.low, stated.high, shown)} s "
+        "are stated",
+        [
+            _division(row.all, shown) + rounding,
             *([] if row.window.is_exact else _allowance_sums(row, stated, allowed)),
         ],
-        numbers={
-            "requests": row.all.requests,
-            "rps": rps.value,
-            "implied_s": implied.value,
-            "stated_least_s": stated.low,
-            "stated_most_s": stated.high,
-            "allowed_least_s": allowed.low,
-            "allowed_most_s": allowed.high,
-        },
-        instead=(
-            f"If the requests and the duration are right, the RPS was {show_range(needed.low, needed.high, shown)}; if "
-            f"the RPS is right, the run lasted {shown(implied.value)} s. (Locust shows two: the RPS of the run, and "
-            "that of its last 10 s.)"
-        ),
+        f"If the requests and the duration are right, the RPS was {show_range(needed.low, needed.high, shown)}; if the "
+        f"RPS is right, the run lasted {shown(implied.value)} s. (Locust shows two: the RPS of the run, and that of "
+        "its last 10 s.)",
+        requests=row.all.requests,
+        rps=rps.value,
+        implied_s=implied.value,
+        stated_least_s=stated.low,
+        stated_most_s=stated.high,
+        allowed_least_s=allowed.low,
+        allowed_most_s=allowed.high,
     )
 
 
 def _allowance_sums(row: Row, stated: Interval, allowed: Interval) -> list[str]:
-    ramp, gap, longest = (show(one) for one in (row.window.ramp_s, _last_gap_s(row, stated), longest_latency_s(row)))
+    ramp, gap, longest = row.window.ramp_s, _last_gap_s(row, stated), longest_latency_s(row)
+    least = (
+        f"{show(stated.low)} s stated − {show(ramp)} s ramp − {show(CLOCK_S)} s clock − {show(gap)} s after the last"
+    )
+    most = f"{show(stated.high)} s stated + {show(CLOCK_S)} s clock + {show(longest)} s for the last"
     return [
-        (
-            f"at least: {show(stated.low)} s stated − {ramp} s ramp − {show(CLOCK_S)} s clock − {gap} s "
-            f"after the last answer = {show(allowed.low)} s"
-        ),
-        (
-            f"at most: {show(stated.high)} s stated + {show(CLOCK_S)} s clock + {longest} s for the last answer = "
-            f"{show(allowed.high)} s"
-        ),
+        f"at least: {least} answer = {show(allowed.low)} s",
+        f"at most: {most} answer = {show(allowed.high)} s",
     ]
 
 
 def _other_part(row: Row, name: str, part: Interval, implied: Interval) -> Finding:
-    figures = row.parts[name]
-    assert figures.requests and figures.rps and row.all.requests and row.all.rps, "only of parts that print both"  # noqa: PT018
-    return Finding(
-        rule=IMPLIED_DURATION.name,
-        row=f"{row.name}, {name}",
-        says=f"the figures of {name} imply another length of the same run than those of all requests",
-        sums=[
-            (
-                f"{name}: {figures.requests} requests ÷ {show_exact(figures.rps.value)} requests/s = "
-                f"{show_exact(part.value)} s"
-            ),
-            (
-                f"all: {row.all.requests} requests ÷ {show_exact(row.all.rps.value)} requests/s = "
-                f"{show_exact(implied.value)} s"
-            ),
-        ],
-        numbers={"part_s": part.value, "all_s": implied.value},
-        instead=(
-            "All endpoints were asked in the same run, so requests ÷ RPS must be the same for each of them: one of the "
-            "four numbers is of another time."
-        ),
+    return IMPLIED_DURATION.finding(
+        f"{row.name}, {name}",
+        f"the figures of {name} imply another length of the same run than those of all requests",
+        [f"{name}: {_division(row.parts[name])}", f"all: {_division(row.all)}"],
+        "All endpoints were asked in the same run, so requests ÷ RPS must be the same for each of them: one of the "
+        "four numbers is of another time.",
+        part_s=part.value,
+        all_s=implied.value,
     )
 
 
@@ -206,34 +181,27 @@ def _other_ratio(table: Table, first: Row, second: Row) -> Finding:
     requests = (first.all.requests, second.all.requests)
     assert rps[0] and rps[1] and requests[0] and requests[1], "only of rows that print all of them"  # noqa: PT018
     by_rps, by_requests = rps[0] / rps[1], requests[0] / requests[1]
-    one, other = (table.names.get(row.target, row.target) for row in (first, second))
-    flips = by_rps.low > 1 > by_requests
-    says = f"by RPS {one} sends {show(by_rps.value)}x as much as {other}, by requests {show(by_requests)}x"
-    if flips:
-        says += ": the sign flips"
-    return Finding(
-        rule=THROUGHPUT_RATIO.name,
-        row=f"{one} and {other}, {first.users} users",
-        says=says,
-        sums=[
-            (
-                f"by RPS: {show_exact(rps[0].value)} ÷ {show_exact(rps[1].value)} = {show(by_rps.value)}; with "
-                f"rounding {show_range(by_rps.low, by_rps.high)}"
-            ),
-            f"by requests: {requests[0]} ÷ {requests[1]} = {show(by_requests)}",
-        ],
-        numbers={"by_rps": by_rps.value, "by_requests": by_requests},
-        instead=_ratio_instead(one, other, by_requests, flips=flips),
+    one, other = table.title_of(first.target), table.title_of(second.target)
+    instead = (
+        f"Runs of the same length have the same ratio by both. By the counts it is {show(by_requests)}x; for the RPS "
+        "to hold, the runs must have lasted as long as each row's requests ÷ RPS, which is not what is stated."
     )
-
-
-def _ratio_instead(one: str, other: str, by_requests: float, *, flips: bool) -> str:
+    rounding = f"with rounding {show_range(by_rps.low, by_rps.high)}"
+    flips = by_rps.low > 1 > by_requests
     if flips:
-        return (
+        instead = (
             f"If both runs lasted as long, {other} served {show(1 / by_requests)}x as much as {one}; as RPS and "
             "requests contradict each other, these rows name no winner in throughput."
         )
-    return (
-        f"Runs of the same length compare alike by both. By the counts it is {show(by_requests)}x; for the RPS to "
-        "hold, the runs must have lasted as long as each row's requests ÷ RPS, which is not what is stated."
+    return THROUGHPUT_RATIO.finding(
+        f"{one} and {other}, {first.users} users",
+        f"by RPS {one} sends {show(by_rps.value)}x as much as {other}, by requests {show(by_requests)}x"
+        + (": the sign flips" if flips else ""),
+        [
+            f"by RPS: {show_exact(rps[0].value)} ÷ {show_exact(rps[1].value)} = {show(by_rps.value)}; {rounding}",
+            f"by requests: {requests[0]} ÷ {requests[1]} = {show(by_requests)}",
+        ],
+        instead,
+        by_rps=by_rps.value,
+        by_requests=by_requests,
     )

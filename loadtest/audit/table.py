@@ -1,14 +1,17 @@
 """A report as the rules see it, whatever file it came from: rows of printed figures, and what it claims of them.
 
-Made by `published`, `locust_stats` and `own_report`. Holds numbers only as they were printed; computes nothing but
-what each rule would have to compute anew.
+Made by `published`, `locust_stats` and `own_report`. Contains numbers as they were printed, and computes only what
+several rules need.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import fsum, sqrt
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
 from loadtest.audit.interval import Interval, exact, unit_of
 
@@ -84,6 +87,11 @@ class Row:
     """Of the users' time: what the load generator may take for itself before its run counts as not valid."""
 
     @property
+    def kinds(self) -> dict[str, Printed]:
+        """Return the figures of all requests and of each endpoint, by what a finding calls them."""
+        return {self.name: self.all} | {f"{self.name}, {name}": part for name, part in self.parts.items()}
+
+    @property
     def mean_wait_s(self) -> float | None:
         """Return the mean think time."""
         return sum(self.wait_s) / 2 if self.wait_s else None
@@ -146,63 +154,110 @@ class Row:
 
 Quantity = Literal["throughput", "failures", "latency"]
 Sense = Literal["more", "less", "same"]
-Unit = Literal["percent", "times"]
+
+MOST = 10**12
+"""Of any figure: what is above is a slip, and its square may be too large for a float."""
+
+_Share = Annotated[Decimal, Field(gt=0, le=MOST)]
+_Name = Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name, int) else name)]
+"""Of a target; a number of instances is one."""
 
 
-@dataclass(frozen=True)
-class Amount:
-    """By how much something is said to be more or less."""
+class Strict(BaseModel):
+    """A part of a file in which a misspelled key is refused, not ignored."""
 
-    value: Interval
-    """Its range is what rounding, or cutting off, leaves of it."""
-    half_unit: float
-    """Of its last digit."""
-    unit: Unit
-
-    @classmethod
-    def of(cls, number: Decimal, unit: Unit) -> "Amount":
-        """Return a claimed number, of which nothing tells whether it was rounded or cut off."""
-        half_unit = unit_of(number) / 2
-        value = float(number)
-        return cls(Interval(value - half_unit, value, value + 2 * half_unit), half_unit, unit)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(Strict):
     """What the winner is said to have more or less of than the others."""
 
     text: str
+    """The words that say it: a part of the claim's."""
     quantity: Quantity
-    endpoint: str | None
+    endpoint: str | None = None
     """Of which endpoint; None is all requests, or does not say."""
     sense: Sense
     """Of latency, `less` is the faster one."""
-    amount: Amount | None = None
+    percent: _Share | None = None
+    times: _Share | None = None
+    """Instead of percent; neither where the words hold no number."""
+
+    @model_validator(mode="after")
+    def _has_one_amount(self) -> Self:
+        given = [amount for amount in (self.percent, self.times) if amount is not None]
+        if len(given) > 1 or (given and self.sense == "same"):
+            raise ValueError("give either percent or times, and neither with the sense `same`")
+        return self
+
+    @property
+    def half_unit(self) -> float:
+        """Return half a unit of the last digit of the claimed number; NaN without one."""
+        number = self.percent or self.times
+        return math.nan if number is None else unit_of(number) / 2
+
+    @property
+    def amount(self) -> Interval | None:
+        """Return the claimed number with what rounding, or cutting off, leaves of it."""
+        number = self.percent or self.times
+        if number is None:
+            return None
+        value = float(number)
+        return Interval(value - self.half_unit, value, value + 2 * self.half_unit)
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of a report about its rows."""
-
-    where: str
-    """How the report calls it."""
-    text: str
-    users: int
-    winner: str | None
-    names_winner: bool = True
-    """Whether the sentence itself names a winner; a recommendation may borrow that of its level."""
-    says: Sequence[Statement] = ()
+_KINDS = {
+    "because": {"users", "winner", "because", "says"},
+    "recommendation": {"users", "recommendation", "says"},
+    "bottom_line": {"bottom_line", "target", "all_levels"},
+}
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """A sentence about all rows."""
+class Claim(Strict):
+    """A sentence of a report about the rows at a number of users, or about all rows, with what it says as data."""
 
-    where: str
-    text: str
-    target: str | None
-    """Which target it recommends."""
-    covers_all_levels: bool
+    users: PositiveInt | None = None
+    winner: _Name | None = None
+    because: str | None = None
+    recommendation: str | None = None
+    """For one number of users; of the winner that the report names there."""
+    says: list[Statement] = []
+    bottom_line: str | None = None
+    target: _Name | None = None
+    """The one that the bottom line recommends."""
+    all_levels: bool = False
+    """Whether the bottom line is for every number of users."""
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Self:
+        kinds = [kind for kind in _KINDS if kind in self.model_fields_set]
+        about_level = kinds in (["because"], ["recommendation"])
+        if len(kinds) != 1 or self.model_fields_set - _KINDS[kinds[0]] or (about_level and self.users is None):
+            raise ValueError(
+                "give either users, winner, because and says, or users, recommendation and says, or bottom_line, "
+                "target and all_levels, as in tests/audits/published_report.yaml"
+            )
+        unquoted = [one.text for one in self.says if one.text not in self.text]
+        if unquoted:
+            raise ValueError(f"says: {', '.join(map(repr, unquoted))} is no part of {self.text!r}")
+        return self
+
+    @property
+    def text(self) -> str:
+        """Return the sentence."""
+        return self.because or self.recommendation or self.bottom_line or ""
+
+    @property
+    def where(self) -> str:
+        """Return what to call it."""
+        if self.users is None:
+            return "bottom_line"
+        return f"claim at {self.users} users" if self.because is not None else f"recommendation_at_{self.users}"
+
+    @property
+    def names_winner(self) -> bool:
+        """Return whether the sentence itself names a winner; a recommendation borrows that of its level."""
+        return self.because is not None and self.winner is not None
 
 
 @dataclass(frozen=True)
@@ -214,18 +269,20 @@ class Table:
     stated: Sequence[str] = ()
     """What it says of its test, for the reader."""
     claims: Sequence[Claim] = ()
-    conclusions: Sequence[Conclusion] = ()
+    """Those about one number of users."""
+    conclusions: Sequence[Claim] = ()
+    """Those about all rows."""
     names: Mapping[str, str] = field(default_factory=dict)
     """What the report calls each target."""
     notes: Sequence[str] = ()
 
-    def level(self, users: int) -> dict[str, Row]:
+    def level(self, users: int | None) -> dict[str, Row]:
         """Return the rows at a number of users by target."""
         return {row.target: row for row in self.rows if row.users == users}
 
-    def levels(self) -> list[int]:
-        """Return the numbers of users, in the order of the rows."""
-        return list(dict.fromkeys(row.users for row in self.rows))
+    def title_of(self, target: str | None) -> str:
+        """Return what the report calls a target."""
+        return self.names.get(target or "", target or "")
 
 
 def _drawn(share: float, count: int) -> Interval:

@@ -4,7 +4,9 @@ Its CSV does not say how many there were. A mean of all that its endpoints' mean
 whole numbers of timed requests make it exactly. Called by `latencies` and `audit`.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import fsum
 
@@ -20,8 +22,13 @@ _SUM_SHARE = 1e-11
 _MOST_TRIED = 20_000
 """Numbers for three endpoints at once: of more of them, some would fit any mean."""
 
-_Kind = tuple[float, int]
-"""The mean of endpoints, ms, and how many requests they count together."""
+
+@dataclass(frozen=True)
+class _Kind:
+    """Endpoints of the same mean."""
+
+    mean_ms: float
+    requests: int
 
 
 def find_untimed(row: Row) -> int | None:
@@ -63,29 +70,29 @@ def list_untimed(table: Table) -> Iterator[str]:
 
 
 def _kinds(row: Row) -> list[_Kind]:
-    """Return the endpoints, those of the same mean as one."""
-    counts: dict[float, int] = {}
+    counts: Counter[float] = Counter()
     for part in row.parts.values():
         if part.avg_ms is not None and part.requests:
-            counts[part.avg_ms.value] = counts.get(part.avg_ms.value, 0) + part.requests
-    return list(counts.items())
+            counts[part.avg_ms.value] += part.requests
+    return [_Kind(mean_ms, requests) for mean_ms, requests in counts.items()]
 
 
 def _solve(free: Sequence[_Kind], fixed: Sequence[_Kind], mean_ms: float, margin_ms: float) -> int | None:
     """Return the fewest untimed requests of the endpoints in `free` that give the mean; all others are timed."""
-    (last_ms, most), *others = sorted(free, key=lambda kind: kind[1], reverse=True)
-    if last_ms == mean_ms or (len(free) > 2 and np.prod([count + 1 for _, count in others]) > _MOST_TRIED):  # noqa: PLR2004
+    last, *others = sorted(free, key=lambda kind: kind.requests, reverse=True)
+    counts = [kind.requests for kind in others]
+    if last.mean_ms == mean_ms or (len(free) > 2 and np.prod([count + 1 for count in counts]) > _MOST_TRIED):  # noqa: PLR2004
         return None
-    tried = _all_numbers([count for _, count in others])
-    means_ms = np.array([mean for mean, _ in others])
-    fixed_timed = sum(count for _, count in fixed)
-    excess = tried @ (means_ms - mean_ms) + fsum(count * (mean - mean_ms) for mean, count in fixed)
-    exactly = excess / (mean_ms - last_ms)
+    tried = _all_numbers(counts)
+    means_ms = np.array([kind.mean_ms for kind in others])
+    fixed_timed = sum(kind.requests for kind in fixed)
+    excess = tried @ (means_ms - mean_ms) + fsum(kind.requests * (kind.mean_ms - mean_ms) for kind in fixed)
+    exactly = excess / (mean_ms - last.mean_ms)
     needed = np.rint(exactly)
     timed = tried.sum(axis=1) + fixed_timed + needed
-    allowed = timed * margin_ms / abs(mean_ms - last_ms)
-    fits = (abs(exactly - needed) <= allowed) & (needed >= 0) & (needed <= most) & (timed > 0)
-    total = fixed_timed + sum(count for _, count in free)
+    allowed = timed * margin_ms / abs(mean_ms - last.mean_ms)
+    fits = (abs(exactly - needed) <= allowed) & (needed >= 0) & (needed <= last.requests) & (timed > 0)
+    total = fixed_timed + sum(kind.requests for kind in free)
     return int(total - timed[fits].max()) if fits.any() else None
 
 

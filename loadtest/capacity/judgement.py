@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from loadtest.capacity.bisection import Outcome, Step
 from loadtest.figures.figures import CellFigures, LimitResult, ReasonCode, show_count
-from loadtest.plan.plan import Limit, Plan
+from loadtest.plan.limits import Limit
+from loadtest.plan.plan import Plan
 
 SAMPLES_BEYOND = 10
 """So many of an endpoint's answers must be slower than the percentile that is judged: with 10, its standard error in

@@ -20,7 +20,8 @@ from loadtest.measure.experiment import opened
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.runner import measure_cell
 from loadtest.measure.target import RunningTarget, running_target
-from loadtest.plan.plan import Plan, StatedLimit
+from loadtest.plan.limits import StatedLimit
+from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Cell, RunFolder, RunRecord, write_json
 from loadtest.verdict.summary import summarize
 

@@ -1,6 +1,8 @@
-"""`loadtest audit`: check with arithmetic what a stress report prints.
+"""`loadtest audit`: check the figures of a stress report by arithmetic.
 
-Exit codes: 0 no findings, 1 findings, 2 the input cannot be used.
+The file is our report.json, the `_stats.csv` of a Locust run, or a YAML table of another report.
+
+Exit codes: 0 no findings, 1 findings, 2 invalid input.
 """
 
 import argparse
@@ -26,22 +28,25 @@ def add_command(commands: "Commands") -> None:
     """Add `audit` to the commands."""
     parser = commands.add_parser(
         "audit",
-        help="check with arithmetic what a stress report prints",
-        description=(
-            "Checks what arithmetic can check in a report: our report.json, a Locust `_stats.csv`, or a YAML table of "
-            "another report. Exit codes: 0 no findings, 1 findings, 2 the input cannot be used."
-        ),
+        help="check the figures of a stress report by arithmetic",
+        description=__doc__,
+        epilog="example:\n  python -m loadtest audit run_stats.csv --users 50 --duration 120 --wait 1 5 --spawn-rate 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, help="report.json, PREFIX_stats.csv, or a YAML table")
-    facts = parser.add_argument_group("of a _stats.csv, which does not say them")
-    facts.add_argument("--users", type=int, metavar="N", help="how many users there were")
-    facts.add_argument("--duration", type=float, metavar="S", help="how many seconds the run was to last")
-    facts.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help="think time between requests")
-    facts.add_argument("--spawn-rate", type=float, metavar="PER_S", help="how many users came per second (default: 1)")
-    parser.add_argument(
-        "--format", choices=("text", "json", "markdown"), default="text", help="what to print (default: %(default)s)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON there, too")
+    facts = parser.add_argument_group("only for a _stats.csv, which does not contain them")
+    meaning = "number of users (default: unknown; think time and hidden time are not checked)"
+    facts.add_argument("--users", type=int, metavar="N", help=meaning)
+    meaning = "planned duration in seconds (default: unknown; requests ÷ RPS is not compared with it)"
+    facts.add_argument("--duration", type=float, metavar="S", help=meaning)
+    meaning = "shortest and longest think time in seconds (default: unknown; as without --users)"
+    facts.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help=meaning)
+    meaning = "users started per second (default: 1, as Locust's own default)"
+    facts.add_argument("--spawn-rate", type=float, metavar="PER_S", help=meaning)
+    meaning = "what to print on standard output (default: %(default)s)"
+    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text", help=meaning)
+    meaning = "also write the audit as JSON to FILE (default: write no file)"
+    parser.add_argument("--json", type=Path, metavar="FILE", help=meaning)
     parser.set_defaults(do=audit)
 
 

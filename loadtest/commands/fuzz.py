@@ -1,7 +1,10 @@
-"""`loadtest fuzz`: send spoilt pictures, forms and parameters.
+"""`loadtest fuzz`: post corrupted pictures, forms, headers and parameters, and check that the service holds.
 
-Exit codes: 0 no 5xx, no reset, no timeout, memory flat; 1 not so, or most inputs were refused unread; 2 the input
-cannot be used, or a valid file is refused; 130 stopped by Ctrl-C.
+The inputs are made from valid files of every format; the same seed makes the same inputs. LOADTEST_API_KEY in the
+environment is sent as `Authorization: Bearer …`.
+
+Exit codes: 0 no 5xx, no reset, no timeout, and memory within 10 % after the first tenth; 1 one of these, or most inputs
+were refused unread; 2 invalid input, or the service refuses a valid file; 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -16,11 +19,11 @@ from urllib.parse import urlsplit
 
 from loadtest.commands.options import add_json, positive, positive_int
 from loadtest.errors import BadInputError
-from loadtest.fuzz.campaign import Campaign, run_campaign
+from loadtest.fuzz.campaign import Campaign, NamedRequest, run_campaign
 from loadtest.fuzz.memory import REPLICAS, find_watched
-from loadtest.fuzz.request import FuzzRequest, make_request, read_request, valid_requests
+from loadtest.fuzz.request import make_request, read_request, valid_requests
 from loadtest.fuzz.tally import Tally
-from loadtest.fuzz.terminal import FuzzDisplay, print_outcome
+from loadtest.fuzz.terminal import print_outcome, shown_campaign
 from loadtest.load.pictures import sample_files
 from loadtest.plan.base_url import read_base_url
 
@@ -32,34 +35,32 @@ def add_command(commands: "Commands") -> None:
     """Add `fuzz` to the commands."""
     parser = commands.add_parser(
         "fuzz",
-        help="send spoilt pictures, forms and parameters, and see whether the service holds",
-        description=(
-            "Spoils valid files of every format, the forms around them, headers and parameters, and posts them. The "
-            "same seed makes the same inputs. LOADTEST_API_KEY in the environment is sent as `Authorization: Bearer "
-            "…`. Exit codes: 0 no 5xx, no reset, no timeout and memory flat within 10 % after the first tenth, 1 not "
-            "so, or most inputs were refused unread, 2 the input cannot be used, or a valid file is refused."
-        ),
+        help="post corrupted pictures, forms and parameters, and check that the service holds",
+        description=__doc__,
+        epilog="example:\n  python -m loadtest fuzz http://127.0.0.1:8000 --inputs 2000 --seconds 300",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("url", metavar="URL", help="the service, such as http://127.0.0.1:8000")
-    parser.add_argument("--path", default="/model/predict", help="where to post (default: %(default)s)")
-    parser.add_argument("--inputs", type=positive_int, default=10_000, metavar="N", help="how many (default: 10000)")
-    parser.add_argument(
-        "--seconds", type=positive, default=float("inf"), metavar="S", help="stop after so many seconds"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="which inputs (default: 0)")
-    parser.add_argument(
-        "--at-a-time", type=positive_int, default=8, metavar="N", help="requests under way (default: 8)"
-    )
-    parser.add_argument("--files", type=Path, nargs="+", metavar="FILE", help="spoil these instead of the kit's own")
-    parser.add_argument(
-        "--process",
-        type=_pattern,
-        metavar="PATTERN",
-        help=f"whose memory to watch, by command line (default: {REPLICAS} of the service at URL, if it is here)",
-    )
-    parser.add_argument("--save", type=Path, default=Path("runs/fuzz"), metavar="FOLDER", help="for offending inputs")
-    parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help="send saved inputs again, nothing else")
-    add_json(parser, "the outcome as JSON")
+    meaning = "path of the endpoint that takes files, after the path of URL (default: %(default)s)"
+    parser.add_argument("--path", default="/model/predict", help=meaning)
+    meaning = "number of inputs (default: %(default)s; memory is judged from 1000 on)"
+    parser.add_argument("--inputs", type=positive_int, default=10_000, metavar="N", help=meaning)
+    meaning = "start no request after S seconds (default: no limit; the longest duration is printed first)"
+    parser.add_argument("--seconds", type=positive, default=float("inf"), metavar="S", help=meaning)
+    meaning = "seed of the inputs; another seed makes other inputs (default: %(default)s)"
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help=meaning)
+    meaning = "number of concurrent requests (default: %(default)s)"
+    parser.add_argument("--at-a-time", type=positive_int, default=8, metavar="N", help=meaning)
+    meaning = "valid files to corrupt (default: the kit's own, one of each image format)"
+    parser.add_argument("--files", type=Path, nargs="+", metavar="FILE", help=meaning)
+    meaning = "regular expression; the memory of processes with a matching command line is watched "
+    meaning += f"(default: {REPLICAS} of the service at URL, if it runs on this machine)"
+    parser.add_argument("--process", type=_pattern, metavar="PATTERN", help=meaning)
+    meaning = "folder for the inputs on which the service failed (default: %(default)s)"
+    parser.add_argument("--save", type=Path, default=Path("runs/fuzz"), metavar="FOLDER", help=meaning)
+    meaning = "send these saved inputs again and nothing else (default: make new inputs)"
+    parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help=meaning)
+    add_json(parser, "the outcome as JSON (default: tables)")
     parser.set_defaults(do=fuzz)
 
 
@@ -68,8 +69,8 @@ def fuzz(arguments: argparse.Namespace) -> int:
     campaign = _campaign(arguments)
     tally = Tally()
     try:
-        with FuzzDisplay(campaign.inputs) as display:
-            outcome = asyncio.run(run_campaign(campaign, display.tell, tally))
+        with shown_campaign(campaign) as tell:
+            outcome = asyncio.run(run_campaign(campaign, tell, tally))
     except KeyboardInterrupt:
         print(f"stopped after {tally.inputs:,} inputs, {tally.server_errors} × 5xx", file=sys.stderr)
         return 130
@@ -86,17 +87,19 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
     except ValueError as exc:
         raise BadInputError(f"URL: {exc}") from exc
     if not re.fullmatch(r"/[!-~]*", arguments.path):
-        raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces")
-    watched = find_watched(arguments.url, arguments.process)
+        raise BadInputError(f"--path {arguments.path}: must begin with / and have no spaces, such as /model/predict")
+    watched = find_watched(url, arguments.process)
     if arguments.process is not None and not watched:
-        raise BadInputError(f"--process {arguments.process.pattern}: fits no command line on this machine")
+        raise BadInputError(
+            f"--process {arguments.process.pattern}: matches no command line on this machine; see `ps -ef`"
+        )
     path = urlsplit(url).path + arguments.path
     own, samples = [_read(file) for file in arguments.files or ()], sample_files()
     return Campaign(
         url=url,
         # One of the kit's as well: the user's own may be spoilt already.
         valid=() if arguments.replay else valid_requests(path, [*own, samples[0]]),
-        requests=_replayed(arguments.replay) if arguments.replay else _made(arguments, path, own or samples),
+        requests=_requests(arguments, path, own or samples),
         inputs=len(arguments.replay or ()) or arguments.inputs,
         seed=arguments.seed,
         at_a_time=arguments.at_a_time,
@@ -106,13 +109,14 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
     )
 
 
-def _replayed(paths: Sequence[Path]) -> Iterator[tuple[str, FuzzRequest]]:
-    return iter([(path.stem, read_request(path)) for path in paths])
-
-
-def _made(arguments: argparse.Namespace, path: str, files: Sequence[bytes]) -> Iterator[tuple[str, FuzzRequest]]:
+def _requests(arguments: argparse.Namespace, path: str, files: Sequence[bytes]) -> Iterator[NamedRequest]:
+    if arguments.replay:
+        return iter([NamedRequest(saved.stem, read_request(saved)) for saved in arguments.replay])
     seed = arguments.seed
-    return ((f"{seed}-{number:06}", make_request(path, files, seed, number)) for number in range(arguments.inputs))
+    return (
+        NamedRequest(f"{seed}-{number:06}", make_request(path, files, seed, number))
+        for number in range(arguments.inputs)
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -121,7 +125,7 @@ def _read(path: Path) -> bytes:
     except OSError as exc:
         raise BadInputError(f"--files {path}: cannot be read: {exc.strerror}") from exc
     if not data:
-        raise BadInputError(f"--files {path}: is empty, so there is nothing to spoil")
+        raise BadInputError(f"--files {path}: is empty; give a valid file")
     return data
 
 

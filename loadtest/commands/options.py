@@ -1,10 +1,12 @@
-"""What several commands read from the command line, and say wrong input the same way."""
+"""Options that several commands have, and how their values are read."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.plan.plan import MOST_IN_FLIGHT, Limit, read_limit
+from loadtest.plan.limits import Limit, read_limit
+from loadtest.plan.workload import MOST_IN_FLIGHT
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_plan(parser: argparse.ArgumentParser, default: str, name: str = "plan") -> None:
-    """Add the file that says what to do: an argument of its own, or an option where `name` is one."""
+    """Add the file of the plan: a positional argument, or an option where `name` is one."""
     optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
     parser.add_argument(name, type=Path, default=Path(default), help="(default: %(default)s)", **optional)
 
@@ -30,7 +32,7 @@ def add_json(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the choice to measure nothing."""
-    meaning = "break nothing: make the tables again from the raw data in --out"
+    meaning = "break nothing: make the tables from the raw data in --out"
     parser.add_argument("--report", action="store_true", help=meaning)
 
 
@@ -72,10 +74,10 @@ def limits(text: str) -> list[Limit]:
 
 def positive(text: str) -> float:
     """Return a number above 0."""
-    number = _number(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def positive_int(text: str) -> int:
@@ -97,10 +99,3 @@ def numbers(text: str) -> list[int]:
 def names(text: str) -> list[str]:
     """Return a list of names such as `one,two`."""
     return [name.strip() for name in text.split(",")]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")

@@ -26,7 +26,7 @@ def add_command(commands: "Commands") -> None:
     parser.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell")
     parser.add_argument("--targets", type=names, metavar="A,B", help="only these targets")
     parser.add_argument("--repetitions", type=int, metavar="N", help="how often each cell is measured")
-    add_open_loop(parser, "open loop: so many requests start per second, whatever became of earlier ones")
+    add_open_loop(parser, "open loop: R requests start per second, whether earlier ones were answered or not")
     parser.set_defaults(do=run)
 
 

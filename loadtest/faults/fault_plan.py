@@ -10,7 +10,10 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
-from loadtest.plan.plan import Name, Pattern, Plan, Role, Target, Workload, check_keys
+from loadtest.plan.keys import Name, Pattern, check_keys
+from loadtest.plan.plan import Plan
+from loadtest.plan.targets import Role, Target
+from loadtest.plan.workload import Workload
 from loadtest.plan.yaml_file import read_yaml_mapping
 
 Which = Literal["one", "all"]

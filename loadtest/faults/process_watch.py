@@ -1,6 +1,5 @@
 """Which processes of each role live, looked at several times a second; their coming and going is written down."""
 
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,7 +8,7 @@ import psutil
 
 from loadtest.machine.processes import descendants
 from loadtest.machine.resources import role_of
-from loadtest.plan.plan import Role
+from loadtest.plan.targets import Role
 from loadtest.rows.columns import ProcessRow, RowWriter
 
 
@@ -18,14 +17,14 @@ class ProcessWatch:
 
     def __init__(self, roles: list[Role], path: Path) -> None:
         """Create the file at `path`. Raises OSError."""
-        self._patterns = [(role, re.compile(role.command)) for role in roles]
+        self._roles = roles
         self._writer = RowWriter(path, ProcessRow)
         self._living: dict[psutil.Process, str] = {}
 
     def look(self) -> None:
         """Write a row for each process that has come, changed its role or gone since the last look. Raises OSError."""
         now_unix_s = round(time.time(), 3)
-        found = {process: role_of(process, self._patterns) for process in descendants()}
+        found = {process: role_of(process, self._roles) for process in descendants()}
         for process, role in self._living.items():
             if found.get(process) != role:
                 self._writer.write(ProcessRow(now_unix_s, role, process.pid, "gone"))

@@ -16,7 +16,7 @@ from loadtest.machine.processes import let_signals_through, split_command, undis
 from loadtest.measure.experiment import opened
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, running_target
-from loadtest.plan.plan import Role
+from loadtest.plan.targets import Role
 
 _SERVICE_S = 60.0
 

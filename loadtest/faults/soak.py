@@ -9,7 +9,7 @@ from loadtest.faults.fault_plan import SoakPlan
 from loadtest.faults.figures import FaultFigures, Seen, figures_of, untested
 from loadtest.faults.folder import SOAK, FaultFolder, StretchRecord
 from loadtest.faults.slope import Point, means, slope_within_lives
-from loadtest.plan.plan import KIT_ROLES
+from loadtest.plan.targets import KIT_ROLES
 from loadtest.rows.columns import ProcessRow, RequestRow, ResourceRow
 from loadtest.rows.run_folder import Environment
 from loadtest.statistics.percentiles import percentile

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import Baseline, BaselinePoint
-from loadtest.plan.plan import Target
+from loadtest.plan.targets import Target
 from loadtest.plan.yaml_file import read_yaml_file
 
 

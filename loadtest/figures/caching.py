@@ -7,7 +7,8 @@ result in report.json.
 from collections.abc import Iterator, Mapping
 
 from loadtest.figures.figures import Reason
-from loadtest.plan.plan import Plan, Target
+from loadtest.plan.plan import Plan
+from loadtest.plan.targets import Target
 
 OFF = "off"
 _OFF_WORDS = (None, False, "", OFF, "none", "disabled")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
 
-from loadtest.plan.plan import StatedLimit
+from loadtest.plan.limits import StatedLimit
 
 UNITS = {
     "_ms": "milliseconds",

@@ -12,7 +12,8 @@ from math import fsum
 from typing import Literal
 
 from loadtest.figures.figures import CellFigures, PointFigures, RoleFigures
-from loadtest.plan.plan import KIT_ROLES, STOLEN, Workload
+from loadtest.plan.targets import KIT_ROLES, STOLEN
+from loadtest.plan.workload import Workload
 
 FULL_PERCENT = 90.0
 """Of a core, or of all of them: from here on it counts as used up. A thread that is always busy shows 95 to 100 % of a

@@ -1,1 +1,1 @@
-"""Sends spoilt pictures and forms to a service and tells what came back: `python -m loadtest fuzz`."""
+"""Sends corrupted pictures and forms to a service and reports its answers: `python -m loadtest fuzz`."""

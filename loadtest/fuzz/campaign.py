@@ -1,7 +1,8 @@
-"""Sends the requests of one campaign, so many at a time, and keeps those that the service failed on."""
+"""Sends the requests of one campaign, several at a time, and keeps those that the service failed on."""
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,14 +18,21 @@ from loadtest.fuzz.tally import Answer, Outcome, Tally
 from loadtest.plan.target_key import VARIABLE, key_headers
 
 ANSWER_TIMEOUT_S = 60.0
+"""For a whole request, from connecting to the end of the answer."""
+
 LEAST_FOR_MEMORY = 1000
 """Inputs before growth means anything: caches and pools fill up at first."""
 
 _READ_EVERY_S = 0.25
 _CHUNK_BYTES = 7_000
 
-Requests = Iterable[tuple[str, FuzzRequest]]
-"""Each with the name under which it would be kept."""
+
+@dataclass(frozen=True)
+class NamedRequest:
+    """A request and the name of the file in which it is kept if the service fails on it."""
+
+    name: str
+    request: FuzzRequest
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Campaign:
     url: str
     valid: Iterable[FuzzRequest]
     """Sent first, up to one that is accepted; none in a replay."""
-    requests: Requests
+    requests: Iterable[NamedRequest]
     inputs: int
     seed: int
     at_a_time: int
@@ -44,11 +52,16 @@ class Campaign:
     folder: Path
     """For the requests that the service failed on."""
 
+    @property
+    def longest_s(self) -> float:
+        """Return how long the inputs take at most, s: no request begins after `most_s` or lasts ANSWER_TIMEOUT_S."""
+        return ANSWER_TIMEOUT_S + min(self.most_s, (math.ceil(self.inputs / self.at_a_time) - 1) * ANSWER_TIMEOUT_S)
+
 
 async def run_campaign(campaign: Campaign, tell: Callable[[Tally], None], tally: Tally) -> Outcome:
-    """Send everything and return what came of it; `tell` hears of the `tally` several times a second.
+    """Send everything and return the outcome; `tell` gets the `tally` several times a second.
 
-    Raises BadInputError when nobody answers at the URL, or refuses all that is valid: nothing would be tested.
+    Raises BadInputError when no service answers at the URL, or it refuses all valid files: nothing would be tested.
     """
     started_s = time.monotonic()
     memory = MemoryWatch(campaign.watched)
@@ -59,35 +72,41 @@ async def run_campaign(campaign: Campaign, tell: Callable[[Tally], None], tally:
     ) as client:
         await _expect_someone(client)
         await _expect_one_accepted(client, campaign.valid)
-        supply = _until(campaign, started_s + campaign.most_s)
-        async with asyncio.TaskGroup() as group:  # after Ctrl-C none of them goes on
+        deadline_s = started_s + campaign.most_s
+        supply = itertools.takewhile(lambda _: time.monotonic() < deadline_s, campaign.requests)
+        async with asyncio.TaskGroup() as group:  # Ctrl-C cancels them
             senders = {group.create_task(_send_all(client, supply, tally, campaign)) for _ in range(campaign.at_a_time)}
             while senders:
                 _, senders = await asyncio.wait(senders, timeout=_READ_EVERY_S)
-                memory.read(_progress(tally, campaign, time.monotonic() - started_s))
+                spent_s = time.monotonic() - started_s
+                memory.read(min(1.0, max(tally.inputs / campaign.inputs, spent_s / campaign.most_s)))
                 tell(tally)
     is_judging = tally.inputs >= LEAST_FOR_MEMORY
     return Outcome(campaign.url, campaign.seed, time.monotonic() - started_s, tally, memory.figures(), is_judging)
 
 
 async def send_request(client: httpx.AsyncClient, request: FuzzRequest) -> Answer:
-    """Return what came of one request."""
+    """Return the answer to one request, or how it failed."""
     url = client.base_url.copy_with(raw_path=request.target)
     content = _in_chunks(request.body) if request.is_chunked else request.body
     try:
-        response = await client.post(url, content=content, headers=list(request.headers))
-    except httpx.TimeoutException as exc:
-        return Answer(None, fault=f"timeout: {exc!r}")
-    except httpx.TransportError as exc:
-        return Answer(None, fault=f"reset: {exc!r}")
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            response = await client.post(url, content=content, headers=list(request.headers))
+    except (TimeoutError, httpx.TimeoutException):
+        return Answer(None, fault="timeout")
+    except httpx.DecodingError:
+        return Answer(None, fault="undecodable")
+    except httpx.TransportError:
+        return Answer(None, fault="reset")
     return Answer(response.status_code, _code_of(response))
 
 
 async def _expect_someone(client: httpx.AsyncClient) -> None:
     try:
-        await client.get("/")
+        async with client.stream("GET", "/"):
+            return
     except httpx.TransportError as exc:
-        raise BadInputError(f"{client.base_url}: nobody answers there ({exc}); start the service first") from exc
+        raise BadInputError(f"{client.base_url}: no service answers there ({exc}); start the service first") from exc
 
 
 async def _expect_one_accepted(client: httpx.AsyncClient, valid: Iterable[FuzzRequest]) -> None:
@@ -110,27 +129,21 @@ def _remedy(answer: Answer) -> str:
     if answer.status in {401, 403}:
         return f"put a key of the service into {VARIABLE}"
     if answer.status in {404, 405}:
-        return "say with --path where it takes files"
+        return "name the path that takes files with --path"
     return "see --path and --files"
 
 
-def _until(campaign: Campaign, deadline_s: float) -> Requests:
-    return itertools.takewhile(lambda _: time.monotonic() < deadline_s, campaign.requests)
-
-
-async def _send_all(client: httpx.AsyncClient, supply: Requests, tally: Tally, campaign: Campaign) -> None:
-    for name, request in supply:  # shared by all senders: each takes the next one
-        answer = await send_request(client, request)
+async def _send_all(
+    client: httpx.AsyncClient, supply: Iterable[NamedRequest], tally: Tally, campaign: Campaign
+) -> None:
+    for named in supply:  # shared by all senders: each takes the next one
+        answer = await send_request(client, named.request)
         tally.add(answer)
         if answer.is_offence:
             campaign.folder.mkdir(parents=True, exist_ok=True)
-            path = campaign.folder / f"{name}-{answer.status or answer.fault.split(':')[0]}.http"
-            path.write_bytes(request.encode())
+            path = campaign.folder / f"{named.name}-{answer.status or answer.fault}.http"
+            path.write_bytes(named.request.encode())
             tally.saved.append(path)
-
-
-def _progress(tally: Tally, campaign: Campaign, spent_s: float) -> float:
-    return min(1.0, max(tally.inputs / campaign.inputs, spent_s / campaign.most_s))
 
 
 async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:

@@ -1,9 +1,10 @@
-"""Spoils the bytes of valid files, each time by a random generator that can be seeded again."""
+"""Corrupts the bytes of valid files, with a random generator that makes the same bytes from the same seed."""
 
 import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
@@ -21,11 +22,19 @@ _HEADER_BYTES = 64
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def spoil(rng: random.Random, files: Sequence[bytes]) -> tuple[str, bytes]:
-    """Return one of `files` after up to three mutations, and their names; one in twenty stays as it is."""
+@dataclass(frozen=True)
+class Spoilt:
+    """A file after mutations, and their names."""
+
+    was_done: str
+    data: bytes
+
+
+def spoil(rng: random.Random, files: Sequence[bytes]) -> Spoilt:
+    """Return one of `files` after up to three mutations; one in twenty is unchanged."""
     data = rng.choice(files)
     if rng.random() < 0.05:  # noqa: PLR2004 one in twenty
-        return "as it is", data
+        return Spoilt("as it is", data)
     names = []
     for _ in range(rng.choice((1, 1, 2, 3))):
         name = rng.choice(sorted(MUTATIONS))
@@ -37,7 +46,7 @@ def spoil(rng: random.Random, files: Sequence[bytes]) -> tuple[str, bytes]:
     if rng.random() < 0.1:  # noqa: PLR2004 one in ten
         data = _with_foreign(rng, data, files)
         names.append("polyglot")
-    return ", ".join(names), data
+    return Spoilt(", ".join(names), data)
 
 
 def with_right_checksums(png: bytes) -> bytes:

@@ -5,15 +5,16 @@ The file is the request as it went over the wire (a chunked body without its chu
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtest.errors import BadInputError
-from loadtest.fuzz.mutations import spoil
+from loadtest.fuzz.mutations import Spoilt, spoil
 
 Header = tuple[bytes, bytes]
 
 _BOUNDARY = b"fuzz-7d1c"
+_FORM_TYPE = b"multipart/form-data; boundary=" + _BOUNDARY
 _OVERSIZE_BYTES = 11_000_000
 _ODD_TYPES = (b"image/jpeg", b"image/png", b"text/html", b"application/json", b"x", b"multipart/mixed", b"\xff/\xfe")
 _ODD_FORM_TYPES = (
@@ -88,40 +89,41 @@ def valid_requests(path: str, files: Sequence[bytes]) -> Iterator[FuzzRequest]:
     for file in files:
         yield FuzzRequest(path.encode(), (), file)
         form = _form([_part(b'name="file"; filename="a"', file)])
-        yield FuzzRequest(path.encode(), ((b"content-type", b"multipart/form-data; boundary=" + _BOUNDARY),), form)
+        yield FuzzRequest(path.encode(), ((b"content-type", _FORM_TYPE),), form)
 
 
 def make_request(path: str, files: Sequence[bytes], seed: int, number: int) -> FuzzRequest:
     """Return request `number` of the campaign `seed`: the same for the same files, whatever was sent before."""
     rng = random.Random(f"{seed} {number}")
-    if rng.random() < 0.001:  # noqa: PLR2004 one in a thousand: each is 11 MB
-        was_done, picture = "oversize", bytes(_OVERSIZE_BYTES)
-    else:
-        was_done, picture = spoil(rng, files)
-    kind, headers, body = _wrap(rng, picture)
-    target = path.encode()
+    is_oversize = rng.random() < 0.001  # noqa: PLR2004 one in a thousand: each is 11 MB
+    request = _wrap(rng, path, Spoilt("oversize", bytes(_OVERSIZE_BYTES)) if is_oversize else spoil(rng, files))
     if rng.random() < 0.2:  # noqa: PLR2004 one in five
-        target += b"?top_k=" + rng.choice(_VALUES).encode()
-        kind += ", query"
+        target = request.target + b"?top_k=" + rng.choice(_VALUES).encode()
+        request = replace(request, target=target, was_done=f"{request.was_done}, query")
     if rng.random() < 0.1:  # noqa: PLR2004 one in ten
-        headers = (*headers, rng.choice(_ODD_HEADERS))
-        kind += ", header"
-    return FuzzRequest(target, headers, body, rng.random() < 0.2, f"{was_done}; {kind}")  # noqa: PLR2004 one in five
+        headers = (*request.headers, rng.choice(_ODD_HEADERS))
+        request = replace(request, headers=headers, was_done=f"{request.was_done}, header")
+    return replace(request, is_chunked=rng.random() < 0.2)  # noqa: PLR2004 one in five
 
 
-def _wrap(rng: random.Random, picture: bytes) -> tuple[str, tuple[Header, ...], bytes]:
+def _wrap(rng: random.Random, path: str, spoilt: Spoilt) -> FuzzRequest:
+    """Return a request with the file as its body, or in a form."""
+    picture, content_type = spoilt.data, b""
     kind = rng.choice(("body", "body", "lying type", "form", "form", "odd form", "spoilt form", "form of wrong type"))
     if kind == "body":
-        return kind, (), picture
-    if kind == "lying type":
-        return kind, ((b"content-type", rng.choice(_ODD_TYPES)),), picture
-    content_type = b"multipart/form-data; boundary=" + _BOUNDARY
-    body = _odd_form(rng, picture) if kind == "odd form" else _form([_part(b'name="file"; filename="a"', picture)])
-    if kind == "spoilt form":
-        _, body = spoil(rng, [body])
-    if kind == "form of wrong type":
+        body = picture
+    elif kind == "lying type":
+        body, content_type = picture, rng.choice(_ODD_TYPES)
+    else:
+        body, content_type = _form([_part(b'name="file"; filename="a"', picture)]), _FORM_TYPE
+    if kind == "odd form":
+        body = _odd_form(rng, picture)
+    elif kind == "spoilt form":
+        body = spoil(rng, [body]).data
+    elif kind == "form of wrong type":
         content_type = rng.choice(_ODD_FORM_TYPES)
-    return kind, ((b"content-type", content_type),), body
+    headers = ((b"content-type", content_type),) if content_type else ()
+    return FuzzRequest(path.encode(), headers, body, was_done=f"{spoilt.was_done}; {kind}")
 
 
 def _odd_form(rng: random.Random, picture: bytes) -> bytes:

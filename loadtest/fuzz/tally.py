@@ -1,34 +1,37 @@
-"""What came back, counted: the answers of a campaign and what they say of the service."""
+"""The answers of a campaign, counted, and what they say of the service."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from loadtest.fuzz.memory import FLAT_PERCENT, MemoryFigures
 
 MIB = 2**20
-_SERVER_ERROR = 500
+SERVER_ERROR = 500
 _UNREAD = frozenset({401, 403, 404, 405, 407, 421, 429})
-"""Statuses of answers that are given before anybody has looked into the body; so are redirections."""
+"""Statuses of answers that are given before the body is read; so are redirections."""
 
 MOST_UNREAD_SHARE = 0.5
 """Of the inputs: with more of them refused unread, that nothing broke says little."""
 
 
+Fault = Literal["reset", "timeout", "undecodable"]
+"""How a request failed without an answer; `undecodable`: its body is not what its content-encoding says."""
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request: a status with the `code` of its error body, or how the connection failed."""
+    """The answer to one request: a status with the `code` of its error body, or how the connection failed."""
 
     status: int | None
     code: str = ""
-    fault: str = ""
-    """`reset` or `timeout`, with the client's words."""
+    fault: Fault | None = None
 
     @property
     def is_offence(self) -> bool:
         """Whether no input at all may be answered so."""
-        return self.status is None or self.status >= _SERVER_ERROR
+        return self.status is None or self.status >= SERVER_ERROR
 
     @property
     def is_success(self) -> bool:
@@ -41,7 +44,7 @@ class Tally:
     """The answers of a campaign so far."""
 
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: Counter[Fault] = field(default_factory=Counter)
     saved: list[Path] = field(default_factory=list)
 
     @property
@@ -52,7 +55,7 @@ class Tally:
     @property
     def server_errors(self) -> int:
         """How many answers had a status of 500 or more."""
-        return sum(count for (status, _), count in self.answers.items() if status >= _SERVER_ERROR)
+        return sum(count for (status, _), count in self.answers.items() if status >= SERVER_ERROR)
 
     @property
     def unread(self) -> dict[str, int]:
@@ -65,9 +68,9 @@ class Tally:
 
     def add(self, answer: Answer) -> None:
         """Count one more."""
-        if answer.status is None:
-            self.faults[answer.fault.split(":")[0]] += 1
-        else:
+        if answer.fault is not None:
+            self.faults[answer.fault] += 1
+        elif answer.status is not None:
             self.answers[answer.status, answer.code] += 1
 
 

@@ -1,53 +1,75 @@
 """Shows a fuzzing campaign in the terminal: how far it is, and its table at the end."""
 
 import time
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.text import Text
 
+from loadtest.fuzz.campaign import ANSWER_TIMEOUT_S, Campaign
 from loadtest.fuzz.memory import MemoryFigures
-from loadtest.fuzz.tally import MIB, Outcome, Tally
+from loadtest.fuzz.tally import MIB, SERVER_ERROR, Outcome, Tally
 from loadtest.page.terminal import columns_of, open_console, print_table
 
 _PLAIN_EVERY_S = 10.0
+_MOST_PATHS = 10
 _MEANINGS = {
     "": "answered",
     "reset": "the connection broke",
     "timeout": "no answer",
+    "undecodable": "the answer is not what its content-encoding says",
 }
-_BAD_STATUS = 500
 
 
-class FuzzDisplay:
-    """Tells how far a campaign is: one line that changes on a terminal, a line every 10 s anywhere else."""
+@contextmanager
+def shown_campaign(campaign: Campaign) -> Iterator[Callable[[Tally], None]]:
+    """Say on standard error how long a campaign takes at most, and yield what shows how far it is.
 
-    def __init__(self, inputs: int) -> None:
-        """Show on standard error that there will be `inputs` in all."""
-        self._console = Console(stderr=True, highlight=False)
-        self._inputs = inputs
-        self._told_s = time.monotonic()
-        self._status = self._console.status("begins") if self._console.is_terminal else None
+    One line that changes on a terminal, a line every 10 s anywhere else.
+    """
+    console = Console(stderr=True, highlight=False)
+    console.print(describe_bound(campaign), soft_wrap=True)
+    began_s = told_s = time.monotonic()
 
-    def __enter__(self) -> Self:
-        if self._status:
-            self._status.start()
-        return self
+    def tell(tally: Tally) -> None:
+        nonlocal told_s
+        now_s = time.monotonic()
+        line = describe_progress(campaign, tally, now_s - began_s)
+        if console.is_terminal:
+            status.update(line)
+        elif now_s - told_s >= _PLAIN_EVERY_S:
+            told_s = now_s
+            console.print(line, soft_wrap=True)
 
-    def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
+    status = console.status("begins")
+    if not console.is_terminal:
+        yield tell
+        return
+    with status:
+        yield tell
 
-    def tell(self, tally: Tally) -> None:
-        """Show the state of `tally`."""
-        line = (
-            f"{tally.inputs:,} of {self._inputs:,} inputs, {tally.server_errors} × 5xx, {tally.faults.total()} broken"
-        )
-        if self._status:
-            self._status.update(line)
-        elif time.monotonic() - self._told_s >= _PLAIN_EVERY_S:
-            self._told_s = time.monotonic()
-            self._console.print(line, soft_wrap=True)
+
+def describe_bound(campaign: Campaign) -> str:
+    """Return how long a campaign takes at most, and why."""
+    timeout = f"each answered within {ANSWER_TIMEOUT_S:g} s or counted as a timeout"
+    return (
+        f"{campaign.inputs:,} inputs, {campaign.at_a_time} at a time, {timeout}: "
+        f"at most {_clock(campaign.longest_s)} (h:mm:ss); --seconds and --inputs shorten it"
+    )
+
+
+def describe_progress(campaign: Campaign, tally: Tally, spent_s: float) -> str:
+    """Return how far a campaign is after `spent_s`, and about how long it takes from here on."""
+    left_s = campaign.longest_s - spent_s
+    if tally.inputs:
+        at_this_pace_s = spent_s * (campaign.inputs - tally.inputs) / tally.inputs
+        left_s = min(at_this_pace_s, campaign.most_s - spent_s)
+    return (
+        f"{tally.inputs:,} of {campaign.inputs:,} inputs, {'about' if tally.inputs else 'at most'} {_clock(left_s)} "
+        f"left, {tally.server_errors} × 5xx, {tally.faults.total()} broken"
+    )
 
 
 def print_outcome(outcome: Outcome) -> None:
@@ -56,13 +78,18 @@ def print_outcome(outcome: Outcome) -> None:
     _print_answers(outcome)
     if outcome.memory is not None:
         _print_memory(outcome.memory)
-    for path in outcome.tally.saved[:10]:
+    saved = outcome.tally.saved
+    for path in saved[:_MOST_PATHS]:
         console.print(Text(f"saved: {path}", style="yellow"), soft_wrap=True)
-    if len(outcome.tally.saved) > 10:  # noqa: PLR2004 the ten above
-        console.print(Text(f"… and {len(outcome.tally.saved) - 10} more there", style="yellow"))
+    if len(saved) > _MOST_PATHS:
+        console.print(Text(f"… and {len(saved) - _MOST_PATHS} more there", style="yellow"))
     took = f"{outcome.took_s:.0f} s, seed {outcome.seed}"
     style = "bold green" if outcome.has_held else "bold red"
     console.print(Text(f"{outcome.verdict()} ({took})", style=style), soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=max(0, round(seconds))))
 
 
 def _print_answers(outcome: Outcome) -> None:
@@ -72,7 +99,7 @@ def _print_answers(outcome: Outcome) -> None:
         (status, _MEANINGS.get(code, code), f"{count:,}", f"{100 * count / outcome.tally.inputs:.1f} %")
         for status, code, count in counts
     ]
-    styles = ["red" if status == "none" or int(status) >= _BAD_STATUS else "" for status, _, _ in counts]
+    styles = ["red" if status == "none" or int(status) >= SERVER_ERROR else "" for status, _, _ in counts]
     title = f"{outcome.tally.inputs:,} inputs to {outcome.url}"
     print_table(title, columns_of(("status", "code", "inputs", "share"), words=2), rows, styles)
 

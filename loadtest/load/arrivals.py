@@ -8,7 +8,7 @@ the next request after the answer to the last. Which of the two a test is change
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.plan.plan import Arrivals
+from loadtest.plan.workload import Arrivals
 
 
 def draw_arrival_times_s(rate_rps: float, duration_s: float, arrivals: Arrivals, seed: int) -> NDArray[np.float64]:

@@ -1,6 +1,5 @@
-"""The load generator: Locust in a process of its own, with the plan's numbers."""
+"""The load generator: Locust in a separate process, with the plan's numbers."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,10 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from loadtest.errors import CellFailedError
 from loadtest.machine.processes import family, kill, last_lines, psutil_of, start_process, undisturbed, wait_for_end
-from loadtest.plan.plan import Plan, Target
+from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
+from loadtest.plan.targets import Target
+from loadtest.plan.workload import Workload
 from loadtest.rows.columns import GeneratorRow, read_rows
 from loadtest.rows.run_folder import Moments
 
@@ -21,7 +24,7 @@ _STOP_S = 5.0
 
 @dataclass(frozen=True)
 class Load:
-    """One load to make: so many users for so long, and the files that tell of it."""
+    """One load: its number of users, its duration in seconds, and the files that describe it."""
 
     users: int
     spawn_rate_per_s: float
@@ -57,6 +60,15 @@ class Load:
         return self.folder / ("locust.log" if self.name == "requests" else f"{self.name}.log")
 
 
+class RecorderSettings(BaseModel):
+    """What the process that makes the load is given, as JSON."""
+
+    load: Load
+    workload: Workload
+    drain_s: float
+    """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
+
+
 @dataclass(frozen=True)
 class Generator:
     """A running Locust."""
@@ -90,8 +102,10 @@ class Generator:
 @contextmanager
 def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Generator]:
     """Start Locust; it ends by itself, and at the latest when the context does. Raises CellFailedError."""
-    command = [sys.executable, "-m", "loadtest.load.recorder", _settings(plan, load), *_options(plan, target, load)]
-    # Locust would take options from LOCUST_* variables of whoever runs the kit.
+    # Half of the time, so that there is some left for the last answers.
+    settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2).model_dump_json()
+    command = [sys.executable, "-m", "loadtest.load.recorder", settings, *_options(plan, target, load)]
+    # Locust would take options from LOCUST_* variables.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
     process = start_process(command, load.log, environment)
     try:
@@ -105,39 +119,11 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
             process.wait()
 
 
-def _settings(plan: Plan, load: Load) -> str:
-    endpoints = plan.workload.endpoints
-    return json.dumps(
-        {
-            "requests": str(load.requests),
-            "generator": str(load.generator),
-            "moments": str(load.moments),
-            "endpoints": {endpoint.request: name for name, endpoint in endpoints.items()},
-            "weights": {name: endpoint.weight for name, endpoint in endpoints.items()},
-            "wait_s": plan.workload.wait_s,
-            "rate_per_user_rps": plan.workload.rate_per_user_rps,
-            "rate_rps": plan.workload.rate_rps,
-            "arrivals": plan.workload.arrivals,
-            # Half of the time, so that there is some left for the last answers.
-            "drain_s": plan.drain_s / 2,
-            "duration_s": load.duration_s,
-            "seed": load.seed,
-        }
-    )
-
-
 def _options(plan: Plan, target: Target, load: Load) -> list[str]:
     options = ["-f", str(find_file(plan.workload.locustfile)), "--headless", "--host", target.url]
     options += ["--users", str(load.users), "--spawn-rate", f"{load.spawn_rate_per_s:g}"]
-    options += [
-        "--stop-timeout",
-        f"{plan.drain_s:g}",
-        "--only-summary",
-        "--loglevel",
-        "WARNING",
-        "--exit-code-on-error",
-        "0",
-    ]
+    options += ["--stop-timeout", f"{plan.drain_s:g}", "--exit-code-on-error", "0"]
+    options += ["--only-summary", "--loglevel", "WARNING"]
     for key, value in plan.workload.options.items():
         options += [f"--{key}", str(value)]
     return options

@@ -1,9 +1,9 @@
 """JPEG pictures for the load: as heavy to decode as photographs, and a different file in every request.
 
 Called by the locustfile and, for small files of every format, by the fuzzer; knows nothing of HTTP. A pool of pictures
-is drawn once; each request then gets one of them with a JPEG comment of its own. The files differ, so a cache keyed by
+is drawn once; each request then gets one of them with a unique JPEG comment. The files differ, so a cache keyed by
 content (SHA-256) never hits; the pixels repeat within the pool, so a cache keyed by decoded pixels would. Only a pool
-that is told so repeats files.
+with `distinct=False` repeats files.
 """
 
 import io

@@ -1,7 +1,7 @@
 """Locust with one raw row per request: `python -m loadtest.load.recorder SETTINGS` and then Locust's own options.
 
-Started by `measuring.generator`, once for each warm-up and each load. Works with any locustfile: it listens to Locust's
-events, and gives the users the pace and the weights of the plan. SETTINGS is RecorderSettings as JSON.
+Started by `loadtest.load.generator`, once for each warm-up and each load. Works with any locustfile: it listens to
+Locust's events, and gives the users the pace and the weights of the plan. SETTINGS is RecorderSettings as JSON.
 
 With a rate, the load is an open loop: see OpenLoop.
 """
@@ -16,10 +16,10 @@ import sys
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import nan
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -27,10 +27,10 @@ from gevent.local import local
 from locust import User
 from locust.env import Environment
 from locust.exception import CatchResponseError
-from pydantic import BaseModel
 
 from loadtest.load.arrivals import draw_arrival_times_s
-from loadtest.plan.plan import Arrivals
+from loadtest.load.generator import RecorderSettings
+from loadtest.plan.workload import Endpoint
 from loadtest.rows.columns import GeneratorRow, RequestRow, RowWriter
 from loadtest.rows.run_folder import ArrivalCounts, Moments, write_whole
 
@@ -43,30 +43,6 @@ _FIRST_ERROR_STATUS = 400
 # The users, who all come at once, are ready by then for the first arrival.
 _LEAD_S = 0.1
 _FOREVER_S = 1e6
-
-
-class RecorderSettings(BaseModel):
-    """What the plan says of one load."""
-
-    requests: Path
-    """Where the RequestRows go."""
-    generator: Path
-    """Where the GeneratorRows go."""
-    moments: Path
-    """Where the Moments go, once the load is over."""
-    endpoints: dict[str, str]
-    """Short names by Locust's request names."""
-    weights: dict[str, int]
-    """By tag."""
-    wait_s: tuple[float, float] | None
-    rate_per_user_rps: float | None
-    rate_rps: float | None
-    arrivals: Arrivals
-    drain_s: float
-    """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
-    duration_s: float
-    """From the first user on; then the recorder ends the load. Locust's --run-time would begin to count before."""
-    seed: int
 
 
 class OpenLoop:
@@ -107,7 +83,7 @@ class OpenLoop:
             self._began.set()
 
     def _await_next(self) -> float:
-        """Take the next arrival and return when it is due; what is left to sleep is nothing, or all time."""
+        """Sleep until the next arrival is due; return the rest of the wait: 0 s, or in effect forever without one."""
         number, self._next = self._next, self._next + 1
         if number < len(self._times_s):
             due_s = self._times_s[number]
@@ -140,10 +116,10 @@ class OpenLoop:
         until_s = time.monotonic() + within_s
         while self._sent < len(self._times_s) and time.monotonic() < until_s:
             gevent.sleep(_LAG_STEP_S)
-        gevent.sleep(_LAG_STEP_S)  # Locust kills a user whom it has not let go on yet
+        gevent.sleep(_LAG_STEP_S)  # Locust kills a user that has not been scheduled yet
 
     def count(self) -> ArrivalCounts:
-        """Return what became of the arrivals that were due, after the end."""
+        """Return how many arrivals were due, late and never sent; valid after the end."""
         due = len(self._times_s)
         return ArrivalCounts(due=due, queued=self._queued, unsent=due - self._sent)
 
@@ -153,9 +129,10 @@ class Recorder:
 
     def __init__(self, settings: RecorderSettings) -> None:
         """Create the files. Raises OSError."""
-        self._settings = settings
-        self._requests = RowWriter(settings.requests, RequestRow)
-        self._generator = RowWriter(settings.generator, GeneratorRow)
+        self._load, self._workload, self._drain_s = settings.load, settings.workload, settings.drain_s
+        self._endpoints = {endpoint.request: name for name, endpoint in settings.workload.endpoints.items()}
+        self._requests = RowWriter(settings.load.requests, RequestRow)
+        self._generator = RowWriter(settings.load.generator, GeneratorRow)
         self._count: Counter[str] = Counter()
         self._moments: dict[str, Any] = {}
         self._open_loop = _open_loop(settings)
@@ -172,21 +149,21 @@ class Recorder:
 
     def _give_pace_and_weights(self, environment: Environment, **_: object) -> None:
         for user_class in environment.user_classes:
-            if self._settings.wait_s is not None:
-                user_class.wait_time = between(*self._settings.wait_s)
-            if self._settings.rate_per_user_rps is not None:
-                user_class.wait_time = constant_throughput(self._settings.rate_per_user_rps)
+            if self._workload.wait_s is not None:
+                user_class.wait_time = between(*self._workload.wait_s)
+            if self._workload.rate_per_user_rps is not None:
+                user_class.wait_time = constant_throughput(self._workload.rate_per_user_rps)
             if self._open_loop is not None:
                 self._open_loop.employ(user_class)
-            _set_weights(user_class, self._settings.weights)
+            _set_weights(user_class, self._workload.endpoints)
         # After the locustfile's own listeners: the load begins when its preparations are done.
         events.test_start.add_listener(self._begin)
 
     def _begin(self, environment: Environment, **_: object) -> None:
-        random.seed(self._settings.seed)
+        random.seed(self._load.seed)
         self._moments["started_unix_s"] = time.time()
         self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._tick, environment)]
-        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._settings.duration_s)
+        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._load.duration_s)
 
     def _end_the_load(self, environment: Environment, due_s: float) -> None:
         while (left_s := due_s - time.monotonic()) > 0:
@@ -195,7 +172,7 @@ class Recorder:
         if environment.runner and "stopping_unix_s" not in self._moments:
             self._stopping()
             if self._open_loop is not None:
-                self._open_loop.send_the_rest(self._settings.drain_s)
+                self._open_loop.send_the_rest(self._drain_s)
                 self._moments["arrivals"] = self._open_loop.count()
             environment.runner.quit()
 
@@ -212,16 +189,14 @@ class Recorder:
 
     def _end(self, environment: Environment, **_: object) -> None:
         if "stopped_unix_s" in self._moments:
-            return  # whoever stops a test that is stopping already makes Locust tell of its end twice
+            return  # Locust fires this event twice when a stopping test is stopped again
         gevent.killall(self._greenlets)
         self._moments["stopped_unix_s"] = time.time()
-        try:
+        with _exit_unless_written():
             self._write_second(environment)
             self._requests.close()
             self._generator.close()
-            write_whole(self._settings.moments, Moments.model_validate(self._moments).model_dump_json())
-        except OSError as exc:
-            _give_up(exc)
+            write_whole(self._load.moments, Moments.model_validate(self._moments).model_dump_json())
 
     def _write_request(self, **request: Any) -> None:
         response = request.get("response")
@@ -231,7 +206,7 @@ class Recorder:
         self._count["failures"] += bool(error)
         row = RequestRow(
             start_unix_s=round(_start_unix_s(request), 6),
-            endpoint=self._settings.endpoints.get(request["name"], request["name"]),
+            endpoint=self._endpoints.get(request["name"], request["name"]),
             status=status,
             latency_ms=round(_latency_ms(request, error), 3),
             response_bytes=int(request["response_length"] or 0),
@@ -239,10 +214,8 @@ class Recorder:
             server_timing=_header(getattr(response, "headers", None)),
             scheduled_unix_s=self._open_loop.pop_scheduled_unix_s() if self._open_loop else None,
         )
-        try:
+        with _exit_unless_written():
             self._requests.write(row)
-        except OSError as exc:
-            _give_up(exc)
 
     def _watch_lag(self) -> None:
         while True:
@@ -255,12 +228,10 @@ class Recorder:
         while True:
             due_s += 1
             gevent.sleep(max(0.0, due_s - time.monotonic()))
-            try:
+            with _exit_unless_written():
                 self._write_second(environment)
                 self._requests.flush()
                 self._generator.flush()
-            except OSError as exc:
-                _give_up(exc)
 
     def _write_second(self, environment: Environment) -> None:
         self._generator.write(
@@ -277,22 +248,21 @@ class Recorder:
 
 
 def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
-    if settings.rate_rps is None:
+    work, load = settings.workload, settings.load
+    if work.rate_rps is None:
         return None
-    times_s = draw_arrival_times_s(settings.rate_rps, settings.duration_s, settings.arrivals, settings.seed)
+    times_s = draw_arrival_times_s(work.rate_rps, load.duration_s, work.arrivals, load.seed)
     return OpenLoop(times_s.tolist())
 
 
-def _set_weights(user_class: type[User], weights: Mapping[str, int]) -> None:
+def _set_weights(user_class: type[User], endpoints: Mapping[str, Endpoint]) -> None:
     """Have a user pick among its tagged tasks by the plan's weights; tasks that the plan does not name are left out."""
     tasks = list(dict.fromkeys(user_class.tasks))
-    weighted = [
-        task for task in tasks for tag in getattr(task, "locust_tag_set", ()) for _ in range(weights.get(tag, 0))
-    ]
-    missing = set(weights) - {tag for task in tasks for tag in getattr(task, "locust_tag_set", ())}
+    tagged = [(task, tag) for task in tasks for tag in getattr(task, "locust_tag_set", ())]
+    missing = set(endpoints) - {tag for _, tag in tagged}
     if missing:
         sys.exit(f"the locustfile has no task with the tag {', '.join(sorted(missing))}, which the plan names")
-    user_class.tasks = weighted
+    user_class.tasks = [task for task, tag in tagged if tag in endpoints for _ in range(endpoints[tag].weight)]
 
 
 def _describe(exception: object, status: int) -> str:
@@ -322,10 +292,14 @@ def _header(headers: Any) -> str:
     return " ".join(str(headers.get("server-timing") or "").split()) if headers is not None else ""
 
 
-def _give_up(exc: OSError) -> NoReturn:
-    # Locust would log an exception of a listener and go on without the rows.
-    print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
-    os._exit(CANNOT_WRITE)
+@contextmanager
+def _exit_unless_written() -> Iterator[None]:
+    # Locust would log an exception of a listener and continue without the rows.
+    try:
+        yield
+    except OSError as exc:
+        print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
+        os._exit(CANNOT_WRITE)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The processes that the kit starts: none outlives it, and none of their children is lost sight of.
+"""The processes that the kit starts, targets and Locust: none outlives it, nor do their children.
 
-Used for targets and for Locust. On Linux the kit adopts whatever its children leave behind; elsewhere a process that
-detaches itself and loses its parent is not found.
+On Linux the kit adopts whatever its children leave behind; elsewhere a process that detaches itself and loses its
+parent is not found.
 """
 
 import ctypes
@@ -22,7 +22,8 @@ from loadtest.errors import CellFailedError
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PR_SET_CHILD_SUBREAPER = 36
 POLL_S = 0.05
-_TAIL_LINES = 12
+_TAIL_LINES, _TAIL_BYTES = 12, 20_000
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 INTERRUPTS = frozenset(
     number
@@ -30,13 +31,12 @@ INTERRUPTS = frozenset(
     if signal.getsignal(number) is not signal.SIG_IGN  # as after nohup
 )
 """Signals that end a run: Ctrl-C, SIGTERM, and the closing of the terminal."""
-_TAIL_BYTES = 20_000
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    if _libc is not None:
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def split_command(command: str) -> list[str]:
@@ -54,32 +54,27 @@ def start_process(arguments: list[str], log: Path, environment: Mapping[str, str
     On Linux it gets SIGTERM when the kit dies, however that happens. Raises CellFailedError, and Interrupted when it
     was started while a signal came; then it has been killed.
     """
-    started: list[subprocess.Popen[bytes]] = []
+    process = None
     try:
         # An exception of a signal handler that Python runs while it forks would be printed and lost.
         with log.open("ab") as output, undisturbed():
-            started.append(
-                subprocess.Popen(
-                    arguments,
-                    env=dict(environment),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=_begin_child,  # noqa: PLW1509 it takes no lock that a thread could hold
-                )
+            process = subprocess.Popen(
+                arguments,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_begin_child,  # noqa: PLW1509 it takes no lock that a thread could hold
             )
     except (OSError, subprocess.SubprocessError) as exc:
         raise CellFailedError(f"`{shlex.join(arguments)}` cannot be started: {exc}") from exc
     except BaseException:
-        for process in started:
+        if process is not None:
             kill(family(process.pid))
             process.wait()
         raise
-    return started[0]
-
-
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return process
 
 
 def _begin_child() -> None:
@@ -93,7 +88,7 @@ def family(pid: int) -> list[psutil.Process]:
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return []
 
 
@@ -156,7 +151,7 @@ def kill(processes: Iterable[psutil.Process], timeout_s: float = 5) -> list[str]
 
 
 def reap_orphans(known: Collection[int]) -> None:
-    """Take leave of adopted processes that have ended, except those in `known`, whose Popen does it."""
+    """Reap adopted processes that have ended, except those in `known`, which their Popen reaps."""
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.pid not in known and child.status() == psutil.STATUS_ZOMBIE:
@@ -164,16 +159,25 @@ def reap_orphans(known: Collection[int]) -> None:
 
 
 def describe(process: psutil.Process) -> str:
-    """Return the command line, shortened, without the folders of its program."""
+    """Return the command line, shortened to one line, without the folders of its program."""
     try:
         words = process.cmdline() or [process.name()]
     except psutil.Error:
         return f"process {process.pid}"
-    return " ".join([Path(words[0]).name or words[0], *words[1:]])[:100]
+    words = " ".join([Path(words[0]).name or words[0], *words[1:]]).split()
+    return " ".join(words)[:100]
+
+
+def command_of(process: psutil.Process) -> str:
+    """Return the command line; "" when the process has ended or may not be read."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def last_lines(log: Path) -> str:
-    """Return the end of a log, for the reason why something failed."""
+    """Return the last lines of a log, for the reason of a failure."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL_BYTES))

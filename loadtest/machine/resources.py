@@ -5,15 +5,15 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import psutil
 
-from loadtest.machine.processes import descendants, family
+from loadtest.machine.processes import command_of, descendants, family
 from loadtest.machine.threads import ThreadReader, ThreadUse, add_up, knows_threads
-from loadtest.plan.plan import Role
-from loadtest.rows.columns import ResourceRow, RowWriter
+from loadtest.plan.targets import Role
+from loadtest.rows.columns import ResourceRow
 
 # Looking through all processes of the machine is ten times the work of looking through our own.
 _FIND_ANYWHERE_EVERY_S = 10.0
@@ -25,7 +25,7 @@ class ResourceSampler:
 
     def __init__(self, roles: list[Role], *generator_pids: int) -> None:
         """Begin: the first `sample` covers the time from here. Usually there is one load generator."""
-        self._roles = [(role, re.compile(role.command)) for role in roles]
+        self._roles = roles
         self._generator_pids = generator_pids
         self._cpu_s: dict[psutil.Process, float] = {}
         self._threads = ThreadReader() if knows_threads() else None
@@ -40,25 +40,49 @@ class ResourceSampler:
 
     def sample(self) -> list[ResourceRow]:
         """Return one row for each role that has a process, one of the machine, and one of what its host took away."""
-        now_s = time.monotonic()
+        now_s, unix_s = time.monotonic(), round(time.time(), 3)
         elapsed_s = max(now_s - self._read_s, 1e-3)
         self._read_s = now_s
-        unix_s = round(time.time(), 3)
-        usage: dict[str, _Usage] = defaultdict(_Usage)
+        used: dict[str, list[_Used]] = defaultdict(list)
         seen: dict[psutil.Process, float] = {}
         for process, role in self._processes():
-            used_cpu_s = usage[role].add(process, self._cpu_s.get(process, 0.0), seen)
-            # Of the rest there is nothing to tell, and a service of many threads would make the kit itself a load.
-            if self._threads and used_cpu_s:
-                usage[role].thread_uses.append(self._threads.read(process, elapsed_s))
+            with suppress(psutil.Error):  # it ended just now
+                used[role].append(self._read(process, elapsed_s, seen))
         if self._threads:
             self._threads.forget_all_but(seen)
         self._cpu_s = seen
-        rows = [
-            used.row(unix_s, role, elapsed_s, knows_threads=self._threads is not None)
-            for role, used in sorted(usage.items())
-        ]
+        rows = [self._row(unix_s, role, elapsed_s, uses) for role, uses in sorted(used.items())]
         return [*rows, *self._machine(unix_s, elapsed_s)]
+
+    def _read(self, process: psutil.Process, elapsed_s: float, seen: dict[psutil.Process, float]) -> "_Used":
+        with process.oneshot():
+            times, threads, rss_bytes = process.cpu_times(), process.num_threads(), process.memory_info().rss
+        seen[process] = times.user + times.system
+        cpu_s = max(0.0, seen[process] - self._cpu_s.get(process, 0.0))
+        # Threads of an idle process did nothing, and to read those of a large service would make the kit itself a load.
+        use = self._threads.read(process, elapsed_s) if self._threads and cpu_s else ThreadUse()
+        return _Used(cpu_s, rss_bytes, threads, use)
+
+    def _row(self, unix_s: float, role: str, elapsed_s: float, used: "list[_Used]") -> ResourceRow:
+        row = ResourceRow(
+            unix_s,
+            role,
+            processes=len(used),
+            cpu_percent=round(100 * sum(one.cpu_s for one in used) / elapsed_s, 1),
+            rss_bytes=sum(one.rss_bytes for one in used),
+            threads=sum(one.threads for one in used),
+        )
+        if self._threads is None:
+            return row
+        use = add_up(one.thread_use for one in used)
+        return replace(
+            row,
+            busy_threads=use.busy_threads,
+            busiest_thread_percent=round(use.busiest_thread_percent, 1),
+            runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
+            crowd_threads=use.crowd.threads if use.crowd else 0,
+            crowd_cores=round(use.crowd.cores, 2) if use.crowd else None,
+        )
 
     def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
         yield psutil.Process(), "kit"
@@ -69,13 +93,13 @@ class ResourceSampler:
         for process in descendants(without=self._generator_pids):
             ours.add(process.pid)
             yield process, role_of(process, self._roles)
-        if any(role.anywhere for role, _ in self._roles):
+        if any(role.anywhere for role in self._roles):
             yield from self._found_anywhere(ours)
 
     def _found_anywhere(self, ours: set[int]) -> list[tuple[psutil.Process, str]]:
         now_s = time.monotonic()
         if now_s - self._anywhere_found_s >= _FIND_ANYWHERE_EVERY_S:
-            roles = [(role, pattern) for role, pattern in self._roles if role.anywhere]
+            roles = [role for role in self._roles if role.anywhere]
             found = [(process, role_of(process, roles)) for process in psutil.process_iter()]
             self._anywhere = [(process, role) for process, role in found if role != "target_other"]
             self._anywhere_found_s = now_s
@@ -93,74 +117,25 @@ class ResourceSampler:
         ]
 
 
-class _Usage:
-    """What one role used."""
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """What a process used since the last reading, and has now."""
 
-    def __init__(self) -> None:
-        self.processes = 0
-        self.cpu_s = 0.0
-        self.rss_bytes = 0
-        self.threads = 0
-        self.thread_uses: list[ThreadUse] = []
-
-    def add(self, process: psutil.Process, before_cpu_s: float, seen: dict[psutil.Process, float]) -> float:
-        """Add what a process used, and return its CPU time since the last reading, seconds."""
-        try:
-            with process.oneshot():
-                cpu_s = _cpu_s(process)
-                threads = process.num_threads()
-                rss_bytes = process.memory_info().rss
-        except psutil.Error:
-            return 0.0  # it ended just now
-        used_cpu_s = max(0.0, cpu_s - before_cpu_s)
-        seen[process] = cpu_s
-        self.processes += 1
-        self.cpu_s += used_cpu_s
-        self.threads += threads
-        self.rss_bytes += rss_bytes
-        return used_cpu_s
-
-    def row(self, unix_s: float, role: str, elapsed_s: float, *, knows_threads: bool) -> ResourceRow:
-        cpu_percent = round(100 * self.cpu_s / elapsed_s, 1)
-        row = ResourceRow(unix_s, role, self.processes, cpu_percent, self.rss_bytes, self.threads)
-        if not knows_threads:
-            return row
-        use = add_up(self.thread_uses)
-        return replace(
-            row,
-            busy_threads=use.busy_threads,
-            busiest_thread_percent=round(use.busiest_thread_percent, 1),
-            runqueue_wait_percent=round(use.runqueue_wait_percent, 1),
-            crowd_threads=use.crowd.threads if use.crowd else 0,
-            crowd_cores=round(use.crowd.cores, 2) if use.crowd else None,
-        )
+    cpu_s: float
+    rss_bytes: int
+    threads: int
+    thread_use: ThreadUse
 
 
-def role_of(process: psutil.Process, roles: Iterable[tuple[Role, re.Pattern[str]]]) -> str:
+def role_of(process: psutil.Process, roles: Iterable[Role]) -> str:
     """Return the first role whose pattern is found in the command line; `target_other` when there is none."""
-    try:
-        command = " ".join(process.cmdline())
-    except psutil.Error:
-        return "target_other"
-    return next((role.name for role, pattern in roles if pattern.search(command)), "target_other")
+    command = command_of(process)
+    return next((role.name for role in roles if re.search(role.command, command)), "target_other")
 
 
 def count_role(roles: list[Role], name: str) -> int:
     """Return how many living processes below the kit have the role."""
-    patterns = [(role, re.compile(role.command)) for role in roles]
-    return sum(role_of(process, patterns) == name for process in descendants())
-
-
-def append_rows(writer: RowWriter, rows: Iterable[ResourceRow]) -> None:
-    """Write rows and flush them. Raises OSError."""
-    for row in rows:
-        writer.write(row)
-    writer.flush()
-
-
-def resource_writer(path: Path) -> RowWriter:
-    """Create a file of ResourceRows. Raises OSError."""
-    return RowWriter(path, ResourceRow)
+    return sum(role_of(process, roles) == name for process in descendants())
 
 
 def _machine_cpu_s() -> tuple[float, float]:

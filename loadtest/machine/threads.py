@@ -1,6 +1,6 @@
-"""How long the threads of a process ran and how long they waited for a core, from Linux' scheduler statistics.
+"""How long the threads of a process ran and waited for a core, from Linux' scheduler statistics.
 
-Read by `resources` once a second. Other systems do not tell it; there `knows_threads` is False.
+Read by `resources` once a second. Other systems have none; there `knows_threads` is False.
 """
 
 import os
@@ -8,17 +8,18 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from loadtest.machine.cores import Quota, quota_of
 
 BUSY_PERCENT = 25.0
-"""Of the time: a thread that ran or waited for a core at least so long counts as busy. Below are event loops and timers
-that wake up often and do little."""
+"""Of the time: the least that a busy thread runs or waits for a core. Below are event loops and timers that wake up
+often and do little."""
 
 LEAST_RAN_PERCENT = 5.0
-"""Of the time: a busy thread ran at least so long. On a full machine a thread with little work waits long for it."""
+"""Of the time: the least that a busy thread runs. On a full machine a thread with little work waits long for it."""
 
 _PROC = Path("/proc")
 
@@ -67,12 +68,11 @@ class ThreadUse:
         return max(crowds, key=lambda crowd: crowd.threads / crowd.cores, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
+class _Times(NamedTuple):
     """Of one thread since its start, seconds."""
 
-    ran_s: float
-    waited_s: float
+    ran_s: float = 0.0
+    waited_s: float = 0.0
 
 
 class ThreadReader:
@@ -92,10 +92,9 @@ class ThreadReader:
         """
         before, now = self._before.get(process, {}), _read_times(process.pid)
         self._before[process] = now
-        begun = _Times(0.0, 0.0)  # of a thread that was not there before
         busy, most_ran_percent, all_waited_percent = [], 0.0, 0.0
         for thread, times in now.items():
-            earlier = before.get(thread, begun)
+            earlier = before.get(thread, _Times())
             ran_percent = 100 * max(0.0, times.ran_s - earlier.ran_s) / elapsed_s
             waited_percent = 100 * max(0.0, times.waited_s - earlier.waited_s) / elapsed_s
             most_ran_percent = max(most_ran_percent, ran_percent)
@@ -106,8 +105,7 @@ class ThreadReader:
 
     def forget_all_but(self, living: Iterable[psutil.Process]) -> None:
         """Drop the readings of processes that have ended."""
-        kept = set(living)
-        self._before = {process: times for process, times in self._before.items() if process in kept}
+        self._before = {process: self._before[process] for process in living if process in self._before}
 
 
 def add_up(uses: Iterable[ThreadUse]) -> ThreadUse:
@@ -129,7 +127,7 @@ def knows_threads() -> bool:
 def _places(pid: int, threads: Collection[str]) -> tuple[Place, ...]:
     """Return where threads of a process may run, without those that have just ended."""
     quota = quota_of(pid) if threads else None
-    places = []
+    places: list[Place] = []
     for thread in threads:
         with suppress(OSError):
             places.append(Place(frozenset(os.sched_getaffinity(int(thread))), quota))

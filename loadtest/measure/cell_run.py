@@ -11,8 +11,9 @@ from loadtest.measure.follower import Follower
 from loadtest.measure.progress import Progress
 from loadtest.measure.target import RunningTarget, running_target
 from loadtest.measure.target_metrics import save_metrics
-from loadtest.plan.plan import Plan, Target
+from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
+from loadtest.plan.targets import Target
 from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord
 
@@ -42,39 +43,33 @@ class CellRun:
         """Return the plan's target of this cell."""
         return next(target for target in self.plan.targets if target.name == self.cell.target)
 
-    def measure(self) -> None:
-        """Do it all; `record.status` is "finished" afterwards. Raises CellFailedError and OSError."""
-        _prepare(self.folder, self.target.files)
-        self.progress.doing(f"starting {self.target.title}")
-        with running_target(self.target, self.folder / "target.log") as running:
-            try:
-                self._check_and_load(running)
-                self.progress.doing(f"stopping {self.target.title}")
-            finally:
-                self.record.notes += running.notes
-                running.notes = self.record.notes
-        self.record.stopped_after_s = running.stopped_after_s
-        self.record.status = "finished"
+    def measure(self, running: RunningTarget | None = None) -> None:
+        """Measure on a target started for this cell, or on a `running` one; `record.status` is "finished" afterwards.
 
-    def measure_on(self, running: RunningTarget) -> None:
-        """Do it all on a target that goes on running. Raises CellFailedError and OSError."""
+        Raises CellFailedError, BadInputError and OSError.
+        """
         _prepare(self.folder, self.target.files)
-        self._check_and_load(running)
-        self.record.notes += running.notes
-        running.notes = []
+        if running is None:
+            self.progress.doing(f"starting {self.target.title}")
+            with running_target(self.target, self.folder / "target.log") as started:
+                self._check_and_load(started)
+                self.progress.doing(f"stopping {self.target.title}")
+            self.record.stopped_after_s = started.stopped_after_s
+        else:
+            self._check_and_load(running)
         self.record.status = "finished"
 
     def _check_and_load(self, running: RunningTarget) -> None:
+        running.notes = self.record.notes  # also those of its stop
         running.wait_until_ready()
         self.record.ready_after_s = running.ready_after_s
         self._check_replicas(running)
         self.record.about = running.read_about()
         follower = Follower(running, self.progress)
         self._warm_up(follower)
-        self._settle_metrics(follower)
-        self._save_metrics("metrics_before.prom")
+        self._read_metrics(follower, "metrics_before.prom")
         self._load(follower)
-        self._save_metrics_after(follower)
+        self._read_metrics(follower, "metrics_after.prom")
 
     def _check_replicas(self, running: RunningTarget) -> None:
         asked, found = self.target.replicas, running.count_replicas(self.plan.roles)
@@ -103,25 +98,18 @@ class CellRun:
         self.progress.doing("loading")
         self.record.moments = follower.make_load(plan, load)
 
-    def _save_metrics_after(self, follower: Follower) -> None:
-        moments = self.record.moments
-        if self.plan.metrics is None or moments is None:
+    def _read_metrics(self, follower: Follower, name: str) -> None:
+        """Save the target's metrics, once its exporter has counted all that was sent so far."""
+        metrics, moments = self.plan.metrics, self.record.moments
+        if metrics is None:
             return
-        self._settle_metrics(follower)
-        self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
-        self._save_metrics("metrics_after.prom")
-
-    def _settle_metrics(self, follower: Follower) -> None:
-        """Wait until the target's exporter has counted all that was sent so far."""
-        if self.plan.metrics and self.plan.metrics.settle_s:
+        if metrics.settle_s:
             self.progress.doing("waiting for the target's metrics")
-            follower.wait(self.plan.metrics.settle_s)
-
-    def _save_metrics(self, name: str) -> None:
-        if self.plan.metrics is not None:
-            fault = save_metrics(self.plan.metrics, self.target.url, self.folder / name)
-            if fault:
-                self.record.notes.append(fault)
+            follower.wait(metrics.settle_s)
+        if moments is not None:
+            self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
+        if fault := save_metrics(metrics, self.target.url, self.folder / name):
+            self.record.notes.append(fault)
 
 
 def _prepare(folder: Path, files: list[Path]) -> None:

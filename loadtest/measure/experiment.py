@@ -1,6 +1,6 @@
 """The folder of an experiment: one process at a time measures in it, for one question, and resumes what it began.
 
-Used by everything that measures. What an experiment keeps beside its question is its own business.
+Used by every command that measures. What else an experiment keeps in the folder is up to the command.
 """
 
 import signal
@@ -27,7 +27,7 @@ _ONCE_MORE_S = 0.05
 
 
 class Interrupted(BaseException):
-    """SIGINT, SIGTERM or SIGHUP came. Not an Exception, so that no cell takes it for a fault of its own."""
+    """SIGINT, SIGTERM or SIGHUP came. Not an Exception, so that no cell records it as its failure."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

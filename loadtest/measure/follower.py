@@ -1,26 +1,25 @@
-"""Follows what runs: a load until it ends, or a wait until something holds; raises when anything has failed.
+"""Follows a load until it ends, or waits for a condition; raises when the target or a load has failed.
 
-Called by everything that loads a target. What else happens meanwhile, such as faults that are due, hooks in.
+Called by every command that loads a target. What else is due meanwhile, such as faults, hooks in.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from loadtest.errors import CellFailedError
 from loadtest.load.generator import Generator, Load, running_generator
-from loadtest.machine.resources import ResourceSampler, append_rows, resource_writer
+from loadtest.machine.resources import ResourceSampler
 from loadtest.measure.progress import Progress
 from loadtest.measure.target import RunningTarget
+from loadtest.plan.longest import longest_load_s
 from loadtest.plan.plan import Plan
-from loadtest.rows.columns import GeneratorRow
+from loadtest.rows.columns import GeneratorRow, ResourceRow, RowWriter
 from loadtest.rows.run_folder import Moments
 
 _TICK_S = 0.1
 _SAMPLE_EVERY_S = 1.0
-# Locust starts and draws its pictures in a few seconds; a loaded machine takes longer.
-_START_GRACE_S = 60.0
 
 
 def _nothing(*_: object) -> None:
@@ -29,23 +28,23 @@ def _nothing(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Follower:
-    """Looks at a running target several times a second, and at all that runs beside it."""
+    """Checks a running target, and the loads beside it, several times a second."""
 
     running: RunningTarget
     progress: Progress
     neighbour: Generator | None = None
-    """A second load that must outlast whatever is followed."""
+    """A second load, which must not end before the first."""
     each_tick: Callable[[], None] = _nothing
     """Called ten times a second."""
     each_second: Callable[[GeneratorRow | None], None] = _nothing
     """Called once a second of a load, with how far it has come."""
 
     def make_load(self, plan: Plan, load: Load) -> Moments:
-        """Make a load on the target to its end and return its moments; what it uses is sampled if it is measured.
+        """Make a load on the target and return its moments; a measured load's use of resources is sampled.
 
         Raises CellFailedError when it, its neighbour or the target fails, and OSError.
         """
-        longest_s = load.duration_s + plan.drain_s + _START_GRACE_S
+        longest_s = longest_load_s(plan, load.duration_s)
         with (
             running_generator(plan, self.running.target, load) as generator,
             self._sampler(plan, generator) as sample,
@@ -104,8 +103,5 @@ class Follower:
             return
         generators = [one.process.pid for one in (generator, self.neighbour) if one is not None]
         sampler = ResourceSampler(plan.roles, *generators)
-        writer = resource_writer(generator.load.resources)
-        try:
-            yield lambda: append_rows(writer, sampler.sample())
-        finally:
-            writer.close()
+        with closing(RowWriter(generator.load.resources, ResourceRow)) as writer:
+            yield lambda: writer.write_now(sampler.sample())

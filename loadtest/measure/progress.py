@@ -14,7 +14,6 @@ from rich.text import Text
 
 from loadtest.machine.processes import undisturbed
 from loadtest.rows.columns import GeneratorRow
-from loadtest.rows.run_folder import Cell, CellRecord
 
 _PLAIN_EVERY_S = 10.0
 _RATE_SECONDS = 5
@@ -22,17 +21,17 @@ _RATE_SECONDS = 5
 
 @dataclass
 class _Now:
-    """What is shown: the cell, what happens in it, and the load."""
+    """What is shown: the cell or step, what happens in it, and the load."""
 
-    cell: Cell | str
+    title: str
     number: int
-    cells: int | None
-    """None when the number is not known in advance."""
-    doing: str
-    since_s: float
+    count: int | None
+    """None when it is not known in advance."""
     remaining_s: float
-    """Of the whole run, estimated when the cell began."""
+    """Of the whole run, estimated when this one began."""
     began_s: float
+    doing: str = "begins"
+    since_s: float = 0.0
 
 
 class Progress:
@@ -50,21 +49,13 @@ class Progress:
         """Print a line that stays."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def begin_cell(self, cell: Cell, number: int, cells: int, remaining_s: float) -> None:
-        """Show that a cell begins; `remaining_s` is the estimate for it and all after it."""
+    def begin_step(self, title: str, number: int, count: int | None = None, remaining_s: float = 0.0) -> None:
+        """Show that a step begins: of `count`, if that is known, with `remaining_s` for it and all after it."""
         now_s = time.monotonic()
-        self._now = _Now(cell, number, cells, "begins", now_s, remaining_s, now_s)
-        self._seconds = []
+        self._now, self._seconds = _Now(title, number, count, remaining_s, now_s, since_s=now_s), []
         if not self._console.is_terminal:
-            self.say(f"[{number}/{cells}] {cell} (about {_clock(remaining_s)} to go)")
-
-    def begin_step(self, title: str, number: int) -> None:
-        """Show that another step of a search begins."""
-        now_s = time.monotonic()
-        self._now = _Now(title, number, None, "begins", now_s, 0, now_s)
-        self._seconds = []
-        if not self._console.is_terminal:
-            self.say(f"[{number}] {title}")
+            left = f" (about {_clock(remaining_s)} to go)" if count else ""
+            self.say(f"[{number}{f'/{count}' if count else ''}] {title}{left}")
 
     def doing(self, what: str) -> None:
         """Show that something else happens in the cell."""
@@ -83,13 +74,6 @@ class Progress:
         if not self._console.is_terminal and self._seconds and now_s - self._told_s >= _PLAIN_EVERY_S:
             self._told_s = now_s
             self.say(f"  {self._load(duration_s)}")
-
-    def end_cell(self, record: CellRecord, summary: str) -> None:
-        """Tell how a cell went."""
-        assert self._now is not None
-        state = "done" if record.status == "finished" else "FAILED"
-        number, cells = self._now.number, self._now.cells
-        self.say(f"[{number}/{cells}] {record.cell}: {state}: {summary}")
 
     def display(self) -> RenderableType:
         """Return what stands on the terminal now."""
@@ -121,9 +105,9 @@ def _head(now: _Now) -> Table:
     remaining_s = max(0.0, now.remaining_s - (time.monotonic() - now.began_s))
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(f"cell {now.number} of {now.cells}" if now.cells else f"step {now.number}", style="bold"),
-        Text(str(now.cell), style="bold cyan"),
-        Text(f"about {_clock(remaining_s)} to go" if now.cells else "", style="dim"),
+        Text(f"cell {now.number} of {now.count}" if now.count else f"step {now.number}", style="bold"),
+        Text(now.title, style="bold cyan"),
+        Text(f"about {_clock(remaining_s)} to go" if now.count else "", style="dim"),
     )
     return head
 

@@ -1,4 +1,4 @@
-"""Runs the cells of a plan one after the other, whatever happens in any of them. Called by `python -m loadtest run`."""
+"""Runs the cells of a plan one after the other; a failed cell does not end the run. Called by `loadtest run`."""
 
 import json
 import platform
@@ -10,13 +10,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loadtest.errors import CellFailedError
+from loadtest.errors import BadInputError, CellFailedError
 from loadtest.machine.environment import begin_session
 from loadtest.machine.processes import undisturbed
 from loadtest.measure.cell_run import CellRun
 from loadtest.measure.experiment import opened
 from loadtest.measure.progress import Progress, shown_progress
-from loadtest.measure.target import RunningTarget
+from loadtest.measure.target import RunningTarget, check_port_is_free
 from loadtest.plan.plan import Plan
 from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, RunRecord
@@ -30,7 +30,7 @@ _LEAST_PLACE = 4
 def cell_order(plan: Plan) -> list[Cell]:
     """Return all cells; neighbouring groups of targets are in opposite order (A B B A).
 
-    So a machine that gets slower or faster in the meantime favours no target.
+    A machine that becomes slower or faster meanwhile then favours no target.
     """
     cells = []
     for repetition in range(1, plan.repetitions + 1):
@@ -47,30 +47,25 @@ def run_plan(
 ) -> None:
     """Measure all cells that the folder does not hold yet, up to the first that `may_begin` refuses.
 
-    Raises BadInputError when the folder cannot be used, and Interrupted after SIGINT or SIGTERM, when everything that
-    was started has been taken down.
+    Raises BadInputError when the folder or the port of a target cannot be used, and Interrupted after SIGINT or
+    SIGTERM, when everything that was started has been taken down.
     """
     needs = _named_files(plan, plan_path)
     with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
-        order = _begin(plan, plan_path, folder)
-        todo = [cell for cell in order if not _is_finished(folder, cell)]
-        if len(todo) < len(order):
-            progress.say(
-                f"{len(order) - len(todo)} of {len(order)} cells of {folder.path} are finished; the rest follows"
-            )
-        _run_cells(plan, folder, todo, may_begin, progress)
-
-
-def _begin(plan: Plan, plan_path: Path, folder: RunFolder) -> list[Cell]:
-    """Record this start of the run, and return the order of its cells."""
-    if folder.record_path.is_file():
-        record = folder.read_record()
-    else:
-        if plan.baseline is not None:
+        begun = folder.record_path.is_file()
+        record = folder.read_record() if begun else RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[])
+        todo = [cell for cell in record.order if not _is_finished(folder, cell)]
+        for target in plan.targets:
+            if target.start is not None and any(cell.target == target.name for cell in todo):
+                check_port_is_free(target)
+        if plan.baseline is not None and not begun:
             shutil.copyfile(plan_path.parent / plan.baseline, folder.baseline_path)
-        record = RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[])
-    folder.write_record(record.model_copy(update={"sessions": [*record.sessions, begin_session()]}))
-    return record.order
+        record.sessions.append(begin_session())
+        folder.write_record(record)
+        if len(todo) < len(record.order):
+            finished = f"{len(record.order) - len(todo)} of {len(record.order)} cells of {folder.path}"
+            progress.say(f"{finished} are finished; the rest follows")
+        _run_cells(plan, folder, todo, may_begin, progress)
 
 
 def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:
@@ -90,27 +85,26 @@ def _run_cells(
         if not may_begin(cell):
             return
         each_s = sum(took_s) / len(took_s) if took_s else _FIRST_OVERHEAD_S + plan.duration_s + plan.warmup.duration_s
-        progress.begin_cell(cell, index + 1, len(todo), each_s * (len(todo) - index))
+        progress.begin_step(str(cell), index + 1, len(todo), each_s * (len(todo) - index))
         began_s = time.monotonic()
         record = measure_cell(plan, cell, folder, progress)
         with undisturbed():
-            progress.end_cell(record, _summary(folder, record))
+            progress.say(f"[{index + 1}/{len(todo)}] {cell}: {_outcome(folder, record)}")
         took_s.append(time.monotonic() - began_s)
 
 
 def measure_cell(
     plan: Plan, cell: Cell, folder: RunFolder, progress: Progress, running: RunningTarget | None = None
 ) -> CellRecord:
-    """Measure one cell, on a target started for it or on one that goes on `running`, and return its record.
+    """Measure one cell, on a target started for it or on a `running` one, and return its record.
 
-    Whatever goes wrong stands in the record, which is in the folder afterwards.
+    Whatever fails is in the record, which is in the folder afterwards. Raises BadInputError when no cell can succeed.
     """
     run = CellRun(plan, cell, folder.cell_path(cell), progress)
     try:
-        if running is None:
-            run.measure()
-        else:
-            run.measure_on(running)
+        run.measure(running)
+    except BadInputError:
+        raise  # it would fail every other cell too
     except CellFailedError as exc:
         run.record.reason = str(exc)
     except OSError as exc:
@@ -143,12 +137,12 @@ def _keep(folder: RunFolder, record: CellRecord, progress: Progress) -> None:
         progress.say(f"{record.cell}: {record.reason}")
 
 
-def _summary(folder: RunFolder, record: CellRecord) -> str:
+def _outcome(folder: RunFolder, record: CellRecord) -> str:
     if record.status == "failed":
-        return record.reason or "no reason known"
+        return f"FAILED: {record.reason or 'no reason known'}"
     rows = list(read_rows(folder.cell_path(record.cell) / "requests.csv", RequestRow))
     failed = sum(bool(row.error) for row in rows)
-    return "; ".join([f"{len(rows)} requests, {failed} failed", *record.notes])
+    return "; ".join([f"done: {len(rows)} requests, {failed} failed", *record.notes])
 
 
 def _is_finished(folder: RunFolder, cell: Cell) -> bool:

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from loadtest.errors import CellFailedError
+from loadtest.errors import BadInputError, CellFailedError
+from loadtest.machine.listeners import find_listeners
 from loadtest.machine.processes import (
     descendants,
+    describe,
     kill,
     last_lines,
     let_signals_through,
@@ -28,14 +29,14 @@ from loadtest.machine.processes import (
     wait_for_end,
 )
 from loadtest.machine.resources import count_role
-from loadtest.plan.plan import Role, Target
+from loadtest.plan.base_url import address_of
+from loadtest.plan.longest import STOP_COMMAND_S, STRAGGLERS_S
 from loadtest.plan.target_key import key_headers
+from loadtest.plan.targets import Role, Target
 
 _POLL_S = 0.1
 _ASK_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 1.0
-_STRAGGLERS_S = 3.0
-_STOP_COMMAND_S = 60.0
 
 
 @dataclass
@@ -61,23 +62,15 @@ class RunningTarget:
     def wait_until_ready(self) -> None:
         """Return when every ready path answers 200. Raises CellFailedError when it ends or takes too long."""
         began = time.monotonic()
-        waiting = list(self.target.ready)
         with self._client() as client:
-            while waiting:
+            for path in self.target.ready:
                 self.check_lives()
-                fault = _ask(client, waiting[0])
-                if not fault:
-                    waiting.pop(0)
-                elif time.monotonic() - began > self.target.ready_timeout_s:
-                    raise CellFailedError(
-                        _with_log(
-                            f"the target was not ready within {self.target.ready_timeout_s:g} s "
-                            f"({waiting[0]}: {fault}); see ready and ready_timeout_s",
-                            self.log,
-                        )
-                    )
-                else:
+                while fault := _ask(client, path):
+                    if time.monotonic() - began > self.target.ready_timeout_s:
+                        late = f"the target was not ready within {self.target.ready_timeout_s:g} s ({path}: {fault})"
+                        raise CellFailedError(_with_log(f"{late}; see ready and ready_timeout_s", self.log))
                     time.sleep(_POLL_S)
+                    self.check_lives()
         self.ready_after_s = round(time.monotonic() - began, 3)
 
     def count_replicas(self, roles: list[Role]) -> int | None:
@@ -109,11 +102,11 @@ class RunningTarget:
 
 @contextmanager
 def running_target(target: Target, log: Path) -> Iterator[RunningTarget]:
-    """Start the target; whatever happens, nothing of it is left at the end. Raises CellFailedError."""
+    """Start the target; whatever happens, nothing of it is left. Raises CellFailedError and BadInputError."""
     if target.start is None:
         yield RunningTarget(target, None, log)
         return
-    _check_free(target)
+    check_port_is_free(target)
     environment = {**os.environ, **target.environment}
     running = RunningTarget(target, start_process(split_command(target.start), log, environment), log)
     try:
@@ -123,18 +116,18 @@ def running_target(target: Target, log: Path) -> Iterator[RunningTarget]:
             _take_down(running)
 
 
-def _check_free(target: Target) -> None:
-    host, port = _address(target)
+def check_port_is_free(target: Target) -> None:
+    """Raise BadInputError when another program listens on the port of a target that the kit would start."""
+    host, port = address_of(target.url)
     try:
         socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError):
+    except OSError:
         return
-    raise CellFailedError(f"something already listens on {host}:{port}: stop it, or give the target another url")
-
-
-def _address(target: Target) -> tuple[str, int]:
-    url = urlsplit(target.url)
-    return url.hostname or "127.0.0.1", url.port or (443 if url.scheme == "https" else 80)
+    users = [f"{describe(process)} (process {process.pid})" for process in find_listeners(target.url)]
+    raise BadInputError(
+        f"port {port} of {host} is already in use by {users[0] if users else 'another program'}: "
+        f"stop it, or give the target {target.name} another url"
+    )
 
 
 def _ask(client: httpx.Client, path: str) -> str:
@@ -158,7 +151,7 @@ def _take_down(running: RunningTarget) -> None:
             kill(left)
     process.wait()
     running.stopped_after_s = round(time.monotonic() - began, 3)
-    killed = kill(wait_for_end(descendants(), _STRAGGLERS_S))
+    killed = kill(wait_for_end(descendants(), STRAGGLERS_S))
     if killed:
         running.notes.append(f"left behind by the target and killed: {', '.join(killed)}")
     reap_orphans({process.pid})
@@ -175,7 +168,7 @@ def _ask_to_stop(running: RunningTarget, process: "subprocess.Popen[bytes]") -> 
             env={**os.environ, **running.target.environment},
             capture_output=True,
             text=True,
-            timeout=_STOP_COMMAND_S,
+            timeout=STOP_COMMAND_S,
             check=False,
             stdin=subprocess.DEVNULL,
             preexec_fn=let_signals_through,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.plan.plan import TargetMetrics, discovery_path
+from loadtest.plan.targets import TargetMetrics, discovery_path
 
 _READ_TIMEOUT_S = 10.0
 _SAMPLE_NAME = re.compile(r"(?:# (?:HELP|TYPE) )?([A-Za-z_:][\w:]*)")

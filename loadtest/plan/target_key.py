@@ -1,4 +1,4 @@
-"""The API key for targets that ask for one. From the environment only: plans and run folders are shown around."""
+"""The API key for targets that ask for one. From the environment only: plans and run folders are shared."""
 
 import os
 

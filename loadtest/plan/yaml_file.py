@@ -2,7 +2,7 @@
 
 It reads by the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), where a value is what it looks
 like. PyYAML reads by YAML 1.1: `0150` as 104, `1:30` as 90, `no` and `off` as false, `2026-01-02` as a date, `1e3` as
-text. A key that stands twice is refused: PyYAML keeps the last one in silence. Of YAML 1.1, `<<` is kept.
+text. A duplicate key is an error: PyYAML would silently keep the last one. Of YAML 1.1, `<<` is kept.
 """
 
 import re
@@ -35,14 +35,14 @@ class KitLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # as PyYAML has it
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Return the mapping that comes next. Raises ConstructorError for a key that stands in it twice."""
+        """Return the mapping that comes next. Raises ConstructorError for a duplicate key."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         first: dict[Any, yaml.ScalarNode] = {}
         for key, _ in node.value:
             known = first.setdefault(self._read_key(key), key) if isinstance(key, yaml.ScalarNode) else key
             if known is not key:
-                told = f"the key {key.value!r} stands twice, first in line {known.start_mark.line + 1}"
-                raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+                fault = f"the key {key.value!r} appears twice, first in line {known.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(None, None, fault, key.start_mark)
         return node
 
     def _read_key(self, key: yaml.ScalarNode) -> Any:
@@ -78,7 +78,7 @@ def read_yaml_file(path: Path, loader: type[KitLoader] = KitLoader) -> Any:
 
 
 def read_yaml_mapping(path: Path, keys: list[str], loader: type[KitLoader] = KitLoader) -> dict[str, Any]:
-    """Return the mapping in the YAML file at `path`; `keys` are told where it holds none. Raises BadInputError."""
+    """Return the mapping in the YAML file at `path`. Raises BadInputError, with the `keys` that it may have."""
     found = read_yaml_file(path, loader)
     if not isinstance(found, dict):
         raise BadInputError(f"{path}: must be a mapping with the keys {', '.join(keys)}")
@@ -87,18 +87,18 @@ def read_yaml_mapping(path: Path, keys: list[str], loader: type[KitLoader] = Kit
 
 def load_yaml(text: str, loader: type[KitLoader] = KitLoader) -> Any:
     """Return what YAML text holds. Raises ValueError with the place of what is wrong."""
-    with _telling_the_place():
+    with _with_place():
         return yaml.load(text, loader)  # noqa: S506 # it is a SafeLoader
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
     """Return the nodes of YAML text, each with its place. Raises ValueError."""
-    with _telling_the_place():
+    with _with_place():
         return yaml.compose(text, KitLoader)
 
 
 @contextmanager
-def _telling_the_place() -> Iterator[None]:
+def _with_place() -> Iterator[None]:
     try:
         yield
     except yaml.MarkedYAMLError as exc:

@@ -4,7 +4,7 @@ Written while a cell is measured, read by the report. The column names are the f
 """
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from math import isnan
 from operator import attrgetter
@@ -31,7 +31,7 @@ class RequestRow:
     status: int
     """HTTP status; 0 when no answer came."""
     latency_ms: float
-    """Until the last byte of the answer; nan where the locustfile gives none, as of a message that nobody asked for."""
+    """Until the last byte of the answer; nan where the locustfile gives none, as for a pushed message."""
     response_bytes: int
     error: str
     """Empty when the answer was right."""
@@ -129,6 +129,12 @@ class RowWriter:
     def write(self, row: AnyRow) -> None:
         """Add a row; it is in the file after the next flush."""
         self._csv.writerow(self._values(row))
+
+    def write_now(self, rows: Iterable[AnyRow]) -> None:
+        """Add rows and flush."""
+        for row in rows:
+            self.write(row)
+        self.flush()
 
     def flush(self) -> None:
         """Hand what was written to the operating system."""

@@ -1,4 +1,4 @@
-"""A run folder: everything one run measured, from which its report can be made again at any time.
+"""A run folder: everything one run measured, from which its report can be regenerated at any time.
 
 plan.json            the plan as it was run, overrides included
 run.json             order of the cells, seed; for each time the run was started: when, and on what machine
@@ -11,7 +11,7 @@ cells/CELL/          one folder for each cell, CELL being TARGET-USERSusers-REPE
     metrics_before.prom, metrics_after.prom    what the target exported, Prometheus' text format
     files/           the target's own files (its config)
     target.log, locust.log, warmup.log         what the processes printed
-report.md, report.html, report.json, plots/    made from all that by `python -m loadtest report`
+report.md, report.html, report.json, plots/    made from all that by `loadtest report`
 """
 
 import json
@@ -38,7 +38,6 @@ class Cell(_Record):
     """One target at one number of users, once."""
 
     model_config = ConfigDict(frozen=True)
-
     target: str
     users: int
     repetition: int
@@ -53,24 +52,24 @@ class Cell(_Record):
 
 
 class ArrivalCounts(_Record):
-    """What became of the arrivals of an open loop."""
+    """How many arrivals of an open loop were sent, and when."""
 
     due: int
     """Scheduled before the load ended."""
     queued: int
     """Of these, sent late because all users were busy."""
     unsent: int
-    """Of these, never sent, however long after the load: their requests have no row."""
+    """Of these, never sent, not even after the load: their requests have no row."""
 
 
 class Moments(_Record):
-    """When the load began, was complete, and ended: Locust's own events. Seconds since the epoch."""
+    """When the load began, was complete, and ended, by Locust's events. Seconds since the epoch."""
 
     started_unix_s: float
     spawned_unix_s: float | None = None
     """When the last user had come; None when not all came."""
     stopping_unix_s: float
-    """When the users were told to stop; requests under way may still end after it."""
+    """When the users were stopped; requests under way may still end after it."""
     stopped_unix_s: float
     arrivals: ArrivalCounts | None = None
     """None in a closed loop."""
@@ -95,7 +94,7 @@ class CellRecord(_Record):
     metrics_after_s: float | None = None
     """How long after the load the target's metrics were read."""
     about: dict[str, Any] = {}
-    """What the target said of itself, by path."""
+    """The target's description of itself, by path."""
     notes: list[str] = []
     """What a reader should know, such as processes that had to be killed."""
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
-from loadtest.plan.plan import Replicas, Target
+from loadtest.plan.targets import Replicas, Target
 from loadtest.tune.config_path import Scalar, read_value, replace_values
 from loadtest.tune.tune_file import Knob, Tuning, holds
 

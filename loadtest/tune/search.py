@@ -20,7 +20,8 @@ from loadtest.errors import BadInputError
 from loadtest.figures.figures import Figures
 from loadtest.measure.experiment import opened
 from loadtest.measure.runner import run_plan
-from loadtest.plan.plan import Plan, check_keys
+from loadtest.plan.keys import check_keys
+from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, write_whole
 from loadtest.tune.candidates import (
     Candidate,

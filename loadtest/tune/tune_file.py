@@ -29,8 +29,11 @@ from pydantic import (
 
 from loadtest.errors import BadInputError
 from loadtest.machine.cores import usable_cores
-from loadtest.plan.plan import Name, Plan, StatedLimit, Target, check_keys, load_plan
+from loadtest.plan.keys import Name, check_keys
+from loadtest.plan.limits import StatedLimit
+from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_file
+from loadtest.plan.targets import Target
 from loadtest.plan.yaml_file import read_yaml_mapping
 from loadtest.tune.config_path import Scalar, check_path, read_value
 from loadtest.verdict.differences import PERCENTILES

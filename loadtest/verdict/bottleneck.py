@@ -19,7 +19,9 @@ from loadtest.figures.figures import (
     show_rps,
 )
 from loadtest.figures.level import FULL_PERCENT, Cores, CpuUse, Level
-from loadtest.plan.plan import MOST_LATE_PERCENT, STOLEN, Workload
+from loadtest.plan.plan import MOST_LATE_PERCENT
+from loadtest.plan.targets import STOLEN
+from loadtest.plan.workload import Workload
 from loadtest.verdict.validity import MOST_GENERATOR_CPU_PERCENT
 
 LATE_GENERATOR_CPU_PERCENT = 50.0

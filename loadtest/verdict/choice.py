@@ -19,7 +19,7 @@ from loadtest.figures.figures import (
     Traffic,
     show_bytes,
 )
-from loadtest.plan.plan import KIT_ROLES
+from loadtest.plan.targets import KIT_ROLES
 from loadtest.verdict.differences import (
     FAILURES,
     FEW_FAILURES_POINTS,

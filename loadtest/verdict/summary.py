@@ -46,7 +46,9 @@ from loadtest.figures.traffic import (
     count_under_way,
     pool_requests,
 )
-from loadtest.plan.plan import KIT_ROLES, STOLEN, Limit, Plan, Target, TargetMetrics
+from loadtest.plan.limits import Limit
+from loadtest.plan.plan import Plan
+from loadtest.plan.targets import KIT_ROLES, STOLEN, Target, TargetMetrics
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
 from loadtest.verdict.bottleneck import add_bottlenecks

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from loadtest.figures.caching import find_cache_faults, find_cache_notes
 from loadtest.figures.figures import Reason, Traffic, show_count, show_ms, show_percent, show_rps
-from loadtest.plan.plan import MOST_LATE_PERCENT, STOLEN, Plan, Target
+from loadtest.plan.plan import MOST_LATE_PERCENT, Plan
 from loadtest.plan.target_key import VARIABLE
+from loadtest.plan.targets import STOLEN, Target
 from loadtest.rows.columns import GeneratorRow, ResourceRow
 from loadtest.rows.run_folder import CellRecord
 

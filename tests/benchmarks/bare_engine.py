@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -21,7 +21,6 @@ from serve_app.classifier.engines import Engine
 from serve_app.classifier.images import Picture, decode_image
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
-from tests.benchmarks.prediction_load import rate_between
 
 POOL_SIZE = 64
 # Pictures under way: one batch in the engine, one being decoded.
@@ -41,13 +40,24 @@ def main() -> None:
 def measure(
     engine: Engine, pool: PicturePool, settings: ClassifierSettings, *, warm_up_s: float, duration_s: float
 ) -> float:
-    """Return pictures per second between two moments of full load, counted as answers of the service are."""
+    """Return pictures per second between two moments of full load."""
     began = time.monotonic() + warm_up_s
     deadline = began + duration_s
     ends: list[float] = []
     for batch_size in _run_batches(engine, pool, settings, deadline):
         ends += [time.monotonic()] * batch_size
     return rate_between(ends, began, deadline)
+
+
+def rate_between(ends: Sequence[float], began: float, deadline: float) -> float:
+    """Return how many per second ended between two moments of full load.
+
+    Whole batches end at once. So that a moment which cuts between two batches does not move the rate, time is counted
+    from the last end before `began` to the last one before `deadline`.
+    """
+    first = max((end for end in ends if end <= began), default=min(ends))
+    counted = [end for end in ends if first < end <= deadline]
+    return len(counted) / (max(counted) - first) if counted else 0.0
 
 
 def _run_batches(engine: Engine, pool: PicturePool, settings: ClassifierSettings, deadline: float) -> Iterator[int]:

@@ -1,25 +1,15 @@
 """Which batcher: the project's MicroBatcher, Ray's @serve.batch, or none, with 1, 4 and 16 connections.
 
-Each is an application of its own in one Serve config, with the same settings, engine, decoding and API; only one of
-them has work at a time. Rounds go through the variants forwards, then backwards. The ratio is to the MicroBatcher.
+Each is an application of its own in one service, with the same settings, engine, decoding and API; only one of them has
+work at a time. Rounds go through the variants forwards, then backwards. The ratio is to the MicroBatcher.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from loadtest.load.pictures import PicturePool
-from tests.benchmarks.prediction_load import Pace, PredictionLoad, run_predictions
-from tests.benchmarks.report import GENERATOR, OTHERS, Report, begin, command_line, finish, interleave, progress, run
-from tests.benchmarks.service import (
-    SHIPPED,
-    Service,
-    running_service,
-    scratch_folder,
-    write_config,
-)
+from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
+from tests.benchmarks.service import SHIPPED, Rounds, application_of, running_service, scratch_folder, write_config
 
 APPLICATIONS = "tests.benchmarks.serve_batch_app"
 MICRO = "MicroBatcher"
@@ -31,8 +21,7 @@ VARIANTS: tuple[tuple[str, str, str, dict[str, object]], ...] = (
     ("@serve.batch, wait 5 ms", "wait5", "build", {"batch_wait_timeout_s": 0.005}),
     ("@serve.batch, wait 10 ms", "wait10", "build", {"batch_wait_timeout_s": 0.01}),
 )
-ROUTES = {name: f"/{application}" for name, application, _, _ in VARIANTS}
-POOL_SIZE = 64
+PATHS = {name: application for name, application, _, _ in VARIANTS}
 
 
 def main() -> int:
@@ -44,69 +33,39 @@ def main() -> int:
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 4, 16], help="(default: %(default)s)")
     arguments = parser.parse_args()
     report = begin("batching", arguments)
-    pictures = PicturePool(POOL_SIZE)
     with scratch_folder() as folder:
-        config = write_config(folder, all_variants(arguments.config))
+        config = write_config(folder, arguments.config, variants(arguments.config))
+        rounds = Rounds(folder, config)
         progress(f"starting {len(VARIANTS)} classifiers")
         with running_service(config, folder=folder) as service:
-            warm_up(service, pictures, max(arguments.connections))
+            for application in PATHS.values():  # so that each has worked a little
+                rounds.measure(f"{service.target.url}/{application}", users=max(arguments.connections), round_s=4)
             for connections in arguments.connections:
-                measure(report, arguments, service, pictures, connections)
-    report.notes.append("rate between two moments of full load; CPU in percent of one core")
+                measure(report, arguments, rounds, service.target.url, connections)
+    report.notes.append("CPU in percent of one core")
     return finish(report, arguments.json)
 
 
-def all_variants(shipped: Path) -> dict[str, Any]:
-    """Return the shipped config with one application for each variant in place of its own."""
-    config: dict[str, Any] = yaml.safe_load(shipped.read_text(encoding="utf-8"))
-    model = next(application for application in config["applications"] if application["name"] == "model")
-    config["applications"] = [
-        {
-            **model,
-            "name": application,
-            "route_prefix": ROUTES[name],
-            "import_path": f"{APPLICATIONS}:{builder}",
-            "args": {**(model.get("args") or {}), **changes},
-        }
-        for name, application, builder, changes in VARIANTS
-    ]
-    return config
+def variants(shipped: Path) -> dict[str, dict[str, Any]]:
+    """Return what each application changes in the shipped `model`."""
+    args = application_of(shipped, "model").get("args") or {}
+    return {
+        application: {"import_path": f"{APPLICATIONS}:{builder}", "args": {**args, **changes}}
+        for _, application, builder, changes in VARIANTS
+    }
 
 
-def warm_up(service: Service, pictures: PicturePool, connections: int) -> None:
-    """Let every variant work a little, uncounted."""
-    for route in ROUTES.values():
-        run_predictions(service, f"{route}/predict", pictures.next_picture, Pace(connections, 0, 4))
-
-
-def measure(
-    report: Report, arguments: argparse.Namespace, service: Service, pictures: PicturePool, connections: int
-) -> None:
+def measure(report: Report, arguments: argparse.Namespace, rounds: Rounds, url: str, connections: int) -> None:
     """Measure every variant with this many connections."""
     table = f"{connections} connection{'s' if connections > 1 else ''}"
-    progress(table)
-    pace = Pace(connections, arguments.warm_up_s, arguments.round_s)
-    for name in interleave(list(ROUTES), arguments.rounds):
-        load = run_predictions(service, f"{ROUTES[name]}/predict", pictures.next_picture, pace)
-        progress(f"  {name}: {load.images_per_s:.1f} img/s, p50 {load.p50_ms:.0f} ms, p95 {load.p95_ms:.0f} ms")
-        append_round(report, table, name, load)
-    for name in ROUTES:
+    for name in interleave(list(PATHS), arguments.rounds):
+        cell = rounds.measure(
+            f"{url}/{PATHS[name]}", users=connections, round_s=arguments.round_s, warm_up_s=arguments.warm_up_s
+        )
+        progress(f"{table}, {name}: {report.append_cell(table, name, cell):.1f} img/s")
+    for name in PATHS:
         if name != MICRO:
             report.append_ratios(table, name, MICRO, "rate")
-
-
-def append_round(report: Report, table: str, name: str, load: PredictionLoad) -> None:
-    """Add what one round of one variant showed."""
-    application = ROUTES[name].removeprefix("/")
-    waiting = [load.cpu_percent[f"replica {other}"] for _, other, _, _ in VARIANTS if other != application]
-    report.append(table, name, "rate", "img/s", load.images_per_s)
-    report.append(table, name, "p50", "ms", load.p50_ms)
-    report.append(table, name, "p95", "ms", load.p95_ms)
-    cpu = {"its own": load.cpu_percent[f"replica {application}"], "waiting variants": sum(waiting)}
-    rest = {role: load.cpu_percent[role] for role in (GENERATOR, OTHERS)}
-    report.append_cpu(f"{table}, CPU", name, {**cpu, **rest})
-    if load.failures:
-        report.faults.append(f"{table}, {name}: {load.failures} predictions failed")
 
 
 if __name__ == "__main__":

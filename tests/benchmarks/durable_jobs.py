@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from loadtest.load.pictures import PicturePool
-from tests.benchmarks.report import command_line, describe_environment, progress, run
+from loadtest.machine.environment import read_environment
+from tests.benchmarks.report import command_line, progress, run
 from tests.job_faults import Account, Plan, alternate, describe, make_uploads, run_jobs
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -40,7 +41,7 @@ def main() -> int:
     width = max(len(row) for row, _ in rows)
     print("\n".join(f"{row:<{width}}  {value}" for row, value in rows))
     if arguments.json:
-        told = {"environment": describe_environment(), "account": vars(account), "is_clean": account.is_clean}
+        told = {"environment": read_environment().model_dump(), "account": vars(account), "is_clean": account.is_clean}
         arguments.json.write_text(json.dumps(told, indent=1, default=vars), encoding="utf-8")
     print("CLEAN" if account.is_clean else "NOT CLEAN")
     return 0 if account.is_clean else 1

@@ -1,7 +1,7 @@
 """What the service takes: time to ready, memory by process, CPU while idle, time to stop.
 
 The prepared model is in the cache: one unmeasured start comes first. Time to ready runs from the exec of
-`python -m serve_app` until both applications answer 200 on /ready; the launcher's own figure begins after its imports.
+`python -m serve_app` until both applications answer 200 on /ready.
 """
 
 import argparse
@@ -11,17 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.load.pictures import PicturePool
-from tests.benchmarks.prediction_load import Pace, run_predictions
+from loadtest.machine.processes import descendants
+from loadtest.machine.resources import role_of
+from loadtest.measure.target import RunningTarget
+from loadtest.plan.targets import Role
 from tests.benchmarks.report import GENERATOR, OTHERS, Report, begin, command_line, finish, progress, run
-from tests.benchmarks.service import (
-    SHIPPED,
-    Service,
-    Stop,
-    cpu_by_role,
-    running_service,
-    scratch_folder,
-)
+from tests.benchmarks.service import SHIPPED, Rounds, cpu_by_role, roles_of, running_service, scratch_folder
 
 START_AND_STOP, BY_ROLE = "Start and stop", "By role"
 SERVICE, TOGETHER = "service", "all together"
@@ -44,51 +39,45 @@ def main() -> int:
     arguments = parser.parse_args()
     report = begin("footprint", arguments)
     report.notes += NOTES
-    pictures = PicturePool(64)
     with scratch_folder() as folder:
         progress("an unmeasured start, so that model and database are there")
         with running_service(arguments.config, folder=folder):
             pass
         for number in range(1, arguments.starts + 1):
             progress(f"start {number} of {arguments.starts}")
-            measure_start(report, arguments, folder, pictures)
+            measure_start(report, arguments, folder / str(number))
     return finish(report, arguments.json)
 
 
-def measure_start(report: Report, arguments: argparse.Namespace, folder: Path, pictures: PicturePool) -> None:
+def measure_start(report: Report, arguments: argparse.Namespace, folder: Path) -> None:
     """Start once, read everything, and stop."""
-    with running_service(arguments.config, folder=folder) as service:
-        progress(f"  ready after {service.ready_s:.1f} s")
-        report.append(START_AND_STOP, SERVICE, "ready", "s", service.ready_s)
-        report.append(START_AND_STOP, SERVICE, "ready as told", "s", service.ready_as_told_s())
+    roles = roles_of(arguments.config)
+    with running_service(arguments.config, folder=folder.parent) as service:
+        assert service.ready_after_s
+        progress(f"  ready after {service.ready_after_s:.1f} s")
+        report.append(START_AND_STOP, SERVICE, "ready", "s", service.ready_after_s)
         time.sleep(arguments.settle_s)
-        append_memory(report, "idle", service)
-        with cpu_by_role(service.processes_by_role) as usage:
+        append_memory(report, "idle", roles)
+        with cpu_by_role(roles) as usage:
             time.sleep(arguments.idle_s)
         rest = {role: usage.pop(role) for role in (GENERATOR, OTHERS)}
         append_by_role(report, "idle CPU", "%", usage)
         report.append_cpu("Beside the service", "while idle", rest)
         progress(f"  idle: {sum(usage.values()):.1f} % of one core")
-        use_service(report, service, pictures, arguments.load_s)
-        append_memory(report, "used", service)
-        stop = service.stop()
-    append_stop(report, stop)
+        # What an engine allocates for its larger batches stays with it.
+        rounds = Rounds(folder, arguments.config)
+        cell = rounds.measure(service.target.url, users=CONNECTIONS, round_s=arguments.load_s, warm_up_s=1)
+        report.append_cell("Predictions before memory is read again", SERVICE, cell)
+        append_memory(report, "used", roles)
+    append_stop(report, service)
 
 
-def use_service(report: Report, service: Service, pictures: PicturePool, duration_s: float) -> None:
-    """Send predictions: what an engine allocates for its larger batches stays with it."""
-    pace = Pace(CONNECTIONS, warm_up_s=1, duration_s=duration_s)
-    load = run_predictions(service, "/model/predict", pictures.next_picture, pace)
-    if load.failures:
-        report.faults.append(f"{load.failures} predictions failed")
-
-
-def append_memory(report: Report, moment: str, service: Service) -> None:
+def append_memory(report: Report, moment: str, roles: list[Role]) -> None:
     """Add each role's memory at this moment."""
     sums: dict[str, dict[str, float]] = {name: defaultdict(float) for name in READINGS}
-    for process, role in service.processes_by_role():
+    for process in descendants():
         try:
-            memory = process.memory_full_info()
+            role, memory = role_of(process, roles), process.memory_full_info()
         except psutil.NoSuchProcess:
             continue
         for name, field in READINGS.items():
@@ -104,12 +93,12 @@ def append_by_role(report: Report, column: str, unit: str, by_role: dict[str, fl
     report.append(BY_ROLE, TOGETHER, column, unit, sum(by_role.values()))
 
 
-def append_stop(report: Report, stop: Stop) -> None:
-    """Add how the stop went, and name what it left."""
-    progress(f"  stopped after {stop.took_s:.1f} s, {len(stop.left)} processes left")
-    report.append(START_AND_STOP, SERVICE, "stopped", "s", stop.took_s)
-    report.append(START_AND_STOP, SERVICE, "left", "processes", len(stop.left))
-    report.faults += [f"left after the stop: {process}" for process in stop.left]
+def append_stop(report: Report, service: RunningTarget) -> None:
+    """Add how the stop went, and what the kit says of it."""
+    assert service.stopped_after_s
+    progress(f"  stopped after {service.stopped_after_s:.1f} s")
+    report.append(START_AND_STOP, SERVICE, "stopped", "s", service.stopped_after_s)
+    report.faults += service.notes
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ costs), and rounds alternate: A B B A. wrk asks over 16 kept connections from on
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 
+from loadtest.measure.target import RunningTarget
+from loadtest.plan.targets import Target
 from serve_app.users.settings import UsersSettings
 from tests.benchmarks.lookup_load import LookupLoad, require_wrk, run_lookups
 from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
@@ -21,6 +21,7 @@ from tests.benchmarks.service import (
     SHIPPED,
     application_of,
     cpu_by_role,
+    roles_of,
     running_child,
     running_service,
     scratch_folder,
@@ -62,14 +63,14 @@ def compare(report: Report, name: str, environment: dict[str, str], arguments: a
     with (
         scratch_folder() as folder,
         running_service(arguments.config, folder=folder, environment=environment) as service,
-        plain_server(arguments.config, folder) as (plain, plain_url),
+        plain_server(arguments.config, folder) as plain_url,
     ):
-        urls = {name: f"{service.url}/user/{QUERY}", PLAIN: f"{plain_url}/{QUERY}"}
+        urls = {name: f"{service.target.url}/user/{QUERY}", PLAIN: f"{plain_url}/{QUERY}"}
         check_same_answer(urls)
         for url in urls.values():
             run_lookups(url, connections=arguments.connections, duration_s=WARM_UP_S)
         for side in interleave(list(urls), arguments.rounds):
-            with cpu_by_role(lambda: [*service.processes_by_role(), (plain, PLAIN)]) as usage:
+            with cpu_by_role(roles_of(arguments.config)) as usage:
                 load = run_lookups(urls[side], connections=arguments.connections, duration_s=arguments.round_s)
             append_round(report, table, side, load, usage)
     report.append_ratios(table, name, PLAIN, "rate")
@@ -88,16 +89,15 @@ def append_round(report: Report, table: str, side: str, load: LookupLoad, usage:
 
 
 @contextmanager
-def plain_server(config: Path, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
-    """Run plain uvicorn with the config's settings on the database in `folder`; yield its process and URL."""
+def plain_server(config: Path, folder: Path) -> Iterator[str]:
+    """Run plain uvicorn with the config's settings on the database in `folder`; yield its URL."""
     settings = UsersSettings.model_validate(application_of(config, "users").get("args") or {})
     port = free_port()
     command = [sys.executable, "-m", "tests.benchmarks.plain_users_server", str(port), settings.model_dump_json()]
-    with running_child(command, env=service_environment(folder)) as child:
-        url = f"http://127.0.0.1:{port}"
-        process = psutil.Process(child.pid)
-        _wait_until_it_answers(process, f"{url}/ready")
-        yield process, url
+    target = Target(name="plain", url=f"http://127.0.0.1:{port}", ready=["/ready"], ready_timeout_s=PLAIN_START_S)
+    with running_child(command, env=service_environment(folder)):
+        RunningTarget(target, None, folder / "plain.log").wait_until_ready()
+        yield target.url
 
 
 def check_same_answer(urls: dict[str, str]) -> None:
@@ -105,18 +105,6 @@ def check_same_answer(urls: dict[str, str]) -> None:
     answers = [httpx.get(url, trust_env=False) for url in urls.values()]
     if any(answer.status_code != httpx.codes.OK or answer.content != answers[0].content for answer in answers):
         raise RuntimeError(f"different answers: {[(answer.status_code, answer.text[:100]) for answer in answers]}")
-
-
-def _wait_until_it_answers(process: psutil.Process, url: str) -> None:
-    deadline = time.monotonic() + PLAIN_START_S
-    while True:
-        try:
-            httpx.get(url, trust_env=False).raise_for_status()
-            return
-        except httpx.HTTPError as exc:
-            if process.status() == psutil.STATUS_ZOMBIE or time.monotonic() > deadline:
-                raise RuntimeError(f"{url} does not answer: {exc}") from exc
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

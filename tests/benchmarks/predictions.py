@@ -16,33 +16,35 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+import httpx
 
-from loadtest.load.pictures import PicturePool
+from loadtest.figures.figures import CellFigures
 from serve_app.classifier.settings import ClassifierSettings
-from tests.benchmarks.bare_engine import POOL_SIZE
 from tests.benchmarks.lookup_load import LookupLoad, require_wrk, run_lookups
-from tests.benchmarks.prediction_load import Pace, PredictionLoad, run_predictions
 from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
 from tests.benchmarks.service import (
+    BARE,
     SHIPPED,
-    Service,
+    Rounds,
     application_of,
     cpu_by_role,
+    roles_of,
     running_child,
     running_service,
     scratch_folder,
     service_environment,
 )
 
-SERVICE, BARE = "service", "bare engine"
+SERVICE = "service"
 PREDICTIONS, LOOKUPS = "Predictions", "GET /user/, one connection"
 IDLE, SATURATED = "no predictions", "predictions saturated"
 # About 40 lookups a second: enough for percentiles, too few to take the cores from the predictions.
 LOOKUP_PAUSE_MS = 20
+# Locust's, until its first request; on a machine that does nothing else, with a second to spare.
+GENERATOR_START_S = 4
 NOTES = [
     "bare engine: decode in the config's number of threads, batches of max_batch, the engine's number of threads",
-    "both sides count what is done between two moments of full load; pictures differ in every request",
+    "pictures differ in every request",
     "lookups: one kept connection that pauses 20 ms after each answer; CPU in percent of one core",
 ]
 
@@ -59,16 +61,16 @@ def main() -> int:
     require_wrk()
     report = begin("predictions", arguments)
     report.notes += NOTES
-    pictures = PicturePool(POOL_SIZE)
     with scratch_folder() as folder:
+        rounds = Rounds(folder, arguments.config)
         progress("starting the service")
         with running_service(arguments.config, folder=folder) as service:
             progress("starting the bare engine")
             with bare_engines(arguments.config, folder) as bare:
-                check_same_weights(service, bare)
-                compare(report, arguments, service, bare, pictures)
+                check_same_weights(service.target.url, bare)
+                compare(report, arguments, service.target.url, bare, rounds)
             progress("lookups, with and without predictions")
-            measure_lookups(report, arguments, service, pictures)
+            measure_lookups(report, arguments, service.target.url, rounds)
     report.append_ratios(PREDICTIONS, SERVICE, BARE, "rate")
     return finish(report, arguments.json)
 
@@ -88,10 +90,6 @@ class BareEngines:
             assert child.stdin is not None
             print(json.dumps({"warm_up_s": warm_up_s, "duration_s": duration_s}), file=child.stdin, flush=True)
         return sum(float(self._read(child)["images_per_s"]) for child in self._children)
-
-    def processes(self) -> list[tuple[psutil.Process, str]]:
-        """Return them with their role, for cpu_by_role."""
-        return [(psutil.Process(child.pid), BARE) for child in self._children]
 
     def _read(self, child: "subprocess.Popen[str]") -> dict[str, Any]:
         assert child.stdout is not None
@@ -120,39 +118,38 @@ def bare_engines(config: Path, folder: Path) -> Iterator[BareEngines]:
         yield BareEngines([stack.enter_context(running_child(command, **options)) for _ in replicas], errors)
 
 
-def check_same_weights(service: Service, bare: BareEngines) -> None:
+def check_same_weights(url: str, bare: BareEngines) -> None:
     """Raise RuntimeError unless both sides compute the same network."""
-    served = service.client.get("/model/").json()["weights"]
+    served = httpx.get(f"{url}/model/", trust_env=False).json()["weights"]
     if set(bare.weights) != {served}:
         raise RuntimeError(f"the service has {served} weights, the bare engine {bare.weights}")
 
 
-def compare(
-    report: Report, arguments: argparse.Namespace, service: Service, bare: BareEngines, pictures: PicturePool
-) -> None:
+def compare(report: Report, arguments: argparse.Namespace, url: str, bare: BareEngines, rounds: Rounds) -> None:
     """Measure both sides in turn, after one short round each that does not count."""
-    saturate(service, arguments, pictures, duration_s=2)
+    saturate(url, arguments, rounds, round_s=2)
     bare.measure(1, 2)
     for side in interleave([SERVICE, BARE], arguments.rounds):
         if side == BARE:
-            with cpu_by_role(lambda: [*service.processes_by_role(), *bare.processes()]) as usage:
+            with cpu_by_role(roles_of(arguments.config)) as usage:
                 rate = bare.measure(arguments.warm_up_s, arguments.round_s)
+            if not rate:
+                raise RuntimeError("the bare engine ended fewer than two batches in a round; raise --round-s")
             report.append(PREDICTIONS, BARE, "rate", "img/s", rate)
-            report.append_cpu("CPU meanwhile", f"{BARE}, with its warm-up", usage)
+            report.append_cpu(f"{PREDICTIONS}, CPU", f"{BARE}, with its warm-up", usage)
         else:
-            load = saturate(service, arguments, pictures, duration_s=arguments.round_s)
-            rate = load.images_per_s
-            append_predictions(report, SERVICE, load)
+            cell = saturate(url, arguments, rounds, round_s=arguments.round_s)
+            rate = report.append_cell(PREDICTIONS, SERVICE, cell)
         progress(f"  {side}: {rate:.1f} img/s")
 
 
-def measure_lookups(report: Report, arguments: argparse.Namespace, service: Service, pictures: PicturePool) -> None:
+def measure_lookups(report: Report, arguments: argparse.Namespace, url: str, rounds: Rounds) -> None:
     """Measure lookups, in turn alone and beside saturated predictions."""
     for moment in interleave([IDLE, SATURATED], arguments.lookup_rounds):
         if moment == IDLE:
-            lookups = look_up(service, arguments)
+            lookups = look_up(url, arguments)
         else:
-            lookups = look_up_beside_predictions(report, arguments, service, pictures)
+            lookups = look_up_beside_predictions(report, arguments, url, rounds)
         progress(f"  {moment}: lookup p50 {lookups.p50_ms:.1f} ms, p99 {lookups.p99_ms:.1f} ms")
         for column, value in (("p50", lookups.p50_ms), ("p95", lookups.p95_ms), ("p99", lookups.p99_ms)):
             report.append(LOOKUPS, moment, column, "ms", value)
@@ -161,41 +158,31 @@ def measure_lookups(report: Report, arguments: argparse.Namespace, service: Serv
             report.faults.append(f"{moment}: {lookups.failures} lookups failed")
 
 
-def look_up_beside_predictions(
-    report: Report, arguments: argparse.Namespace, service: Service, pictures: PicturePool
-) -> LookupLoad:
+def look_up_beside_predictions(report: Report, arguments: argparse.Namespace, url: str, rounds: Rounds) -> LookupLoad:
     """Measure lookups within the time in which predictions are at full load."""
     with ThreadPoolExecutor(1) as background:
-        # The lookups start when the predictions have warmed up, and end before them.
-        predictions = background.submit(saturate, service, arguments, pictures, duration_s=arguments.round_s + 1)
-        time.sleep(arguments.warm_up_s)
-        lookups = look_up(service, arguments)
-        append_predictions(report, f"{SERVICE}, with lookups", predictions.result())
-    return lookups
+        lookups = background.submit(look_up_after, arguments.warm_up_s, url, arguments)
+        # They start when the predictions have warmed up, and end before them.
+        cell = saturate(url, arguments, rounds, round_s=arguments.round_s + GENERATOR_START_S)
+        report.append_cell(PREDICTIONS, f"{SERVICE}, with lookups", cell)
+        return lookups.result()
 
 
-def look_up(service: Service, arguments: argparse.Namespace) -> LookupLoad:
+def look_up_after(pause_s: float, url: str, arguments: argparse.Namespace) -> LookupLoad:
+    """Ask for users once the load generator has started and so much of its load is over."""
+    time.sleep(GENERATOR_START_S + pause_s)
+    return look_up(url, arguments)
+
+
+def look_up(url: str, arguments: argparse.Namespace) -> LookupLoad:
     """Ask for one page of users at a time."""
-    url = f"{service.url}/user/?limit=20"
-    return run_lookups(url, connections=1, duration_s=arguments.round_s, pause_ms=LOOKUP_PAUSE_MS)
+    page = f"{url}/user/?limit=20"
+    return run_lookups(page, connections=1, duration_s=arguments.round_s, pause_ms=LOOKUP_PAUSE_MS)
 
 
-def saturate(
-    service: Service, arguments: argparse.Namespace, pictures: PicturePool, *, duration_s: float
-) -> PredictionLoad:
+def saturate(url: str, arguments: argparse.Namespace, rounds: Rounds, *, round_s: float) -> CellFigures:
     """Send pictures over all connections without a pause."""
-    pace = Pace(arguments.connections, arguments.warm_up_s, duration_s)
-    return run_predictions(service, "/model/predict", pictures.next_picture, pace)
-
-
-def append_predictions(report: Report, row: str, load: PredictionLoad) -> None:
-    """Add what one round of predictions showed."""
-    report.append(PREDICTIONS, row, "rate", "img/s", load.images_per_s)
-    for column, value in (("p50", load.p50_ms), ("p95", load.p95_ms), ("p99", load.p99_ms)):
-        report.append(PREDICTIONS, row, column, "ms", value)
-    report.append_cpu("CPU meanwhile", row, load.cpu_percent)
-    if load.failures:
-        report.faults.append(f"{row}: {load.failures} predictions failed")
+    return rounds.measure(url, users=arguments.connections, round_s=round_s, warm_up_s=arguments.warm_up_s)
 
 
 if __name__ == "__main__":

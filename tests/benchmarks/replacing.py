@@ -16,7 +16,7 @@ import httpx
 
 from loadtest.load.pictures import PicturePool
 from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, progress, run
-from tests.benchmarks.service import SHIPPED, Service, running_service, scratch_folder
+from tests.benchmarks.service import SHIPPED, running_service, scratch_folder
 
 LOOKUPS, PREDICTS = 20, 4
 MOST_PAUSE_S = 0.3
@@ -37,19 +37,19 @@ def main() -> int:
     with scratch_folder() as folder:
         environment = {DRAINING: f"{arguments.draining_s:g}"}
         with running_service(SHIPPED[0], folder=folder, environment=environment) as service:
-            asyncio.run(measure(report, service, arguments))
+            asyncio.run(measure(report, service.target.url, arguments))
     report.notes.append("lost: no whole answer; refused: 503 in the error shape")
     return finish(report, arguments.json)
 
 
-async def measure(report: Report, service: Service, arguments: argparse.Namespace) -> None:
+async def measure(report: Report, url: str, arguments: argparse.Namespace) -> None:
     """Shift between the configs and add what became of the requests."""
     outcomes: dict[str, Counter[str]] = {"lookup": Counter(), "predict": Counter()}
     finished = asyncio.Event()
-    clients = [asyncio.create_task(look_up(service.url, outcomes["lookup"], finished)) for _ in range(LOOKUPS)]
+    clients = [asyncio.create_task(look_up(url, outcomes["lookup"], finished)) for _ in range(LOOKUPS)]
     pictures = PicturePool(PREDICTS, seed=0)
     clients += [
-        asyncio.create_task(predict(service.url, pictures.next_picture(), outcomes["predict"], finished))
+        asyncio.create_task(predict(url, pictures.next_picture(), outcomes["predict"], finished))
         for _ in range(PREDICTS)
     ]
     await asyncio.sleep(BEFORE_S)

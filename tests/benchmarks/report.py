@@ -3,20 +3,24 @@
 import argparse
 import json
 import os
-import platform
-import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
+
+from loadtest.errors import BadInputError, CellFailedError
+from loadtest.figures.figures import CellFigures
+from loadtest.machine.environment import read_environment
+from loadtest.machine.processes import adopt_orphans
+from loadtest.measure.experiment import Interrupted, raising_on_signals
+from loadtest.page.markdown import make_aligned_table
+from loadtest.plan.targets import STOLEN
+from loadtest.rows.run_folder import Environment
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("ray", "tensorflow")
@@ -50,7 +54,7 @@ class Report:
 
     benchmark: str
     settings: dict[str, object]
-    environment: dict[str, object]
+    environment: Environment
     measurements: list[Measurement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -69,6 +73,25 @@ class Report:
             self.append(table, role, column, "%", percent)
         if usage[OTHERS] > BUSY_PERCENT:
             self.faults.append(f"{column}: other processes took {usage[OTHERS]:.0f} % of one core")
+
+    def append_cell(self, table: str, row: str, cell: CellFigures) -> float:
+        """Add one round of predictions that the kit measured, and return how many a second; doubts are faults.
+
+        Raises RuntimeError when nothing was answered.
+        """
+        if cell.steady is None or not cell.steady.rps:
+            raise RuntimeError(f"{table}, {row}: no prediction: {'; '.join(cell.reasons)}")
+        self.append(table, row, "rate", "img/s", cell.steady.rps)
+        for column, value in (("p50", cell.steady.median_ms), ("p95", cell.steady.p95_ms), ("p99", cell.steady.p99_ms)):
+            if value is not None:
+                self.append(table, row, column, "ms", value)
+        for role in cell.roles:
+            if role.role not in {"machine", STOLEN}:
+                self.append(f"{table}, CPU", role.role, row, "%", role.cpu_percent)
+        self.faults += [f"{table}, {row}: {reason}" for reason in cell.reasons]
+        if cell.steady.failures:
+            self.faults.append(f"{table}, {row}: {cell.steady.failures} predictions failed")
+        return cell.steady.rps
 
     def append_ratios(self, table: str, above: str, below: str, column: str) -> None:
         """Add the ratio of two rows, round by round: values of one round were measured right after each other."""
@@ -91,12 +114,13 @@ def interleave(sides: Sequence[str], rounds: int) -> Iterator[str]:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a benchmark and exit. Ctrl-C and SIGTERM end it after everything it started has been stopped."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    adopt_orphans()
     try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except RuntimeError as exc:
+        with raising_on_signals():
+            sys.exit(main())
+    except Interrupted as exc:
+        sys.exit(128 + exc.number)
+    except (RuntimeError, CellFailedError, BadInputError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(2)
 
@@ -115,9 +139,8 @@ def command_line(benchmark: str, description: str | None) -> argparse.ArgumentPa
 def begin(benchmark: str, arguments: argparse.Namespace) -> Report:
     """Return an empty report of this machine as it is now, before anything of the benchmark runs."""
     settings = {name: value for name, value in vars(arguments).items() if name != "json"}
-    report = Report(benchmark, settings, describe_environment())
+    report = Report(benchmark, settings, read_environment())
     busy_percent = psutil.cpu_percent(interval=2) * (os.cpu_count() or 1)
-    report.environment["cpu_busy_before_percent_of_one_core"] = busy_percent
     if busy_percent > BUSY_PERCENT:
         report.faults.append(f"{busy_percent:.0f} % of one core were in use before the benchmark began")
     return report
@@ -154,56 +177,23 @@ def as_json(report: Report) -> dict[str, object]:
         {**asdict(found), "median": found.median, "min": min(found.values), "max": max(found.values)}
         for found in report.measurements
     ]
-    return {**asdict(report), "measurements": measurements}
+    return {**asdict(report), "environment": report.environment.model_dump(), "measurements": measurements}
 
 
-def describe_environment() -> dict[str, object]:
-    """Return what decides the numbers besides the code, and which code it is."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count() or 1,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "commit": _commit(),
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-    }
-
-
-def _environment_line(environment: dict[str, object]) -> str:
-    known = dict(environment)
-    machine = f"{known['cpu']}, {known['cores']} cores, {known['memory_gib']} GiB, {known['system']}"
-    versions = ", ".join(f"{name} {known[name]}" for name in ("python", *PACKAGES))
-    return f"{machine} | {versions} | commit {known['commit']} | {known['date']}"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _commit() -> str:
-    commit, changes = (
-        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
-    )
-    return f"{commit or 'none'}{' with uncommitted changes' if changes else ''}"
+def _environment_line(environment: Environment) -> str:
+    versions = ", ".join(f"{name} {environment.packages[name]}" for name in PACKAGES)
+    commit = f"{(environment.git_commit or 'none')[:7]}{' with changed files' if environment.git_changed else ''}"
+    machine = f"{environment.cpu_model}, {environment.cores} cores, {environment.ram_bytes / 2**30:.1f} GiB"
+    return f"{machine}, {environment.os} | Python {environment.python}, {versions} | commit {commit}"
 
 
 def _render_table(name: str, measurements: list[Measurement]) -> str:
-    rows = list(dict.fromkeys(found.row for found in measurements))
-    columns = dict.fromkeys(found.column for found in measurements)
-    units = {found.column: found.unit for found in measurements}
+    rows = dict.fromkeys(found.row for found in measurements)
+    columns = {found.column: found.unit for found in measurements}
     cells = {(found.row, found.column): _cell(found) for found in measurements}
-    lines = [["", *(column if units[column] == "ratio" else f"{column}, {units[column]}" for column in columns)]]
-    lines += [[row, *(cells.get((row, column), "") for column in columns)] for row in rows]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
-    return "\n".join([name, *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)])
+    heads = ["", *(column if unit == "ratio" else f"{column}, {unit}" for column, unit in columns.items())]
+    lines = [[row, *(cells.get((row, column), "") for column in columns)] for row in rows]
+    return f"{name}\n\n{make_aligned_table(heads, lines)}"
 
 
 def _cell(found: Measurement) -> str:

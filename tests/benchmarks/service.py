@@ -1,167 +1,102 @@
-"""Starts the service as `make serve` does, waits until it answers, stops it, and tells its processes apart by role.
+"""The service under a benchmark: started and taken down by the kit's own code, loaded by the kit, read by role."""
 
-Every process of it carries a mark in its environment and is known by pid: nothing else on the machine is touched,
-and what is left after the stop is found, named and killed, also after Ctrl-C or SIGTERM.
-"""
-
+import math
 import os
-import re
 import resource
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
 import yaml
 
+from loadtest.figures.figures import CellFigures
+from loadtest.machine.processes import family, kill, undisturbed, wait_for_end
+from loadtest.machine.resources import ResourceSampler
+from loadtest.measure.runner import run_plan
+from loadtest.measure.target import RunningTarget, running_target
+from loadtest.plan.plan import Plan
+from loadtest.plan.targets import Role, Target
+from loadtest.rows.run_folder import RunFolder
+from loadtest.verdict.summary import summarize
 from tests.benchmarks.report import GENERATOR, OTHERS, ROOT, progress
 
 # Relative, as they are written into the report; every benchmark runs in the project folder.
 CONFIGS = Path("configs")
 SHIPPED = (CONFIGS / "one_replica.yaml", CONFIGS / "two_replicas.yaml")
-MARK = "SERVE_APP_BENCHMARK"
-PORTS_FREE_S = 120
 START_S = 600
 STOP_S = 40
-POLL_S = 0.05
+CHILD_STOP_S = 10
+WITH_REDIS = "{python} -m tests.with_redis"
+PLAIN = "plain-uvicorn"
+BARE = "bare-engine"
 
-# Role and what stands in the command line of its processes; the first match wins.
-_ROLES = (
-    ("HAProxyManager", "ray::HAProxyManager"),
-    ("fallback ProxyActor", "ray::ProxyActor"),
-    ("controller", "ray::ServeController"),
-    ("agents", "ray::DashboardAgent"),
-    ("agents", "ray::RuntimeEnvAgent"),
-    ("log and autoscaler monitors", "log_monitor.py"),
-    ("log and autoscaler monitors", "autoscaler/_private/monitor.py"),
-    ("dashboard", "dashboard/dashboard.py"),
-    ("dashboard", "ray-dashboard-"),
-    ("dashboard", "multiprocessing."),
-    ("raylet + GCS", "core/src/ray/raylet/raylet"),
-    ("raylet + GCS", "gcs/gcs_server"),
-    ("launcher", "-m serve_app"),
-    ("HAProxy", "bin/haproxy"),
-)
-
-
-@dataclass(frozen=True)
-class Stop:
-    """How a stop went: seconds from SIGTERM until the launcher had ended, and what still ran at that moment."""
-
-    took_s: float
-    left: list[str]
+_COMMANDS = {
+    "HAProxyManager": "^ray::HAProxyManager",
+    "fallback-ProxyActor": "^ray::ProxyActor",
+    "controller": "^ray::ServeController",
+    "agents": "^ray::DashboardAgent|^ray::RuntimeEnvAgent",
+    "log-and-autoscaler-monitors": r"log_monitor\.py|autoscaler/_private/monitor\.py",
+    "dashboard": r"dashboard/dashboard\.py|ray-dashboard-|multiprocessing\.",
+    "raylet-and-GCS": "core/src/ray/raylet/raylet|gcs/gcs_server",
+    "launcher": "-m serve_app",
+    "HAProxy": "bin/haproxy",
+    "redis": "valkey-server|redis-server|tests.with_redis",
+    PLAIN: "plain_users_server",
+    BARE: "bare_engine",
+}
 
 
-@dataclass
-class Service:
-    """A service that answers: its launcher, its address, and how long it took from exec until both said ready."""
-
-    launcher: "subprocess.Popen[bytes]"
-    output: Path
-    client: httpx.Client
-    mark: str
-    ready_s: float = 0.0
-    stop_result: Stop | None = field(default=None, init=False)
-
-    @property
-    def url(self) -> str:
-        return str(self.client.base_url).rstrip("/")
-
-    def ready_as_told_s(self) -> float:
-        """Return the launcher's own figure."""
-        deadline = time.monotonic() + START_S
-        while not (told := re.search(r"READY after ([\d.]+) s", self.printed())):
-            if time.monotonic() > deadline or self.launcher.poll() is not None:
-                raise RuntimeError(f"the launcher did not say READY:\n{self.printed()}")
-            time.sleep(POLL_S)
-        return float(told[1])
-
-    def printed(self) -> str:
-        """Return what the launcher has printed."""
-        return self.output.read_text(errors="replace")
-
-    def processes(self) -> list[psutil.Process]:
-        """Return the launcher and everything below it."""
-        try:
-            launcher = psutil.Process(self.launcher.pid)
-            return [launcher, *launcher.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
-    def processes_by_role(self) -> list[tuple[psutil.Process, str]]:
-        """Return those processes, each with what it is there for."""
-        found = []
-        for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                found.append((process, _role_of(process)))
-        return found
-
-    def stop(self) -> Stop:
-        """Send SIGTERM, wait for the launcher's end, and kill what it left. The second call returns the first's."""
-        if self.stop_result is None:
-            with _undisturbed():
-                self.stop_result = self._stop()
-        return self.stop_result
-
-    def _stop(self) -> Stop:
-        known = self.processes()
-        began = time.monotonic()
-        self.launcher.terminate()
-        try:
-            self.launcher.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            progress(f"the launcher did not end within {STOP_S} s of SIGTERM")
-        took_s = time.monotonic() - began
-        self.client.close()
-        left = [process for process in {*known, *_marked(self.mark)} if _runs(process)]
-        result = Stop(took_s, [_describe(process) for process in left])
-        for process in left:
-            _kill(process)
-        psutil.wait_procs(left, timeout=5)
-        self.launcher.poll()
-        return result
+def roles_of(config: Path) -> list[Role]:
+    """Return the roles of a service's processes: one for the replicas of each application, named as it is."""
+    names = [application["name"] for application in _read(config)["applications"]]
+    replicas = [Role(name=name, command=f"^ray::ServeReplica:{name}:") for name in names]
+    return [*replicas, *(Role(name=name, command=command) for name, command in _COMMANDS.items())]
 
 
 @contextmanager
-def running_service(config: Path, *, folder: Path, environment: Mapping[str, str] | None = None) -> Iterator[Service]:
+def running_service(
+    config: Path, *, folder: Path, start: str = "{python}", environment: dict[str, str] | None = None
+) -> Iterator[RunningTarget]:
     """Serve `config` while the block runs, with its database in `folder`; yield once every application is ready.
 
-    `environment` is set over what serve.env beside the config says. Raises RuntimeError when a port stays in use,
-    when the launcher ends early, or when the stop leaves a process.
+    `start` comes before `-m serve_app`. `environment` is set over what serve.env beside the config says. Raises
+    CellFailedError when the port is in use, or when the launcher ends early.
     """
-    wanted = yaml.safe_load(config.read_text(encoding="utf-8"))
-    wait_until_free((wanted["http_options"]["port"],))
-    service = _launch(config, wanted, folder, environment or {})
+    wanted = _read(config)
+    target = Target(
+        name="service",
+        start=f"{start} -m serve_app {config}",
+        environment={**_own(folder), **(environment or {})},
+        url=f"http://127.0.0.1:{wanted['http_options']['port']}",
+        ready=[f"{application['route_prefix']}/ready" for application in wanted["applications"]],
+        ready_timeout_s=START_S,
+        stop_timeout_s=STOP_S,
+    )
+    running = None
     try:
-        _wait_until_ready(service, wanted)
-        yield service
+        with running_target(target, folder / "service.log") as running:
+            running.wait_until_ready()
+            yield running
     finally:
-        stop = service.stop()
-        if stop.left:
-            progress(f"left by the stop, now killed: {', '.join(stop.left)}")
+        for note in running.notes if running else []:
+            progress(note)
 
 
 @contextmanager
 def running_child(command: list[str], **options: Any) -> Iterator["subprocess.Popen[str]"]:
-    """Run a helper process in a group of its own while the block runs, then end that group."""
+    """Run a helper process in a group of its own while the block runs, then end it and what it started."""
     child = subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **options)
     try:
         yield child
     finally:
-        with _undisturbed():
-            _end_group(child)
+        with undisturbed():
+            child.terminate()
+            kill(wait_for_end(family(child.pid), CHILD_STOP_S))
+            child.wait()
 
 
 @contextmanager
@@ -171,17 +106,16 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def write_config(folder: Path, shipped: Path, variants: dict[str, dict[str, Any]]) -> Path:
+    """Write the config `shipped` with an application for each variant in place of its own, and return its path.
 
-
-def write_config(folder: Path, config: dict[str, Any]) -> Path:
-    """Write `config` with the shipped serve.env beside it, and return its path."""
-    shutil.copy(CONFIGS / "serve.env", folder)
+    A variant is what it changes in the application `model`; it is served below /NAME/model, so that the kit's
+    workload finds it at the URL /NAME.
+    """
+    config, model = _read(shipped), application_of(shipped, "model")
+    config["applications"] = [
+        {**model, "name": name, "route_prefix": f"/{name}/model", **changes} for name, changes in variants.items()
+    ]
     path = folder / "benchmark.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     return path
@@ -189,182 +123,82 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
 
 def application_of(config: Path, name: str) -> dict[str, Any]:
     """Return the part of a config file that describes the application `name`."""
-    applications = yaml.safe_load(config.read_text(encoding="utf-8"))["applications"]
-    found: dict[str, Any] = next(application for application in applications if application["name"] == name)
+    found: dict[str, Any] = next(found for found in _read(config)["applications"] if found["name"] == name)
     return found
 
 
 def service_environment(folder: Path) -> dict[str, str]:
     """Return this environment with a database of the benchmark's own in `folder`, and without Redis."""
-    inherited = {name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL"}}
-    return {**inherited, "SERVE_APP_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **_own(folder)}
+
+
+class Rounds:
+    """Rounds of predictions under the kit's load, each a run folder of its own with one cell."""
+
+    def __init__(self, folder: Path, config: Path, *, pool: int = 64, is_repeated: bool = False) -> None:
+        """Begin in `folder`; pictures are drawn from a pool, and differ in every request unless `is_repeated`."""
+        self._folder = folder
+        self._roles = [role.model_dump() for role in roles_of(config)]
+        self._is_repeated = is_repeated
+        self._options = {"picture-pool": pool, "pictures": "repeated" if is_repeated else "distinct"}
+        self._count = 0
+
+    def measure(self, url: str, *, users: int, round_s: float, warm_up_s: float = 0, pause_s: float = 0) -> CellFigures:
+        """Return the figures of `users` who send pictures, each its next one `pause_s` after its last answer.
+
+        The figures are of `round_s` seconds, after `warm_up_s` of the same load. Raises BadInputError.
+        """
+        self._count += 1
+        folder = RunFolder(self._folder / f"round-{self._count}")
+        plan = Plan.model_validate(
+            {
+                "title": "One round of a benchmark",
+                "targets": [{"name": "service", "url": url, "ready": ["/model/ready"], "cached": self._is_repeated}],
+                "users": [users],
+                "spawn_rate_per_s": 1000,
+                "settle_s": warm_up_s,
+                "duration_s": math.ceil(warm_up_s + round_s + users / 1000),
+                "warmup": {"duration_s": 0},
+                "workload": {
+                    "locustfile": "loadtest/locustfile.py",
+                    "wait_s": [pause_s, pause_s],
+                    "endpoints": {"predict": {"request": "POST /model/predict"}},
+                    "options": self._options,
+                },
+                "roles": self._roles,
+            }
+        )
+        run_plan(plan, Path(__file__), folder)
+        (figures,) = summarize(folder).cells
+        return figures
 
 
 @contextmanager
-def cpu_by_role(read: Callable[[], list[tuple[psutil.Process, str]]]) -> Iterator[dict[str, float]]:
+def cpu_by_role(roles: Sequence[Role]) -> Iterator[dict[str, float]]:
     """Yield a dict that after the block holds each role's CPU use during it, in percent of one core.
 
-    `read` returns the processes and their roles as they are now, as Service.processes_by_role does. GENERATOR is this
-    process with the children that ended in the block; OTHERS is the rest of the machine.
+    GENERATOR is this process with the children that ended in the block; OTHERS is the rest of the machine.
     """
-    usage: dict[str, float] = defaultdict(float)
-    before_s = {process: _cpu_s(process) for process, _ in read()}
-    own_before_s, machine_before_s, began = _own_cpu_s(), _machine_cpu_s(), time.monotonic()
+    usage: dict[str, float] = {}
+    sampler, ended_s, began_s = ResourceSampler(list(roles)), _ended_children_s(), time.monotonic()
     yield usage
-    elapsed_s = time.monotonic() - began
-    for process, role in read():
-        usage[role] += 100 * (_cpu_s(process) - before_s.get(process, 0.0)) / elapsed_s
-    usage[GENERATOR] = 100 * (_own_cpu_s() - own_before_s) / elapsed_s
-    whole = 100 * (_machine_cpu_s() - machine_before_s) / elapsed_s
-    usage[OTHERS] = max(0.0, whole - sum(usage.values()))
+    elapsed_s = time.monotonic() - began_s
+    used = {row.role: row.cpu_percent for row in sampler.sample()}
+    whole = used.pop("machine")
+    used.pop("stolen")
+    generator = used.pop("kit") + 100 * (_ended_children_s() - ended_s) / elapsed_s
+    usage |= {**used, GENERATOR: generator, OTHERS: max(0.0, whole - sum(used.values()) - generator)}
 
 
-def wait_until_free(ports: Iterable[int]) -> None:
-    """Return when all `ports` can be bound. Raises RuntimeError after PORTS_FREE_S."""
-    deadline = time.monotonic() + PORTS_FREE_S
-    waiting = False
-    while busy := [port for port in ports if not _is_free(port)]:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"ports {busy} are in use; is another service running?")
-        if not waiting:
-            progress(f"waiting for ports {busy} to become free")
-            waiting = True
-        time.sleep(1)
+def _ended_children_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def _launch(config: Path, wanted: dict[str, Any], folder: Path, environment: Mapping[str, str]) -> Service:
-    mark = uuid.uuid4().hex
-    output = folder / "launcher.txt"
-    client = httpx.Client(base_url=f"http://127.0.0.1:{wanted['http_options']['port']}", timeout=5, trust_env=False)
-    # A group of its own: Ctrl-C reaches the benchmark alone, which then stops the launcher in order.
-    with output.open("wb") as file:
-        launcher = subprocess.Popen(
-            [sys.executable, "-m", "serve_app", str(config)],
-            cwd=ROOT,
-            env={**service_environment(folder), **environment, MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return Service(launcher, output, client, mark)
+def _own(folder: Path) -> dict[str, str]:
+    return {"DATABASE_URL": "", "REDIS_URL": "", "SERVE_APP_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
 
 
-def _wait_until_ready(service: Service, wanted: dict[str, Any]) -> None:
-    began = time.monotonic()
-    waiting = [f"{application['route_prefix']}/ready" for application in wanted["applications"]]
-    while waiting:
-        if service.launcher.poll() is not None:
-            raise RuntimeError(f"the launcher ended with code {service.launcher.returncode}:\n{service.printed()}")
-        if time.monotonic() - began > START_S:
-            raise RuntimeError(f"not ready within {START_S} s:\n{service.printed()}")
-        if _answers(service.client, waiting[0]):
-            waiting.pop(0)
-        else:
-            time.sleep(POLL_S)
-    service.ready_s = time.monotonic() - began
-    service.ready_as_told_s()
-
-
-def _answers(client: httpx.Client, path: str) -> bool:
-    try:
-        return client.get(path).status_code == httpx.codes.OK
-    except httpx.TransportError:
-        return False
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-    return True
-
-
-def _role_of(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    if match := re.match(r"ray::ServeReplica:([^:]+):", command):
-        return f"replica {match[1]}"
-    return next((role for role, part in _ROLES if part in command), f"other ({process.name()})")
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    try:
-        times = process.cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return times.user + times.system
-
-
-def _own_cpu_s() -> float:
-    return sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
-
-
-def _machine_cpu_s() -> float:
-    times = psutil.cpu_times()
-    # Linux counts the time of guests in `user` too; what is stolen by the host is not work of this machine.
-    not_work = ("idle", "iowait", "steal", "guest", "guest_nice")
-    return sum(float(seconds) for name, seconds in times._asdict().items() if name not in not_work)
-
-
-def _marked(mark: str) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                yield process
-        except (psutil.Error, OSError):
-            continue  # it ended, or belongs to somebody else
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _describe(process: psutil.Process) -> str:
-    try:
-        return f"{process.pid} {' '.join(process.cmdline())[:80]}"
-    except psutil.Error:
-        return str(process.pid)
-
-
-def _kill(process: psutil.Process) -> None:
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return
-
-
-def _end_group(child: "subprocess.Popen[str]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if child.poll() is not None:
-            return
-        os.killpg(child.pid, number)
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            progress(f"process {child.pid} did not end on {number.name}")
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while something is taken down; the first of them takes effect afterwards."""
-    late: list[int] = []
-    previous = {
-        number: signal.signal(number, lambda number, _: late.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if late:
-        signal.raise_signal(late[0])
+def _read(config: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    return found

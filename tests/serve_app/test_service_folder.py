@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loadtest.plan.plan import discovery_path
+from loadtest.plan.targets import discovery_path
 from serve_app.errors import SetupError
 from serve_app.service_folder import (
     MAX_BYTES,

@@ -9,7 +9,8 @@ import pytest
 from loadtest.capacity.bisection import MOST_INVALID, Bounds, Outcome, Result, Step, Todo, decide
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.figures.figures import CellFigures, LimitResult, Reason, ReasonCode
-from loadtest.plan.plan import Plan, read_limit
+from loadtest.plan.limits import read_limit
+from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.summary import summarize
 from tests.made_run import made_plan, write_made_run

@@ -1,24 +1,31 @@
 """`python -m loadtest fuzz`: what it makes, and that it finds, keeps and replays what a bad service fails on."""
 
+import argparse
 import asyncio
 import hashlib
 import io
 import json
+import math
 import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from loadtest.__main__ import main
+from loadtest.commands import audit as audit_command
+from loadtest.commands import fuzz as fuzz_command
 from loadtest.errors import BadInputError
+from loadtest.fuzz.campaign import Campaign
 from loadtest.fuzz.memory import MemoryFigures
 from loadtest.fuzz.mutations import spoil, with_right_checksums
 from loadtest.fuzz.request import FuzzRequest, make_request, read_request
 from loadtest.fuzz.tally import Answer, Outcome, Tally
+from loadtest.fuzz.terminal import describe_bound, describe_progress
 from loadtest.load.pictures import sample_files
 from serve_app.classifier.images import FORMATS, decode_image
 from tests.ports import free_port
@@ -68,7 +75,7 @@ def test_checksums_are_mended_so_that_the_decoder_sees_what_was_spoilt() -> None
     assert with_right_checksums(spoilt) == data
     rng = random.Random(0)
     for _ in range(200):
-        with_right_checksums(spoil(rng, [data])[1])
+        with_right_checksums(spoil(rng, [data]).data)
 
 
 def figures(**changed: int) -> MemoryFigures:
@@ -173,11 +180,67 @@ def test_wrong_input_is_said_in_a_line(
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     for options, words in (
-        ([url], "nobody answers there"),
+        ([url], "no service answers there"),
         (["localhost:8000"], "is no URL"),
         ([url, "--files", str(tmp_path / "none")], "cannot be read"),
-        ([url, "--process", "no such process anywhere"], "fits no command line"),
+        ([url, "--process", "no such process anywhere"], "matches no command line"),
     ):
         monkeypatch.setattr(sys, "argv", ["loadtest", "fuzz", *options])
         assert main() == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fuzz", "audit"])
+def test_the_help_has_an_example_that_can_be_used_and_says_every_default(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers()
+    {"fuzz": fuzz_command, "audit": audit_command}[command].add_command(commands)
+    (chosen,) = commands.choices.values()
+    optional = [action for action in chosen._actions if action.option_strings and action.dest != "help"]
+    assert [action.dest for action in optional if "(default: " not in (action.help or "")] == []
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parser.parse_args([command, "--help"])
+    example = capsys.readouterr().out.split("example:\n  python -m loadtest ")[1]
+    parser.parse_args(example.split())
+
+
+def campaign(**changed: Any) -> Campaign:
+    usual = {
+        "url": "http://x", "valid": (), "requests": (), "inputs": 100, "seed": 0, "at_a_time": 8, "most_s": math.inf,
+        "watched": (), "folder": Path("x"),
+    }  # fmt: skip
+    return Campaign(**{**usual, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "longest"),
+    [({}, "0:13:00"), ({"at_a_time": 100}, "0:01:00"), ({"most_s": 30}, "0:01:30"), ({"inputs": 10_000}, "20:50:00")],
+)
+def test_a_campaign_says_how_long_it_takes_at_most(changed: dict[str, Any], longest: str) -> None:
+    assert f"at most {longest} (h:mm:ss)" in describe_bound(campaign(**changed))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "most_s", "told"),
+    [
+        (0, math.inf, "0 of 100 inputs, at most 0:12:40 left, 0 × 5xx, 0 broken"),
+        (25, math.inf, "25 of 100 inputs, about 0:01:00 left, 1 × 5xx, 0 broken"),
+        (25, 50, "25 of 100 inputs, about 0:00:30 left, 1 × 5xx, 0 broken"),
+    ],
+)
+def test_how_long_is_left_is_shown(inputs: int, most_s: float, told: str) -> None:
+    tally = Tally()
+    for number in range(inputs):
+        tally.add(Answer(200 if number else 500))
+    assert describe_progress(campaign(most_s=most_s), tally, 20.0) == told
+
+
+async def test_the_longest_duration_is_printed_before_the_first_input() -> None:
+    code, _, stderr = await run_fuzz(f"http://127.0.0.1:{free_port()}", "--inputs", "8", "--seconds", "5")
+    assert code == 2
+    first, error = stderr.splitlines()
+    assert first.startswith("8 inputs, 8 at a time, each answered within 60 s or counted as a timeout: at most 0:01:00")
+    assert "no service answers there" in error

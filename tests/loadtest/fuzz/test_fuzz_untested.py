@@ -26,7 +26,7 @@ class Fuzz:
         self._monkeypatch = monkeypatch
         self._capsys = capsys
         self._folder = folder
-        self.printed = ""
+        self.printed, self.out = "", ""
 
     def __call__(self, url: str, *options: str, key: str | None = None) -> int:
         self._monkeypatch.delenv(VARIABLE, raising=False)
@@ -35,8 +35,8 @@ class Fuzz:
         arguments = [url, "--inputs", "40", "--save", str(self._folder / "saved"), *options]
         self._monkeypatch.setattr("sys.argv", ["loadtest", "fuzz", *arguments])
         code = main()
-        out, err = self._capsys.readouterr()
-        self.printed = out + err
+        self.out, err = self._capsys.readouterr()
+        self.printed = self.out + err
         return code
 
 
@@ -146,7 +146,7 @@ def test_a_key_that_stops_working_is_no_success(fuzz: Fuzz) -> None:
 
     with simple_service(revoked) as service:
         assert fuzz(service.url, "--json") == 1
-    found = json.loads(fuzz.printed)
+    found = json.loads(fuzz.out)
     assert (found["held"], found["offences"]) == (False, [])
     assert found["verdict"].startswith("NOT TESTED: 32 of 40 inputs were refused unread: 32 × 401 unauthorized")
 
@@ -190,6 +190,12 @@ def test_processes_that_are_gone_by_the_second_tenth_are_an_offence_and_no_divis
     outcome = Outcome("http://x", 0, 1.0, tally, gone)
     assert outcome.verdict() == "FAILED: 1 of 1 processes ended"
     assert outcome.as_json()["memory"]["growth_percent"] == 0
+
+
+def test_an_answer_that_cannot_be_decoded_is_an_offence_and_no_traceback(fuzz: Fuzz) -> None:
+    with simple_service(lambda _: Response(b"no gzip", headers={"content-encoding": "gzip"})) as service:
+        assert fuzz(service.url) == 1
+    assert "FAILED: 40 × undecodable" in fuzz.printed
 
 
 @pytest.mark.parametrize("key", ["two\nlines of a key", "schlüssel-0123456789", "bell\x07-0123456789"])

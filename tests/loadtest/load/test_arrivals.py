@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loadtest.load.arrivals import draw_arrival_times_s
-from loadtest.plan.plan import Arrivals
+from loadtest.plan.workload import Arrivals
 
 
 def test_constant_arrivals_are_evenly_spaced_from_the_beginning_to_the_end() -> None:

@@ -13,7 +13,7 @@ from loadtest.machine.cores import Quota, quota_of, usable_cores
 from loadtest.machine.environment import read_environment
 from loadtest.machine.resources import ResourceSampler
 from loadtest.machine.threads import Crowd, Place, ThreadUse, add_up, knows_threads
-from loadtest.plan.plan import Role
+from loadtest.plan.targets import Role
 from loadtest.rows.columns import ResourceRow
 from tests.control_groups import SYSTEMS, UNLIMITED, half_a_core, write_system
 

@@ -17,7 +17,7 @@ import pytest
 from loadtest.fuzz.memory import find_watched
 from loadtest.machine.listeners import find_anywhere, find_service_processes
 from loadtest.measure.target_metrics import save_metrics
-from loadtest.plan.plan import TargetMetrics, discovery_path
+from loadtest.plan.targets import TargetMetrics, discovery_path
 from tests.ports import free_port
 
 WORKER = re.compile("WORKER-OF-A-TEST")

@@ -16,7 +16,7 @@ import pytest
 from loadtest.machine.cores import usable_cores
 from loadtest.machine.resources import ResourceSampler
 from loadtest.machine.threads import ThreadReader, ThreadUse, add_up, knows_threads
-from loadtest.plan.plan import Role
+from loadtest.plan.targets import Role
 from tests.kit import STOP_S
 
 pytestmark = pytest.mark.skipif(not knows_threads(), reason="only Linux tells how long a thread waited for a core")

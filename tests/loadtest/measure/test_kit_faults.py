@@ -9,7 +9,6 @@ import pty
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -49,7 +48,7 @@ from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(3 * RUN_S)
 
-BROKEN = ["unready", "missing", "quitter", "occupied", "named", "killed", "unloaded", "verbose"]
+BROKEN = ["unready", "missing", "quitter", "named", "killed", "unloaded", "verbose"]
 FILE_SIZE_BYTES = 2_000_000
 DELAY_MS = 20.0
 NO_WARM_UP = {"duration_s": 0}
@@ -67,15 +66,11 @@ def broken_targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     folder, port = tmp_path_factory.mktemp("broken"), free_port()
     names_places = "{python} -c \"import os, sys; sys.exit(f'no {sys.prefix} in {os.getcwd()}')\""
     unready_port = free_port()
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        running_known_target(unready_port, "--never-ready"),
-    ):
+    with running_known_target(unready_port, "--never-ready"):
         targets = [
             known_target("unready", unready_port, start=None, ready_timeout_s=1),
             known_target("missing", port, start="no-such-command --serve"),
             known_target("quitter", port, "--exit-after-s 0", stop=f"touch {quote(str(folder))}/stopped"),
-            known_target("occupied", listener.getsockname()[1]),
             known_target("named", port, start=names_places),
             known_target("killed", port, "--die-at 5"),
             known_target("unloaded", port, "--kill-client-at 5"),
@@ -172,7 +167,6 @@ def test_a_cell_after_broken_ones_is_measured(broken_targets: Ended) -> None:
         ("unready", ["not ready within 1 s", "/ready", "status 503", "ready_timeout_s"]),
         ("missing", ["no-such-command --serve", "cannot be started", "No such file"]),
         ("quitter", ["ended with code 3", "ends with 3 as --exit-after-s says"]),
-        ("occupied", ["already listens on 127.0.0.1:"]),
         ("named", ["no … in …"]),
         ("killed", ["the target was killed by signal 9"]),
         ("unloaded", ["the load generator ended with code -9"]),

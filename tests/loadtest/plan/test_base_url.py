@@ -3,6 +3,7 @@
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loadtest.__main__ import main
@@ -40,6 +41,45 @@ def test_an_address_is_read_without_the_slash_at_its_end(given: str, read: str) 
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no URL such as http"):
         read_base_url(text)
+
+
+FAULTS = [
+    ("http://127.0.0.1:8299x", "the port must be a number from 1 to 65535"),
+    ("http://a..b:80", "'a..b' is neither a host name nor an IP address"),
+    (f"http://{'a' * 64}:80", "is neither a host name nor an IP address"),
+    ("http://xn--:80", "'xn--' is neither a host name nor an IP address"),
+    ("http://1.2.3.400:80", "'1.2.3.400' is neither a host name nor an IP address"),
+    ("http://ex%zz", "'ex%zz' is neither a host name nor an IP address"),
+    ("http://[::1", "correct the host (Invalid IPv6 URL)"),
+    ("127.0.0.1:8000", "it must begin with http:// or https://"),
+    ("http://host/?key=1", "remove everything from the ? or # on"),
+    ("http://ho st", "remove spaces and control characters"),
+]
+
+
+@pytest.mark.parametrize(("url", "fault"), FAULTS)
+def test_an_address_that_cannot_be_is_one_line_that_names_the_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, fault: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["loadtest", "fuzz", url])
+    assert main() == 2
+    said = f"{url!r} is no URL such as http://127.0.0.1:8000/path: "
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: URL: {said}")
+    assert err.endswith(f"{fault}\n")
+    assert err.count("\n") == 1
+    monkeypatch.setattr(
+        "sys.argv", ["loadtest", "run", str(write_plan(tmp_path / "plan.yaml", [{"name": "a", "url": url}]))]
+    )
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert f"targets.0.url: {said}" in err
+    assert fault in err
+
+
+@pytest.mark.parametrize("host", ["localhost.", "my_service", "bücher.example", "xn--bcher-kva.example", "[::1%eth0]"])
+def test_every_host_that_can_be_asked_for_is_taken(host: str) -> None:
+    assert httpx.URL(read_base_url(f"http://{host}:80/")).host
 
 
 LOGINS = [

@@ -9,7 +9,8 @@ import yaml
 
 from loadtest.errors import BadInputError
 from loadtest.measure.runner import cell_order
-from loadtest.plan.plan import METRICS, Plan, load_plan, read_limit
+from loadtest.plan.limits import METRICS, read_limit
+from loadtest.plan.plan import Plan, load_plan
 from loadtest.rows.run_folder import RunFolder
 from tests.service import CONFIGS, ROOT, read_config
 
@@ -121,7 +122,7 @@ def test_all_faults_are_told_at_once_with_file_key_and_what_is_allowed(tmp_path:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"targets": [*SMALLEST["targets"], *SMALLEST["targets"]]}, "'a' stands there twice"),
+        ({"targets": [*SMALLEST["targets"], *SMALLEST["targets"]]}, "'a' appears twice"),
         ({"limits": ["lookup.p95_ms <= 50"]}, "'lookup' is not one of e"),
         ({"targets": [{**SMALLEST["targets"][0], "replicas": {"role": "web", "count": 1}}]}, "'web' is not one of"),
         ({"users": [10]}, "leave no steady window for 10 users"),
@@ -227,3 +228,9 @@ def test_a_plan_has_no_password(tmp_path: Path, key: str, value: object, words: 
 def test_a_databases_user_and_an_at_sign_elsewhere_are_no_secrets(tmp_path: Path, value: str) -> None:
     target = {"name": "a", "url": "http://127.0.0.1:1", "environment": {"X": value}}
     assert load_plan(write_plan(tmp_path, targets=[target])).targets[0].environment == {"X": value}
+
+
+def test_a_misspelled_key_below_a_name_of_ones_own_is_told_with_what_is_allowed(tmp_path: Path) -> None:
+    endpoints = {"e": {"request": "GET /", "weigth": 2}}
+    [fault] = faults_of(write_plan(tmp_path, workload={**SMALLEST["workload"], "endpoints": endpoints}))
+    assert fault.endswith("workload.endpoints.e.weigth: is not a key here; allowed: request, weight")

@@ -79,7 +79,7 @@ def test_a_key_that_stands_twice_is_refused_with_both_lines(
     ["a: {b: 1, c: 2, b: 3}", "- {b: 1, b: 1}", 'b: 1\n"b": 2', "b: 1\n? b\n: 2", "a:\n  b: []\n  c: 1\n  b: {}"],
 )
 def test_a_key_is_found_twice_at_any_depth_and_in_any_style(text: str) -> None:
-    with pytest.raises(ValueError, match=r"line \d+, column \d+: the key 'b' stands twice, first in line \d+"):
+    with pytest.raises(ValueError, match=r"line \d+, column \d+: the key 'b' appears twice, first in line \d+"):
         load_yaml(text)
 
 
@@ -96,7 +96,7 @@ def test_a_key_is_found_twice_at_any_depth_and_in_any_style(text: str) -> None:
     ],
 )
 def test_keys_that_mean_the_same_are_one_key(text: str) -> None:
-    with pytest.raises(ValueError, match=r"line \d+, column \d+: the key '.*' stands twice, first in line \d+"):
+    with pytest.raises(ValueError, match=r"line \d+, column \d+: the key '.*' appears twice, first in line \d+"):
         load_yaml(text)
 
 

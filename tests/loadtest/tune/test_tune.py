@@ -15,7 +15,8 @@ from rich.console import Console
 
 from loadtest.commands.tune import add_command, read_overrides
 from loadtest.errors import BadInputError
-from loadtest.plan.plan import Target, load_plan
+from loadtest.plan.plan import load_plan
+from loadtest.plan.targets import Target
 from loadtest.rows.run_folder import Cell, RunFolder
 from loadtest.tune.candidates import base_values, choose_spread, make_grid, make_target, render_config
 from loadtest.tune.config_path import read_value, replace_values

@@ -201,6 +201,27 @@ def is_starting_ray(starting: Service) -> bool:
     return any("/gcs_server -" in command_of(process) for process in processes_of(starting.environment))
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_ray_that_is_late_is_started_again(fitted: Fitted, tmp_path: Path) -> None:
+    """The node does not register within Ray's own limit: its raylet stands still, as on a machine that does more."""
+    port = free_port()
+    config = write_config(tmp_path, model_alone(port, fitted.args))
+
+    def is_started_again() -> bool:
+        if "starting it again" in starting.printed():
+            return True
+        for process in processes_of(starting.environment):
+            if "/raylet " in command_of(process):
+                process.suspend()
+        return False
+
+    with service(launcher(config), own_environment(tmp_path), tmp_path, port) as starting:
+        starting.wait_for(is_started_again, "a second start of Ray")
+        starting.wait_for_ready_block()
+        assert starting.stop() == 0
+
+
 def is_starting_a_replica(starting: Service) -> bool:
     return bool(starting.replicas("model"))
 

@@ -1,0 +1,35 @@
+"""The longest time that a run can take: the sum of the time limits of the plan and of the kit."""
+
+from loadtest.plan.plan import Plan
+from loadtest.plan.targets import Target
+
+STOP_COMMAND_S = 60.0
+"""For a target's `stop` to end."""
+STRAGGLERS_S = 3.0
+"""For processes that a target left behind, until they are killed."""
+_START_GRACE_S = 60.0
+"""For Locust to start and draw its pictures: seconds, more on a loaded machine."""
+
+
+def longest_run_s(plan: Plan) -> float:
+    """Return the longest time, in seconds, that all cells of a plan can take."""
+    return sum(longest_cell_s(plan, target) for target in plan.targets) * len(plan.users) * plan.repetitions
+
+
+def longest_cell_s(plan: Plan, target: Target) -> float:
+    """Return the longest time, in seconds, that one cell can take, from the start of its target to its stop.
+
+    Reading the target's metrics and description, which takes less than a second unless it hangs, is not counted.
+    """
+    ready_s = target.ready_timeout_s + (target.replicas.wait_s if target.replicas else 0)
+    settle_s = 2 * plan.metrics.settle_s if plan.metrics else 0
+    warmup_s = longest_load_s(plan, plan.warmup.duration_s) if plan.warmup.duration_s else 0
+    stop_s = target.stop_timeout_s + STRAGGLERS_S if target.start is not None else 0
+    if target.start is not None and target.stop is not None:
+        stop_s += STOP_COMMAND_S
+    return ready_s + settle_s + warmup_s + longest_load_s(plan, plan.duration_s) + stop_s
+
+
+def longest_load_s(plan: Plan, duration_s: float) -> float:
+    """Return after how many seconds a load of `duration_s` must have ended, its last answers included."""
+    return duration_s + plan.drain_s + _START_GRACE_S

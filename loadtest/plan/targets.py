@@ -1,0 +1,136 @@
+"""The services under test in a plan: how one is started, its roles, and the metrics that it exports."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+
+from loadtest.plan.base_url import address_of, read_base_url
+from loadtest.plan.keys import Checked, Name, Pattern
+
+STOLEN = "stolen"
+KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
+"""Roles that the kit names itself: Locust, the kit, the target's processes that no pattern matches, everything that
+runs on this machine, and the CPU time that its host gave to other machines instead."""
+
+_LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|(?<![\w+.-])(?!postgres)[\w+.-]+://[^/?#]+@|[?&]password=", re.IGNORECASE)
+"""An address with a password that is not empty, or with a user, who may be a token, unless it is a database's."""
+
+_Path = Annotated[str, Field(pattern="^/")]
+
+
+class Replicas(Checked):
+    """How many processes of a role must run before and during the load."""
+
+    role: Name
+    count: PositiveInt
+    wait_s: NonNegativeFloat = 10
+    """Once the target is ready, the longest wait for them: replicas may come after the first that answers."""
+
+
+class Target(Checked):
+    """The service under test: the command that starts it, and its URL. Without `start` it must run already."""
+
+    name: Name
+    label: str = ""
+    start: str | None = None
+    """Run without a shell, from the folder in which the kit runs; `{python}` is the kit's own interpreter."""
+    environment: dict[str, str] = Field(default={})
+    url: Annotated[str, AfterValidator(read_base_url)]
+    """Where it is; a path in it stands before that of every request."""
+    ready: list[_Path] = Field(default=["/"], min_length=1)
+    """Paths that answer 200 once the target can be measured."""
+    ready_timeout_s: PositiveFloat = 120
+    stop: str | None = None
+    """A command; without one the process gets SIGTERM."""
+    stop_timeout_s: PositiveFloat = 30
+    replicas: Replicas | None = None
+    cached: bool = False
+    """It is meant to answer from a cache. Otherwise a cell is INVALID when the target says that its cache is on and
+    pictures repeat; with it, when it says that its cache is off."""
+    about: list[_Path] = Field(default=[])
+    """Paths whose JSON answers say what is served; the report quotes them."""
+    files: list[Path] = Field(default=[])
+    """Files that are copied into the run folder, such as the config that is served."""
+
+    @property
+    def title(self) -> str:
+        """Return what reports call it."""
+        return self.label or self.name
+
+    @field_validator("environment", mode="before")
+    @classmethod
+    def _no_password(cls, environment: object) -> object:
+        for name, value in environment.items() if isinstance(environment, dict) else ():
+            if _LOGIN.search(str(value)):
+                raise ValueError(
+                    f"{name} holds a user or a password, and plans and run folders are shared: export it in the "
+                    "shell that starts the kit, whose environment the target inherits"
+                )
+        return environment
+
+
+class Role(Checked):
+    """A name for processes whose command line matches."""
+
+    name: Name
+    command: Pattern
+    anywhere: bool = False
+    """Also processes that the target did not start, such as a database server."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_not_ours(cls, name: str) -> str:
+        if name in KIT_ROLES:
+            raise ValueError(f"{name!r} is a role that the kit names ({', '.join(KIT_ROLES)}); choose another name")
+        return name
+
+
+class Counter(Checked):
+    """A Prometheus counter of the target whose increase the report shows, one figure per combination of labels."""
+
+    name: str
+    by: list[str] = Field(default=[])
+
+
+class Hits(Checked):
+    """A Prometheus counter of answers by where they came from."""
+
+    name: str
+    by: str
+    values: list[str] = Field(min_length=1)
+    """Of the label `by`: those that stand for an answer from the cache."""
+
+
+def discovery_path(discovery: str, url: str) -> Path:
+    """Return the file that `discovery` means for the target at `url`. Raises ValueError and LookupError."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    run_dir = os.environ.get("SERVE_APP_RUN_DIR") or f"/tmp/serve-app-{user}"  # noqa: S108 as the service has it
+    return Path(discovery.format(port=address_of(url)[1], user=user, run_dir=run_dir))
+
+
+def _check_discovery(text: str) -> str:
+    try:
+        discovery_path(text, "http://127.0.0.1")
+    except (ValueError, LookupError) as exc:
+        raise ValueError(f"{text!r}: only {{port}}, {{user}} and {{run_dir}} may stand in braces ({exc})") from None
+    return text
+
+
+class TargetMetrics(Checked):
+    """Where the target exports metrics in Prometheus' text format, and what to take from them."""
+
+    urls: list[Annotated[str, Field(pattern="^https?://")]] = Field(default=[])
+    discovery: Annotated[str, AfterValidator(_check_discovery)] | None = None
+    """A Prometheus file_sd file that lists further addresses; it may appear only once the target runs. In its name
+    {port} stands for the port of the target's url, {user} for the number of the user who measures, and {run_dir} for
+    SERVE_APP_RUN_DIR or /tmp/serve-app-{user}."""
+    keep: Pattern = ""
+    """Names to keep in the run folder."""
+    counters: list[Counter] = Field(default=[])
+    hits: Hits | None = None
+    """Of which the report shows what share of the answers came from the target's cache."""
+    settle_s: NonNegativeFloat = 0
+    """Time that the target's exporter needs to be up to date; waited for before and after the load."""

@@ -1,0 +1,95 @@
+"""What the benchmarks share: rounds of the kit's load, their table, and a config of several variants."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from loadtest.machine.environment import read_environment
+from loadtest.rows.run_folder import RunFolder
+from loadtest.verdict.summary import summarize
+from tests.benchmarks.report import Report, render
+from tests.benchmarks.service import SHIPPED, Rounds, roles_of, write_config
+from tests.recorded.kinds import RECORDED
+from tests.service import ROOT
+from tests.simple_service import simple_service
+
+BENCHMARKS = sorted((ROOT / "tests/benchmarks").glob("*.py"))
+OWN_LOAD = re.compile(r"http\.client|percentile\(|quantiles\(|-m.{,4}locust|csv\.|memory_info\(\)|cpu_times")
+
+
+def test_no_benchmark_makes_load_figures_or_samples_of_its_own() -> None:
+    assert len(BENCHMARKS) > 10
+    assert [path.name for path in BENCHMARKS if OWN_LOAD.search(path.read_text())] == []
+
+
+def answer(request: Request) -> Response:
+    if request.method == "POST":
+        return JSONResponse({"prediction": "cat", "predictions": []})
+    return Response()
+
+
+def test_a_round_is_predictions_of_the_kits_own_load(tmp_path: Path) -> None:
+    with simple_service(answer) as service:
+        rounds = Rounds(tmp_path, SHIPPED[0])
+        cells = [rounds.measure(service.url, users=2, round_s=1, pause_s=0.01) for _ in range(2)]
+        assert service.lines() == {"GET /model/ready", "POST /model/predict"}
+    for cell in cells:
+        assert cell.steady
+        assert cell.steady.requests > 0
+        assert cell.steady.failures == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-1", "round-2"]
+
+
+def test_a_round_is_in_the_table_and_its_doubts_make_the_report_untrustworthy() -> None:
+    cells = summarize(RunFolder(RECORDED / "run/run")).cells
+    doubtful = next(cell for cell in cells if cell.steady and not cell.valid)
+    report = Report("known", {}, read_environment())
+    rate = report.append_cell("Rounds", "one", doubtful)
+    assert doubtful.steady
+    assert rate == doubtful.steady.rps
+    text = render(report)
+    assert "rate, img/s" in text
+    assert f"NOT TO BE TRUSTED: Rounds, one: {doubtful.reasons[0]}" in text
+    assert ("Rounds, CPU", "classifier") in {(found.table, found.row) for found in report.measurements}
+
+
+def test_variants_stand_in_place_of_the_applications_where_the_kits_workload_finds_them(tmp_path: Path) -> None:
+    path = write_config(tmp_path, SHIPPED[0], {"off": {"args": {"threads": 1}}, "on": {}})
+    shipped, written = (yaml.safe_load(each.read_text()) for each in (SHIPPED[0], path))
+    model = next(each for each in shipped["applications"] if each["name"] == "model")
+    assert written["applications"] == [
+        {**model, "name": "off", "route_prefix": "/off/model", "args": {"threads": 1}},
+        {**model, "name": "on", "route_prefix": "/on/model"},
+    ]
+    assert [role.name for role in roles_of(path)][:2] == ["off", "on"]
+
+
+def test_sigterm_ends_a_benchmark_after_what_it_started() -> None:
+    code = """
+import signal, subprocess, sys
+from tests.benchmarks.report import run
+from tests.benchmarks.service import running_child
+
+def main():
+    with running_child([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"],
+                       stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        print(child.pid, flush=True)
+        child.wait()
+    return 0
+
+run(main)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stdout
+        child = Path("/proc", benchmark.stdout.readline().strip())
+        assert child.is_dir()
+        benchmark.send_signal(signal.SIGTERM)
+        assert benchmark.wait(60) == 128 + signal.SIGTERM
+        assert not child.is_dir()
