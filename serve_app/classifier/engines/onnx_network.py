@@ -145,7 +145,9 @@ class _OpenVino:
 
         model = self._model
         if is_logits:
-            model = openvino.Model([opset13.softmax(model.outputs[0], axis=1)], model.get_parameters(), "served")
+            scores = model.get_results()[0].input_value(0)
+            served = [opset13.result(opset13.softmax(scores, axis=1))]
+            model = openvino.Model(served, model.get_parameters(), "served")
         openvino.save_model(model, folder / OPENVINO_MODEL, compress_to_fp16=False)
 
 

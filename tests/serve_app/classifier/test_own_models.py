@@ -33,6 +33,9 @@ from tests.serve_app.classifier.small_networks import (
 RANDOM_PICTURES, RANDOM_CLASSES = pictures(6, seed=9)
 
 
+pytestmark = pytest.mark.usefixtures("tensorflow_threads")
+
+
 def settings(**args: object) -> ClassifierSettings:
     return ClassifierSettings.model_validate({"threads": THREADS, **args})
 
@@ -45,7 +48,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, tensorflow_threads: None) -> Path:  # noqa: ARG001 before it computes
     """A folder with a trained network as .keras and .h5, what it says of RANDOM_PICTURES, and its labels."""
     folder = tmp_path_factory.mktemp("models")
     network = trained()

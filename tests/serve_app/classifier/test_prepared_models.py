@@ -20,6 +20,8 @@ from serve_app.errors import SetupError
 from serve_app.places import cache_dir
 from tests.conftest import THREADS, Fitted
 
+pytestmark = pytest.mark.usefixtures("tensorflow_threads")
+
 
 def settings(**args: object) -> ClassifierSettings:
     return ClassifierSettings.model_validate(args)
@@ -27,14 +29,6 @@ def settings(**args: object) -> ClassifierSettings:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tensorflow_with_the_engines_threads() -> None:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @pytest.fixture(scope="module")
