@@ -19,6 +19,30 @@ PROGRAMS = ("serve-app", "serve-app-client", "serve-app-haproxy", "loadtest")
 SERVICE_FILES = {path.relative_to(CONFIGS) for path in [*CONFIGS.glob("*.yaml"), CONFIGS / "serve.env"]}
 STRESS_FILES = {path.relative_to(CONFIGS) for path in (CONFIGS / "stress").rglob("*.yaml")}
 
+# Prints each module that the shipped plans of Redis start with `python -m`, with where it is installed.
+FIND_MODULES = """
+import json
+import shlex
+from importlib.util import find_spec
+from pathlib import Path
+from loadtest.faults.fault_plan import load_fault_plan
+from loadtest.plan.plan import load_plan
+from loadtest.plan.shipped import find_plan
+groups = load_fault_plan(find_plan(Path("faults"))).groups
+targets = [*load_plan(find_plan(Path("cache"))).targets, *(group.target for group in groups if group.name == "redis")]
+words = [shlex.split(target.start) for target in targets]
+names = {after for line in words for word, after in zip(line, line[1:]) if word == "-m"}
+print(json.dumps({name: getattr(find_spec(name), "origin", None) for name in names}))
+"""
+ANSWERS = """
+import os, socket
+from urllib.parse import urlsplit
+address = urlsplit(os.environ["REDIS_URL"])
+connection = socket.create_connection((address.hostname, address.port))
+connection.sendall(b"PING\\r\\n")
+print(connection.recv(64))
+"""
+
 # Prints each file that a shipped plan names, as the kit finds it from here.
 FIND_FILES = """
 import json
@@ -157,3 +181,16 @@ def test_a_packaged_plan_is_what_the_kit_reads(installed: Installed, given: tupl
     assert done.returncode == 2
     assert done.stderr.endswith("has no none; it has one_replica, two_replicas\n"), done.stderr
     assert list(installed.folder.iterdir()) == []
+
+
+def test_the_packaged_plans_of_redis_start_only_what_is_in_the_wheel(installed: Installed) -> None:
+    done = installed.run("python", "-c", FIND_MODULES)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {*found} == {"loadtest.machine.with_redis", "serve_app"}
+    assert all(place and Path(place).is_relative_to(installed.environment) for place in found.values()), found
+
+
+def test_a_command_runs_beside_a_redis_of_the_machine(installed: Installed) -> None:
+    done = installed.run("python", "-m", "loadtest.machine.with_redis", "python", "-c", ANSWERS)
+    assert (done.returncode, done.stdout) == (0, "b'+PONG\\r\\n'\n"), done.stderr

@@ -12,7 +12,7 @@ from loadtest.audit.own_report import DECIMALS_MARGIN, OwnReport
 from loadtest.audit.rates import CLOCK_S
 from loadtest.figures.caching import answers_unasked
 from loadtest.figures.figures import CellFigures, Difference, EndpointFigures, LevelComparison, PointFigures, Traffic
-from loadtest.verdict.differences import PERCENTILES
+from loadtest.statistics.percentiles import PERCENTILES
 
 DURATION_SHARE = 0.05
 """By which the load may last longer or shorter than the plan asks before it is another test."""
@@ -212,7 +212,7 @@ def _traffic(source: CellFigures | PointFigures, endpoint: str | None) -> Traffi
     """Return what objectives and comparisons look at: in an open loop, latencies from the scheduled time."""
     if endpoint is None:
         return source.scheduled or source.steady
-    return next((part.scheduled or part.steady for part in source.endpoints if part.endpoint == endpoint), None)
+    return next((part.judged for part in source.endpoints if part.endpoint == endpoint), None)
 
 
 def _check_flags(report: OwnReport) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 
 from loadtest.audit.finding import show, show_range
-from loadtest.audit.interval import exact, locust_percentile
+from loadtest.audit.interval import Interval, exact, locust_percentile, within
 from loadtest.audit.table import LOCUST_SPAWN_RATE_PER_S, Printed, Row, Table, Window
 from loadtest.errors import BadInputError
 from loadtest.figures.locust_files import (
@@ -22,6 +22,9 @@ from loadtest.figures.locust_files import (
     find_option_faults,
     read_lines,
 )
+
+_OLD_RPS_STEP = 0.01
+"""Of requests/s, as Locust before 1.0 writes them."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +102,20 @@ def _printed(line: Line) -> Printed:
     return Printed(
         requests=requests,
         failures=failures,
-        rps=exact(numbers[RPS]),
-        avg_ms=exact(numbers[MEAN]),
+        rps=within(numbers[RPS], _OLD_RPS_STEP / 2) if line.is_old else exact(numbers[RPS]),
+        avg_ms=_ms(line, MEAN),
         percentiles_ms=[(share, locust_percentile(value)) for share, value in percentiles],
-        min_ms=exact(numbers[LEAST]),
-        max_ms=exact(numbers[MOST]),
+        min_ms=_ms(line, LEAST),
+        # Between Locust's steps: a cut maximum may be below a percentile, which was rounded.
+        max_ms=within(numbers[MOST] + 0.5, 0.5) if line.is_old else exact(numbers[MOST]),
         timed=requests,
     )
+
+
+def _ms(line: Line, column: str) -> Interval:
+    """Return a mean or the minimum; where it was cut, 57 stands for 57 to 58."""
+    value = line.numbers[column]
+    return Interval(value, value, value + 1) if line.is_old else exact(value)
 
 
 def _stated(facts: RunFacts) -> list[str]:

@@ -1,1 +1,1 @@
-"""Searches that measure one load after the other: for now, the largest that holds an objective."""
+"""Searches the largest load that holds an objective."""

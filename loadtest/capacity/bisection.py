@@ -6,6 +6,7 @@ both ends of the bracket are measured again before they are believed: the level 
 one that failed as often as it takes to agree. What then holds after all opens the bracket again.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -53,12 +54,12 @@ class Step(_Checked):
     unsure: bool
     """Whether chance may have decided: a figure near its limit, or too few samples."""
     because: str
-    window_s: NonNegativeFloat
-    """The length of its steady window."""
-    requests: NonNegativeInt
+    window_s: NonNegativeFloat = 0
+    """The length of its steady window; 0 when it was not measured to its end."""
+    requests: NonNegativeInt = 0
     """In the steady window."""
-    rps: float | None
-    limits: list[LimitResult]
+    rps: float | None = None
+    limits: list[LimitResult] = []
     folder: str
     """Its run folder, within the folder of the search."""
 
@@ -99,6 +100,33 @@ def decide(steps: Sequence[Step], bounds: Bounds) -> Todo | Result:
     if _verdict(steps, held, "confirm") is None:
         return Todo(level=held, purpose="confirm", repeated=False)
     return _confirmed(steps, bounds, held, failed)
+
+
+def most_levels(steps: Sequence[Step], bounds: Bounds) -> int:
+    """Return at how many more levels the search looks at most, as long as no step contradicts another."""
+    held, failed = _interval(steps)
+    if held is not None and failed is not None:
+        return _bisections(bounds, held, failed)
+    ways = [holding for holding in (True, False) if (failed if holding else held) is None]
+    return max(_most_in_a_row(bounds, held, failed, holding=holding) for holding in ways)
+
+
+def _most_in_a_row(bounds: Bounds, held: float | None, failed: float | None, *, holding: bool) -> int:
+    """Return the most levels if all hold, or all fail, but for the last, after which the interval is bisected."""
+    count = most = 0
+    while (held is None or held < bounds.most) and (level := _next_level(bounds, held, failed)):
+        count += 1
+        low, high = (held, level) if holding else (level, failed)
+        most = max(most, count + (_bisections(bounds, low, high) if low and high else 0))
+        held, failed = (level, None) if holding else (None, level)
+    return most
+
+
+def _bisections(bounds: Bounds, held: float, failed: float) -> int:
+    width, count = failed - held, 0
+    while width > _finest(bounds, held):
+        width, count = (math.ceil(width / 2) if bounds.whole else width / 2), count + 1
+    return count if bounds.whole or not count else count + 1  # rates are rounded
 
 
 def _confirmed(steps: Sequence[Step], bounds: Bounds, held: float, failed: float | None) -> Result:

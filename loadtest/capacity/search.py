@@ -1,6 +1,6 @@
 """Finds the largest load that holds an objective: measures step after step on one running target.
 
-Called by `python -m loadtest capacity`. Every step is a run folder of its own, from which `report` makes its report;
+Called by `python -m loadtest capacity`. Every step is a run folder, from which `report` makes a report;
 `capacity.json` holds what was asked, the steps, and the result.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from loadtest.capacity.bisection import Bounds, Outcome, Result, Step, Todo, decide
+from loadtest.capacity.bisection import AGREEING, Bounds, Result, Step, Todo, decide, most_levels
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.errors import CellFailedError
 from loadtest.machine.environment import begin_session
@@ -21,6 +21,7 @@ from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.runner import measure_cell
 from loadtest.measure.target import RunningTarget, running_target
 from loadtest.plan.limits import StatedLimit
+from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Cell, RunFolder, RunRecord, write_json
 from loadtest.verdict.summary import summarize
@@ -60,11 +61,11 @@ class Capacity(BaseModel):
     """With the one target, and the objective as its limits."""
     steps: list[Step] = []
     result: Result | None = None
-    """None while the search goes on."""
+    """None until the search is over."""
 
 
 class _KeptTarget:
-    """The target under test, which goes on running from step to step until one fails."""
+    """The target under test, which keeps running from step to step until one fails."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan = plan
@@ -112,6 +113,10 @@ def find_capacity(plan: Plan, question: Question, path: Path) -> Capacity:
         shown_progress() as progress,
         closing(_KeptTarget(plan, path)) as kept,
     ):
+        if isinstance(decide(capacity.steps, question.bounds), Todo):
+            what = f"up to {most_levels(capacity.steps, question.bounds)} level(s)"
+            note = f" if no step is repeated because it is in doubt; a step measures {question.window_s:g} s or longer"
+            progress.begin(what, _longest_left_s(plan, question, capacity.steps), note)
         if capacity.steps:
             progress.say(f"{len(capacity.steps)} steps of {path} are measured; the search is resumed")
         while isinstance(todo := decide(capacity.steps, question.bounds), Todo):
@@ -138,45 +143,37 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
     folder = RunFolder(place.path / "steps" / f"{number:03}")
     why = "once more" if todo.repeated else "confirming" if todo.purpose == "confirm" else "searching"
     length_s = _window_s(plan, question, todo, steps)
-    place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number)
+    left_s = _longest_left_s(plan, question, steps)
+    place.progress.begin_step(f"{_name(question, todo.level)} for {length_s:.0f} s, {why}", number, remaining_s=left_s)
+    measured: dict[str, Any] = {}
     try:
         if not place.kept.runs:
             place.progress.doing(f"starting {plan.targets[0].title}")
         running, fresh = place.kept.keep()
         stepped = _step_plan(plan, question, todo.level, length_s, fresh=fresh)
         cell = Cell(target=plan.targets[0].name, users=stepped.users[0], repetition=number)
-        _begin(folder, stepped, cell)
+        folder.write_plan(stepped)
+        folder.write_record(RunRecord(seed=stepped.seed, order=[cell], sessions=[begin_session()]))
         record = measure_cell(stepped, cell, folder, place.progress, running)
     except CellFailedError as exc:
         place.kept.close()
-        return _step(todo, folder, ("invalid", False, str(exc)))
-    if record.status == "failed":
-        place.kept.close()
-    (figures,) = summarize(folder).cells
-    steady = figures.scheduled or figures.steady
-    return _step(todo, folder, judge(figures, stepped)).model_copy(
-        update={
-            "window_s": figures.steady_window_s or 0.0,
-            "requests": steady.requests if steady else 0,
-            "rps": steady.rps if steady else None,
-            "limits": figures.limits,
-        }
-    )
-
-
-def _step(todo: Todo, folder: RunFolder, judged: tuple[Outcome, bool, str]) -> Step:
-    outcome, unsure, because = judged
+        outcome, unsure, because = "invalid", False, str(exc)
+    else:
+        if record.status == "failed":
+            place.kept.close()
+        (figures,) = summarize(folder).cells
+        outcome, unsure, because = judge(figures, stepped)
+        steady = figures.scheduled or figures.steady
+        measured = {"requests": steady.requests, "rps": steady.rps} if steady else {}
+        measured |= {"window_s": figures.steady_window_s or 0.0, "limits": figures.limits}
     return Step(
         level=todo.level,
         purpose=todo.purpose,
         outcome=outcome,
         unsure=unsure,
         because=because,
-        window_s=0,
-        requests=0,
-        rps=None,
-        limits=[],
         folder=f"steps/{folder.path.name}",
+        **measured,
     )
 
 
@@ -184,6 +181,18 @@ def _window_s(plan: Plan, question: Question, todo: Todo, steps: list[Step]) -> 
     rps = todo.level if question.by == "rate_rps" else expected_rps(steps, todo.level)
     least_s = question.window_s if todo.purpose == "search" else question.confirm_s
     return window_s(least_s, question.longest_s, needed_requests(plan, plan.limits), rps)
+
+
+def _longest_left_s(plan: Plan, question: Question, steps: list[Step]) -> float:
+    """Return how long the search still takes at most, seconds, if no step is repeated because it is in doubt.
+
+    The level that fails is measured once more, and the one that holds is confirmed.
+    """
+    least_s = max(question.window_s, question.confirm_s)
+    ramp_s = plan.users[0] / plan.spawn_rate_per_s + plan.settle_s
+    each_s = longest_load_s(plan, ramp_s + max(least_s, question.longest_s))
+    number = most_levels(steps, question.bounds) + AGREEING
+    return longest_start_and_stop_s(plan.targets[0]) + longest_load_s(plan, plan.warmup.duration_s) + number * each_s
 
 
 def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *, fresh: bool) -> Plan:
@@ -204,11 +213,6 @@ def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *,
     if not fresh:
         raw["warmup"]["duration_s"] = 0
     return Plan.model_validate(raw)
-
-
-def _begin(folder: RunFolder, plan: Plan, cell: Cell) -> None:
-    folder.write_plan(plan)
-    folder.write_record(RunRecord(seed=plan.seed, order=[cell], sessions=[begin_session()]))
 
 
 def _name(question: Question, level: float) -> str:

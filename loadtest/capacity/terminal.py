@@ -1,9 +1,7 @@
-"""The answer of a search in words and as a table. Called by the command line."""
-
-from pathlib import Path
+"""The result of a search in words and as a table. Called by the command line."""
 
 from loadtest.capacity.bisection import Step
-from loadtest.capacity.search import RECORD, Capacity
+from loadtest.capacity.search import Capacity
 from loadtest.figures.figures import NO_FIGURE, show_count, show_rps, show_value
 from loadtest.page.terminal import Column, print_table
 
@@ -12,7 +10,7 @@ _STYLES = {"held": "green", "failed": "red", "invalid": "yellow"}
 
 
 def tell_capacity(capacity: Capacity) -> str:
-    """Return the result in one sentence, with its interval. Raises ValueError while the search goes on."""
+    """Return the result in one sentence, with its interval. Raises ValueError before the search is over."""
     result = capacity.result
     if result is None:
         raise ValueError("the search is not over")
@@ -31,8 +29,8 @@ def tell_capacity(capacity: Capacity) -> str:
     return "; ".join(part for part in (told, state, result.because) if part)
 
 
-def print_capacity(capacity: Capacity, folder: Path) -> None:
-    """Print all steps as a table, the result, and where everything is."""
+def print_capacity(capacity: Capacity) -> None:
+    """Print all steps as a table, and the result."""
     unit = "users" if capacity.question.by == "users" else "requests/s asked"
     columns = [Column("step"), Column(unit), Column("for", is_number=False), Column("s"), Column("requests")]
     columns += [Column("RPS"), *(Column(str(limit)) for limit in capacity.objective)]
@@ -40,7 +38,7 @@ def print_capacity(capacity: Capacity, folder: Path) -> None:
     rows = [_row(capacity, number, step) for number, step in enumerate(capacity.steps, 1)]
     print_table(capacity.title, columns, rows, [_STYLES[step.outcome] for step in capacity.steps])
     print(tell_capacity(capacity))
-    print(f"all figures: {folder / RECORD}; each step is a run folder in {folder / 'steps'}, named by its number")
+    print("each step is a run folder in steps/, named by its number; all figures:")
 
 
 def _row(capacity: Capacity, number: int, step: Step) -> list[str]:

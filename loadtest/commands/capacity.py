@@ -1,85 +1,73 @@
-"""`loadtest capacity`: find the largest load that holds an objective.
+"""`loadtest capacity`: find the largest load that holds an objective; run again to resume.
 
-Exit codes: 0 a load is confirmed, 1 none is, 2 the input cannot be used.
+Exit codes: 0 a load is confirmed, 1 none is, 2 invalid input.
 """
 
 import argparse
 from typing import TYPE_CHECKING
 
-from loadtest.commands.options import (
-    add_json,
-    add_open_loop,
-    add_out,
-    add_plan,
-    given,
-    limits,
-    open_loop,
-    out_folder,
-    positive,
-    positive_int,
-)
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
 
 if TYPE_CHECKING:
     from loadtest.capacity.search import Question
-    from loadtest.commands.options import Commands
 
-_SLO = "such as predict.p95_ms<=1000,lookup.p95_ms<=50,failures_percent<=0"
+_SLO = "the objective, such as predict.p95_ms<=1000,failures_percent<=0 (required)"
+_EXAMPLE = 'quick --target one_replica --slo "predict.p95_ms<=1000,failures_percent<=0"'
+_NUMBERS = {
+    "--most": (10_000, "N", "largest number of users, or rate, to measure"),
+    "--resolution": (5, "PERCENT", "precision of the result, percent of it"),
+    "--window": (20, "S", "least seconds that a step measures"),
+    "--longest": (300, "S", "most seconds that a step measures to get enough samples"),
+}
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `capacity` to the commands."""
-    parser = commands.add_parser("capacity", help="find the largest load that holds an objective; run again to resume")
-    add_plan(parser, "configs/stress/quick.yaml")
-    parser.add_argument("--target", metavar="NAME", help="the plan's target to search; needed if it has several")
-    parser.add_argument("--slo", type=limits, required=True, metavar="LIMITS", help=_SLO)
-    parser.add_argument(
-        "--start", type=positive_int, metavar="N", help="users to begin with (default: the plan's least)"
-    )
-    add_open_loop(parser, "search the largest arrival rate instead of the number of users, beginning with R")
-    parser.add_argument("--most", type=positive, default=10_000, metavar="N", help="look no higher (%(default)g)")
-    parser.add_argument("--resolution", type=positive, default=5, metavar="PERCENT", help="of the result (%(default)g)")
-    parser.add_argument(
-        "--window", type=positive, default=20, metavar="S", help="seconds that a step measures (%(default)g)"
-    )
-    parser.add_argument(
-        "--confirm", type=positive, metavar="S", help="seconds of the last one (default: 3 times --window)"
-    )
-    parser.add_argument(
-        "--longest", type=positive, default=300, metavar="S", help="no step is longer to get more samples (300)"
-    )
-    add_out(parser, "the folder of the search", "in runs/")
-    add_json(parser, "capacity.json instead of a table")
+    meaning = "find the largest load that holds an objective; run again to resume"
+    parser = options.add_parser(commands, "capacity", meaning, __doc__, _EXAMPLE)
+    options.add_plan(parser, "configs/stress/quick.yaml")
+    meaning = "a target of the plan (default: its only one)"
+    parser.add_argument("--target", metavar="NAME", help=meaning)
+    parser.add_argument("--slo", type=options.limits, required=True, metavar="LIMITS", help=_SLO)
+    meaning = "users of the first step (default: the lowest level of the plan)"
+    parser.add_argument("--start", type=options.positive_int, metavar="N", help=meaning)
+    meaning = "search the largest arrival rate, starting with R per second (default: search the number of users)"
+    options.add_open_loop(parser, meaning)
+    for option, (default, metavar, meaning) in _NUMBERS.items():
+        told = f"{meaning} (default: {default})"
+        parser.add_argument(option, type=options.positive, default=default, metavar=metavar, help=told)
+    meaning = "least seconds that the confirmation measures (default: 3 times --window)"
+    parser.add_argument("--confirm", type=options.positive, metavar="S", help=meaning)
+    options.add_out(parser, "the folder of the search", "runs/capacity- and the names of plan and target")
+    options.add_json(parser, "capacity.json instead of a table")
     parser.set_defaults(do=capacity)
 
 
 def capacity(arguments: argparse.Namespace) -> int:
-    """Search the largest load that holds an objective, and print it. Raises BadInputError, and Interrupted."""
-    from loadtest.capacity.search import find_capacity
+    """Search the largest load that holds an objective, and print it. Raises BadInputError and Interrupted."""
+    from loadtest.capacity.search import RECORD, find_capacity
     from loadtest.capacity.terminal import print_capacity
 
     plan = _plan(arguments)
     by_rate = "-rate" if arguments.rate is not None else ""
-    folder = out_folder(arguments, f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{by_rate}")
+    folder = options.out_folder(arguments, f"capacity-{arguments.plan.stem}-{plan.targets[0].name}{by_rate}")
     found = find_capacity(plan, _question(arguments, plan), folder)
-    if arguments.json:
-        print(found.model_dump_json(indent=1))
-    else:
-        print_capacity(found, folder)
+    options.print_outcome(found, [folder / RECORD], print_capacity, arguments)
     return 0 if found.result and found.result.status == "confirmed" else 1
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     targets = [arguments.target] if arguments.target else None
-    overrides = given(limits=[str(limit) for limit in arguments.slo], targets=targets)
-    plan = load_plan(find_plan(arguments.plan), overrides | open_loop(arguments))
+    overrides = options.given(limits=[str(limit) for limit in arguments.slo], targets=targets)
+    plan = load_plan(find_plan(arguments.plan), overrides | options.open_loop(arguments))
     if arguments.rate is None and plan.workload.rate_rps is not None:
-        raise BadInputError(f"--rate: {arguments.plan} is an open loop; say with which rate the search begins")
+        raise BadInputError(f"--rate: {arguments.plan} is an open loop; give the rate of the first step")
     if len(plan.targets) > 1:
         names = ", ".join(target.name for target in plan.targets)
-        raise BadInputError(f"--target: {arguments.plan} has several; say which: {names}")
+        raise BadInputError(f"--target: {arguments.plan} has several; choose one of {names}")
     return plan
 
 

@@ -19,10 +19,15 @@ _STYLES = {"better": "green", "worse": "red", "tie": "", "not enough data": "yel
 
 def add_command(commands: "Commands") -> None:
     """Add `compare` to the commands."""
-    parser = commands.add_parser("compare", help="compare two run folders; 1 is a regression")
+    parser = commands.add_parser(
+        "compare",
+        help="compare two run folders; 1 is a regression",
+        description=__doc__,
+        epilog="Example: loadtest compare runs/before runs/after",
+    )
     parser.add_argument("old", type=Path, metavar="OLD", help="the folder of the run before")
     parser.add_argument("new", type=Path, metavar="NEW", help="the folder of the run after")
-    add_json(parser, "the comparison as JSON instead of a table")
+    add_json(parser, "the comparison as JSON (default: a table)")
     parser.set_defaults(do=compare)
 
 

@@ -1,12 +1,16 @@
-"""Options that several commands have, and how their values are read."""
+"""Options that several commands have, and how they print what they found."""
 
 import argparse
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
 
 from loadtest.plan.limits import Limit, read_limit
 from loadtest.plan.workload import MOST_IN_FLIGHT
+from loadtest.rows.run_folder import as_json
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -14,10 +18,25 @@ if TYPE_CHECKING:
     Commands = _SubParsersAction[argparse.ArgumentParser]
 
 
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+def add_parser(commands: "Commands", name: str, meaning: str, doc: str | None, example: str) -> argparse.ArgumentParser:
+    """Add a command: its help shows `meaning` in the list of all, `doc` (with the exit codes), and an example."""
+    return commands.add_parser(
+        name,
+        help=meaning,
+        description=doc,
+        epilog=f"example:\n  python -m loadtest {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def add_plan(parser: argparse.ArgumentParser, default: str, name: str = "plan") -> None:
     """Add the file of the plan: a positional argument, or an option where `name` is one."""
     optional: dict[str, Any] = {} if name.startswith("-") else {"nargs": "?"}
-    parser.add_argument(name, type=Path, default=Path(default), help="(default: %(default)s)", **optional)
+    meaning = f"a file, or the name of a shipped one such as {Path(default).stem} (default: %(default)s)"
+    parser.add_argument(name, type=Path, default=Path(default), help=meaning, **optional)
 
 
 def add_out(parser: argparse.ArgumentParser, what: str, default: str = "runs/ and the plan's name") -> None:
@@ -32,8 +51,19 @@ def add_json(parser: argparse.ArgumentParser, meaning: str) -> None:
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the choice to measure nothing."""
-    meaning = "break nothing: make the tables from the raw data in --out"
+    meaning = "measure nothing: write the tables again from the raw data in --out"
     parser.add_argument("--report", action="store_true", help=meaning)
+
+
+def print_outcome(
+    record: _Record, paths: Iterable[Path], show: Callable[[_Record], None], arguments: argparse.Namespace
+) -> None:
+    """Print what a command found: as JSON with `--json`, else as `show` does it, and the paths of its files."""
+    if arguments.json:
+        print(as_json(record), end="")
+    else:
+        show(record)
+        print(*paths, sep="\n")
 
 
 def out_folder(arguments: argparse.Namespace, name: str) -> Path:
@@ -54,9 +84,14 @@ def open_loop(arguments: argparse.Namespace) -> dict[str, Any]:
 def add_open_loop(parser: argparse.ArgumentParser, meaning: str) -> None:
     """Add the options of an open loop; `meaning` is that of its rate."""
     parser.add_argument("--rate", type=positive, metavar="R", help=meaning)
-    parser.add_argument("--arrivals", choices=("poisson", "constant"), help="with --rate (default: poisson)")
     parser.add_argument(
-        "--in-flight", type=positive_int, metavar="N", help=f"with --rate: at most under way ({MOST_IN_FLIGHT})"
+        "--arrivals", choices=("poisson", "constant"), help="with --rate: intervals between requests (default: poisson)"
+    )
+    parser.add_argument(
+        "--in-flight",
+        type=positive_int,
+        metavar="N",
+        help=f"with --rate: most requests in flight (default: {MOST_IN_FLIGHT})",
     )
 
 

@@ -1,72 +1,83 @@
-"""`loadtest overload`: load a target with multiples of its capacity.
+"""`loadtest overload`: load a target with multiples of its capacity; run again to resume.
 
-Exit codes: 0 every promise is kept, 1 one is not or the test failed, 2 the input cannot be used.
+Exit codes: 0 every promise is kept, 1 a promise is broken or the test failed, 2 invalid input.
 """
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from loadtest.commands.options import add_json, add_out, add_plan, out_folder, positive, positive_int
+from loadtest.commands import options
 from loadtest.errors import BadInputError, CellFailedError
 from loadtest.overload.question import OverloadFolder, Promises, Question
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
-from loadtest.rows.run_folder import as_json, folder_faults, write_json
-
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
+from loadtest.rows.run_folder import as_json, write_files
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `overload` to the commands."""
-    parser = commands.add_parser("overload", help="load a target with multiples of its capacity; run again to resume")
-    add_plan(parser, "configs/stress/overload.yaml")
-    parser.add_argument("--target", metavar="NAME", help="the plan's target (default: its first)")
-    parser.add_argument("--heavy", default="predict", metavar="ENDPOINT", help="what is overloaded (%(default)s)")
-    parser.add_argument("--light", default="lookup", metavar="ENDPOINT", help="what must not suffer (%(default)s)")
-    parser.add_argument(
-        "--times", type=_multiples, default=[1.0, 2.0, 5.0, 10.0], metavar="1,2,5", help="multiples (1,2,5,10)"
+    meaning = "load a target with multiples of its capacity; run again to resume"
+    parser = options.add_parser(
+        commands, "overload", meaning, __doc__, "--target one_thread --times 1,2,10 --seconds 30"
     )
-    parser.add_argument("--seconds", type=positive, default=60, metavar="S", help="of each load (%(default)g)")
+    options.add_plan(parser, "configs/stress/overload.yaml")
+    parser.add_argument("--target", metavar="NAME", help="a target of the plan (default: its first)")
+    meaning = "the endpoint to overload (default: %(default)s)"
+    parser.add_argument("--heavy", default="predict", metavar="ENDPOINT", help=meaning)
+    meaning = "the endpoint whose latency must not suffer (default: %(default)s)"
+    parser.add_argument("--light", default="lookup", metavar="ENDPOINT", help=meaning)
+    meaning = "multiples of the capacity (default: 1,2,5,10)"
+    parser.add_argument("--times", type=_multiples, default=[1.0, 2.0, 5.0, 10.0], metavar="1,2,5", help=meaning)
+    meaning = "duration of each load (default: %(default)g)"
+    parser.add_argument("--seconds", type=options.positive, default=60, metavar="S", help=meaning)
     for name in ("idle_s", "tail_s", "saturating_s"):
-        default = Question.model_fields[name].default
-        what = "of the capacity's load" if name == "saturating_s" else "of the light load alone"
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=positive_int, default=int(default), metavar="S", help=f"{what} ({default:g})")
-    parser.add_argument("--capacity", type=positive, metavar="R", help="heavy requests per second (default: measured)")
-    for name, field in Promises.model_fields.items():
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=positive, default=field.default, metavar="X", help=f"({field.default:g})")
-    add_out(parser, "the folder of the test", "in runs/")
-    add_json(parser, "overload.json instead of tables")
+        _add_field(parser, name, Question, options.positive_int, "S")
+    meaning = "capacity in heavy requests per second (default: measured)"
+    parser.add_argument("--capacity", type=options.positive, metavar="R", help=meaning)
+    for name in Promises.model_fields:
+        _add_field(parser, name, Promises, options.positive, "X")
+    options.add_out(parser, "the folder of the test", "runs/overload- and the target's name")
+    options.add_json(parser, "overload.json instead of tables")
     parser.set_defaults(do=overload)
 
 
+def _add_field(
+    parser: argparse.ArgumentParser,
+    name: str,
+    model: type[Promises | Question],
+    kind: Callable[[str], float],
+    metavar: str,
+) -> None:
+    """Add the option of a number that a model describes."""
+    field = model.model_fields[name]
+    meaning, default = str(field.description).rstrip("."), kind(str(field.default))
+    option = f"--{name.replace('_', '-')}"
+    parser.add_argument(option, type=kind, default=default, metavar=metavar, help=f"{meaning} (default: {default:g})")
+
+
 def overload(arguments: argparse.Namespace) -> int:
-    """Overload a target and print what it kept. Raises BadInputError, and Interrupted."""
+    """Overload a target and print which promises it kept. Raises BadInputError and Interrupted."""
     from loadtest.overload.figures import compute_overload
     from loadtest.overload.measure import measure_overload
-    from loadtest.overload.page import print_overload, write_page
+    from loadtest.overload.page import PICTURE, draw_overload, print_overload, render_markdown
 
     plan = _plan(arguments)
     question = _question(arguments, plan)
-    folder = OverloadFolder(out_folder(arguments, f"overload-{plan.targets[0].name}"))
+    folder = OverloadFolder(options.out_folder(arguments, f"overload-{plan.targets[0].name}"))
     try:
         measure_overload(plan, question, folder)
     except CellFailedError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     figures = compute_overload(folder)
-    with folder_faults(folder.path):
-        write_json(folder.record, figures)
-        paths = write_page(figures, _command(arguments), folder.path)
-    if arguments.json:
-        print(as_json(figures), end="")
-    else:
-        print_overload(figures)
-        for path in (folder.record, *paths):
-            print(path)
+    made = {
+        folder.record: as_json(figures),
+        folder.path / "overload.md": render_markdown(figures, _command(arguments)),
+        folder.path / PICTURE: draw_overload(figures),
+    }
+    write_files(made)
+    options.print_outcome(figures, made, print_overload, arguments)
     return 0 if figures.all_kept else 1
 
 
@@ -81,17 +92,10 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 def _question(arguments: argparse.Namespace, plan: Plan) -> Question:
     if arguments.heavy == arguments.light:
         raise BadInputError(f"--light: {arguments.light!r} is --heavy already; {plan.title} needs two endpoints")
-    return Question(
-        heavy=arguments.heavy,
-        light=arguments.light,
-        times=arguments.times,
-        seconds=arguments.seconds,
-        idle_s=arguments.idle_s,
-        tail_s=arguments.tail_s,
-        saturating_s=arguments.saturating_s,
-        capacity_rps=arguments.capacity,
-        promises=Promises(**{name: getattr(arguments, name) for name in Promises.model_fields}),
-    )
+    said = vars(arguments)
+    promises = Promises(**{name: said[name] for name in Promises.model_fields})
+    numbers = {name: said[name] for name in Question.model_fields if name in said}
+    return Question(capacity_rps=arguments.capacity, promises=promises, **numbers)
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -102,7 +106,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _multiples(text: str) -> list[float]:
-    found = [positive(part) for part in text.split(",")]
+    found = [options.positive(part) for part in text.split(",")]
     if len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{text}: the same multiple stands there twice")
+        raise argparse.ArgumentTypeError(f"{text}: the same multiple is given twice")
     return found

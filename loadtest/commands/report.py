@@ -1,4 +1,4 @@
-"""`loadtest report`: make the report of a run folder, or of a Locust CSV, again.
+"""`loadtest report`: make the report of a run folder, or of the CSV files of a plain Locust run, from its raw data.
 
 Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input cannot be used.
 """
@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
 def add_command(commands: "Commands") -> None:
     """Add `report` to the commands."""
-    parser = commands.add_parser("report", help="make report.md, report.html and report.json from raw data")
+    parser = commands.add_parser(
+        "report",
+        help="make report.md, report.html and report.json from raw data",
+        description=__doc__,
+        epilog="Example: loadtest report runs/quick. Example: loadtest report --csv results/run --users 50 --wait 1 5",
+    )
     parser.add_argument("folder", nargs="?", type=Path, help="the folder of a run")
-    parser.add_argument("--csv", type=Path, metavar="PREFIX", help="instead: the CSV files of a plain Locust run")
-    parser.add_argument("--users", type=int, metavar="N", help="with --csv: how many users were asked for")
-    parser.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help="with --csv: the think time")
-    parser.add_argument("--title", help="with --csv: the report's title")
+    parser.add_argument(
+        "--csv", type=Path, metavar="PREFIX", help="instead of a folder: `locust --csv PREFIX` (default: none)"
+    )
+    parser.add_argument(
+        "--users", type=int, metavar="N", help="with --csv: users asked for (default: most in the history)"
+    )
+    wait = "with --csv: the think time (default: unknown, so the report has no think-time limit)"
+    parser.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help=wait)
+    parser.add_argument("--title", help="with --csv: the report's title (default: the last part of PREFIX)")
     add_out(parser, "where to write", "beside the data")
     parser.set_defaults(do=report)
 

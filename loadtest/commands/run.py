@@ -4,12 +4,15 @@ Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input can
 """
 
 import argparse
+import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from loadtest.commands.options import add_open_loop, add_out, add_plan, given, names, numbers, open_loop, out_folder
 from loadtest.commands.report import report_run
-from loadtest.measure.runner import run_plan
-from loadtest.plan.plan import load_plan
+from loadtest.measure.runner import cell_order, run_plan
+from loadtest.plan.longest import longest_cell_s
+from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
 from loadtest.rows.run_folder import RunFolder
 
@@ -19,14 +22,19 @@ if TYPE_CHECKING:
 
 def add_command(commands: "Commands") -> None:
     """Add `run` to the commands."""
-    parser = commands.add_parser("run", help="measure all cells of a plan and report; run again to resume")
+    parser = commands.add_parser(
+        "run",
+        help="measure all cells of a plan and report; run again to resume",
+        description=__doc__,
+        epilog="Example: loadtest run configs/stress/quick.yaml --users 10,25 --repetitions 3 --out runs/try",
+    )
     add_plan(parser, "configs/stress/published.yaml")
     add_out(parser, "the run folder")
-    parser.add_argument("--users", type=numbers, metavar="10,25", help="user levels instead of the plan's")
-    parser.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell")
-    parser.add_argument("--targets", type=names, metavar="A,B", help="only these targets")
-    parser.add_argument("--repetitions", type=int, metavar="N", help="how often each cell is measured")
-    add_open_loop(parser, "open loop: R requests start per second, whether earlier ones were answered or not")
+    parser.add_argument("--users", type=numbers, metavar="10,25", help="user levels (default: the plan's users)")
+    parser.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell (default: the plan's)")
+    parser.add_argument("--targets", type=names, metavar="A,B", help="only these targets (default: all of the plan)")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="runs of each cell (default: the plan's)")
+    add_open_loop(parser, "open loop: start R requests per second, answered or not (default: as the plan says)")
     parser.set_defaults(do=run)
 
 
@@ -41,5 +49,18 @@ def run(arguments: argparse.Namespace) -> int:
     path = find_plan(arguments.plan)
     plan = load_plan(path, overrides | open_loop(arguments))
     folder = RunFolder(out_folder(arguments, path.stem))
+    print(tell_time(plan, folder), file=sys.stderr)
     run_plan(plan, path, folder)
     return report_run(folder, folder.path)
+
+
+def tell_time(plan: Plan, folder: RunFolder) -> str:
+    """Return how long the cells that the folder lacks take at most: every wait lasts as long as the plan allows.
+
+    Raises BadInputError for a cell.json that cannot be read.
+    """
+    targets = {target.name: target for target in plan.targets}
+    records = {cell: folder.read_cell(cell) for cell in cell_order(plan)}
+    todo = [targets[cell.target] for cell, record in records.items() if record is None or record.status != "finished"]
+    most_s = sum(longest_cell_s(plan, target) for target in todo)
+    return f"{len(todo)} of {len(records)} cells to measure, in at most {timedelta(seconds=round(most_s))} h"

@@ -1,37 +1,42 @@
-"""`loadtest tune`: search for the settings that serve best, and write the winner.
+"""`loadtest tune`: search for the settings that serve best, and write the winner; run again to resume.
 
-Exit codes: 0 a winner was found, 1 none, 2 the input cannot be used.
+Exit codes: 0 a winner was found, 1 no winner, 2 invalid input.
 """
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from loadtest.commands.options import add_json, add_out, add_plan, given, out_folder
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.plan.shipped import find_plan
 from loadtest.plan.yaml_file import load_yaml
 from loadtest.rows.run_folder import as_json, write_files
 from loadtest.tune.config_path import Scalar
 
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
+_EXAMPLE = "--vary replicas=1,2 --vary threads=1,2 --minutes 15 --out runs/tune-threads"
+_IN_FILE = {
+    "--minutes": (float, "M", "time limit of the search"),
+    "--users": (int, "N", "number of users"),
+    "--objective": (str, "TEXT", "such as 'minimise predict.p95_ms' or 'maximise rps'"),
+    "--slo": (str, "LIMITS", "limits that must hold, such as 'lookup.p95_ms<=50,rps>=20'"),
+}
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `tune` to the commands."""
-    parser = commands.add_parser("tune", help="search for the settings that serve best; run again to resume")
-    add_plan(parser, "configs/stress/tune.yaml", "file")
-    add_out(parser, "the search's folder", "runs/ and the tune file's name")
-    parser.add_argument("--minutes", type=float, metavar="M", help="what the search may take")
-    parser.add_argument("--users", type=int, metavar="N", help="under how many users")
-    parser.add_argument("--objective", metavar="TEXT", help="such as 'minimise predict.p95_ms' or 'maximise rps'")
-    parser.add_argument("--slo", metavar="LIMITS", help="limits that must hold, such as 'lookup.p95_ms<=50,rps>=20'")
-    parser.add_argument(
-        "--vary", type=_knob, action="append", metavar="KNOB=A,B", help="values of a knob of the file (repeatable)"
-    )
-    parser.add_argument("--write", type=Path, metavar="PATH", help="write the winner's YAML here too")
-    add_json(parser, "everything as JSON instead of the table")
+    meaning = "search for the settings that serve best; run again to resume"
+    parser = options.add_parser(commands, "tune", meaning, __doc__, _EXAMPLE)
+    options.add_plan(parser, "configs/stress/tune.yaml", "file")
+    options.add_out(parser, "the folder of the search", "runs/ and the tune file's name")
+    for option, (kind, metavar, meaning) in _IN_FILE.items():
+        key = "limits" if option == "--slo" else option.removeprefix("--")
+        parser.add_argument(option, type=kind, metavar=metavar, help=f"{meaning} (default: the tune file's `{key}`)")
+    meaning = "values of a knob of the tune file; repeatable (default: the tune file's `vary`)"
+    parser.add_argument("--vary", type=_knob, action="append", metavar="KNOB=A,B", help=meaning)
+    meaning = "a second place for the winner's YAML (default: only winner.yaml in --out)"
+    parser.add_argument("--write", type=Path, metavar="PATH", help=meaning)
+    options.add_json(parser, "tune.json instead of a table")
     parser.set_defaults(do=tune)
 
 
@@ -50,7 +55,7 @@ def tune(arguments: argparse.Namespace) -> int:
     from loadtest.tune.winner import render_winner
 
     tuning = load_tuning(find_plan(arguments.file), read_overrides(arguments))
-    folder = out_folder(arguments, arguments.file.stem)
+    folder = options.out_folder(arguments, arguments.file.stem)
     if arguments.write is not None and not arguments.write.absolute().parent.is_dir():
         raise BadInputError(f"--write: {arguments.write.parent} is not a folder")
     console = Console(stderr=True, highlight=False)
@@ -64,17 +69,13 @@ def tune(arguments: argparse.Namespace) -> int:
         elsewhere = {arguments.write: winner} if arguments.write else {}
     write_files(made)
     write_files(elsewhere, "--write")
-    if arguments.json:
-        print(as_json(result), end="")
-    else:
-        show_result(result)
-        print(*made, *elsewhere, sep="\n")
+    options.print_outcome(result, [*made, *elsewhere], show_result, arguments)
     return 0 if result.winner is not None else 1
 
 
 def read_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keys of the tune file that options replace."""
-    return given(
+    return options.given(
         minutes=arguments.minutes,
         users=arguments.users,
         objective=arguments.objective,
@@ -87,7 +88,7 @@ def _one_each(given: list[tuple[str, list[Scalar] | str]]) -> dict[str, list[Sca
     values = dict(given)
     if len(values) < len(given):
         repeated = next(name for name in values if [knob for knob, _ in given].count(name) > 1)
-        raise BadInputError(f"--vary: {repeated} stands there twice; give all its values at once, as in KNOB=A,B")
+        raise BadInputError(f"--vary: {repeated} is given twice; give all its values at once, as in KNOB=A,B")
     return values
 
 

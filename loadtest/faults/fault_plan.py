@@ -4,6 +4,7 @@ Every key is checked. The keys are explained in configs/stress/faults.yaml and c
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Literal, Self
 
@@ -99,7 +100,7 @@ class Fault(_Checked):
 
     @property
     def lasts_s(self) -> float:
-        """Return how long it lasts by the plan; of a command nobody knows."""
+        """Return how long it lasts by the plan, seconds; the duration of a command is not known."""
         return self.freeze.for_s if self.freeze else self.hold_s
 
 
@@ -163,11 +164,7 @@ class FaultLoad(_Checked):
 
     def faults_of(self, setting: Setting, where: str) -> list[str]:
         """Return what is wrong with names in a setting."""
-        roles, wrong = {role.name for role in self.roles}, []
-        names = [fault.name for fault in setting.faults]
-        wrong += [
-            f"{where}: the fault {name!r} stands there twice" for name in sorted(set(names)) if names.count(name) > 1
-        ]
+        roles, wrong = {role.name for role in self.roles}, _given_twice(setting.faults, where)
         for fault in setting.faults:
             if fault.role is not None and fault.role not in roles:
                 wrong += [f"{where}.{fault.name}: role: {fault.role!r} is not one of {', '.join(sorted(roles))}"]
@@ -183,8 +180,13 @@ class FaultLoad(_Checked):
         return [f"steady_roles: {name!r} is not a role of the plan" for name in sorted(unknown)]
 
 
+def _given_twice(faults: list[Fault], where: str) -> list[str]:
+    counts = Counter(fault.name for fault in faults)
+    return [f"{where}: the fault {name!r} is given twice" for name, count in sorted(counts.items()) if count > 1]
+
+
 class FaultPlan(FaultLoad):
-    """Faults one at a time, each under a load of its own, with a quiet stretch before and time enough after."""
+    """Faults one at a time, each under its own load, with a quiet period before it and time to recover after it."""
 
     before_s: PositiveFloat = 10
     after_s: PositiveFloat = 30
@@ -192,11 +194,7 @@ class FaultPlan(FaultLoad):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = self._steady_faults()
-        names = [fault.name for group in self.groups for fault in group.faults]
-        wrong += [
-            f"groups: the fault {name!r} stands there twice" for name in sorted(set(names)) if names.count(name) > 1
-        ]
+        wrong = self._steady_faults() + _given_twice([one for group in self.groups for one in group.faults], "groups")
         for group in self.groups:
             wrong += self.faults_of(group, f"groups.{group.name}")
         if wrong:
@@ -253,7 +251,7 @@ def choose(plan: FaultPlan, only: list[str] | None) -> list[str]:
 
 
 def load_soak_plan(path: Path, minutes: float | None = None) -> SoakPlan:
-    """Return the soak plan in a file, for so many minutes. Raises BadInputError with what is wrong."""
+    """Return the soak plan in a file, with another duration if given. Raises BadInputError with what is wrong."""
     raw = read_yaml_mapping(path, [*SoakPlan.model_fields])
     plan = check_keys(path, raw if minutes is None else {**raw, "minutes": minutes}, SoakPlan)
     if not plan.schedule():

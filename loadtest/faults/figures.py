@@ -1,4 +1,4 @@
-"""What came of each fault, made from the raw folder: faults.json."""
+"""The figures of each fault, computed from the raw folder: faults.json."""
 
 import re
 from collections import Counter
@@ -15,11 +15,12 @@ from loadtest.rows.run_folder import Environment
 from loadtest.statistics.percentiles import percentile
 
 _MOST_SEEN = 8
+_CHANGES = {"came": "started", "gone": "ended"}
 _P95 = 0.95
 
 
 class EndpointFigures(BaseModel):
-    """One kind of request from the fault's moment on; those under way at that moment count."""
+    """One endpoint from the fault on, with the requests in progress when it began."""
 
     endpoint: str
     requests: int
@@ -30,11 +31,11 @@ class EndpointFigures(BaseModel):
     longest_ms: float | None
     longest_failed_ms: float | None
     quiet_p95_ms: float | None
-    """In the quiet stretch before."""
+    """In the quiet period before the fault."""
 
 
 class FaultFigures(BaseModel):
-    """What came of one fault."""
+    """The figures of one fault."""
 
     name: str
     title: str
@@ -113,9 +114,9 @@ class Seen:
 def figures_of(
     figures: FaultFigures, fault: Fault, seen: Seen, event: Event, until_unix_s: float | None = None
 ) -> FaultFigures:
-    """Return `figures` with what was seen from the event on, up to the next at `until_unix_s`, or the end of the load.
+    """Return `figures` of the time from the event to the next at `until_unix_s`, or to the end of the load.
 
-    A request that fails when the next event is there already is that one's.
+    A request that fails after the next event began counts for that one.
     """
     began, until = event.began_unix_s, until_unix_s or seen.ended_unix_s
     rows = [row for row in seen.rows if row.ended_unix_s >= began and row.start_unix_s < until]
@@ -141,11 +142,11 @@ def figures_of(
 
 
 def untested(figures: FaultFigures, seen: Seen) -> list[str]:
-    """Return which endpoints the load says nothing of: what was not asked for, or never answered, cannot get worse."""
+    """Return which endpoints had no right answer before the fault or no request after it: nothing was tested."""
     before = {row.endpoint for row in seen.quiet if not row.error}
-    told = [f"no {name} was answered right in the quiet stretch" for name in seen.endpoints if name not in before]
+    told = [f"no {name} was answered right in the quiet period" for name in seen.endpoints if name not in before]
     return told + [
-        f"no {found.endpoint} was sent from the fault on" for found in figures.endpoints if not found.requests
+        f"no {found.endpoint} was sent after the fault began" for found in figures.endpoints if not found.requests
     ]
 
 
@@ -169,7 +170,9 @@ def _missed(fault: Fault, rows: list[RequestRow], recovered_s: float | None, beg
     for row in rows:
         if row.error and not _is_excused(row, fault.may_fail.get(row.endpoint), began_unix_s):
             inexcusable[row.endpoint] += 1
-    missed = [f"{count} {endpoint} failed that should not" for endpoint, count in sorted(inexcusable.items())]
+    missed = [
+        f"{count} {endpoint} failed, which may_fail does not permit" for endpoint, count in sorted(inexcusable.items())
+    ]
     within_s = fault.recover_within_s
     if within_s is not None and (recovered_s is None or recovered_s > within_s):
         missed.append(f"not recovered within {within_s:g} s")
@@ -186,13 +189,13 @@ def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) 
 
 
 def _seen(processes: list[ProcessRow], roles: set[str | None], event: Event, until_unix_s: float) -> list[str]:
-    """Return which processes of the roles went and came from the fault on."""
+    """Return which processes of the roles ended and started from the fault on."""
     changes = [row for row in processes if row.role in roles and event.began_unix_s <= row.unix_s < until_unix_s]
     struck = [row for row in changes if row.pid in event.pids and row.change == "gone"]
-    lines = [] if struck or not event.pids else ["what was struck lived on"]
+    lines = [] if struck or not event.pids else ["the signalled processes survived"]
     for row in changes:
-        told = " (struck)" if row in struck else ""
-        lines.append(f"{row.role} {row.pid} {row.change} after {row.unix_s - event.began_unix_s:.1f} s{told}")
+        told = " (signalled)" if row in struck else ""
+        lines.append(f"{row.role} {row.pid} {_CHANGES[row.change]} after {row.unix_s - event.began_unix_s:.1f} s{told}")
     before = count_roles(processes, event.began_unix_s)
     after = count_roles(processes, until_unix_s)
     lines += [

@@ -1,4 +1,4 @@
-"""The folder of a fault run or a soak: raw data first, from which the tables can be made again at any time.
+"""The folder of a fault run or a soak: raw data, from which the tables can be computed again at any time.
 
 plan.json            the fault plan or soak plan as it was run
 environment.json     the machine and the software
@@ -25,7 +25,7 @@ SOAK = "soak"
 
 
 class Event(BaseModel):
-    """A fault that was carried out, or was to be."""
+    """A fault that was injected, or was due."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class Event(BaseModel):
     """What was done, in the order in which it was done."""
     pids: list[int] = []
     reason: str | None = None
-    """Why it was not carried out, or not to its end."""
+    """Why it was not injected, or not to its end."""
 
 
 class StretchRecord(BaseModel):

@@ -1,4 +1,4 @@
-"""Carries a fault out, step by step beside the load, and takes it back whatever happens."""
+"""Injects a fault, step by step beside the load, and undoes it in any case."""
 
 import os
 import signal
@@ -12,22 +12,20 @@ import psutil
 
 from loadtest.errors import CellFailedError
 from loadtest.faults.fault_plan import Fault
+from loadtest.faults.folder import Event
 from loadtest.faults.process_watch import ProcessWatch
 from loadtest.machine.processes import family, kill, last_lines, split_command, start_process
 
-_UNDO_S = 60.0
+UNDO_S = 60.0
 _MOST_NAMED = 3
 
 
 class Injection:
-    """One fault in the making: `step` until it returns True; `close` in any case."""
+    """One fault: call `step` until it returns True, and `close` in any case; `event` records what was done."""
 
     def __init__(self, fault: Fault, watch: ProcessWatch, log: Path, environment: Mapping[str, str]) -> None:
         self.fault = fault
-        self.struck: list[str] = []
-        self.pids: list[int] = []
-        self.began_unix_s = 0.0
-        self.ended_unix_s: float | None = None
+        self.event = Event(fault=fault.name)
         self._watch = watch
         self._log = log
         self._environment = {**os.environ, **environment}
@@ -37,11 +35,11 @@ class Injection:
         self._since_s = 0.0
 
     def step(self) -> bool:
-        """Strike at the first call, then continue; return whether it is over.
+        """Begin at the first call, then continue; return whether it is over.
 
-        Raises CellFailedError when there is nothing to strike, or a command fails.
+        Raises CellFailedError when no process of the role runs, or a command fails.
         """
-        if not self.began_unix_s:
+        if not self.event.began_unix_s:
             self._begin()
             return False
         if self._running is not None and not self._has_ended(self._running):
@@ -56,11 +54,11 @@ class Injection:
                 self._undo_due = False
                 self._since_s, self._running = time.monotonic(), self._start(self.fault.undo)
             return False
-        self.ended_unix_s = round(time.time(), 3)
+        self.event.ended_unix_s = round(time.time(), 3)
         return True
 
     def close(self) -> None:
-        """Thaw what is frozen, end what runs, and undo what has not been undone."""
+        """Continue frozen processes, end the running command, and undo the fault if that has not been done."""
         self._thaw()
         if self._running is not None and self._running.poll() is None:
             kill(family(self._running.pid))
@@ -68,10 +66,10 @@ class Injection:
         if self._undo_due and self.fault.undo is not None:
             self._undo_due = False
             with suppress(CellFailedError, subprocess.TimeoutExpired):
-                self._start(self.fault.undo).wait(_UNDO_S)
+                self._start(self.fault.undo).wait(UNDO_S)
 
     def _begin(self) -> None:
-        self.began_unix_s, self._since_s = round(time.time(), 3), time.monotonic()
+        self.event.began_unix_s, self._since_s = round(time.time(), 3), time.monotonic()
         self._undo_due = self.fault.undo is not None
         if self.fault.command is not None:
             self._running = self._start(self.fault.command)
@@ -81,7 +79,7 @@ class Injection:
         elif self.fault.freeze is not None:
             self._frozen = self._victims(self.fault.freeze.processes)
             self._signal(self._frozen, signal.SIGSTOP)
-        self.began_unix_s = round(time.time(), 3)  # what was sent before the signal was under way
+        self.event.began_unix_s = round(time.time(), 3)  # what was sent before the signal was under way
 
     def _passed_s(self) -> float:
         return time.monotonic() - self._since_s
@@ -97,9 +95,13 @@ class Injection:
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
-                self.pids.append(process.pid)
-        who = f"{len(self.pids)} processes" if len(self.pids) > _MOST_NAMED else ", ".join(map(str, self.pids))
-        self.struck.append(f"{number.name} to {self.fault.role}: {who}")
+                self.event.pids.append(process.pid)
+        who = (
+            f"{len(self.event.pids)} processes"
+            if len(self.event.pids) > _MOST_NAMED
+            else ", ".join(map(str, self.event.pids))
+        )
+        self.event.struck.append(f"{number.name} to {self.fault.role}: {who}")
 
     def _thaw(self) -> None:
         for process in self._frozen:
@@ -108,7 +110,7 @@ class Injection:
         self._frozen = []
 
     def _start(self, command: str) -> "subprocess.Popen[bytes]":
-        self.struck.append(f"`{command}`")
+        self.event.struck.append(f"`{command}`")
         return start_process(split_command(command), self._log, self._environment)
 
     def _has_ended(self, process: "subprocess.Popen[bytes]") -> bool:

@@ -1,4 +1,4 @@
-"""The tables of faults and soaks: as Markdown for docs/, and on the terminal."""
+"""The tables of `faults` and `soak`, as Markdown and on the terminal."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,20 +9,29 @@ from loadtest.page.markdown import make_table
 from loadtest.page.terminal import columns_of, print_table
 from loadtest.rows.run_folder import Environment
 
-_DEFINITIONS = f"""How it is counted:
+_DEFINITIONS = f"""Definitions:
 
-- A request is one that a user wanted, in the second in which it was sent. From the fault's moment to the end of its
-  load, all count, also those that were under way at that moment. A request has failed when its answer was not 200 with
-  the JSON asked for, or when none came within the client's 60 s.
-- The load generator never sends a failed POST again. Its HTTP library sends a GET again, at most twice, when the
-  connection closes before a byte of the answer has come, which HTTP allows (RFC 9110, 9.2.2) and every browser does;
-  such a lookup counts once, with its whole latency, and as failed only if the last try fails.
-- Quiet is the stretch between the load's completion and the fault. Usual is a latency up to {SLOW_FACTOR:g} times the
-  p95 of the quiet stretch plus {SLOW_EXTRA_MS:g} ms.
-- Recovered is the service when the first of {CALM_WINDOWS} windows of {WINDOW_S} s, one a second, begins that are all
-  calm: no request failed or took {HUNG_MS / 1000:g} s longer than usual, and of each kind at most {SLOW_SHARE:.0%} took
-  longer than usual. It is not recovered before the last disturbed request of earlier has ended, and each of the roles
-  in `steady_roles` has as many processes as before the fault. 0 s: nothing was disturbed.
+- A request counts for a fault if it was in progress when the fault began, or was sent later, until the load ended or
+  the next fault began. It failed if its answer was not a 200 with the expected JSON, or if no answer arrived within the
+  client's timeout of 60 s.
+- The load generator does not retry a POST. Its HTTP library retries a GET, at most twice, if the connection closes
+  before the first byte of the answer, which HTTP permits (RFC 9110, 9.2.2) and browsers do. Such a lookup is one
+  request: its latency includes the retries, and it failed if the last retry failed.
+- The quiet period begins when the load is complete and ends with the fault. A latency is normal up to
+  {SLOW_FACTOR:g} times the p95 of the quiet period plus {SLOW_EXTRA_MS:g} ms.
+- The service has recovered when the first of {CALM_WINDOWS} consecutive windows begins (each {WINDOW_S} s long,
+  one every second) in which no request failed or exceeded the normal latency by more than {HUNG_MS / 1000:g} s,
+  and at most {SLOW_SHARE:.0%} of the requests of each endpoint exceeded it. Earlier requests that failed or
+  exceeded it must have ended, and each role in `steady_roles` must have as many processes as before the fault.
+  0 s: no request failed or exceeded it.
+"""
+
+_MEMORY = f"""Memory is the resident memory of all processes of a role, MB = 10⁶ bytes, as means of {MEAN_S:g} s. The
+slope is the median of the slopes between all pairs of means in the same life of the processes (Sen 1968; lives take
+the place of the seasons in Hirsch, Slack & Smith 1982), with its 95 % interval, which assumes independent means. Least
+squares is the ordinary least squares slope within lives ± one standard error. A life ends when a process of the role
+starts or ends; its first {YOUNG_S:g} s and the warm-up are excluded. The table of requests compares the first with the
+last quarter of the soak, faults included.
 """
 
 
@@ -37,7 +46,7 @@ def faults_as_markdown(figures: AllFaults, command: str) -> str:
         make_table(headings, (_cells(fault, figures) for fault in figures.faults), range(2, len(headings))),
         "",
         _DEFINITIONS,
-        "What was seen:",
+        "Observations:",
         "",
         *(f"- **{fault.title}** ({fault.name}, {fault.group}): {_story(fault)}" for fault in figures.faults),
     ]
@@ -45,7 +54,7 @@ def faults_as_markdown(figures: AllFaults, command: str) -> str:
 
 
 def print_faults(figures: AllFaults) -> None:
-    """Print one row for each fault, and what does not hold."""
+    """Print one row for each fault, and the limits that are missed."""
     styles = ["red" if fault.missed or fault.status == "failed" else "" for fault in figures.faults]
     cells = [_cells(fault, figures) for fault in figures.faults]
     print_table(figures.title, columns_of(_headings(figures), words=2), cells, styles)
@@ -68,21 +77,11 @@ def soak_as_markdown(figures: SoakFigures, command: str) -> str:
         lines += [f"The soak failed: {figures.reason}", ""]
     for title, headings, rows in _soak_tables(figures):
         lines += [f"## {title.capitalize()}", "", make_table(headings, rows, range(1, len(headings))), ""]
-    lines += [
-        f"Memory is the resident memory of a role's processes together, MB = 10⁶ bytes, as means of {MEAN_S:g} s. The",
-        "slope is the median of the slopes between any two of them in the same life of the processes (Sen 1968; lives",
-        "in the place of seasons as in Hirsch, Slack & Smith 1982), with its 95 % interval, which takes the means for",
-        "independent; beside it ordinary least squares within lives ± one standard error. A life ends when a process",
-        f"of the role comes or goes; its first {YOUNG_S:g} s and the warm-up are left out.",
-        "Drift compares the requests of the first and the last quarter, faults included.",
-        "",
-        _DEFINITIONS,
-    ]
-    return "\n".join(lines)
+    return "\n".join([*lines, _MEMORY, _DEFINITIONS])
 
 
 def print_soak(figures: SoakFigures) -> None:
-    """Print requests, memory and faults, and what does not hold."""
+    """Print requests, memory and faults, and the limits that are missed."""
     for title, headings, rows in _soak_tables(figures):
         above = f"{figures.title}: {title}" if headings is _DRIFT_HEADINGS else title
         print_table(above, columns_of(headings, words=1), rows)
@@ -93,14 +92,14 @@ def print_soak(figures: SoakFigures) -> None:
 
 
 _DRIFT_HEADINGS = (
-    "requests", "sent", "failed", "median, first quarter", "last", "p95, first quarter", "last", "longest",
+    "endpoint", "sent", "failed", "median, first quarter", "last", "p95, first quarter", "last", "longest",
 )  # fmt: skip
 _MEMORY_HEADINGS = ("role", "first MB", "last MB", "MB/hour", "95 % interval", "least squares", "lives")
 _SOAK_FAULT_HEADINGS = ("fault", "sent", "failed", "longest", "recovered after")
 
 
 def _soak_tables(figures: SoakFigures) -> Iterator[tuple[str, Sequence[str], list[list[str]]]]:
-    """Yield what each table is of, its headings and its rows."""
+    """Yield the subject of each table, its headings and its rows."""
     yield "requests", _DRIFT_HEADINGS, [_drift_cells(found) for found in figures.endpoints]
     yield "memory", _MEMORY_HEADINGS, [_memory_cells(row) for row in figures.memory]
     yield "faults", _SOAK_FAULT_HEADINGS, [_soak_fault_cells(fault) for fault in figures.faults]
@@ -130,7 +129,7 @@ def _cells(fault: FaultFigures, figures: AllFaults) -> list[str]:
 
 def _failed(found: EndpointFigures) -> str:
     text = f"{found.failed} of {found.requests}"
-    return f"{text} ({found.failed_under_way} under way)" if found.failed_under_way else text
+    return f"{text} ({found.failed_under_way} in progress)" if found.failed_under_way else text
 
 
 def _recovered(fault: FaultFigures) -> str:
@@ -142,13 +141,13 @@ def _story(fault: FaultFigures) -> str:
         return f"{fault.status}{': ' + fault.reason if fault.reason else ''}"
     errors = _errors(fault)
     quiet = ", ".join(f"{found.endpoint} {_ms(found.quiet_p95_ms)}" for found in fault.endpoints)
-    parts = [*fault.struck, f"p95 in the quiet stretch: {quiet}", *fault.seen, *([errors] if errors else [])]
+    parts = [*fault.struck, f"p95 in the quiet period: {quiet}", *fault.seen, *([errors] if errors else [])]
     return "; ".join([*parts, *[f"MISSED: {miss}" for miss in fault.missed]])
 
 
 def _errors(fault: FaultFigures) -> str:
     lines = [
-        f"{found.endpoint}: {count} × {error} (at most after {_ms(found.longest_failed_ms)})"
+        f"{found.endpoint}: {count} × {error} (longest {_ms(found.longest_failed_ms)})"
         for found in fault.endpoints
         for error, count in found.errors.items()
     ]

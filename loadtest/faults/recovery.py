@@ -1,11 +1,4 @@
-"""When a service is back to normal after a fault: the arithmetic, on rows alone.
-
-Quiet is the stretch between the load's completion and the fault. An endpoint's usual limit is twice its p95 there plus
-50 ms. A window of 3 s is calm when of the requests sent in it none failed or took a second longer than the limit, and
-at most one in ten took longer than the limit. The service has recovered when the first of 5 windows begins, one a
-second, that are all calm, but not before the last disturbed request sent before then has ended and every steady role
-has as many processes again as before the fault.
-"""
+"""When a service has recovered from a fault, computed from rows; `page.py` has the definition."""
 
 import math
 from bisect import bisect_left
@@ -26,7 +19,7 @@ _P95 = 0.95
 
 
 def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:
-    """Return by endpoint up to which latency an answer is usual, from the requests of a quiet stretch."""
+    """Return the highest normal latency by endpoint, from the requests of a quiet period."""
     latencies: dict[str, list[float]] = defaultdict(list)
     for row in quiet:
         if not row.error:
@@ -38,17 +31,14 @@ def usual_limits_ms(quiet: Iterable[RequestRow]) -> dict[str, float]:
 
 
 def is_disturbed(row: RequestRow, limits_ms: dict[str, float]) -> bool:
-    """Return whether a request failed or took longer than usual."""
+    """Return whether a request failed or exceeded the normal latency."""
     return bool(row.error) or row.latency_ms > limits_ms.get(row.endpoint, math.inf)
 
 
 def calm_after_s(
     rows: Sequence[RequestRow], limits_ms: dict[str, float], began_unix_s: float, until_unix_s: float
 ) -> float | None:
-    """Return how long after the fault the requests are back to normal; None when not within the time that was seen.
-
-    `rows` are in the order of their sending.
-    """
+    """Return after how many seconds requests are normal; None if never. `rows` are in the order of sending."""
     starts = [row.start_unix_s for row in rows]
 
     def is_calm(second: int) -> bool:

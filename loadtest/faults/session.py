@@ -5,32 +5,43 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from loadtest.errors import CellFailedError
 from loadtest.faults.fault_plan import Fault, FaultPlan, Group, Service, Setting, SoakPlan
 from loadtest.faults.folder import SOAK, FaultFolder, StretchRecord
+from loadtest.faults.injection import UNDO_S
 from loadtest.faults.stretch import Stretch, run_stretch
 from loadtest.machine.environment import read_environment
 from loadtest.machine.processes import let_signals_through, split_command, undisturbed
 from loadtest.measure.experiment import opened
-from loadtest.measure.progress import Progress, shown_progress
+from loadtest.measure.progress import Progress, show_clock, shown_progress
 from loadtest.measure.target import RunningTarget, running_target
+from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s
 from loadtest.plan.targets import Role
 
 _SERVICE_S = 60.0
 
 
 def run_faults(plan: FaultPlan, folder: FaultFolder, names: list[str], *, again: bool) -> None:
-    """Carry out the faults in `names`; those that the folder has already only if `again`.
+    """Inject the faults in `names`; those that the folder has already only if `again`.
 
     Raises BadInputError when the folder or a file of the plan cannot be used, and Interrupted.
     """
     with _opened(plan, folder, "faults") as progress:
-        for group in plan.groups:
-            todo = [fault for fault in group.faults if fault.name in names and (again or not _is_done(folder, fault))]
-            if todo:
-                _run_group(plan, group, todo, folder, progress)
+        left = [(group, [one for one in group.faults if one.name in names]) for group in plan.groups]
+        if not again:
+            left = [(group, [one for one in faults if not _is_done(folder, one)]) for group, faults in left]
+        run = _FaultRun(plan, folder, progress, [(group, faults) for group, faults in left if faults])
+        load_s = sum(plan.duration_of_s(fault) for _, faults in run.left for fault in faults)
+        count = sum(len(faults) for _, faults in run.left)
+        note = f"; {show_clock(load_s)} of it is load, the rest the limits of starts, drains and stops"
+        progress.begin(f"{count} fault(s) under {plan.users} users", run.longest_s(), note)
+        while run.left:
+            run.run_group()
+            run.left.pop(0)
 
 
 def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
@@ -39,8 +50,12 @@ def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
         path = _emptied(folder.stretch_path(SOAK))
         record = StretchRecord(status="failed")
         stretch = Stretch(plan, path, 60 * plan.minutes, plan.schedule())
+        longest_s = _longest_setting_s(plan) + longest_load_s(plan, stretch.duration_s)
+        note = f"; {show_clock(stretch.duration_s)} of it is load, the rest the limits of start, drain and stop"
+        progress.begin(f"{len(stretch.schedule)} fault(s) under {plan.users} users", longest_s, note)
         try:
-            with _running(plan, plan.roles, folder.path / "soak.log", progress, "soak") as running:
+            progress.begin_step(f"soak of {plan.target.title}", 1, remaining_s=longest_s)
+            with _running(plan, plan.roles, folder.path / "soak.log", progress) as running:
                 progress.doing("loading")
                 record = run_stretch(stretch, running, progress)
         except (CellFailedError, OSError) as exc:
@@ -48,40 +63,63 @@ def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
         folder.write_record(SOAK, record)
 
 
-def _run_group(plan: FaultPlan, group: Group, todo: list[Fault], folder: FaultFolder, progress: Progress) -> None:
-    if group.needs_root and os.geteuid() != 0:
-        _give_up(folder, todo, "skipped", "needs root", progress)
-        return
-    left = list(todo)
-    try:
-        with _running(group, plan.roles, folder.path / f"{group.name}.log", progress, group.name) as running:
-            while left:
-                running.count_replicas(plan.roles)
-                _run_fault(plan, left[0], folder, running, progress)
-                left.pop(0)
-    except _ServiceFailedError as exc:
-        _give_up(folder, left, "skipped", str(exc), progress)
-    except (CellFailedError, OSError) as exc:
-        _give_up(folder, left, "failed", str(exc), progress)
+@dataclass
+class _FaultRun:
+    """A fault run in progress."""
+
+    plan: FaultPlan
+    folder: FaultFolder
+    progress: Progress
+    left: list[tuple[Group, list[Fault]]]
+    """Each group with those of its faults that are still to be injected."""
+    number: int = 0
+
+    def longest_s(self) -> float:
+        """Return how long all that is left takes at most, seconds."""
+        loads = [longest_load_s(self.plan, self.plan.duration_of_s(one)) for _, each in self.left for one in each]
+        return sum(loads) + sum(_longest_setting_s(group) for group, _ in self.left)
+
+    def run_group(self) -> None:
+        """Inject the faults of the first group, and keep why those were not that are left."""
+        group, faults = self.left[0]
+        if group.needs_root and os.geteuid() != 0:
+            self._record_all("skipped", "needs root")
+            return
+        self.progress.begin_step(group.name, self.number + 1, remaining_s=self.longest_s())
+        try:
+            log = self.folder.path / f"{group.name}.log"
+            with _running(group, self.plan.roles, log, self.progress) as running:
+                while faults:
+                    running.count_replicas(self.plan.roles)
+                    self._run_fault(faults[0], running)
+                    faults.pop(0)
+        except _ServiceFailedError as exc:
+            self._record_all("skipped", str(exc))
+        except (CellFailedError, OSError) as exc:
+            self._record_all("failed", str(exc))
+
+    def _run_fault(self, fault: Fault, running: RunningTarget) -> None:
+        plan, path = self.plan, _emptied(self.folder.stretch_path(fault.name))
+        self.number += 1
+        self.progress.begin_step(fault.label, self.number, remaining_s=self.longest_s())
+        self.progress.doing("loading")
+        stretch = Stretch(plan, path, plan.duration_of_s(fault), [(plan.before_of_s(fault), fault)])
+        record = run_stretch(stretch, running, self.progress)
+        reasons = [event.reason for event in record.events if event.reason]
+        if reasons:
+            record.status, record.reason = "failed", "; ".join(reasons)
+        self.folder.write_record(fault.name, record)
+
+    def _record_all(self, status: Literal["failed", "skipped"], reason: str) -> None:
+        for fault in self.left[0][1]:
+            self.progress.say(f"{fault.label}: {status}: {reason}")
+            self.folder.write_record(fault.name, StretchRecord(status=status, reason=reason))
 
 
-def _run_fault(plan: FaultPlan, fault: Fault, folder: FaultFolder, running: RunningTarget, progress: Progress) -> None:
-    path = _emptied(folder.stretch_path(fault.name))
-    progress.begin_step(fault.label, 1)
-    progress.doing("loading")
-    stretch = Stretch(plan, path, plan.duration_of_s(fault), [(plan.before_of_s(fault), fault)])
-    record = run_stretch(stretch, running, progress)
-    reasons = [event.reason for event in record.events if event.reason]
-    if reasons:
-        record.status, record.reason = "failed", "; ".join(reasons)
-    folder.write_record(fault.name, record)
-
-
-def _give_up(folder: FaultFolder, faults: list[Fault], status: str, reason: str, progress: Progress) -> None:
-    for fault in faults:
-        progress.say(f"{fault.label}: {status}: {reason}")
-        record = StretchRecord.model_validate({"status": status, "reason": reason})
-        folder.write_record(fault.name, record)
+def _longest_setting_s(setting: Setting) -> float:
+    """Return how long starting and stopping a target and its services take at most, and undoing its faults, seconds."""
+    undos = sum(fault.undo is not None for fault in setting.faults)
+    return longest_start_and_stop_s(setting.target) + 2 * _SERVICE_S * len(setting.services) + UNDO_S * undos
 
 
 @contextmanager
@@ -93,9 +131,8 @@ def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, command: str) -> It
 
 
 @contextmanager
-def _running(setting: Setting, roles: list[Role], log: Path, progress: Progress, title: str) -> Iterator[RunningTarget]:
+def _running(setting: Setting, roles: list[Role], log: Path, progress: Progress) -> Iterator[RunningTarget]:
     """Start the services and the target, and wait until it is ready. Raises CellFailedError."""
-    progress.begin_step(title, 1)
     with ExitStack() as taken_down:
         for service in setting.services:
             progress.doing(f"starting {service.name}")

@@ -5,7 +5,7 @@ the same life are pooled, and their median is the estimate: Sen, "Estimates of t
 Kendall's tau", JASA 63 (1968), with lives in the place of seasons as in Hirsch, Slack & Smith, "Techniques of trend
 analysis for monthly water quality data", Water Resources Research 18 (1982). The 95 % interval is Sen's, from the
 variance of Kendall's S summed over the lives; it takes the points for independent, so they are means of 10 s. Beside
-it stands the ordinary least squares slope with a level of its own for each life, and its standard error.
+it is the ordinary least squares slope with one level for each life, and its standard error.
 """
 
 import math
@@ -13,8 +13,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
-from operator import mul
-from statistics import fmean
 
 import numpy as np
 
@@ -92,20 +90,15 @@ def _pair_slopes(life: list[Point]) -> "np.ndarray[tuple[int], np.dtype[np.float
 
 def _least_squares(lives: list[list[Point]]) -> tuple[float, float]:
     """Return the slope about each life's own mean, and its standard error."""
-    at = [centred for life in lives for centred in _centred([point.at_s for point in life])]
-    value = [centred for life in lives for centred in _centred([point.value for point in life])]
-    spread = _dot(at, at)
-    slope = _dot(at, value) / spread
+    at = [value for life in lives for value in _centred([point.at_s for point in life])]
+    value = [value for life in lives for value in _centred([point.value for point in life])]
+    spread = fsum(x * x for x in at)
+    slope = fsum(x * y for x, y in zip(at, value, strict=True)) / spread
     freedom = len(at) - len(lives) - 1
-    rest = [y - slope * x for x, y in zip(at, value, strict=True)]
-    return slope, math.sqrt(_dot(rest, rest) / freedom / spread) if freedom > 0 else math.inf
+    rest = fsum((y - slope * x) ** 2 for x, y in zip(at, value, strict=True))
+    return slope, math.sqrt(rest / freedom / spread) if freedom > 0 else math.inf
 
 
 def _centred(values: list[float]) -> list[float]:
-    mean = fmean(values)
+    mean = fsum(values) / len(values)
     return [value - mean for value in values]
-
-
-def _dot(left: list[float], right: list[float]) -> float:
-    # Exact sums: the last digit of numpy's depends on the processor.
-    return fsum(map(mul, left, right))

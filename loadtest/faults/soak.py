@@ -1,4 +1,4 @@
-"""What came of a soak, made from the raw folder: soak.json."""
+"""The figures of a soak, computed from the raw folder: soak.json."""
 
 from collections import Counter, defaultdict
 
@@ -73,7 +73,7 @@ def read_soak(folder: FaultFolder) -> SoakFigures:
     """Return the figures of a folder. Raises BadInputError, OSError and ValueError."""
     plan, record = folder.read_plan(SoakPlan), folder.read_record(SOAK)
     if record is None:
-        raise BadInputError(f"{folder.path}: the soak was never finished: run it again")
+        raise BadInputError(f"{folder.path}: the soak has not finished; run it again")
     figures = SoakFigures(
         title=plan.title,
         users=plan.users,

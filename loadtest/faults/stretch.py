@@ -1,4 +1,4 @@
-"""One load on a running target, with faults at set times: raw data into a folder. The same for one fault and a soak."""
+"""One load on a running target, with faults at set times, and its raw data in a folder; for `faults` and `soak`."""
 
 import time
 from contextlib import closing
@@ -22,7 +22,7 @@ _LOOK_EVERY_S = 0.5
 
 @dataclass(frozen=True)
 class Stretch:
-    """A load to make and what breaks meanwhile."""
+    """A load, and the faults injected meanwhile."""
 
     load: FaultLoad
     folder: Path
@@ -32,7 +32,7 @@ class Stretch:
 
 
 def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) -> StretchRecord:
-    """Make the load and break things; what went wrong with a fault stands in its event.
+    """Make the load and inject the faults; the event of a fault says what went wrong with it.
 
     Raises CellFailedError when the load generator fails or the target ends, and OSError.
     """
@@ -55,7 +55,7 @@ def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) ->
 
 
 class _Breaking:
-    """Carries the faults of a stretch out when they are due."""
+    """Injects the faults of a stretch when they are due."""
 
     def __init__(self, stretch: Stretch, running: RunningTarget, watch: ProcessWatch, progress: Progress) -> None:
         self._stretch = stretch
@@ -92,10 +92,12 @@ class _Breaking:
             self.complete_unix_s = round(time.time() + load.settle_s, 3)
 
     def close(self) -> None:
-        """Take back what is under way, and tell what was not carried out."""
+        """Undo the fault in progress, and record those that did not begin."""
         if self._injection is not None:
-            self._end(self._injection, "the load ended before it was over")
-        self.events += [Event(fault=fault.name, reason="the load ended before it") for _, fault in self._due]
+            self._end(self._injection, "the load ended before the fault did")
+        self.events += [
+            Event(fault=fault.name, reason="the load ended before the fault began") for _, fault in self._due
+        ]
 
     def _carry_on(self, injection: Injection) -> None:
         try:
@@ -107,13 +109,5 @@ class _Breaking:
     def _end(self, injection: Injection, reason: str | None) -> None:
         self._injection = None
         injection.close()
-        self.events.append(
-            Event(
-                fault=injection.fault.name,
-                began_unix_s=injection.began_unix_s,
-                ended_unix_s=injection.ended_unix_s,
-                struck=injection.struck,
-                pids=injection.pids,
-                reason=reason,
-            )
-        )
+        injection.event.reason = reason
+        self.events.append(injection.event)

@@ -131,18 +131,18 @@ class Traffic(_Figures):
 
     requests: int
     failures: int
-    failures_percent: float | None
+    failures_percent: float | None = None
     failures_interval_percent: tuple[float, float] | None = None
     """With 95 % confidence (score interval), as if failures were independent of each other."""
     untimed: int = 0
     """Right answers of which the client gave no latency: they are in no figure of latencies."""
-    rps: float | None
+    rps: float | None = None
     """Requests (failed ones too) ÷ the window's length."""
-    median_ms: float | None
-    avg_ms: float | None
-    p95_ms: float | None
-    p99_ms: float | None
-    max_ms: float | None
+    median_ms: float | None = None
+    avg_ms: float | None = None
+    p95_ms: float | None = None
+    p99_ms: float | None = None
+    max_ms: float | None = None
 
 
 class Stage(_Figures):
@@ -160,10 +160,25 @@ class EndpointFigures(_Figures):
     whole_run: Traffic
     scheduled: Traffic | None = None
     """In an open loop: the steady window again, each latency from the scheduled time; limits look at this."""
-    stages: list[Stage]
+    stages: list[Stage] = []
     """In the order of the header; empty when the answers carry none."""
-    unexplained_ms: float | None
+    unexplained_ms: float | None = None
     """Mean latency − sum of the stages: network, ingress, and waiting on either side of the service's own clock."""
+
+    @property
+    def judged(self) -> Traffic:
+        """Return the figures that limits look at."""
+        return self.scheduled or self.steady
+
+    @property
+    def shown(self) -> Traffic:
+        """Return the same; those of the whole run where only these have a median, as in a Locust CSV."""
+        return self.whole_run if self.judged.median_ms is None else self.judged
+
+    @property
+    def shown_of(self) -> str:
+        """Return what a reader is told beside a latency of `shown`."""
+        return " (whole run)" if self.shown is self.whole_run and self.shown.median_ms is not None else ""
 
 
 class RoleFigures(_Figures):
@@ -238,18 +253,18 @@ class CellFigures(_Figures):
     users: int
     repetition: int
     valid: bool
-    reasons: list[StatedReason]
+    reasons: list[StatedReason] = []
     """Why the cell is not valid; such cells are printed and count in no point."""
-    notes: list[str]
-    steady_window_s: float | None
-    whole_run_s: float | None
-    ready_after_s: float | None
-    replicas_asked: int | None
-    replicas_found: int | None
-    seed: int | None
-    steady: Traffic | None
+    notes: list[str] = []
+    steady_window_s: float | None = None
+    whole_run_s: float | None = None
+    ready_after_s: float | None = None
+    replicas_asked: int | None = None
+    replicas_found: int | None = None
+    seed: int | None = None
+    steady: Traffic | None = None
     """All endpoints together."""
-    whole_run: Traffic | None
+    whole_run: Traffic | None = None
     scheduled: Traffic | None = None
     """In an open loop: the steady window again, each latency from the scheduled time."""
     arrivals_due: int | None = None
@@ -258,14 +273,14 @@ class CellFigures(_Figures):
     """Of these, sent late because all users were busy."""
     arrivals_unsent: int | None = None
     """Of these, never sent: they are in no other figure."""
-    endpoints: list[EndpointFigures]
-    roles: list[RoleFigures]
-    counters: list[CounterFigures]
+    endpoints: list[EndpointFigures] = []
+    roles: list[RoleFigures] = []
+    counters: list[CounterFigures] = []
     hit_percent: float | None = None
     """Of the answers that the target counted: those from its cache; None where the plan or the target has no such
     counter."""
-    metrics_after_s: float | None
-    limits: list[LimitResult]
+    metrics_after_s: float | None = None
+    limits: list[LimitResult] = []
     generator_late_percent: float | None = None
     """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
     bottleneck: Bottleneck | None = None
@@ -279,21 +294,45 @@ class PointFigures(_Figures):
     users: int
     repetitions: int
     """Valid ones; with none there are no figures."""
-    steady_window_s: float | None
+    steady_window_s: float | None = None
     """Of all repetitions together."""
-    think_time_limit_rps: float | None
+    think_time_limit_rps: float | None = None
     """Users ÷ mean think time: more cannot be asked for, whatever the target does (Little's law with no latency)."""
-    steady: Traffic | None
-    whole_run: Traffic | None
+    steady: Traffic | None = None
+    whole_run: Traffic | None = None
     scheduled: Traffic | None = None
     """In an open loop: the steady window again, each latency from the scheduled time."""
-    endpoints: list[EndpointFigures]
-    roles: list[RoleFigures]
+    endpoints: list[EndpointFigures] = []
+    roles: list[RoleFigures] = []
     """Means and maxima over the repetitions."""
     generator_late_percent: float | None = None
     """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
     bottleneck: Bottleneck | None = None
     """None without a valid repetition."""
+
+    @property
+    def judged(self) -> Traffic | None:
+        """Return the figures that limits look at."""
+        return self.scheduled or self.steady
+
+    @property
+    def shown(self) -> Traffic:
+        """Return the same; those of the whole run where there is no steady window, and zeros where there is neither."""
+        return self.judged or self.whole_run or Traffic(requests=0, failures=0)
+
+    @property
+    def shown_of(self) -> str:
+        """Return what a reader is told beside a figure of `shown`."""
+        return " (whole run)" if self.judged is None and self.whole_run is not None else ""
+
+    @property
+    def has_requests(self) -> bool:
+        """Return whether any request was sent."""
+        return self.shown.requests > 0
+
+    def part(self, endpoint: str) -> EndpointFigures | None:
+        """Return the figures of one endpoint."""
+        return next((part for part in self.endpoints if part.endpoint == endpoint), None)
 
 
 class Difference(_Figures):
@@ -330,8 +369,8 @@ class TargetFacts(_Figures):
 
     name: str
     title: str
-    replicas: int | None
-    about: dict[str, Any]
+    replicas: int | None = None
+    about: dict[str, Any] = {}
     """What it said of itself, by path."""
     cache: str | None = None
     """What it calls the cache that it has on; `off`; None when it does not say."""
@@ -367,18 +406,22 @@ class Facts(_Figures):
     title: str
     source: Literal["run folder", "Locust CSV"]
     units: dict[str, str] = UNITS
-    machine: dict[str, Any] | None
+    machine: dict[str, Any] | None = None
     """CPU model, cores, ram_bytes, os, python, packages (those the plan names, and Locust), git_commit."""
-    dates: list[str]
+    dates: list[str] = []
     """Days (UTC) on which cells were measured."""
     test: dict[str, Any]
     """Users, spawn rate, duration, warm-up, repetitions, workload, order, seed, as the plan has them."""
-    targets: list[TargetFacts]
-    endpoints: list[str]
-    baseline: Baseline | None
-    points: list[PointFigures]
-    cells: list[CellFigures]
-    comparisons: list[LevelComparison]
+    targets: list[TargetFacts] = []
+    endpoints: list[str] = []
+    baseline: Baseline | None = None
+    points: list[PointFigures] = []
+    cells: list[CellFigures] = []
+    comparisons: list[LevelComparison] = []
+
+    def title_of(self, target: str) -> str:
+        """Return what reports call a target."""
+        return next((facts.title for facts in self.targets if facts.name == target), target)
 
 
 class Figures(Facts):
@@ -425,13 +468,19 @@ def show_bytes(value: float | None) -> str:
     return f"{value / 2**20:,.0f} MiB" if value < _THOUSAND_MIB_BYTES else f"{value / 2**30:,.1f} GiB"
 
 
-def show_value(metric: str, value: float | None) -> str:
-    """Return a metric's value for a reader, with its unit."""
-    if value is None:
-        return NO_FIGURE
+def show_bare(metric: str, value: float | None) -> str:
+    """Return a metric's value for a reader, without its unit."""
     if metric.endswith("_ms"):
-        return f"{show_ms(value)} ms"
-    return f"{show_percent(value)} %" if metric.endswith("_percent") else f"{show_rps(value)} requests/s"
+        return show_ms(value)
+    if metric.endswith("_percent"):
+        return show_percent(value)
+    return show_rps(value) if metric == "rps" else show_count(value)
+
+
+def show_value(metric: str, value: float | None) -> str:
+    """Return the value of a latency, a share or the throughput for a reader, with its unit."""
+    unit = {"ms": "ms", "percent": "%"}.get(metric.rpartition("_")[2], "requests/s")
+    return NO_FIGURE if value is None else f"{show_bare(metric, value)} {unit}"
 
 
 def show_difference(difference: Difference) -> str:

@@ -4,7 +4,7 @@ What they lack stays None and is told in a note: latencies of the steady window,
 the machine, the service's own clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -29,6 +29,8 @@ from loadtest.figures.locust_files import (
     MEAN,
     MEDIAN,
     MOST,
+    OLD_PERCENTILES,
+    OLD_STATS,
     REQUESTS,
     RPS,
     STATS,
@@ -39,7 +41,7 @@ from loadtest.figures.locust_files import (
     read_lines,
 )
 from loadtest.statistics.intervals import failures_interval_percent
-from loadtest.statistics.percentiles import LEAST_SAMPLES
+from loadtest.statistics.percentiles import LEAST_SAMPLES, PERCENTILES
 
 TARGET = "locust"
 MOST_TOLD = 5
@@ -48,7 +50,8 @@ MOST_TOLD = 5
 _REQUESTS, _FAILURES = "Total Request Count", "Total Failure Count"
 _STATS_COLUMNS = (REQUESTS, FAILED, MEDIAN, MEAN, MOST, RPS)
 _TOTALS = tuple(f"Total {column}" for column in (MEDIAN, MEAN, MOST))
-_HISTORY_COLUMNS = ("Timestamp", "User Count", _REQUESTS, _FAILURES, *_TOTALS)
+_USERS = "User Count"
+_HISTORY_COLUMNS = ("Timestamp", _REQUESTS, _FAILURES, *_TOTALS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class _Tick:
     """What the history says of one moment; requests and failures are those since the start."""
 
     unix_s: float
-    users: int
+    users: int | None
+    """None in files of Locust before 1.0."""
     lines: dict[str | None, Line]
     """By endpoint: all together, and with --csv-full-history single ones."""
 
@@ -85,7 +89,6 @@ class _Run:
     """Of the whole run, by endpoint; empty when Locust was killed before it wrote them."""
     ticks: list[_Tick]
     """Empty when there is no history."""
-    reasons: list[str]
     notes: list[str]
 
 
@@ -99,43 +102,42 @@ def read_locust_csv(path: Path, *, users: int | None, wait_s: Sequence[float] | 
     if faults:
         raise BadInputError("\n".join(faults))
     run = _read_run(path)
-    if users is None and not run.ticks:
-        raise BadInputError(f"{path}: {run.name}{HISTORY} has no line to tell the number of users; give it by --users")
+    if users is None and not any(tick.users is not None for tick in run.ticks):
+        raise BadInputError(f"{path}: {run.name}{HISTORY} does not tell the number of users; give it by --users")
     cell = _cell(run, users)
     mean_wait_s = sum(wait_s) / len(wait_s) if wait_s else None
+    measured = cell.model_dump(include={"steady_window_s", "steady", "whole_run", "endpoints"}) if cell.valid else {}
     point = PointFigures(
         target=TARGET,
         users=cell.users,
         repetitions=int(cell.valid),
-        steady_window_s=cell.steady_window_s if cell.valid else None,
         think_time_limit_rps=round(cell.users / mean_wait_s, 4) if mean_wait_s else None,
-        steady=cell.steady if cell.valid else None,
-        whole_run=cell.whole_run if cell.valid else None,
-        endpoints=cell.endpoints if cell.valid else [],
-        roles=[],
+        **measured,
     )
     return Facts(
         title=title,
         source="Locust CSV",
-        machine=None,
         dates=sorted({datetime.fromtimestamp(tick.unix_s, UTC).date().isoformat() for tick in run.ticks}),
         test={"users": [cell.users]} | ({"workload": {"wait_s": list(wait_s)}} if wait_s else {}),
-        targets=[TargetFacts(name=TARGET, title=TARGET, replicas=None, about={})],
+        targets=[TargetFacts(name=TARGET, title=TARGET)],
         endpoints=[part.endpoint for part in cell.endpoints],
-        baseline=None,
         points=[point],
         cells=[cell],
-        comparisons=[],
     )
 
 
 def _read_run(path: Path) -> _Run:
     """Read all files; those that are not there say nothing."""
-    found = [suffix for suffix in (HISTORY, STATS, FAILURES, EXCEPTIONS) if path.name.endswith(suffix)]
+    found = [
+        suffix
+        for suffix in (HISTORY, STATS, OLD_STATS, OLD_PERCENTILES, FAILURES, EXCEPTIONS)
+        if path.name.endswith(suffix)
+    ]
     prefix = str(path).removesuffix(found[0] if found else "")
-    run = _Run(Path(prefix).name, {}, [], [], [])
-    run.ticks.extend(_since_reset(_read_history(Path(prefix + HISTORY), run.notes), run.notes))
-    run.stats.update(_read_stats(Path(prefix + STATS), run.notes))
+    notes: list[str] = []
+    ticks = _since_reset(_read_history(Path(prefix + HISTORY), notes), notes)
+    stats = _read_stats(Path(prefix + STATS), {}, notes) or _read_old_stats(prefix, notes)
+    run = _Run(Path(prefix).name, stats, ticks, notes)
     if not run.stats and not run.ticks:
         raise BadInputError(
             f"{path}: there is neither {run.name}{STATS} with a line `{TOTAL}` nor {run.name}{HISTORY} with figures; "
@@ -165,6 +167,12 @@ def _remark(run: _Run) -> None:
     if not run.ticks:
         run.notes.append(f"{run.name}{HISTORY} is missing: nothing is known of the steady window")
         return
+    if run.ticks[-1].users is None:
+        run.notes.append(
+            f"{run.name}{HISTORY} is of Locust before 1.0, which writes no number of users: nothing is known of the "
+            "steady window"
+        )
+        return
     run.notes.append("Locust does not write latencies of the steady window; a request counts when its answer came")
     later = run.stats[None].requests - run.ticks[-1].count(_REQUESTS) if run.stats else 0
     if later > 0:
@@ -179,8 +187,19 @@ def _remark(run: _Run) -> None:
         )
 
 
-def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
-    """Return the figures of the whole run by endpoint, None being all together; nothing if that one is missing."""
+def _read_old_stats(prefix: str, notes: list[str]) -> dict[str | None, Traffic]:
+    """Return the same from the files of Locust 0.8 to 0.13, which have the percentiles in one of their own."""
+    lines = _read_lines(Path(prefix + OLD_PERCENTILES), ("Name",), (REQUESTS,), notes)
+    return _read_stats(Path(prefix + OLD_STATS), {line.text["Name"]: line.numbers for line in lines}, notes)
+
+
+def _read_stats(
+    path: Path, percentiles: Mapping[str, Mapping[str, float]], notes: list[str]
+) -> dict[str | None, Traffic]:
+    """Return the figures of the whole run by endpoint, None being all together; nothing if that one is missing.
+
+    `percentiles` has those that the file lacks, by method and name.
+    """
     lines = _read_lines(path, ("Type", "Name"), _STATS_COLUMNS, notes)
     names = [line.name or TOTAL for line in lines]
     repeated = sorted({name for name in names if names.count(name) > 1})
@@ -193,11 +212,12 @@ def _read_stats(path: Path, notes: list[str]) -> dict[str | None, Traffic]:
             rps=line.numbers[RPS],
             median_ms=line.numbers[MEDIAN],
             avg_ms=line.numbers[MEAN],
-            p95_ms=line.numbers.get("95%"),
-            p99_ms=line.numbers.get("99%"),
+            p95_ms=known.get("95%"),
+            p99_ms=known.get("99%"),
             max_ms=line.numbers[MOST],
         )
         for line in lines
+        for known in [{**percentiles.get(f"{line.text['Type']} {line.text['Name']}", {}), **line.numbers}]
     }
     return traffic if None in traffic else {}
 
@@ -206,27 +226,28 @@ def _read_history(path: Path, notes: list[str]) -> list[_Tick]:
     """Return a tick for each line of all together, with the lines of single endpoints that stand before it."""
     ticks = []
     lines: dict[str | None, Line] = {}
-    for line in _read_lines(path, ("Type", "Name"), _HISTORY_COLUMNS, notes):
+    for line in _read_lines(path, ("Type", "Name"), _HISTORY_COLUMNS, notes, (_USERS,)):
         lines[line.name] = line
         if line.name is None:
-            ticks.append(_Tick(line.numbers["Timestamp"], int(line.numbers["User Count"]), lines))
+            users = int(line.numbers[_USERS]) if _USERS in line.numbers else None
+            ticks.append(_Tick(line.numbers["Timestamp"], users, lines))
             lines = {}
     return ticks
 
 
 def _since_reset(ticks: list[_Tick], notes: list[str]) -> list[_Tick]:
-    """Return the ticks from where Locust counted anew: after --reset-stats, or a second test from its web page."""
+    """Return the ticks since Locust last reset its counts: --reset-stats, or a second test from its web page."""
     falls = [at for at, (a, b) in enumerate(pairwise(ticks), start=1) if b.count(_REQUESTS) < a.count(_REQUESTS)]
     if not falls:
         return ticks
-    notes.append(
-        f"Locust began to count anew {falls[-1]} lines of all requests after its start: what was before is left out"
-    )
+    notes.append(f"Locust reset its counts after {falls[-1]} lines of all requests: what was before is left out")
     return ticks[falls[-1] :]
 
 
-def _read_lines(path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str]) -> list[Line]:
-    return read_lines(path, texts, numbers, notes) if path.is_file() else []
+def _read_lines(
+    path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str], optional: Sequence[str] = ()
+) -> list[Line]:
+    return read_lines(path, texts, numbers, notes, optional) if path.is_file() else []
 
 
 def _told_failures(path: Path, notes: list[str]) -> Iterator[str]:
@@ -242,7 +263,7 @@ def _told_failures(path: Path, notes: list[str]) -> Iterator[str]:
 
 
 def _cell(run: _Run, users: int | None) -> CellFigures:
-    most = max((tick.users for tick in run.ticks), default=users or 0)
+    most = max((tick.users for tick in run.ticks if tick.users is not None), default=users or 0)
     steady, whole_run = _steady_window(run.ticks), _whole_run_window(run.ticks)
     endpoints = run.stats or (_whole_run(whole_run) if whole_run else {})
     total = endpoints.get(None)
@@ -257,10 +278,6 @@ def _cell(run: _Run, users: int | None) -> CellFigures:
         notes=run.notes,
         steady_window_s=steady.length_s if steady else None,
         whole_run_s=whole_run.length_s if whole_run else None,
-        ready_after_s=None,
-        replicas_asked=None,
-        replicas_found=None,
-        seed=None,
         steady=_counted(steady, None) if steady else None,
         whole_run=total,
         endpoints=[
@@ -268,15 +285,9 @@ def _cell(run: _Run, users: int | None) -> CellFigures:
                 endpoint=name,
                 steady=_counted(steady, name) if steady else _traffic(0, 0),
                 whole_run=traffic,
-                stages=[],
-                unexplained_ms=None,
             )
             for name, traffic in parts.items()
         ],
-        roles=[],
-        counters=[],
-        metrics_after_s=None,
-        limits=[],
     )
 
 
@@ -308,7 +319,7 @@ def _reasons(
 
 def _steady_window(ticks: list[_Tick]) -> _Window | None:
     """Return the time during which all users were there, if it is longer than a single line."""
-    most = max((tick.users for tick in ticks), default=0)
+    most = max((tick.users for tick in ticks if tick.users is not None), default=0)
     full = [tick for tick in ticks if tick.users == most > 0]
     return _Window(full[0], full[-1]) if full and full[-1].unix_s > full[0].unix_s else None
 
@@ -345,23 +356,21 @@ def _counted(window: _Window, endpoint: str | None) -> Traffic:
 
 
 def _traffic(requests: int, failures: int, **known: float | None) -> Traffic:
-    """Return figures of which those that nobody knows, and those of too few requests, are None.
+    """Return figures; unknown ones, and those of too few requests, are None.
 
     Where even the largest latency is 0, Locust had no response time at all.
     """
     if known.get("max_ms") == 0:
         known = {"rps": known.get("rps")}
-    least = dict(zip(("median_ms", "p95_ms", "p99_ms"), LEAST_SAMPLES.values(), strict=True))
     rounded = {
         metric: round(value, 4)
         for metric, value in known.items()
-        if value is not None and requests >= least.get(metric, 1)
+        if value is not None and requests >= LEAST_SAMPLES.get(PERCENTILES.get(metric, 0), 1)
     }
-    metrics = ("rps", "median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
     return Traffic(
         requests=requests,
         failures=failures,
         failures_percent=round(100 * failures / requests, 4) if requests else None,
         failures_interval_percent=failures_interval_percent(failures, requests),
-        **{metric: rounded.get(metric) for metric in metrics},
+        **rounded,
     )

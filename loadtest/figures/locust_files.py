@@ -12,9 +12,27 @@ from loadtest.errors import BadInputError
 STATS, HISTORY, FAILURES, EXCEPTIONS = "_stats.csv", "_stats_history.csv", "_failures.csv", "_exceptions.csv"
 """What Locust appends to the prefix."""
 
+OLD_STATS, OLD_PERCENTILES = "_requests.csv", "_distribution.csv"
+"""What Locust 0.8 to 0.13 wrote instead of `_stats.csv`."""
+
 TOTAL = "Aggregated"
+_TOTALS = (TOTAL, "Total")
+"""The second is that of Locust before 0.13."""
 REQUESTS, FAILED, RPS = "Request Count", "Failure Count", "Requests/s"
 MEDIAN, MEAN, LEAST, MOST = (f"{name} Response Time" for name in ("Median", "Average", "Min", "Max"))
+
+
+_OLD_NAMES = {
+    "Type": "Method",
+    **dict.fromkeys((REQUESTS, f"Total {REQUESTS}"), "# requests"),
+    **dict.fromkeys((FAILED, f"Total {FAILED}"), "# failures"),
+    **{
+        f"{total}{column}": column.replace("Response Time", "response time")
+        for total in ("", "Total ")
+        for column in (MEDIAN, MEAN, LEAST, MOST)
+    },
+}
+"""What Locust before 1.0 called columns (`requests_csv` and `stats_history_csv` in its stats.py)."""
 
 MOST_TOLD = 5
 """Of the faults of a file."""
@@ -35,12 +53,14 @@ class Line:
     text: dict[str, str]
     numbers: dict[str, float]
     """Those asked for, and all percentiles that there are."""
+    is_old: bool = False
+    """Whether Locust before 1.0 wrote it: milliseconds cut to whole ones, requests/s rounded to two digits."""
 
     @property
     def name(self) -> str | None:
         """Return what Locust calls it on its console; None is all requests together."""
         kind, name = self.text["Type"], self.text["Name"]
-        return None if name == TOTAL and kind in {"", "None"} else name_request(kind, name)
+        return None if name in _TOTALS and kind in {"", "None"} else name_request(kind, name)
 
     @property
     def percentiles(self) -> list[tuple[float, float]]:
@@ -64,35 +84,44 @@ def find_option_faults(users: int | None, wait_s: Sequence[float] | None) -> lis
     return faults
 
 
-def read_lines(path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str]) -> list[Line]:
-    """Return the lines of a file; none of an empty one, as Locust has it until its first flush.
+def read_lines(
+    path: Path, texts: Sequence[str], numbers: Sequence[str], notes: list[str], optional: Sequence[str] = ()
+) -> list[Line]:
+    """Return the lines of a file, by the column names of Locust 1.0 and newer; none of an empty file.
 
+    Locust's files are empty until its first flush. Numbers in `optional` columns are returned where the file has them.
     A last line that is cut off is left out, with a note. Raises BadInputError with what is no number.
     """
-    rows = _read_rows(path, [*texts, *numbers])
+    rows, is_old = _read_rows(path, [*texts, *numbers])
+    numbers = [*numbers, *(column for column in optional if rows and column in rows[0][1])]
     if rows and None in rows[-1][1].values():
         rows.pop()
         notes.append(f"the last line of {path.name} is cut off, and left out")
     faults = [f"{path}: line {at}, {fault}" for at, row in rows for fault in _find_faults(row, numbers)]
     if faults:
         more = [f"{path}: {len(faults) - MOST_TOLD} more of them"] if len(faults) > MOST_TOLD else []
-        raise BadInputError("\n".join([*faults[:MOST_TOLD], *more, "mend the file, or take it away to do without"]))
+        raise BadInputError(
+            "\n".join([*faults[:MOST_TOLD], *more, "correct the file, or delete it to report without it"])
+        )
     return [
         Line(
             at,
             {column: row[column] or "" for column in texts},
             {column: float(row[column] or "") for column in _numeric(row, numbers)},
+            is_old,
         )
         for at, row in rows
     ]
 
 
-def _read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str | None]]]:
-    """Return the rows of a CSV file by column, with the number of the line at which each ends."""
+def _read_rows(path: Path, columns: Sequence[str]) -> tuple[list[tuple[int, dict[str, str | None]]], bool]:
+    """Return the rows of a CSV file by column, with the line at which each ends; and whether its names are old ones."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             reader = csv.DictReader(file)
-            header = reader.fieldnames or columns
+            found = reader.fieldnames or columns
+            today = {_OLD_NAMES[column]: column for column in columns if column not in found and column in _OLD_NAMES}
+            reader.fieldnames = header = [today.get(column, column) for column in found]
             rows = [(reader.line_num, dict(row)) for row in reader]
     except OSError as exc:
         raise BadInputError(f"{path}: cannot be read: {exc.strerror}") from exc
@@ -107,7 +136,7 @@ def _read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
     repeated = sorted({column for column in header if header.count(column) > 1})
     if repeated:
         raise BadInputError(f"{path}: the column {', '.join(repeated)} stands there twice")
-    return rows
+    return rows, header != found
 
 
 def _numeric(row: dict[str, str | None], numbers: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from loadtest.figures.figures import Stage, Traffic
 from loadtest.rows.columns import RequestRow
 from loadtest.statistics.intervals import failures_interval_percent
-from loadtest.statistics.percentiles import sure_percentile
+from loadtest.statistics.percentiles import PERCENTILES, sure_percentile
 
 # Finer than any clock behind the figures, and short enough to read in report.json.
 _DECIMALS = 4
@@ -115,9 +115,11 @@ def compute_traffic(requests: Requests, window_s: float) -> Traffic:
     """
     count, failures = len(requests.failed), int(requests.failed.sum())
     right_ms = requests.latency_ms[requests.timed]
-    median_ms, p95_ms, p99_ms = (
-        None if (value := sure_percentile(right_ms, share)) is None else _rounded(value) for share in (0.5, 0.95, 0.99)
-    )
+    percentiles_ms = {
+        name: _rounded(value)
+        for name, share in PERCENTILES.items()
+        if (value := sure_percentile(right_ms, share)) is not None
+    }
     return Traffic(
         requests=count,
         failures=failures,
@@ -125,11 +127,9 @@ def compute_traffic(requests: Requests, window_s: float) -> Traffic:
         failures_interval_percent=failures_interval_percent(failures, count),
         untimed=count - failures - right_ms.size,
         rps=_rounded(count / window_s) if window_s > 0 else None,
-        median_ms=median_ms,
         avg_ms=_rounded(right_ms.mean()) if right_ms.size else None,
-        p95_ms=p95_ms,
-        p99_ms=p99_ms,
         max_ms=_rounded(right_ms.max()) if right_ms.size else None,
+        **percentiles_ms,
     )
 
 

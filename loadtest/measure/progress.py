@@ -28,7 +28,7 @@ class _Now:
     count: int | None
     """None when it is not known in advance."""
     remaining_s: float
-    """Of the whole run, estimated when this one began."""
+    """Of the whole run, when this step began: an estimate, or the longest where `count` is None."""
     began_s: float
     doing: str = "begins"
     since_s: float = 0.0
@@ -54,8 +54,12 @@ class Progress:
         now_s = time.monotonic()
         self._now, self._seconds = _Now(title, number, count, remaining_s, now_s, since_s=now_s), []
         if not self._console.is_terminal:
-            left = f" (about {_clock(remaining_s)} to go)" if count else ""
-            self.say(f"[{number}{f'/{count}' if count else ''}] {title}{left}")
+            left = f"about {show_clock(remaining_s)} to go" if count else f"at most {show_clock(remaining_s)} left"
+            self.say(f"[{number}{f'/{count}' if count else ''}] {title} ({left})")
+
+    def begin(self, what: str, longest_s: float, note: str = "") -> None:
+        """Print how long a command takes at most, before it begins."""
+        self.say(f"{what}: at most {show_clock(longest_s)}{note}")
 
     def doing(self, what: str) -> None:
         """Show that something else happens in the cell."""
@@ -102,12 +106,12 @@ class Progress:
 
 
 def _head(now: _Now) -> Table:
-    remaining_s = max(0.0, now.remaining_s - (time.monotonic() - now.began_s))
+    remaining = show_clock(max(0.0, now.remaining_s - (time.monotonic() - now.began_s)))
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(f"cell {now.number} of {now.count}" if now.count else f"step {now.number}", style="bold"),
         Text(now.title, style="bold cyan"),
-        Text(f"about {_clock(remaining_s)} to go" if now.count else "", style="dim"),
+        Text(f"about {remaining} to go" if now.count else f"at most {remaining} left", style="dim"),
     )
     return head
 
@@ -129,7 +133,8 @@ def shown_progress() -> Iterator[Progress]:
         live.stop()
 
 
-def _clock(seconds: float) -> str:
+def show_clock(seconds: float) -> str:
+    """Return a duration such as `1:05 min` or `1:00:00 h`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"

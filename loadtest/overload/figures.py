@@ -1,4 +1,4 @@
-"""The figures of an overload test, made from its raw rows, and which promises they keep. Knows no process."""
+"""The figures of an overload test, computed from its raw rows, and which promises they keep."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -105,7 +105,7 @@ def compute_overload(folder: OverloadFolder) -> OverloadFigures:
         asked = Asked.model_validate_json(folder.plan.read_text(encoding="utf-8"))
         levels = [_level(asked, folder, times) for times in asked.question.times]
     except (OSError, ValueError) as exc:
-        raise BadInputError(f"{folder.path}: holds no whole overload test: {exc}") from exc
+        raise BadInputError(f"{folder.path}: holds no complete overload test: {exc}") from exc
     return OverloadFigures(
         title=asked.plan.title,
         target=asked.plan.targets[0].title,
@@ -125,7 +125,7 @@ def read_capacity_rps(question: Question, folder: OverloadFolder) -> float:
         return question.capacity_rps
     path = folder.capacity / "requests.csv"
     try:
-        moments = Moments.model_validate_json((folder.capacity / "moments.json").read_text(encoding="utf-8"))
+        moments = Moments.model_validate_json(folder.capacity_moments.read_text(encoding="utf-8"))
         answered = [row.ended_unix_s for row in read_rows(path, RequestRow) if not row.error]
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{path}: the capacity is not measured yet: {exc}") from exc
@@ -137,69 +137,53 @@ def judge(promises: Promises, levels: list[LevelFigures]) -> Iterator[Kept]:
     """Yield each promise at each level."""
     least = min(levels, key=lambda level: level.times)
     for level in levels:
-        if level is not least:
-            share_percent = 100 * level.goodput_rps / least.goodput_rps if least.goodput_rps else 0.0
-            yield Kept(
-                times=level.times,
-                promise=f"goodput at least {promises.goodput_percent:g} % of that at {least.times:g}x",
-                measured=f"{share_percent:.1f} %",
-                kept=share_percent >= promises.goodput_percent,
-            )
-        yield from _judge_answers(promises, level)
-        yield from _judge_surroundings(promises, level)
+        goodput = [_judge_goodput(promises, level, least)] if level is not least else []
+        judged = (*goodput, *_judge_answers(promises, level), *_judge_surroundings(promises, level))
+        for promise, measured, kept in judged:
+            yield Kept(times=level.times, promise=promise, measured=measured, kept=kept)
 
 
-def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
+_Judged = tuple[str, str, bool]
+"""A promise, what was measured, and whether it was kept."""
+
+
+def _judge_goodput(promises: Promises, level: LevelFigures, least: LevelFigures) -> _Judged:
+    share_percent = 100 * level.goodput_rps / least.goodput_rps if least.goodput_rps else 0.0
+    promise = f"goodput at least {promises.goodput_percent:g} % of that at {least.times:g}x"
+    return promise, f"{share_percent:.1f} %", share_percent >= promises.goodput_percent
+
+
+def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[_Judged]:
     right_rps, slowest_ms = level.goodput_rps, level.refusal_max_ms or 0.0
-    yield Kept(
-        times=level.times,
-        promise="some requests get their result",
-        measured=f"{right_rps:.1f}/s" if level.sent_rps else "no request was sent",
-        kept=right_rps > 0 and level.sent_rps > 0,
-    )
-    yield Kept(
-        times=level.times,
-        promise=f"every refusal within {promises.refusal_ms:g} ms",
-        measured=f"slowest {slowest_ms:.0f} ms of {level.refused}" if level.refused else "no refusal",
-        kept=slowest_ms <= promises.refusal_ms,
-    )
-    others = [*level.other_failures.items(), *([("no answer", level.unanswered)] if level.unanswered else [])]
-    others += [("never sent", level.unsent)] if level.unsent else []
-    yield Kept(
-        times=level.times,
-        promise="every request gets its result, or a refusal that says when to come back",
-        measured=", ".join(f"{count} × {what}" for what, count in others) or "all did",
-        kept=not others,
-    )
+    measured = f"{right_rps:.1f}/s" if level.sent_rps else "no request was sent"
+    yield "some requests are answered right", measured, right_rps > 0 and level.sent_rps > 0
+    measured = f"slowest {slowest_ms:.0f} ms of {level.refused}" if level.refused else "no refusal"
+    yield f"every refusal within {promises.refusal_ms:g} ms", measured, slowest_ms <= promises.refusal_ms
+    others = [*level.other_failures.items(), ("no answer", level.unanswered), ("never sent", level.unsent)]
+    measured = ", ".join(f"{count} × {what}" for what, count in others if count)
+    yield "every request is answered right, or refused with Retry-After", measured or "all were", not measured
 
 
-def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[Kept]:
+def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[_Judged]:
     light, after_s = level.light, level.recovered_after_s
     known = light.p95_ms is not None and light.idle_p95_ms is not None
     ratio = (light.p95_ms or 0.0) / (light.idle_p95_ms or 1.0)
-    yield Kept(
-        times=level.times,
-        promise=f"p95 of the light endpoint at most {promises.neighbour_ratio:g} times its idle p95, none failed",
-        measured=f"{ratio:.2f} times, {light.failures} of {light.requests} failed" if known else "too few requests",
-        kept=known and ratio <= promises.neighbour_ratio and not light.failures,
+    yield (
+        f"p95 of the light endpoint at most {promises.neighbour_ratio:g} times its idle p95, no failures",
+        f"{ratio:.2f} times, {light.failures} of {light.requests} failed" if known else "too few requests",
+        known and ratio <= promises.neighbour_ratio and not light.failures,
     )
-    yield Kept(
-        times=level.times,
-        promise=f"as quick as before within {promises.recovery_s:g} s after the load",
-        measured="never" if after_s is None else f"{after_s:.1f} s",
-        kept=after_s is not None and after_s <= promises.recovery_s,
+    yield (
+        f"normal latency within {promises.recovery_s:g} s after the load",
+        "never" if after_s is None else f"{after_s:.1f} s",
+        after_s is not None and after_s <= promises.recovery_s,
     )
-    yield _judge_memory(promises, level)
-
-
-def _judge_memory(promises: Promises, level: LevelFigures) -> Kept:
-    is_known = level.memory_begin_bytes > 0
-    growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1) if is_known else 0.0
-    return Kept(
-        times=level.times,
-        promise=f"memory grows by at most {promises.memory_percent:g} %",
-        measured=f"{growth_percent:.1f} %" if is_known else "no process of the plan's roles was seen",
-        kept=is_known and growth_percent <= promises.memory_percent,
+    known = level.memory_begin_bytes > 0
+    growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1) if known else 0.0
+    yield (
+        f"memory grows by at most {promises.memory_percent:g} %",
+        f"{growth_percent:.1f} %" if known else "no process of the plan's roles was seen",
+        known and growth_percent <= promises.memory_percent,
     )
 
 
@@ -212,11 +196,12 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     beside = list(read_rows(folder.neighbour(times) / "requests.csv", RequestRow))
     heavy_beside = [row for row in beside if row.endpoint == question.heavy]
     right = [row for row in rows if not row.error]
+    right_ms = _latencies_ms(right)
     answered = [row.ended_unix_s for row in (*right, *heavy_beside) if not row.error]
     length_s = ended_s - began_s
     refusals_ms = _latencies_ms(row for row in rows if row.is_refusal)
-    roles = _read_roles(path / "resources.csv", {role.name for role in asked.plan.roles}, began_s, ended_s)
-    memory = roles.memory_bytes
+    roles = {role.name for role in asked.plan.roles}
+    cpu_percent, memory = _read_roles(path / "resources.csv", roles, began_s, ended_s)
     arrivals = record.moments.arrivals
     return LevelFigures(
         times=times,
@@ -230,15 +215,15 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
         unanswered=sum(row.status == 0 for row in rows),
         other_failures=dict(Counter(row.error for row in rows if row.error and row.status and not row.is_refusal)),
         unsent=arrivals.unsent if arrivals else 0,
-        median_ms=_percentile_ms(_latencies_ms(right), 0.5),
-        p95_ms=_percentile_ms(_latencies_ms(right), 0.95),
-        max_ms=_max_ms(_latencies_ms(right)),
+        median_ms=_percentile_ms(right_ms, 0.5),
+        p95_ms=_percentile_ms(right_ms, 0.95),
+        max_ms=_max_ms(right_ms),
         light=_light([row for row in beside if row.endpoint == question.light], record, began_s, ended_s),
         recovered_after_s=_recovered_after_s(heavy_beside, record, ended_s),
         memory_begin_bytes=memory[0] if memory else 0,
         memory_peak_bytes=max(memory, default=0),
         memory_end_bytes=memory[-1] if memory else 0,
-        cpu_percent=roles.cpu_percent,
+        cpu_percent=cpu_percent,
         generator_lag_ms=_lag_ms(path / "generator.csv"),
     )
 
@@ -274,23 +259,16 @@ def _recovered_after_s(rows: list[RequestRow], record: LevelRecord, ended_s: flo
     return None if normal_from_s is None else round(normal_from_s - ended_s, 3)
 
 
-class _Roles(_Figures):
-    cpu_percent: dict[str, float]
-    memory_bytes: list[int]
-    """Of the target's roles together, second by second."""
-
-
-def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> _Roles:
+def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> tuple[dict[str, float], list[int]]:
+    """Return the mean CPU by role, percent, and the memory of `roles` together second by second, bytes."""
     cpu: dict[str, list[float]] = defaultdict(list)
     memory: dict[float, int] = defaultdict(int)
     for row in read_rows(path, ResourceRow):
         if began_s <= row.unix_s <= ended_s:
             cpu[row.role].append(row.cpu_percent)
             memory[row.unix_s] += row.rss_bytes * (row.role in roles)
-    return _Roles(
-        cpu_percent={role: round(fsum(used) / len(used), 1) for role, used in sorted(cpu.items())},
-        memory_bytes=[memory[unix_s] for unix_s in sorted(memory)],
-    )
+    cpu_percent = {role: round(fsum(used) / len(used), 1) for role, used in sorted(cpu.items())}
+    return cpu_percent, [memory[unix_s] for unix_s in sorted(memory)]
 
 
 def _latencies_ms(rows: Iterable[RequestRow]) -> NDArray[np.float64]:

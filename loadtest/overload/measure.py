@@ -1,6 +1,6 @@
 """Makes the loads of an overload test on one running target, and leaves raw rows. Called by the command line.
 
-Two generators run side by side: one with too many heavy requests, and one with a light load that goes on before, during
+Two generators run side by side: one with too many heavy requests, and one with a light load before, during
 and after, whose latencies show what a neighbour feels and when all is as before.
 """
 
@@ -25,6 +25,7 @@ from loadtest.overload.question import (
     OverloadFolder,
     Question,
 )
+from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Moments, write_json
 
@@ -47,16 +48,32 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
         todo = [times for times in question.times if not folder.level_record(times).is_file()]
         if not todo:
             return
-        progress.begin_step(f"overload of {target.title}", 0)
+        longest_s = longest_start_and_stop_s(target) + _longest_capacity_s(plan, question, folder)
+        longest_s += len(todo) * _longest_level_s(plan, question)
+        note = f"; each level sends its load for {question.seconds:g} s"
+        progress.begin(f"{len(todo)} level(s) of overload", longest_s, note)
+        progress.begin_step(f"overload of {target.title}", 0, remaining_s=longest_s)
         progress.doing(f"starting {target.title}")
         with running_target(target, folder.path / "target.log") as running:
             running.wait_until_ready()
             overload = _Overload(plan, question, folder, running, progress)
             capacity_rps = overload.find_capacity_rps()
-            for number, times in enumerate(todo, 1):
-                progress.begin_step(f"{times:g} times the capacity of {capacity_rps:.1f} {question.heavy}/s", number)
+            for number, times in enumerate(todo):
+                left_s = target.stop_timeout_s + (len(todo) - number) * _longest_level_s(plan, question)
+                title = f"{times:g} times the capacity of {capacity_rps:.1f} {question.heavy}/s"
+                progress.begin_step(title, number + 1, remaining_s=left_s)
                 overload.measure_level(times, times * capacity_rps)
             progress.doing(f"stopping {target.title}")
+
+
+def _longest_capacity_s(plan: Plan, question: Question, folder: OverloadFolder) -> float:
+    known = question.capacity_rps is not None or folder.capacity_moments.is_file()
+    return 0.0 if known else longest_load_s(plan, question.saturating_s)
+
+
+def _longest_level_s(plan: Plan, question: Question) -> float:
+    light_s = _FIRST_ROW_S + question.idle_s + question.tail_s
+    return light_s + longest_load_s(plan, math.ceil(question.seconds) + _SPAWN_S)
 
 
 @dataclass(frozen=True)
@@ -72,12 +89,12 @@ class _Overload:
     def find_capacity_rps(self) -> float:
         """Return heavy requests per second, measured if they are neither given nor known. Raises CellFailedError."""
         question, folder = self.question, self.folder.capacity
-        if question.capacity_rps is None and not (folder / "moments.json").is_file():
+        if question.capacity_rps is None and not self.folder.capacity_moments.is_file():
             users, duration_s = question.saturating_users, question.saturating_s
-            self.progress.doing(f"measuring the capacity: {users} users who do not think")
+            self.progress.doing(f"measuring the capacity: {users} users without think time")
             plan = self._plan({question.heavy: 1}, {"wait_s": (0.0, 0.0)}, users, duration_s)
             moments = Follower(self.running, self.progress).make_load(plan, _load(plan, folder, plan.seed))
-            write_json(folder / "moments.json", moments)
+            write_json(self.folder.capacity_moments, moments)
         capacity_rps = read_capacity_rps(question, self.folder)
         if not capacity_rps:
             raise CellFailedError(f"no {question.heavy} was answered right: see {folder}")

@@ -23,22 +23,22 @@ NEIGHBOUR_WEIGHT = 10
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Promises(_Record):
-    """What must hold at every level."""
+    """What must hold at every level. The descriptions are the help of the command's options."""
 
     goodput_percent: PositiveFloat = 95
-    """Right answers per second, at least, as a share of those at the lowest level."""
+    """promise: least goodput, percent of that at the lowest multiple."""
     refusal_ms: PositiveFloat = 200
-    """The slowest refusal."""
+    """promise: longest latency of a refusal, milliseconds."""
     neighbour_ratio: PositiveFloat = 2
-    """p95 of the light endpoint under the load ÷ its p95 before it."""
+    """promise: highest p95 of the light endpoint, as a multiple of its idle p95."""
     recovery_s: PositiveFloat = 5
-    """After the load, until heavy requests are as quick as before it."""
+    """promise: longest time from the end of the load until the latency of heavy requests is normal, seconds."""
     memory_percent: PositiveFloat = 25
-    """By which the memory of the target's processes may grow while the load lasts."""
+    """promise: most growth of the target's memory during the load, percent."""
 
 
 class Question(_Record):
@@ -53,13 +53,14 @@ class Question(_Record):
     seconds: PositiveFloat
     """Of each level's load."""
     idle_s: PositiveFloat = 15
-    """Of the light load alone, before each level."""
+    """seconds of the light load alone before each level."""
     tail_s: PositiveFloat = 15
-    """Of the light load alone, after each level."""
+    """seconds of the light load alone after each level."""
     capacity_rps: PositiveFloat | None = None
-    """None: measured first, with users who do not think."""
+    """None: measured first, with users without think time."""
     saturating_users: int = 16
     saturating_s: int = 20
+    """seconds of the closed loop that measures the capacity."""
     promises: Promises = Promises()
 
 
@@ -102,6 +103,11 @@ class OverloadFolder:
     def capacity(self) -> Path:
         """Return the folder of the load that shows the capacity."""
         return self.path / "capacity"
+
+    @property
+    def capacity_moments(self) -> Path:
+        """Return where it says when that load began and ended."""
+        return self.capacity / "moments.json"
 
     def level(self, times: float) -> Path:
         """Return the folder of one level."""

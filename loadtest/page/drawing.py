@@ -292,7 +292,10 @@ def _scale_values(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Return 1-2-5 numbers, or powers of ten when the range is wide, from below `low` to above `high`."""
+    """Return 1-2-5 numbers, or powers of ten when the range is wide, from below `low` to above `high`.
+
+    matplotlib's LogLocator may end below `high`: with 5 to 50.1 its last one is 50.
+    """
     steps = (1, 2, 5) if log10(high / low) < _WIDE_DECADES else (1,)
     decades = range(floor(log10(low)), floor(log10(high)) + 2)
     ticks = [step * 10.0**decade for decade in decades for step in steps]

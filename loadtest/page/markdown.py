@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from loadtest.figures.figures import NO_FIGURE
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
-_NUMBER = re.compile(r"[−+±-]?[\d.,]+(?: (?:%|ms|s|[KMGT]iB))?")
+_NUMBER = re.compile(r"[−+±-]?[\d.,]+(?: (?:%|ms|s|[KMGT]iB))?(?: \(whole run\))?")
 
 
 def escape(text: str) -> str:

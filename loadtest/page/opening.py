@@ -49,11 +49,13 @@ def _evidence(figures: Figures) -> str:
 
 
 def _short_point(point: PointFigures, endpoints: Sequence[str]) -> list[str]:
-    traffic = point.scheduled or point.steady
-    parts = {part.endpoint: part.scheduled or part.steady for part in point.endpoints}
-    p95_ms = [part.p95_ms if (part := parts.get(name)) else None for name in endpoints]
-    rps, failures = (traffic.rps, traffic.failures_percent) if traffic else (None, None)
-    return [show_rps(rps), show_percent(failures), *map(show_ms, p95_ms)]
+    traffic = point.shown
+    p95_ms = {part.endpoint: show_ms(part.shown.p95_ms) + part.shown_of for part in point.endpoints}
+    return [
+        show_rps(traffic.rps),
+        show_percent(traffic.failures_percent),
+        *(p95_ms.get(name, NO_FIGURE) for name in endpoints),
+    ]
 
 
 def _limits(figures: Figures, targets: Sequence[str]) -> Iterator[list[str]]:

@@ -22,28 +22,25 @@ def print_overview(figures: Figures) -> None:
     columns = columns_of(("target", "users", "valid", "requests/s", "failed %"), words=1)
     columns += columns_of(f"{endpoint} p50, p95 ms" for endpoint in figures.endpoints)
     columns += [Column("beside the others", is_number=False), Column("limited by", is_number=False)]
-    titles = {facts.name: facts.title for facts in figures.targets}
     levels = {level.users: level for level in figures.comparisons}
     points = sorted(figures.points, key=lambda point: point.users)
-    rows = [_row(figures, point, titles, levels.get(point.users)) for point in points]
+    rows = [_row(figures, point, levels.get(point.users)) for point in points]
     print_table(figures.title, columns, rows, [_style(point) for point in points])
 
 
-def _row(figures: Figures, point: PointFigures, titles: dict[str, str], level: LevelComparison | None) -> list[str]:
-    traffic = point.scheduled or point.steady
-    parts = {part.endpoint: part.scheduled or part.steady for part in point.endpoints}
-    latencies = [
-        f"{show_ms(part.median_ms)}, {show_ms(part.p95_ms)}" if (part := parts.get(name)) else ""
-        for name in figures.endpoints
-    ]
+def _row(figures: Figures, point: PointFigures, level: LevelComparison | None) -> list[str]:
+    latencies = {
+        part.endpoint: f"{show_ms(part.shown.median_ms)}, {show_ms(part.shown.p95_ms)}{part.shown_of}"
+        for part in point.endpoints
+    }
     measured = sum((cell.target, cell.users) == (point.target, point.users) for cell in figures.cells)
     return [
-        titles.get(point.target, point.target),
+        figures.title_of(point.target),
         show_count(point.users),
         f"{point.repetitions} of {measured}" if measured else "",
-        show_rps(traffic.rps if traffic else None),
-        show_percent(traffic.failures_percent if traffic else None),
-        *latencies,
+        show_rps(point.shown.rps) + point.shown_of,
+        show_percent(point.shown.failures_percent) + point.shown_of,
+        *(latencies.get(name, "") for name in figures.endpoints),
         _verdict(figures, point, level),
         name_limit(point.bottleneck),
     ]
@@ -58,6 +55,6 @@ def _verdict(figures: Figures, point: PointFigures, level: LevelComparison | Non
 
 
 def _style(point: PointFigures) -> str:
-    if point.steady is None:
+    if not point.repetitions:
         return _INVALID
-    return _FAILED if point.steady.failures else ""
+    return _FAILED if point.shown.failures else ""

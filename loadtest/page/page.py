@@ -5,7 +5,7 @@ a screen and paper. The Markdown may quote anybody, so HTML in it is text.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from itertools import chain, count, pairwise
 
@@ -22,7 +22,7 @@ _UNIT = re.compile(
 )
 _VERDICTS = {"VALID": "good", "met": "good", "INVALID": "bad", "missed": "bad"}
 _NARROW_COLUMNS = 4
-_LEAST_CONTENTS = 3  # a list of fewer headings helps nobody
+_LEAST_CONTENTS = 3  # fewer headings need no list
 
 
 def render_page(markdown: str, plots: Mapping[str, str], title: str) -> str:
@@ -122,10 +122,9 @@ def _sections(tokens: list[Token]) -> Iterator[list[Token]]:
 
     One that holds no picture and only narrow tables has the class that the style sheet sets in two columns.
     """
-    begins = [at for at, token in enumerate(tokens) if token.type == "heading_open" and token.tag == "h2"]
-    for begin, end in pairwise([*begins, len(tokens)]):
-        section = tokens[begin:end]
-        columns = [sum(cell.type == "th_open" for cell in table) for table in _tables(section)]
+    for section in _split(tokens, lambda token: token.type == "heading_open" and token.tag == "h2"):
+        tables = _split(section, lambda token: token.type == "table_open")
+        columns = [sum(cell.type == "th_open" for cell in table) for table in tables]
         is_flowing = max(columns, default=0) <= _NARROW_COLUMNS
         is_flowing &= not any(token.attrGet("class") == "plots" for token in section)
         yield [
@@ -135,9 +134,10 @@ def _sections(tokens: list[Token]) -> Iterator[list[Token]]:
         ]
 
 
-def _tables(tokens: list[Token]) -> Iterator[list[Token]]:
-    begins = [at for at, token in enumerate(tokens) if token.type == "table_open"]
-    for begin, end in pairwise([*begins, len(tokens)]):
+def _split(tokens: list[Token], begins: Callable[[Token], bool]) -> Iterator[list[Token]]:
+    """Yield the parts that begin with such tokens; what is before the first is left out."""
+    places = [at for at, token in enumerate(tokens) if begins(token)]
+    for begin, end in pairwise([*places, len(tokens)]):
         yield tokens[begin:end]
 
 

@@ -9,7 +9,6 @@ from math import fsum
 
 from loadtest.figures.figures import (
     BaselinePoint,
-    EndpointFigures,
     Figures,
     PointFigures,
     show_ms,
@@ -46,7 +45,7 @@ def draw_plots(figures: Figures) -> dict[str, str]:
 
 def _throughput(figures: Figures) -> Iterator[Picture]:
     levels = _levels(figures)
-    measured = _measured(figures, lambda point: point.steady.rps if point.steady else None)
+    measured = _measured(figures, "rps")
     if measured:
         limits = {point.users: point.think_time_limit_rps for point in figures.points if point.steady}
         marks = [limits.get(users) for users in levels] if any(limits.values()) else []
@@ -70,7 +69,7 @@ def _latencies(figures: Figures) -> Iterator[Picture]:
 
 
 def _failures(figures: Figures) -> Iterator[Picture]:
-    measured = _measured(figures, lambda point: point.steady.failures_percent if point.steady else None)
+    measured = _measured(figures, "failures_percent")
     if any(any(values) for values in measured.values()):
         panel = Columns("percent of requests", _names(_levels(figures)), measured)
         yield Picture("failures", "Failed requests, by number of users", [panel], _titles(figures))
@@ -132,7 +131,7 @@ def _stages(figures: Figures) -> Iterator[BarPicture]:
     panels: dict[str, list[Bar]] = {}
     for endpoint in figures.endpoints:
         for point in _in_reading_order(figures):
-            found = _endpoint(point, endpoint)
+            found = point.part(endpoint)
             if found and found.stages:
                 parts = {stage.name: max(0.0, stage.avg_ms) for stage in found.stages}
                 parts[OUTSIDE] = max(0.0, found.unexplained_ms or 0.0)
@@ -154,10 +153,10 @@ def _colours(names: Iterable[str], known: Sequence[str], colours: Sequence[str])
     return {name: (fixed | others)[name] for name in names}
 
 
-def _measured(figures: Figures, value: Callable[[PointFigures], float | None]) -> dict[str, list[float | None]]:
-    """Return the value at each level, for each target that has one."""
+def _measured(figures: Figures, metric: str) -> dict[str, list[float | None]]:
+    """Return the value in the steady window at each level, for each target that has one."""
     found = {
-        target: [value(points[users]) if users in points else None for users in _levels(figures)]
+        target: [getattr(points[users].steady, metric, None) if users in points else None for users in _levels(figures)]
         for target, points in _points_by_target(figures).items()
     }
     return {target: numbers for target, numbers in found.items() if _is_known(numbers)}
@@ -200,19 +199,14 @@ def _point_label(figures: Figures, point: PointFigures) -> str:
     return f"{users}, {shorten(titles[point.target], 44)}" if len(titles) > 1 else users
 
 
-def _endpoint(point: PointFigures, endpoint: str) -> EndpointFigures | None:
-    return next((found for found in point.endpoints if found.endpoint == endpoint), None)
-
-
 def _published_ms(endpoint: str, row: BaselinePoint) -> float | None:
     return row.endpoints.get(endpoint, {}).get("median_ms")
 
 
 def _steady_ms(point: PointFigures | None, endpoint: str) -> dict[str, float]:
     """Return the percentiles that are known."""
-    found = _endpoint(point, endpoint) if point else None
-    steady = (found.scheduled or found.steady) if found else None
-    values = {name: getattr(steady, f"{name}_ms", None) for name in MARKERS}
+    found = point.part(endpoint) if point else None
+    values = {name: getattr(found.judged, f"{name}_ms", None) if found else None for name in MARKERS}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -9,7 +9,6 @@ from loadtest.figures.figures import (
     Bottleneck,
     CellFigures,
     Difference,
-    EndpointFigures,
     Figures,
     LevelComparison,
     LimitResult,
@@ -17,6 +16,7 @@ from loadtest.figures.figures import (
     RoleFigures,
     Traffic,
     name_metric,
+    show_bare,
     show_bytes,
     show_count,
     show_difference,
@@ -95,7 +95,7 @@ def _endpoint(points: list[PointFigures], published: Mapping[int, BaselinePoint]
     given = "median_ms avg_ms" if published else ""
     rows = []
     for point in points:
-        part = _part_of(point, endpoint)
+        part = point.part(endpoint)
         beside = published[point.users].endpoints.get(endpoint, {}) if point.users in published else {}
         row = [str(point.users), *_traffic(part.steady if part else None, metrics)]
         rows.append(row + [_as_given(beside.get(name)) for name in given.split()])
@@ -125,7 +125,7 @@ def _whole_runs(figures: Figures, points: list[PointFigures], published: Mapping
         beside = [show_count(published[point.users].requests if point.users in published else None)]
         rows.append([str(point.users), "all", *_traffic(point.whole_run, metrics), *(beside if published else [])])
         for endpoint in figures.endpoints:
-            part = _part_of(point, endpoint)
+            part = point.part(endpoint)
             row = [str(point.users), endpoint, *_traffic(part.whole_run if part else None, metrics)]
             rows.append([*row, *([NO_FIGURE] if published else [])])
     header = ["users", "endpoint", *_head(metrics), *(["published requests"] if published else [])]
@@ -150,16 +150,7 @@ def _as_given(value: float | None) -> str:
 
 
 def _traffic(traffic: Traffic | None, metrics: str) -> list[str]:
-    return [_show(metric, getattr(traffic, metric, None)) for metric in metrics.split()]
-
-
-def _show(metric: str, value: float | None) -> str:
-    """Return a metric's value for a table whose header has the unit."""
-    if metric.endswith("_ms"):
-        return show_ms(value)
-    if metric.endswith("_percent"):
-        return show_percent(value)
-    return show_rps(value) if metric == "rps" else show_count(value)
+    return [show_bare(metric, getattr(traffic, metric, None)) for metric in metrics.split()]
 
 
 def _interval(traffic: Traffic | None) -> str:
@@ -167,10 +158,6 @@ def _interval(traffic: Traffic | None) -> str:
     if traffic is None or traffic.failures_interval_percent is None:
         return NO_FIGURE
     return " to ".join(f"{end:.2g}" if end < 99.5 else "100" for end in traffic.failures_interval_percent)  # noqa: PLR2004
-
-
-def _part_of(point: PointFigures, endpoint: str) -> EndpointFigures | None:
-    return next((part for part in point.endpoints if part.endpoint == endpoint), None)
 
 
 def make_comparison(figures: Figures) -> str:
@@ -182,11 +169,11 @@ def make_comparison(figures: Figures) -> str:
 def _verdict_at(figures: Figures, level: LevelComparison) -> str:
     if level.winner is None or decides(Data(figures), level):
         return _verdict_on(figures, level)
-    return f"{_title(figures, level.winner)} is ahead"
+    return f"{figures.title_of(level.winner)} is ahead"
 
 
 def _verdict_on(figures: Figures, judged: LevelComparison | Difference) -> str:
-    return judged.verdict if judged.winner is None else f"**{_title(figures, judged.winner)}**"
+    return judged.verdict if judged.winner is None else f"**{figures.title_of(judged.winner)}**"
 
 
 def make_differences(figures: Figures) -> list[Part]:
@@ -206,7 +193,7 @@ def make_differences(figures: Figures) -> list[Part]:
             make_aligned_table(["users", "figure", *titles, "difference (interval)", "samples", "verdict"], found),
         )
         for names, found in rows.items()
-        if (titles := [_title(figures, name) for name in names])
+        if (titles := [figures.title_of(name) for name in names])
     ]
 
 
@@ -214,7 +201,7 @@ def _limited(figures: Figures) -> Iterator[tuple[str, Bottleneck]]:
     """Yield what limits each point and each INVALID cell, with its name."""
     for point in figures.points:
         if point.bottleneck:
-            yield f"{_title(figures, point.target)}, {point.users} users", point.bottleneck
+            yield f"{figures.title_of(point.target)}, {point.users} users", point.bottleneck
     for cell in figures.cells:
         if cell.bottleneck and not cell.valid:
             yield f"{name_cell(figures, cell)} (INVALID)", cell.bottleneck
@@ -250,7 +237,7 @@ def make_stages(figures: Figures) -> str:
         if part.unexplained_ms is not None and part.steady.avg_ms:
             share = f"{show_percent(100 * part.unexplained_ms / part.steady.avg_ms)} %"
         stages = [show_ms(spent_ms.get(name)) for name in names]
-        row = [_title(figures, point.target), str(point.users), part.endpoint, *stages]
+        row = [figures.title_of(point.target), str(point.users), part.endpoint, *stages]
         rows.append([*row, show_ms(part.unexplained_ms), show_ms(part.steady.avg_ms), share])
     return make_aligned_table(["target", "users", "endpoint", *names, "outside", "whole", "outside %"], rows)
 
@@ -272,7 +259,7 @@ def make_roles(figures: Figures) -> Iterator[Part]:
         for point in figures.points:
             by_name = {role.role: show(role) for role in point.roles}
             values = [by_name.get(name, NO_FIGURE) for name in names]
-            rows.append([_title(figures, point.target), str(point.users), *values])
+            rows.append([figures.title_of(point.target), str(point.users), *values])
         yield Part(heading, make_aligned_table(["target", "users", *names], rows))
 
 
@@ -368,15 +355,11 @@ def _replicas(cell: CellFigures) -> str:
 def name_cell(figures: Figures, cell: CellFigures) -> str:
     """Return what a cell is called: its target, its users, and its repetition where there are several."""
     repetition = f", repetition {cell.repetition}" if _repeated(figures) else ""
-    return f"{_title(figures, cell.target)}, {cell.users} users{repetition}"
+    return f"{figures.title_of(cell.target)}, {cell.users} users{repetition}"
 
 
 def _repeated(figures: Figures) -> bool:
     return any(cell.repetition > 1 for cell in figures.cells)
-
-
-def _title(figures: Figures, target: str) -> str:
-    return next((facts.title for facts in figures.targets if facts.name == target), target)
 
 
 def show_with_unit(value: float | None, unit: str) -> str:

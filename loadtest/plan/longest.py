@@ -1,5 +1,7 @@
 """The longest time that a run can take: the sum of the time limits of the plan and of the kit."""
 
+from typing import Protocol
+
 from loadtest.plan.plan import Plan
 from loadtest.plan.targets import Target
 
@@ -9,6 +11,14 @@ STRAGGLERS_S = 3.0
 """For processes that a target left behind, until they are killed."""
 _START_GRACE_S = 60.0
 """For Locust to start and draw its pictures: seconds, more on a loaded machine."""
+
+
+class Load(Protocol):
+    """What every plan says of its loads."""
+
+    @property
+    def drain_s(self) -> float:
+        """The longest wait for answers after a load."""
 
 
 def longest_run_s(plan: Plan) -> float:
@@ -21,15 +31,19 @@ def longest_cell_s(plan: Plan, target: Target) -> float:
 
     Reading the target's metrics and description, which takes less than a second unless it hangs, is not counted.
     """
-    ready_s = target.ready_timeout_s + (target.replicas.wait_s if target.replicas else 0)
     settle_s = 2 * plan.metrics.settle_s if plan.metrics else 0
     warmup_s = longest_load_s(plan, plan.warmup.duration_s) if plan.warmup.duration_s else 0
-    stop_s = target.stop_timeout_s + STRAGGLERS_S if target.start is not None else 0
-    if target.start is not None and target.stop is not None:
-        stop_s += STOP_COMMAND_S
-    return ready_s + settle_s + warmup_s + longest_load_s(plan, plan.duration_s) + stop_s
+    return longest_start_and_stop_s(target) + settle_s + warmup_s + longest_load_s(plan, plan.duration_s)
 
 
-def longest_load_s(plan: Plan, duration_s: float) -> float:
+def longest_start_and_stop_s(target: Target) -> float:
+    """Return the longest time, in seconds, for a target to become ready and, if the kit starts it, to stop."""
+    ready_s = target.ready_timeout_s + (target.replicas.wait_s if target.replicas else 0)
+    if target.start is None:
+        return ready_s
+    return ready_s + target.stop_timeout_s + STRAGGLERS_S + (STOP_COMMAND_S if target.stop is not None else 0)
+
+
+def longest_load_s(plan: Load, duration_s: float) -> float:
     """Return after how many seconds a load of `duration_s` must have ended, its last answers included."""
     return duration_s + plan.drain_s + _START_GRACE_S

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 
+PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+"""Those of every report, by the names of their figures."""
+
 
 def percentile(values: NDArray[np.float64] | Sequence[float], share: float) -> float | None:
     """Return the smallest value with at least that share of all values at or below it; None of none.
@@ -33,5 +36,5 @@ def count_least_samples(share: float, confidence: float) -> int:
     return ceil(log(1 - confidence) / log(share))
 
 
-LEAST_SAMPLES = {share: count_least_samples(share, CONFIDENCE) for share in (0.5, 0.95, 0.99)}
+LEAST_SAMPLES = {share: count_least_samples(share, CONFIDENCE) for share in PERCENTILES.values()}
 """By percentile as a share: with fewer samples it is not printed. 5 for the median, 59 for p95, 299 for p99."""

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from loadtest.plan.targets import Replicas, Target
 from loadtest.tune.config_path import Scalar, read_value, replace_values
 from loadtest.tune.tune_file import Knob, Tuning, holds
@@ -27,15 +29,32 @@ class Candidate:
         return show_knobs(self.knobs)
 
 
+class SkippedValue(BaseModel):
+    """A value that no candidate has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    knob: str
+    value: Scalar
+    reason: str
+
+
+class Excluded(BaseModel):
+    """A combination that a constraint forbids."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    knobs: dict[str, Scalar]
+    constraint: str
+
+
 @dataclass(frozen=True)
 class Grid:
     """All combinations that the tune file allows on this machine, in its order, and what it does not allow."""
 
     candidates: list[Candidate]
-    skipped: list[tuple[str, Scalar, str]]
-    """Knob, value, and why no candidate has it."""
-    excluded: list[tuple[dict[str, Scalar], str]]
-    """Combination, and the constraint that it breaks."""
+    skipped: list[SkippedValue]
+    excluded: list[Excluded]
 
 
 def show_knobs(knobs: dict[str, Scalar]) -> str:
@@ -46,12 +65,12 @@ def show_knobs(knobs: dict[str, Scalar]) -> str:
 def make_grid(tuning: Tuning) -> Grid:
     """Return every combination of the values that this machine can run and the constraints allow."""
     skipped = [
-        (knob.name, value, f"the Python module {module} is not installed")
+        SkippedValue(knob=knob.name, value=value, reason=f"the Python module {module} is not installed")
         for knob in tuning.file.vary
         for value in knob.values_on(tuning.cores)
         if (module := knob.requires.get(str(value))) and not _is_installed(module)
     ]
-    without = {(name, value) for name, value, _ in skipped}
+    without = {(one.knob, one.value) for one in skipped}
     values = [_allowed(knob, without, tuning.cores) for knob in tuning.file.vary]
     combinations = [dict(zip([knob.name for knob in tuning.file.vary], each, strict=True)) for each in product(*values)]
     kept, excluded = [], []
@@ -60,7 +79,7 @@ def make_grid(tuning: Tuning) -> Grid:
         if broken is None:
             kept.append(combination)
         else:
-            excluded.append((combination, broken))
+            excluded.append(Excluded(knobs=combination, constraint=broken))
     digits = max(2, len(str(len(kept))))
     candidates = [Candidate(f"c{number:0{digits}}", knobs) for number, knobs in enumerate(kept, 1)]
     return Grid(candidates, skipped, excluded)

@@ -1,4 +1,4 @@
-"""Finds and replaces single values of a YAML file by a path, and leaves all else as it stands, comments included.
+"""Finds and replaces single values of a YAML file by a path, and changes nothing else, comments included.
 
 A path is `key.key[name=value].key`: a key of a mapping, or of the one item of a list whose field has that value. A key
 that the file leaves to its default is added.
@@ -29,7 +29,7 @@ def check_path(path: str) -> str:
 def read_value(text: str, path: str) -> Scalar | None:
     """Return the value at `path` in the YAML `text`; None where the file leaves the key to its default.
 
-    Raises ValueError that says what stands there instead, also for a key that is nearly one of those that are there.
+    Raises ValueError that says what is there instead, also for a key that resembles an existing one.
     """
     node, missing = _find(_compose(text), path)
     if missing:
@@ -39,7 +39,7 @@ def read_value(text: str, path: str) -> Scalar | None:
 
 
 def replace_values(text: str, values: Mapping[str, Scalar]) -> str:
-    """Return the YAML `text` with the values at these paths instead of its own. Raises ValueError."""
+    """Return the YAML `text` with these values at these paths. Raises ValueError."""
     for path, value in values.items():
         text = _replace(text, path, _render(value))
     return text
@@ -92,7 +92,7 @@ def _find(root: yaml.Node | None, path: str) -> tuple[yaml.ScalarNode | yaml.Map
 
 
 def _may_be_added(node: yaml.MappingNode, left: list[re.Match[str]]) -> bool:
-    """Return whether a mapping lacks the next key, and none of its own keys is so like it that it is a misspelling."""
+    """Return whether a mapping lacks the next key, and has no similar one of which it may be a misspelling."""
     known = _keys(node)
     key = left[0]["key"]
     return not (key in known or _nearest(key, known) or any(step["field"] for step in left))

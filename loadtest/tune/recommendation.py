@@ -64,7 +64,7 @@ def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: 
     ranked = rank(measured, tuning.file)
     meeting = [one for one in ranked if one.meets_limits]
     if not ranked:
-        return Recommendation("No candidate gave a valid measurement; the reasons stand above.")
+        return Recommendation("No candidate gave a valid measurement; the reasons are above.")
     if not meeting:
         missed = ", ".join(show_missed(ranked[0].limits))
         return Recommendation(
@@ -140,7 +140,7 @@ def _tell_equal(winner: Measured, equal: list[Measured], verdicts: list[Verdict]
     told = f"{name_metric(metric)} is {values}"
     if any(verdict.outcome == "not enough data" for verdict in verdicts):
         return (
-            f"Measured for {knob}: {told}. Run {winner.candidate.title}, which rests on its place, the first of these "
+            f"Measured for {knob}: {told}. Run {winner.candidate.title} because it is the first of these "
             f"values in the tune file{memory}."
         )
     because = "; ".join(dict.fromkeys(verdict.because for verdict in verdicts if verdict.outcome != "winner"))
@@ -189,8 +189,8 @@ def _notes(best: Measured, tuning: Tuning) -> Iterator[str]:
     """Yield what limits the worth of the result."""
     if best.point.repetitions < tuning.file.repetitions:
         yield (
-            f"The decision rests on {best.point.repetitions} valid repetition(s), {tuning.file.repetitions} were "
-            "wanted: chance may have decided; give more time with --minutes."
+            f"The decision is based on {best.point.repetitions} valid repetition(s) instead of "
+            f"{tuning.file.repetitions}: chance may have decided it; increase --minutes."
         )
     limit_rps = best.point.think_time_limit_rps
     is_paced = limit_rps and best.value and best.value >= LEAST_THINK_TIME_SHARE * limit_rps

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from loadtest.figures.figures import LimitResult, StatedReason
+from loadtest.tune.candidates import Excluded, SkippedValue
 from loadtest.tune.config_path import Scalar
 from loadtest.tune.ranking import Measured
 from loadtest.tune.recommendation import Recommendation, Verdict, recommend
@@ -53,21 +54,6 @@ class CandidateResult(_Result):
     limits_met: bool = False
     reasons: list[StatedReason] = []
     """Why cells of it are not valid."""
-
-
-class SkippedValue(_Result):
-    """A value that no candidate has."""
-
-    knob: str
-    value: Scalar
-    reason: str
-
-
-class Excluded(_Result):
-    """A combination that a constraint forbids."""
-
-    knobs: dict[str, Scalar]
-    constraint: str
 
 
 class RoundSummary(_Result):
@@ -130,8 +116,8 @@ def make_result(search: Search, *, over: bool) -> TuneResult:
         notes=advice.notes,
         verdicts=advice.verdicts,
         candidates=_candidates(search, advice, over=over),
-        skipped=[SkippedValue(knob=knob, value=value, reason=why) for knob, value, why in search.grid.skipped],
-        excluded=[Excluded(knobs=knobs, constraint=constraint) for knobs, constraint in search.grid.excluded],
+        skipped=search.grid.skipped,
+        excluded=search.grid.excluded,
         rounds=[
             RoundSummary(
                 number=one.number,

@@ -1,10 +1,10 @@
-"""Runs a search: rounds of ordinary runs, each in a folder of its own, until one candidate is left to recommend.
+"""Runs a search: rounds of ordinary runs, each in its own folder, until one candidate is left to recommend.
 
-search.json          what is searched; the same must be given to go on
+search.json          what is searched; the same must be given to resume
 candidates/c01.yaml  the service's YAML of each candidate
 round-1/ …           run folders, see loadtest/rows/run_folder.py; `python -m loadtest report` makes a report of each
-round-1-again/ …     candidates that the round before gave no valid cell of, once more
-tune.json            all that was found so far; winner.yaml when there is a winner
+round-1-again/ …     candidates without a valid cell in the round before, again
+tune.json            the results so far; winner.yaml when there is a winner
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from pydantic import RootModel
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import Figures
 from loadtest.measure.experiment import opened
+from loadtest.measure.progress import show_clock
 from loadtest.measure.runner import run_plan
 from loadtest.plan.keys import check_keys
 from loadtest.plan.plan import Plan
@@ -62,7 +63,7 @@ class Search:
     tuning: Tuning
     folder: Path
     say: Callable[[str], None]
-    """Prints a line for whoever waits."""
+    """Prints a line of progress."""
     grid: Grid = field(init=False)
     tried: list[Candidate] = field(init=False)
     """All candidates, or as many as the time allows."""
@@ -139,7 +140,7 @@ class Search:
     def _inputs(self) -> dict[str, Any]:
         tuning = self.tuning
         return {
-            **tuning.file.model_dump(mode="json", exclude={"minutes"}),  # more of them is how a search goes on
+            **tuning.file.model_dump(mode="json", exclude={"minutes"}),  # more of them resume a search
             "what the plan says": tuning.plan.model_dump(mode="json"),
             "what the base says": tuning.base_text,
             "cores": tuning.cores,
@@ -153,7 +154,8 @@ class Search:
         self.say(
             f"{len(self.tried)} of {len(self.grid.candidates)} candidates, about {each_s:.0f} s per cell at first; "
             f"rounds (candidates × repetitions of load): {shown}; "
-            f"about {round(self._costs.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes"
+            f"about {round(self._costs.of(rounds) / 60, 1):g} of {self.tuning.file.minutes:g} minutes; {self._left()}, "
+            "after which a round only completes its first repetition"
         )
 
     def _next_plan(self, ranked: Sequence[Candidate], sizes: Sequence[int]) -> Plan | None:
@@ -164,7 +166,7 @@ class Search:
             return folder.read_plan()
         rounds = plan_rounds(sizes, self._measured_costs(), self._left_s())
         if not rounds:
-            self.say("the time is up; the result rests on the rounds so far")
+            self.say("the time is up; the result is based on the rounds so far")
             return None
         return self._make_plan(
             number, promote(ranked, [self._group(one) for one in ranked], rounds[0].candidates), rounds[0]
@@ -189,7 +191,7 @@ class Search:
     def _measure(self, plan: Plan) -> None:
         number = len(self.rounds) + 1
         folder = self._round_folder(number)
-        self.say(f"round {number}: {_show_size(plan)}")
+        self.say(f"round {number}: {_show_size(plan)}; {self._left()}")
         figures, measured = self._run(plan, folder, number)
         again = [name for name, one in measured.items() if not one.valid and _any_finished(folder, name)]
         if again:
@@ -197,7 +199,7 @@ class Search:
             size = Round(len(again), plan.repetitions, plan.duration_s)
             second_folder = RunFolder(self.folder / f"round-{number}-again")
             if second_folder.plan_path.is_file() or self._measured_costs().of([size]) <= self._left_s():
-                self.say(f"round {number}, once more what was not valid: {_show_size(second)}")
+                self.say(f"round {number}, invalid candidates again: {_show_size(second)}; {self._left()}")
                 _, others = self._run(second, second_folder, number)
                 measured |= {name: one for name, one in others.items() if one.valid}
         took_s = fsum(
@@ -230,6 +232,9 @@ class Search:
                 records = [folder.read_cell(cell) for cell in folder.read_record().order]
                 found += [(record, duration_s) for record in records if record]
         return found
+
+    def _left(self) -> str:
+        return f"at most {show_clock(max(0.0, self._left_s()))} left"
 
     def _left_s(self) -> float:
         return self._budget_s - fsum(record.ended_unix_s - record.began_unix_s for record, _ in self._records())

@@ -35,8 +35,8 @@ from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
 from loadtest.plan.yaml_file import read_yaml_mapping
+from loadtest.statistics.percentiles import PERCENTILES
 from loadtest.tune.config_path import Scalar, check_path, read_value
-from loadtest.verdict.differences import PERCENTILES
 
 CORES = "cores"
 """The word in constraints for the cores of the machine that the service may use, by affinity and CPU quota."""
@@ -130,7 +130,7 @@ class Knob(_Checked):
     """Value: Python module without which the value is skipped."""
 
     def values_on(self, cores: int) -> list[Scalar]:
-        """Return the values on a machine with so many cores."""
+        """Return the values on a machine with `cores` cores."""
         if self.values != AUTO:
             return list(self.values)
         return [*(2**power for power in range(cores.bit_length()) if 2**power < cores), cores]
@@ -163,7 +163,7 @@ class TuneFile(_Checked):
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
         names = [knob.name for knob in self.vary]
-        faults = [f"vary: the name {name!r} stands there twice" for name in {n for n in names if names.count(n) > 1}]
+        faults = [f"vary: the name {name!r} is given twice" for name in {n for n in names if names.count(n) > 1}]
         if CORES in names:
             faults.append(f"vary: {CORES!r} is the machine's; choose another name")
         if self.replicas_knob is not None and self.replicas_knob not in names:
@@ -187,7 +187,7 @@ class TuneFile(_Checked):
 
 def _value_faults(knob: Knob, counts: bool) -> list[str]:  # noqa: FBT001 # one caller, just above
     values = knob.values_on(1)
-    faults = [f"vary.{knob.name}.values: the same value stands there twice"] if len(set(values)) < len(values) else []
+    faults = [f"vary.{knob.name}.values: the same value is given twice"] if len(set(values)) < len(values) else []
     unknown = set(knob.requires) - {str(value) for value in values}
     if unknown:
         faults.append(f"vary.{knob.name}.requires: {', '.join(sorted(unknown))}: not among the values")

@@ -40,7 +40,7 @@ LIGHT_LOAD_PERCENT = 95.0
 """Of N ÷ (Z + R0): from here on the users hardly wait for each other, so that more of them would send more."""
 
 NEAR_FULL_PERCENT = 60.0
-"""Of the most CPU that a role can use: below, nobody would call it busy."""
+"""Of the most CPU that a role can use: below, it does not count as busy."""
 
 LONG_STAGE_PERCENT = 50.0
 """Of the mean latency."""
@@ -52,7 +52,7 @@ FLAT_GROWTH_SHARE = 0.1
 """Of the growth of the users: throughput that grows less has come to its limit."""
 
 LEAST_TOLD_PERCENT = 1.0
-"""Less is not worth a word."""
+"""Smaller shares are not mentioned."""
 
 LEAST_MORE_USERS_FACTOR = 1.25
 """Between two levels, to judge whether throughput grows."""
@@ -215,7 +215,7 @@ def _how_full(level: Level, use: CpuUse) -> str:
     role = use.role
     if use.of == "cores":
         return (
-            f"all {_cores(level.cores)} are in use, {show_percent(_whole(role.cpu_percent))} of "
+            f"all {_cores(level.cores)} are in use, {show_percent(round(role.cpu_percent))} of "
             f"{show_percent(100 * level.cores)} % by it. More needs less work for a request, or more cores."
         )
     held = level.crowd_of(role)
@@ -228,10 +228,10 @@ def _how_full(level: Level, use: CpuUse) -> str:
     if use.of == "lock":
         each = "" if role.processes == 1 else " each"
         return (
-            f"{role.processes} process(es) use one core{each} ({show_percent(_whole(role.cpu_percent))} %), as one "
+            f"{role.processes} process(es) use one core{each} ({show_percent(round(role.cpu_percent))} %), as one "
             f"thread or several that take turns do, at Python's interpreter lock for example. {more}"
         )
-    thread_percent = _whole(role.busiest_thread_percent or 0.0)
+    thread_percent = round(role.busiest_thread_percent or 0.0)
     return f"its busiest thread uses a whole core ({show_percent(thread_percent)} %) while others are free. {more}"
 
 
@@ -251,7 +251,7 @@ def _nearly_full_cpu(view: _View) -> _Verdict | None:
     busiest = view.level.busiest
     if busiest is None or busiest.percent < NEAR_FULL_PERCENT or view.is_lightly_loaded:
         return None
-    sentence = f"The CPU of role {busiest.role.role} is nearest to its limit: {_most_used(view.level)}."
+    sentence = f"The CPU of role {busiest.role.role} is nearest to its limit: {_tell_use(busiest)}."
     return _Verdict("role_cpu", busiest.role.role, sentence, _CPU_FIRST)
 
 
@@ -261,7 +261,7 @@ def _stage(view: _View) -> _Verdict | None:
         return None
     name, percent = longest
     sentence = (
-        f"The stage {name}: {show_percent(_whole(percent))} % of the mean latency pass in it, and "
+        f"The stage {name}: {show_percent(round(percent))} % of the mean latency pass in it, and "
         f"{_not_busy(view.level)}. What answers in that stage, such as a database, is the place to look."
     )
     return _Verdict("stage", name, sentence, [_tell_stages])
@@ -271,7 +271,7 @@ def _serial_section(view: _View) -> _Verdict | None:
     level = view.level
     queue_percent = level.queue_percent or 0.0
     if queue_percent >= LONG_QUEUE_PERCENT:
-        seen = f"requests wait in a queue for {show_percent(_whole(queue_percent))} % of the mean latency"
+        seen = f"requests wait in a queue for {show_percent(round(queue_percent))} % of the mean latency"
     elif view.is_flat:
         seen = "more users bring no more throughput"
     else:
@@ -336,7 +336,7 @@ def _tell_light_load(view: _View) -> Iterator[str]:
     yield (
         f"With {pace} and {answer}, they could send "
         f"{show_rps(most_rps)} requests/s (N ÷ (Z + R0)); their latency lets them send "
-        f"{show_percent(_whole(percent))} % of that (interactive response time law)."
+        f"{show_percent(round(percent))} % of that (interactive response time law)."
     )
 
 
@@ -366,7 +366,7 @@ def _tell_run_queue(view: _View) -> Iterator[str]:
     for role in _by_cpu(view.level):
         if role.runqueue_wait_percent is not None and role.busy_threads:
             yield (
-                f"Threads of role {role.role} waited for a core for {show_percent(_whole(_wait_percent(role)))} % of "
+                f"Threads of role {role.role} waited for a core for {show_percent(round(_wait_percent(role)))} % of "
                 f"the time in which they could have run; {role.busy_threads:.1f} of them were busy, "
                 f"{_tell_crowd(view.level, role)}."
             )
@@ -402,8 +402,8 @@ def _tell_stages(view: _View) -> Iterator[str]:
         yield "The answers carry no Server-Timing, so where their time goes is not known."
         return
     shares = sorted(stages.items(), key=lambda stage: -stage[1])
-    told = [f"{name} {show_percent(_whole(part))} %" for name, part in shares if part >= LEAST_TOLD_PERCENT]
-    unexplained_percent = _whole(level.unexplained_percent or 0.0)
+    told = [f"{name} {show_percent(round(part))} %" for name, part in shares if part >= LEAST_TOLD_PERCENT]
+    unexplained_percent = round(level.unexplained_percent or 0.0)
     rest = f"{show_percent(unexplained_percent)} % in no stage of the target"
     yield f"Of the mean latency: {'; '.join([', '.join(told), rest] if told else [rest])}."
 
@@ -442,23 +442,20 @@ _EVIDENCE: Sequence[_Teller] = (
 
 def _by_cpu(level: Level) -> list[RoleFigures]:
     """Return the role that is nearest to its limit, and the one with the most CPU if that is another."""
-    roles = [*([level.busiest.role] if level.busiest else []), *level.target_roles]
-    most = max(level.target_roles, key=lambda role: role.cpu_percent, default=None)
-    return [role for at, role in enumerate(roles) if at == 0 or (role is most and role is not roles[0])]
+    if level.busiest is None:
+        return []
+    most = max(level.target_roles, key=lambda role: role.cpu_percent)
+    return [level.busiest.role] if level.busiest.role is most else [level.busiest.role, most]
 
 
 def _not_busy(level: Level) -> str:
-    return f"no role of the target is short of CPU ({_most_used(level)})" if level.busiest else "its CPU was not seen"
-
-
-def _most_used(level: Level) -> str:
-    assert level.busiest is not None, "called only when a role was seen"
-    return _tell_use(level.busiest)
+    busiest = level.busiest
+    return f"no role of the target is short of CPU ({_tell_use(busiest)})" if busiest else "its CPU was not seen"
 
 
 def _tell_use(use: CpuUse) -> str:
     of = {"cores": "all cores", "thread": "a core by one thread", "lock": "a core for each process"}[use.of]
-    return f"role {use.role.role} uses {show_percent(_whole(use.percent))} % of {of}"
+    return f"role {use.role.role} uses {show_percent(round(use.percent))} % of {of}"
 
 
 def _wait_percent(role: RoleFigures) -> float:
@@ -470,10 +467,6 @@ def _wait_percent(role: RoleFigures) -> float:
 
 def _cores(cores: float) -> str:
     return "1 core" if cores == 1 else f"{round(cores, 1):g} cores"
-
-
-def _whole(percent: float) -> float:
-    return float(round(percent))
 
 
 def _rounded(value: float | None) -> float | None:

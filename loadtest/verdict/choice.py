@@ -16,7 +16,6 @@ from loadtest.figures.figures import (
     LevelComparison,
     LimitResult,
     PointFigures,
-    Traffic,
     show_bytes,
 )
 from loadtest.plan.targets import KIT_ROLES
@@ -39,11 +38,11 @@ class Data:
 
     def title(self, target: str) -> str:
         """Return what reports call a target."""
-        return next((facts.title for facts in self.figures.targets if facts.name == target), target)
+        return self.figures.title_of(target)
 
     def points(self, target: str) -> list[PointFigures]:
         """Return the points of a target that have requests, by users."""
-        known = [point for point in self.figures.points if point.target == target and _has_requests(point)]
+        known = [point for point in self.figures.points if point.target == target and point.has_requests]
         return sorted(known, key=lambda point: point.users)
 
     def targets(self) -> list[str]:
@@ -105,16 +104,9 @@ class Choice:
     ground: Literal["objectives", "levels", "memory", "number of replicas", "nothing"]
     """What the choice rests on."""
     because: str
-    """A clause that goes on after a colon."""
+    """A clause that follows a colon."""
     open: str = ""
     """What an undecided choice leaves open, or on what a split one depends: a sentence without its end."""
-
-
-def traffic_of(point: PointFigures) -> Traffic:
-    """Return the steady window's figures, or the whole run's where there is no such window."""
-    traffic = point.steady or point.whole_run
-    assert traffic is not None, "a point among Data.points has requests"
-    return traffic
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -273,8 +265,3 @@ def _same_objectives(data: Data, target: str, targets: Sequence[str], held: dict
         return "no target meets every objective even with the fewest users, but "
     others = listed([data.title(name) for name in targets if name != target])
     return f"like {others} it meets every objective {up_to(held[target])}, and "
-
-
-def _has_requests(point: PointFigures) -> bool:
-    traffic = point.steady or point.whole_run
-    return traffic is not None and traffic.requests > 0

@@ -11,13 +11,13 @@ for itself: where ten levels of equal targets are compared, every other report m
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from math import log
 
 from loadtest.figures.figures import Difference, LevelComparison, TargetFacts, Verdict, name_metric, show_value
 from loadtest.statistics.block_bootstrap import DRAWS
-from loadtest.statistics.percentiles import CONFIDENCE
-from loadtest.verdict.differences import FAILURES, PERCENTILES, THROUGHPUT, Repetition, Side, find_difference
+from loadtest.statistics.percentiles import CONFIDENCE, PERCENTILES
+from loadtest.verdict.differences import FAILURES, THROUGHPUT, Repetition, Side, find_difference
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,7 @@ def compare_level(
         missing = [title for name, title in titles.items() if name not in {side.name for side in sides}]
         if missing:
             duel = _Duel(duel.verdict, duel.winner, f"{duel.because} (no valid data of {', '.join(missing)})")
-    return LevelComparison(
-        users=users,
-        verdict=duel.verdict,
-        winner=duel.winner,
-        because=duel.because,
-        differences=[difference for found in differences for difference in found],
-    )
+    return LevelComparison(users=users, differences=[*chain(*differences)], **vars(duel))
 
 
 def _judge(differences: list[Difference], titles: Mapping[str, str]) -> _Duel:

@@ -19,16 +19,16 @@ from loadtest.figures.figures import Difference, Verdict
 from loadtest.figures.traffic import Requests, Window, pool_requests
 from loadtest.statistics.block_bootstrap import DRAWS, Resampled, Run
 from loadtest.statistics.intervals import failures_difference_interval
-from loadtest.statistics.percentiles import count_least_samples
+from loadtest.statistics.percentiles import PERCENTILES, count_least_samples
 
 LEAST_DIFFERENCE_PERCENT = 2.0
-"""The interval must lie beyond this for a winner: what is smaller matters to nobody."""
+"""The interval must lie beyond this for a winner; a smaller difference is irrelevant."""
 
 LARGE_DIFFERENCE_PERCENT = 25.0
 """Of the smaller value. An interval without a winner that reaches beyond this is no tie either, but not enough data."""
 
 LEAST_FAILURES_POINTS = 0.1
-"""Percentage points between two shares of failures: what is smaller matters to nobody."""
+"""Percentage points between two shares of failures; a smaller difference is irrelevant."""
 
 LARGE_FAILURES_POINTS = 5.0
 """Percentage points: an interval without a winner that reaches beyond this is not enough data."""
@@ -41,7 +41,6 @@ LEAST_REPETITIONS = 3
 
 FAILURES = "failures_percent"
 THROUGHPUT = "rps"
-PERCENTILES = {"median_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
 @dataclass(frozen=True)
@@ -100,49 +99,60 @@ def find_difference(metric: str, pair: tuple[Side, Side], confidence: float) -> 
 
 def _ratio(metric: str, pair: tuple[Side, Side], confidence: float) -> Difference:
     (first, first_draws), (second, second_draws) = (_measure(metric, side, confidence) for side in pair)
-    known = {side.name: round(value, 4) for side, value in zip(pair, (first, second), strict=True) if value is not None}
-    samples = {side.name: _samples(metric, side) for side in pair}
     if not first or not second or min(first_draws.min(), second_draws.min()) <= 0:
-        return Difference(metric=metric, verdict="not enough data", because="too few samples", winner=None,
-                          values=known, samples=samples, difference_percent=None, interval_percent=None)  # fmt: skip
+        return _difference(metric, pair, (first, second), _Judgement("not enough data", because="too few samples"))
     variances = [
         side.drawn.variance(np.log(draws)) for side, draws in zip(pair, (first_draws, second_draws), strict=True)
     ]
     half = NormalDist().inv_cdf(0.5 + confidence / 2) * sqrt(max(map(sum, zip(*variances, strict=True))))
     middle = log(second / first)
-    low, high = middle - half, middle + half
-    verdict, sign, because = _judge((low, high), _RATIOS, pair)
-    return Difference(
-        metric=metric,
-        verdict=verdict,
-        because=because,
-        winner=_winner(pair, sign if metric == THROUGHPUT else -sign),
-        values=known,
-        samples=samples,
-        difference_percent=round(100 * (second / first - 1), 4),
-        interval_percent=(round(100 * (exp(low) - 1), 4), round(100 * (exp(high) - 1), 4)),
-    )
+    judgement = _judge((middle - half, middle + half), _RATIOS, pair)
+    percent = [100 * change for change in (second / first - 1, exp(middle - half) - 1, exp(middle + half) - 1)]
+    return _difference(metric, pair, (first, second), judgement, percent)
 
 
 def _failures(pair: tuple[Side, Side], confidence: float) -> Difference:
-    first, second = (_worth(side) for side in pair)
+    (failures, requests), (more_failures, more_requests) = first, second = [_worth(side) for side in pair]
     low, high = failures_difference_interval(first, second, confidence)
-    verdict, sign, because = _judge((low, high), _SHARES, pair)
-    shares = [failures / requests for failures, requests in (first, second)]
+    shares = 100 * failures / requests, 100 * more_failures / more_requests
+    return _difference(
+        FAILURES, pair, shares, _judge((low, high), _SHARES, pair), [shares[1] - shares[0], 100 * low, 100 * high]
+    )
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    verdict: Verdict
+    sign: int = 0
+    """Which way a winner's difference goes; 1: the second is larger."""
+    because: str = ""
+    """What the data lacks."""
+
+
+def _difference(
+    metric: str,
+    pair: tuple[Side, Side],
+    values: tuple[float | None, float | None],
+    judgement: _Judgement,
+    percent: Sequence[float] = (),
+) -> Difference:
+    """Return the difference of two values; `percent` is by how much, and the ends of its interval."""
+    better = judgement.sign if metric == THROUGHPUT else -judgement.sign
+    rounded = [round(number, 4) for number in percent]
     return Difference(
-        metric=FAILURES,
-        verdict=verdict,
-        because=because,
-        winner=_winner(pair, -sign),
-        values={side.name: round(100 * share, 4) for side, share in zip(pair, shares, strict=True)},
-        samples={side.name: _samples(FAILURES, side) for side in pair},
-        difference_percent=round(100 * (shares[1] - shares[0]), 4),
-        interval_percent=(round(100 * low, 4), round(100 * high, 4)),
+        metric=metric,
+        verdict=judgement.verdict,
+        because=judgement.because,
+        winner={1: pair[1].name, -1: pair[0].name, 0: None}[better],
+        values={side.name: round(value, 4) for side, value in zip(pair, values, strict=True) if value is not None},
+        samples={side.name: _samples(metric, side) for side in pair},
+        difference_percent=rounded[0] if rounded else None,
+        interval_percent=(rounded[1], rounded[2]) if rounded else None,
     )
 
 
 def _worth(side: Side) -> tuple[float, float]:
-    """Return failures and requests as so many independent ones: failures come in bursts, and on bad runs."""
+    """Return the equivalent numbers of independent failures and requests: failures come in bursts, and on bad runs."""
     share, draws = side.drawn.share(side.requests.failed)
     requests = float(side.drawn.events)
     design_effect = 1.0
@@ -151,30 +161,23 @@ def _worth(side: Side) -> tuple[float, float]:
     return share * requests / design_effect, requests / design_effect
 
 
-def _judge(interval: tuple[float, float], thresholds: _Thresholds, pair: tuple[Side, Side]) -> tuple[Verdict, int, str]:
-    """Return the verdict, which way a winner's difference goes (1: the second is larger), and what data lacks."""
+def _judge(interval: tuple[float, float], thresholds: _Thresholds, pair: tuple[Side, Side]) -> _Judgement:
     low, high = interval
-    few = _fewest(pair) < LEAST_REPETITIONS
+    few = min(side.drawn.runs for side in pair) < LEAST_REPETITIONS
     least = thresholds.few if few else thresholds.least
     if low > least or high < -least:
-        return "winner", 1 if low > 0 else -1, ""
-    if few and (low > 0 or high < 0):
-        return "not enough data", 0, f"so small a difference takes {LEAST_REPETITIONS} repetitions"
-    if max(high, -low) > thresholds.large:
-        return "not enough data", 0, "the interval leaves a large difference possible"
-    if few:
-        return "not enough data", 0, f"how much runs differ by themselves takes {LEAST_REPETITIONS} repetitions to see"
-    if (low > 0 or high < 0) and max(high, -low) > thresholds.least:
-        return "not enough data", 0, "there is a difference, perhaps too small to matter"
-    return "tie", 0, ""
-
-
-def _winner(pair: tuple[Side, Side], sign: int) -> str | None:
-    return {1: pair[1].name, -1: pair[0].name, 0: None}[sign]
-
-
-def _fewest(pair: tuple[Side, Side]) -> int:
-    return min(side.drawn.runs for side in pair)
+        return _Judgement("winner", 1 if low > 0 else -1)
+    is_sure = low > 0 or high < 0
+    lacks = ""
+    if few and is_sure:
+        lacks = f"so small a difference takes {LEAST_REPETITIONS} repetitions"
+    elif max(high, -low) > thresholds.large:
+        lacks = "the interval leaves a large difference possible"
+    elif few:
+        lacks = f"how much runs differ by themselves takes {LEAST_REPETITIONS} repetitions to see"
+    elif is_sure and max(high, -low) > thresholds.least:
+        lacks = "there is a difference, perhaps too small to matter"
+    return _Judgement("not enough data" if lacks else "tie", because=lacks)
 
 
 def _measure(metric: str, side: Side, confidence: float) -> tuple[float | None, NDArray[np.float64]]:

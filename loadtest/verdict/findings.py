@@ -10,7 +10,6 @@ from math import ceil, fsum
 
 from loadtest.figures.figures import (
     CellFigures,
-    EndpointFigures,
     Facts,
     Figures,
     PointFigures,
@@ -20,7 +19,7 @@ from loadtest.figures.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.verdict.choice import Choice, Data, choose, decides, listed, traffic_of, up_to
+from loadtest.verdict.choice import Choice, Data, choose, decides, listed, up_to
 from loadtest.verdict.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 
 AT_THINK_TIME_LIMIT_SHARE = 0.9
@@ -84,7 +83,7 @@ def _takeaways(data: Data) -> list[str]:
 
 def _failures(data: Data) -> Iterator[str]:
     known = [point for target in data.targets() for point in data.points(target)]
-    whole = [(point, point.whole_run or traffic_of(point)) for point in known]
+    whole = [(point, point.whole_run or point.shown) for point in known]
     requests = sum(traffic.requests for _, traffic in whole)
     failures = sum(traffic.failures for _, traffic in whole)
     if not requests:
@@ -129,7 +128,7 @@ def _pace(data: Data) -> Iterator[str]:
     """Say for each target whether its users or the service set the pace at the most users."""
     for target in data.targets():
         point = data.points(target)[-1]
-        traffic, limit_rps = traffic_of(point), point.think_time_limit_rps
+        traffic, limit_rps = point.shown, point.think_time_limit_rps
         if traffic.rps is None or not limit_rps:
             continue
         share = traffic.rps / limit_rps
@@ -272,7 +271,7 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
         limits = [str(result.limit) for result in data.missed(target, missed.users)]
         plan_for = f"Plan for at most {held} users on such a machine" if held else "Change the service or its machine"
         yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
-    elif (traffic := traffic_of(point)).rps and point.think_time_limit_rps and not traffic.failures:
+    elif (traffic := point.shown).rps and point.think_time_limit_rps and not traffic.failures:
         share = (traffic.rps or 0.0) / point.think_time_limit_rps
         if share >= AT_THINK_TIME_LIMIT_SHARE:
             yield (
@@ -373,13 +372,14 @@ def _only(data: Data, target: str) -> tuple[str, str]:
 
 
 def _in_short(point: PointFigures) -> str:
-    traffic = traffic_of(point)
-    told = [f"{show_rps(traffic.rps)} requests/s", f"{show_percent(traffic.failures_percent)} % failures"]
-    for part in point.endpoints:
-        steady = part.scheduled or part.steady
-        median_ms = steady.median_ms if steady.median_ms is not None else part.whole_run.median_ms
-        if median_ms is not None:
-            told.append(f"a {part.endpoint} median of {show_ms(median_ms)} ms")
+    traffic = point.shown
+    failures = f"{show_percent(traffic.failures_percent)} % failures{point.shown_of}"
+    told = [f"{show_rps(traffic.rps)} requests/s", failures]
+    told += [
+        f"a {part.endpoint} median of {show_ms(part.shown.median_ms)} ms{part.shown_of}"
+        for part in point.endpoints
+        if part.shown.median_ms is not None
+    ]
     if not point.endpoints and traffic.median_ms is not None:
         told.append(f"a median of {show_ms(traffic.median_ms)} ms")
     return listed(told)
@@ -387,16 +387,11 @@ def _in_short(point: PointFigures) -> str:
 
 def _parts(data: Data, target: str, endpoint: str) -> list[tuple[int, Traffic]]:
     """Return the figures of one endpoint by users, where it has right answers."""
-
-    def read(part: EndpointFigures) -> Traffic:
-        steady = part.scheduled or part.steady
-        return steady if steady.median_ms is not None else part.whole_run
-
     return [
-        (point.users, read(part))
+        (point.users, part.shown)
         for point in data.points(target)
         for part in point.endpoints
-        if part.endpoint == endpoint and read(part).median_ms is not None
+        if part.endpoint == endpoint and part.shown.median_ms is not None
     ]
 
 

@@ -29,7 +29,7 @@ class ComparedLevel(BaseModel):
 
     target: str
     change: Change
-    """What became of it from the old run to the new one."""
+    """From the old run to the new one."""
     comparison: LevelComparison
 
 

@@ -51,6 +51,7 @@ from loadtest.plan.plan import Plan
 from loadtest.plan.targets import KIT_ROLES, STOLEN, Target, TargetMetrics
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
+from loadtest.statistics.percentiles import PERCENTILES
 from loadtest.verdict.bottleneck import add_bottlenecks
 from loadtest.verdict.comparison import compare_levels
 from loadtest.verdict.differences import Repetition
@@ -63,9 +64,9 @@ from loadtest.verdict.validity import (
     find_steady_reasons,
 )
 
-_PERCENTILES = ("median_ms", "p95_ms", "p99_ms")
+_MEANS = ("busy_threads", "busiest_thread_percent", "runqueue_wait_percent", "crowd_threads", "crowd_cores")
 _LEAST_SPAN_S = 0.5
-# Samples of several repetitions are pooled; a gap of so many usual ones is the time between two cells.
+# Samples of several repetitions are pooled; a gap this many times the usual one is the time between two cells.
 _BETWEEN_CELLS = 10
 
 _Labels = tuple[tuple[str, str], ...]
@@ -95,8 +96,7 @@ class _Measured:
 
 def summarize(folder: RunFolder) -> Figures:
     """Return all figures of a run. Raises BadInputError when plan, run record or baseline cannot be read."""
-    plan, record = folder.read_plan(), folder.read_record()
-    measured = [_read_cell(folder, plan, cell) for cell in record.order]
+    plan, record, measured = _read_run(folder)
     cells = [_cell_figures(plan, one) for one in measured]
     valid = [one for one, cell in zip(measured, cells, strict=True) if cell.valid]
     points = [_point(plan, target, users, valid) for target in plan.targets for users in plan.users]
@@ -121,9 +121,12 @@ def summarize(folder: RunFolder) -> Figures:
 
 def read_repetitions(folder: RunFolder) -> dict[tuple[str, int], list[Repetition]]:
     """Return what the valid cells of a run measured, by target and users. Raises BadInputError."""
+    return _repetitions([one for one in _read_run(folder)[2] if not one.reasons])
+
+
+def _read_run(folder: RunFolder) -> tuple[Plan, RunRecord, list[_Measured]]:
     plan, record = folder.read_plan(), folder.read_record()
-    measured = [_read_cell(folder, plan, cell) for cell in record.order]
-    return _repetitions([one for one in measured if not one.reasons])
+    return plan, record, [_read_cell(folder, plan, cell) for cell in record.order]
 
 
 def _read_cell(folder: RunFolder, plan: Plan, cell: Cell) -> _Measured:
@@ -201,6 +204,7 @@ def _evidence(
             name: Counter((row.status, row.error) for row in failed if row.endpoint == name)
             for name in plan.workload.endpoints
         },
+        names=Counter(row.endpoint for row in rows),
         under_way=count_under_way(requests, window),
         answers=count_answers(requests, window),
         generator=[row for row in measured.generator if window.holds(row.unix_s)],
@@ -261,13 +265,8 @@ def _samples(path: Path, notes: list[str]) -> dict[tuple[str, _Labels], float] |
     return values
 
 
-def _grown(
-    name: str,
-    by: list[str],
-    before: _Series,
-    after: _Series,
-) -> dict[_Labels, float]:
-    """Return the increase of one counter by the labels `by`; a series that is new, or began anew, counts from zero."""
+def _grown(name: str, by: list[str], before: _Series, after: _Series) -> dict[_Labels, float]:
+    """Return the increase of one counter by the labels `by`; a series that is new, or was reset, counts from zero."""
     grown: dict[_Labels, float] = {}
     for (sample, labels), value in after.items():
         if sample == name:
@@ -279,10 +278,9 @@ def _grown(
 
 def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
     record = measured.record
-    steady, whole_run = (_traffic([measured], span) for span in ("steady", "whole_run"))
-    endpoints = _endpoints(plan, [measured])
-    scheduled = _scheduled([measured])
+    figures = _figures(plan, [measured])
     arrivals = record.moments.arrivals if record and record.moments else None
+    limits = plan.limits if record and record.status == "finished" else []
     return CellFigures(
         target=measured.cell.target,
         users=measured.cell.users,
@@ -290,83 +288,99 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         valid=not measured.reasons,
         reasons=[Reason(without_host(reason), reason.code) for reason in measured.reasons],
         notes=[without_host(note) for note in measured.notes],
-        steady_window_s=_length_s([measured], "steady"),
         whole_run_s=_length_s([measured], "whole_run"),
         ready_after_s=record and record.ready_after_s,
         replicas_asked=record and record.replicas_asked,
         replicas_found=record and record.replicas_found,
         seed=record and record.seed,
-        steady=steady,
-        whole_run=whole_run,
-        scheduled=scheduled,
         arrivals_due=arrivals and arrivals.due,
         arrivals_queued=arrivals and arrivals.queued,
         arrivals_unsent=arrivals and arrivals.unsent,
-        endpoints=endpoints,
-        roles=_roles(plan, measured.steady_resources()),
-        generator_late_percent=_late_percent([measured]),
         counters=measured.counters,
         hit_percent=measured.hit_percent,
         metrics_after_s=record and record.metrics_after_s,
-        limits=[check_limit(limit, scheduled or steady, endpoints) for limit in plan.limits]
-        if _finished(measured)
-        else [],
+        limits=[
+            check_limit(limit, figures["scheduled"] or figures["steady"], figures["endpoints"]) for limit in limits
+        ],
+        **figures,
     )
 
 
-def _traffic(measured: list[_Measured], span: str) -> Traffic | None:
-    """Return the figures of all endpoints together within one span of several cells, their requests pooled."""
-    requests = _pooled(measured, span)
-    length_s = _length_s(measured, span)
-    return None if requests is None or length_s is None else compute_traffic(requests, length_s)
+def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> PointFigures:
+    pooled = [one for one in valid if (one.cell.target, one.cell.users) == (target.name, users)]
+    mean_wait_s = plan.workload.mean_wait_s
+    return PointFigures(
+        target=target.name,
+        users=users,
+        repetitions=len(pooled),
+        think_time_limit_rps=round(users / mean_wait_s, 4) if mean_wait_s else None,
+        **_figures(plan, pooled),
+    )
 
 
-def _pooled(measured: list[_Measured], span: str) -> Requests | None:
+def _figures(plan: Plan, measured: Sequence[_Measured]) -> dict[str, Any]:
+    """Return what figures of a cell and of a point have in common, of the requests of all these cells together."""
+    steady, whole_run, scheduled = _pool(measured, "steady"), _pool(measured, "whole_run"), _pool_scheduled(measured)
+    names = plan.workload.endpoints if steady and whole_run else ()
+    return {
+        "steady_window_s": _length_s(measured, "steady"),
+        "steady": steady and steady.traffic(),
+        "whole_run": whole_run and whole_run.traffic(),
+        "scheduled": scheduled and scheduled.traffic(),
+        "endpoints": [_endpoint(name, steady, whole_run, scheduled) for name in names if steady and whole_run],
+        "roles": _roles(plan, [row for one in measured for row in one.steady_resources()]),
+        "generator_late_percent": _late_percent(measured),
+    }
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Requests that were sent in one span of each of several cells."""
+
+    requests: Requests
+    length_s: float
+    """Of all spans together."""
+
+    def traffic(self, endpoint: str | None = None) -> Traffic:
+        """Return the figures of one endpoint, or of all together."""
+        return compute_traffic(self.requests if endpoint is None else self.requests.of(endpoint), self.length_s)
+
+
+def _pool(measured: Sequence[_Measured], span: str, *, by_schedule: bool = False) -> _Pool | None:
+    """Return the requests sent in the windows `span`; None where no cell has requests and that window."""
     parts = [
-        one.requests.sent_in(window)
+        (one.requests.from_schedule() if by_schedule else one.requests).sent_in(window)
         for one in measured
         if one.requests is not None and (window := getattr(one, span)) is not None
     ]
-    return pool_requests(parts) if parts else None
+    length_s = _length_s(measured, span)
+    return None if length_s is None or not parts else _Pool(pool_requests(parts), length_s)
 
 
-def _scheduled(measured: list[_Measured], endpoint: str | None = None) -> Traffic | None:
-    """Return the figures of the requests due in the steady window, by the times scheduled; None in a closed loop."""
-    parts = [one.requests.from_schedule().sent_in(one.steady) for one in measured if one.requests and one.steady]
-    length_s = _length_s(measured, "steady")
-    if not parts or length_s is None or all(np.isnan(part.scheduled_unix_s).all() for part in parts):
-        return None
-    requests = pool_requests(parts)
-    return compute_traffic(requests if endpoint is None else requests.of(endpoint), length_s)
+def _pool_scheduled(measured: Sequence[_Measured]) -> _Pool | None:
+    """Return the requests due in the steady windows, by the times scheduled; None in a closed loop."""
+    pool = _pool(measured, "steady", by_schedule=True)
+    return None if pool is None or np.isnan(pool.requests.scheduled_unix_s).all() else pool
 
 
-def _length_s(measured: list[_Measured], span: str) -> float | None:
+def _length_s(measured: Sequence[_Measured], span: str) -> float | None:
     windows: list[Window] = [window for one in measured if (window := getattr(one, span)) is not None]
     return round(fsum(window.length_s for window in windows), 4) if windows else None
 
 
-def _endpoints(plan: Plan, measured: list[_Measured]) -> list[EndpointFigures]:
-    steady, whole_run = (_pooled(measured, span) for span in ("steady", "whole_run"))
-    steady_s, whole_run_s = (_length_s(measured, span) for span in ("steady", "whole_run"))
-    if steady is None or whole_run is None or steady_s is None or whole_run_s is None:
-        return []
-    found = []
-    for name in plan.workload.endpoints:
-        traffic, stages = compute_traffic(steady.of(name), steady_s), compute_stages(steady.of(name))
-        unexplained_ms = None
-        if stages and traffic.avg_ms is not None:
-            unexplained_ms = round(traffic.avg_ms - fsum(stage.avg_ms for stage in stages), 4)
-        found.append(
-            EndpointFigures(
-                endpoint=name,
-                steady=traffic,
-                whole_run=compute_traffic(whole_run.of(name), whole_run_s),
-                scheduled=_scheduled(measured, name),
-                stages=stages,
-                unexplained_ms=unexplained_ms,
-            )
-        )
-    return found
+def _endpoint(name: str, steady: _Pool, whole_run: _Pool, scheduled: _Pool | None) -> EndpointFigures:
+    traffic, stages = steady.traffic(name), compute_stages(steady.requests.of(name))
+    unexplained_ms = None
+    if stages and traffic.avg_ms is not None:
+        unexplained_ms = round(traffic.avg_ms - fsum(stage.avg_ms for stage in stages), 4)
+    return EndpointFigures(
+        endpoint=name,
+        steady=traffic,
+        whole_run=whole_run.traffic(name),
+        scheduled=scheduled and scheduled.traffic(name),
+        stages=stages,
+        unexplained_ms=unexplained_ms,
+    )
 
 
 def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
@@ -384,11 +398,7 @@ def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
             cpu_max_percent=_most_cpu_percent(rows, spans_s),
             rss_max_bytes=max(row.rss_bytes for row in rows),
             threads=max(row.threads for row in rows),
-            busy_threads=_mean(rows, spans_s, "busy_threads"),
-            busiest_thread_percent=_mean(rows, spans_s, "busiest_thread_percent"),
-            runqueue_wait_percent=_mean(rows, spans_s, "runqueue_wait_percent"),
-            crowd_threads=_mean(rows, spans_s, "crowd_threads"),
-            crowd_cores=_mean(rows, spans_s, "crowd_cores"),
+            **{column: _mean(rows, spans_s, column) for column in _MEANS},
         )
         for role in dict.fromkeys(order)
         if (rows := by_role.get(role)) and (role == STOLEN or any(row.processes for row in rows))
@@ -405,7 +415,7 @@ def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
 
 
 def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
-    """Return the mean over time: a kit that was held up reads several seconds at once. None if nobody knows it."""
+    """Return the mean over time: a kit that was held up reads several seconds at once. None if it is unknown."""
     known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
     covered_s = fsum(span_s for _, span_s in known)
     return round(fsum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
@@ -418,56 +428,27 @@ def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> f
 
 
 def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> LimitResult:
-    """Return whether the figures of a steady window meet an objective; one without a figure is missed."""
-    traffic = _traffic_of(limit.endpoint, steady, endpoints)
-    value: float | None = getattr(traffic, limit.metric, None)
-    return LimitResult(limit=limit, value=value, met=_is_met(limit, value, traffic))
+    """Return whether the figures of a steady window meet an objective; one without a figure is missed.
 
-
-def _is_met(limit: Limit, value: float | None, traffic: Traffic | None) -> bool:
-    """Judge a percentile that has too few samples by the largest of them: below that, it cannot be missed."""
-    if value is None and traffic is not None and limit.metric in _PERCENTILES and limit.comparison in ("<=", "<"):
-        value = traffic.max_ms
-    return value is not None and limit.holds_for(value)
+    A percentile with too few samples is judged by the largest of them: below that, it cannot be missed.
+    """
+    value = find_value(limit.endpoint, limit.metric, steady, endpoints)
+    judged = value
+    if value is None and limit.metric in PERCENTILES and limit.comparison in ("<=", "<"):
+        judged = find_value(limit.endpoint, "max_ms", steady, endpoints)
+    return LimitResult(limit=limit, value=value, met=judged is not None and limit.holds_for(judged))
 
 
 def find_value(
     endpoint: str | None, metric: str, steady: Traffic | None, endpoints: Sequence[EndpointFigures]
 ) -> float | None:
     """Return a metric's figure, of all endpoints together or of one of them; None if there is none."""
-    value: float | None = getattr(_traffic_of(endpoint, steady, endpoints), metric, None)
+    parts: dict[str | None, Traffic | None] = {None: steady, **{part.endpoint: part.judged for part in endpoints}}
+    value: float | None = getattr(parts.get(endpoint), metric, None)
     return value
 
 
-def _traffic_of(endpoint: str | None, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> Traffic | None:
-    if endpoint is None:
-        return steady
-    return next((part.scheduled or part.steady for part in endpoints if part.endpoint == endpoint), None)
-
-
-def _finished(measured: _Measured) -> bool:
-    return measured.record is not None and measured.record.status == "finished"
-
-
-def _point(plan: Plan, target: Target, users: int, valid: list[_Measured]) -> PointFigures:
-    pooled = [one for one in valid if (one.cell.target, one.cell.users) == (target.name, users)]
-    mean_wait_s = plan.workload.mean_wait_s
-    return PointFigures(
-        target=target.name,
-        users=users,
-        repetitions=len(pooled),
-        steady_window_s=_length_s(pooled, "steady"),
-        think_time_limit_rps=round(users / mean_wait_s, 4) if mean_wait_s else None,
-        steady=_traffic(pooled, "steady"),
-        whole_run=_traffic(pooled, "whole_run"),
-        scheduled=_scheduled(pooled),
-        endpoints=_endpoints(plan, pooled),
-        roles=_roles(plan, [row for one in pooled for row in one.steady_resources()]),
-        generator_late_percent=_late_percent(pooled),
-    )
-
-
-def _late_percent(measured: list[_Measured]) -> float | None:
+def _late_percent(measured: Sequence[_Measured]) -> float | None:
     """Return for how much of the time the generator was late, the mean of several cells."""
     known = [
         compute_late_percent([row for row in one.generator if one.steady.holds(row.unix_s)], one.steady.length_s)

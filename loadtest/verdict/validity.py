@@ -20,7 +20,7 @@ from loadtest.plan.plan import MOST_LATE_PERCENT, Plan
 from loadtest.plan.target_key import VARIABLE
 from loadtest.plan.targets import STOLEN, Target
 from loadtest.rows.columns import GeneratorRow, ResourceRow
-from loadtest.rows.run_folder import CellRecord
+from loadtest.rows.run_folder import ArrivalCounts, CellRecord
 
 LEAST_DURATION_SHARE = 0.98
 """Of the duration asked for: what a load that was not cut short lasts."""
@@ -52,6 +52,8 @@ NOTED_OTHER_SHARE = 0.5
 LEAST_REQUESTS = 10
 """Of an endpoint in the steady window; with fewer, even the median moves with every single request."""
 
+_MOST_NAMES = 5
+
 _DRAIN_SLACK_S = 0.5
 """How much before its end a drain that ends by itself must have ended, to be told from one that was cut off."""
 
@@ -72,12 +74,34 @@ class Evidence:
     """Of all requests that have one, failed ones too."""
     errors: Mapping[str, Counter[tuple[int, str]]]
     """By endpoint: the failed requests by status and error."""
+    names: Counter[str]
+    """Requests of the whole run by endpoint, or by Locust's name where the plan counts no such request."""
     under_way: float
     """Requests under way, on average over the time."""
     answers: int
     """Answers that arrived, to requests sent before it too."""
     generator: Sequence[GeneratorRow]
     resources: Sequence[ResourceRow]
+
+    @property
+    def users(self) -> int:
+        """Return the number of users asked for."""
+        return self.record.cell.users
+
+    @property
+    def arrivals(self) -> ArrivalCounts | None:
+        """Return what became of the arrivals of an open loop."""
+        return self.record.moments.arrivals if self.record.moments else None
+
+    @property
+    def late_percent(self) -> float:
+        """Return for how much of the time the generator's event loop was late."""
+        return compute_late_percent(self.generator, self.window_s)
+
+    def cpu_percent(self, role: str) -> float | None:
+        """Return the mean CPU of a role, 100 being one core; None without a sample."""
+        used = [row.cpu_percent for row in self.resources if row.role == role]
+        return fmean(used) if used else None
 
 
 def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[Reason]:
@@ -116,7 +140,7 @@ def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
         _pace_faults,
         _replica_faults,
         _answer_faults,
-        _cache_faults,
+        lambda plan, evidence: find_cache_faults(plan, _target(plan, evidence), evidence.record.about),
         _machine_faults,
         _sample_faults,
     ]
@@ -126,22 +150,22 @@ def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
 def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
     """Return what a reader of the figures should know of a cell that is valid all the same."""
     notes = []
-    late_percent = _late_percent(evidence)
+    late_percent = evidence.late_percent
     if NOTED_LATE_PERCENT < late_percent <= plan.most_generator_late_percent:
         share = f"{show_percent(late_percent)} % of the time"
         notes.append(
             f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"
         )
-    arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
+    arrivals = evidence.arrivals
     if arrivals and arrivals.queued + arrivals.unsent:
         notes.append(
             f"of {arrivals.due} arrivals, {arrivals.queued} were sent late and {arrivals.unsent} never, because all "
-            f"{evidence.record.cell.users} users were busy: latencies from the scheduled time hold the wait of the late"
+            f"{evidence.users} users were busy: latencies from the scheduled time hold the wait of the late"
         )
     other_percent = _other_cpu_percent(plan, evidence)
     if other_percent is not None and other_percent > NOTED_OTHER_SHARE * plan.most_other_cpu_percent:
         notes.append(f"other work on this machine used {show_percent(round(other_percent))} % of one core")
-    stolen_percent = _mean_cpu_percent(evidence, STOLEN)
+    stolen_percent = evidence.cpu_percent(STOLEN)
     if stolen_percent is not None and stolen_percent > NOTED_STOLEN_PERCENT:
         told = f"{show_percent(round(stolen_percent))} % of one core that this machine had work for"
         notes.append(f"the host of this virtual machine gave {told} to others, so latencies are longer than its own")
@@ -167,7 +191,7 @@ def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
             "generator.csv has no row of the steady window, so whether the generator was late is not known",
             "generator_unseen",
         )
-    elif (late_percent := _late_percent(evidence)) > plan.most_generator_late_percent:
+    elif (late_percent := evidence.late_percent) > plan.most_generator_late_percent:
         longest_ms = max(row.lag_ms for row in evidence.generator)
         yield Reason(
             f"the load generator was late: its event loop for {show_percent(late_percent)} % of the time "
@@ -175,7 +199,7 @@ def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
             "(most_generator_late_percent)",
             "generator_late",
         )
-    cpu_percent = _generator_cpu_percent(evidence)
+    cpu_percent = evidence.cpu_percent("load_generator")
     if cpu_percent is None:
         yield Reason(
             "resources.csv has no row of the load generator in the steady window, so its CPU is not known",
@@ -198,19 +222,6 @@ def compute_late_percent(generator: Sequence[GeneratorRow], window_s: float) -> 
     return fsum(lags_ms[:-1]) / 10 / window_s
 
 
-def _late_percent(evidence: Evidence) -> float:
-    return compute_late_percent(evidence.generator, evidence.window_s)
-
-
-def _generator_cpu_percent(evidence: Evidence) -> float | None:
-    return _mean_cpu_percent(evidence, "load_generator")
-
-
-def _mean_cpu_percent(evidence: Evidence, role: str) -> float | None:
-    used = [row.cpu_percent for row in evidence.resources if row.role == role]
-    return fmean(used) if used else None
-
-
 def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     other_percent = _other_cpu_percent(plan, evidence)
     if other_percent is not None and other_percent > plan.most_other_cpu_percent:
@@ -220,7 +231,7 @@ def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
             "where that is the target's own, name it by a role with `anywhere: true`",
             "other_load",
         )
-    stolen_percent = _mean_cpu_percent(evidence, STOLEN)
+    stolen_percent = evidence.cpu_percent(STOLEN)
     if stolen_percent is not None and stolen_percent > plan.most_stolen_cpu_percent:
         yield Reason(
             f"the host of this virtual machine gave {show_percent(round(stolen_percent))} % of one core to others, "
@@ -232,9 +243,8 @@ def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
 def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
     """Return what was used beside all known roles, on average; None where the target is not among them.
 
-    A target that the kit did not start may be one of the others, unless it runs elsewhere: nobody knows.
+    A target that the kit did not start may be one of the others, unless it runs elsewhere.
     """
-    started = next((target.start for target in plan.targets if target.name == evidence.record.cell.target), None)
     by_sample: dict[float, dict[str, float]] = {}
     for row in evidence.resources:
         by_sample.setdefault(row.unix_s, {})[row.role] = row.cpu_percent
@@ -243,7 +253,7 @@ def _other_cpu_percent(plan: Plan, evidence: Evidence) -> float | None:
         for sample in by_sample.values()
         if "machine" in sample
     ]
-    return max(0.0, fmean(known)) if known and started is not None else None
+    return max(0.0, fmean(known)) if known and _target(plan, evidence).start is not None else None
 
 
 def _pace_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
@@ -259,10 +269,10 @@ def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
     """Compare what was sent with the rate asked for, less what chance takes from a Poisson process."""
     asked = rate_rps * evidence.window_s
     too_few = evidence.steady.requests < LEAST_RATE_SHARE * asked - SIGMAS * math.sqrt(asked)
-    arrivals = evidence.record.moments.arrivals if evidence.record.moments else None
-    busy = f"all {evidence.record.cell.users} users were busy with earlier requests"
+    arrivals = evidence.arrivals
+    busy = f"all {evidence.users} users were busy with earlier requests"
     if arrivals is None:
-        yield Reason("cell.json does not say what became of the arrivals", "unreadable")
+        yield Reason("cell.json has no counts of the arrivals", "unreadable")
     elif 100 * arrivals.unsent > MOST_UNSENT_PERCENT * arrivals.due:
         yield Reason(
             f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because {busy} "
@@ -285,7 +295,7 @@ def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
 
 def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[Reason]:
     """Compare the rate with the one asked for, less what the borders of the window may cut off each user."""
-    users, window_s = evidence.record.cell.users, evidence.window_s
+    users, window_s = evidence.users, evidence.window_s
     asked_rps = users * rate_per_user_rps
     least = LEAST_RATE_SHARE * asked_rps * window_s - users
     if evidence.steady.requests < least:
@@ -302,8 +312,8 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that. A generator that
     stays below even this is the limit itself, and its lateness is in those latencies.
     """
-    cpu_percent = _generator_cpu_percent(evidence) or 0.0
-    late_percent = _late_percent(evidence)
+    cpu_percent = evidence.cpu_percent("load_generator") or 0.0
+    late_percent = evidence.late_percent
     seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
     if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
         return f"the load generator limited it ({seen})"
@@ -311,8 +321,8 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     latencies_s = evidence.latencies_ms / 1000
     cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
     if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE:
-        allowed_rps = evidence.record.cell.users / cycle_s
-        if evidence.steady.requests < LEAST_RATE_SHARE * allowed_rps * evidence.window_s - evidence.record.cell.users:
+        allowed_rps = evidence.users / cycle_s
+        if evidence.steady.requests < LEAST_RATE_SHARE * allowed_rps * evidence.window_s - evidence.users:
             return (
                 f"the load generator limited it: with the latencies that it measured, {show_rps(allowed_rps)} "
                 f"requests/s were possible ({seen})"
@@ -330,7 +340,7 @@ def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Itera
     X R is counted as the requests under way, so that it holds while latencies still grow. What thinking users there
     are beyond X Z at the borders of the window is less than one think time for each user.
     """
-    users, window_s = evidence.record.cell.users, evidence.window_s
+    users, window_s = evidence.users, evidence.window_s
     mean_wait_s = sum(wait_s) / 2
     explained = evidence.under_way + evidence.answers / window_s * mean_wait_s
     deviation_s = (wait_s[1] - wait_s[0]) / math.sqrt(12)
@@ -353,7 +363,7 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     if record.replicas_asked is not None and record.replicas_found != record.replicas_asked:
         found = "their number is not known" if record.replicas_found is None else f"{record.replicas_found} ran"
         yield Reason(f"{record.replicas_asked} replica(s) were asked for; before the load {found}", "replicas")
-    replicas = next((target.replicas for target in plan.targets if target.name == record.cell.target), None)
+    replicas = _target(plan, evidence).replicas
     if replicas is None:
         return
     counts = [row.processes for row in evidence.resources if row.role == replicas.role]
@@ -369,7 +379,7 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
 
 
 def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
-    """Tell of what was asked for in vain: the figures would be those of refusals."""
+    """Tell which endpoints were refused: their figures would be those of refusals."""
     failed = {name: traffic for name, traffic in evidence.endpoints.items() if traffic.requests == traffic.failures > 0}
     refused = [name for name in failed if all(_is_refusal(status) for status, _ in evidence.errors[name])]
     for name in refused:
@@ -392,10 +402,6 @@ def _most_frequent(errors: Counter[tuple[int, str]]) -> str:
     return f"{show_count(count)} × {error}{hint}"
 
 
-def _cache_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
-    yield from find_cache_faults(plan, _target(plan, evidence), evidence.record.about)
-
-
 def _target(plan: Plan, evidence: Evidence) -> Target:
     return next(target for target in plan.targets if target.name == evidence.record.cell.target)
 
@@ -403,9 +409,23 @@ def _target(plan: Plan, evidence: Evidence) -> Target:
 def _sample_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     for endpoint in plan.workload.endpoints:
         requests = evidence.endpoints[endpoint].requests
-        if requests < LEAST_REQUESTS:
+        if evidence.names and endpoint not in evidence.names:
+            yield Reason(_tell_names(plan, endpoint, evidence.names), "few_samples")
+        elif requests < LEAST_REQUESTS:
             yield Reason(
                 f"too few samples: {show_count(requests)} request(s) of {endpoint} in the steady window, "
                 f"at least {LEAST_REQUESTS} are needed",
                 "few_samples",
             )
+
+
+def _tell_names(plan: Plan, endpoint: str, names: Counter[str]) -> str:
+    """Return what Locust calls its requests, those first that no endpoint of the plan counts."""
+    endpoints = plan.workload.endpoints
+    by_use = sorted(names, key=lambda name: (name in endpoints, -names[name], name))
+    shown = [f"`{endpoints[name].request if name in endpoints else name}`" for name in by_use[:_MOST_NAMES]]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return (
+        f"no request of {endpoint}: Locust counted none named `{endpoints[endpoint].request}`, but "
+        f"{', '.join(shown)}{more}; set workload.endpoints.{endpoint}.request to the name that Locust counts"
+    )

@@ -150,8 +150,8 @@ def test_a_level_at_which_nothing_is_answered_holds_no_objective_and_one_that_is
 @pytest.mark.parametrize(
     ("changes", "promise", "measured"),
     [
-        ({"goodput_rps": 0, "refused": 900, "refusal_max_ms": 20}, "some requests get their result", "0.0/s"),
-        ({"sent_rps": 0}, "some requests get their result", "no request was sent"),
+        ({"goodput_rps": 0, "refused": 900, "refusal_max_ms": 20}, "some requests are answered right", "0.0/s"),
+        ({"sent_rps": 0}, "some requests are answered right", "no request was sent"),
         (
             {"memory_begin_bytes": 0, "memory_peak_bytes": 0},
             "memory grows by",
@@ -196,18 +196,20 @@ UNTESTED = {
     "all is answered": (USUAL, []),
     "refused before and after": (
         tuple((name, begin, end, "status 401") for name, begin, end, _ in USUAL),
-        ["no light was answered right in the quiet stretch", "no heavy was answered right in the quiet stretch"],
+        ["no light was answered right in the quiet period", "no heavy was answered right in the quiet period"],
     ),
     "nothing before": (USUAL[2:], [
-        "no light was answered right in the quiet stretch", "no heavy was answered right in the quiet stretch",
+        "no light was answered right in the quiet period", "no heavy was answered right in the quiet period",
     ]),
-    "nothing after": (USUAL[:2], ["no light was sent from the fault on", "no heavy was sent from the fault on"]),
+    "nothing after": (USUAL[:2], [
+        "no light was sent after the fault began", "no heavy was sent after the fault began",
+    ]),
     "one kind only": ((USUAL[0], USUAL[2]), [
-        "no heavy was answered right in the quiet stretch", "no heavy was sent from the fault on",
+        "no heavy was answered right in the quiet period", "no heavy was sent after the fault began",
     ]),
     "nothing at all": ((), [
-        "no light was answered right in the quiet stretch", "no heavy was answered right in the quiet stretch",
-        "no light was sent from the fault on", "no heavy was sent from the fault on",
+        "no light was answered right in the quiet period", "no heavy was answered right in the quiet period",
+        "no light was sent after the fault began", "no heavy was sent after the fault began",
     ]),
 }  # fmt: skip
 

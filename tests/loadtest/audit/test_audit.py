@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -522,6 +523,28 @@ def audit_csv(folder: Path, text: str, facts: RunFacts) -> Audit:
     path = folder / "run_stats.csv"
     path.write_text(text, encoding="utf-8")
     return audit_file(path, facts)
+
+
+OLD_COLUMNS = {"Request Count": "# requests", "Failure Count": "# failures", "Failures/s": "Requests Failed/s"}
+
+
+@pytest.mark.parametrize("first", ["Type", "Method"])
+def test_a_csv_of_locust_before_1_0_is_audited_by_its_cut_numbers(tmp_path: Path, outcome: Outcome, first: str) -> None:
+    header, *lines = (line.split(",") for line in locust_csv(outcome).splitlines())
+    names = [OLD_COLUMNS.get(name, name.replace("Response Time", "response time")) for name in header]
+    cut = [
+        [
+            f"{float(value):.2f}" if name.endswith("/s") else str(int(float(value))) if at > 1 else value
+            for at, (name, value) in enumerate(zip(header, line, strict=True))
+        ]
+        for line in lines
+    ]
+    total = cut[-1] if first == "Type" else ["None", "Total", *cut[-1][2:]]
+    text = "\n".join(",".join(line) for line in ([first, *names[1:]], *cut[:-1], total))
+    audit = audit_csv(tmp_path, text, facts_of(outcome))
+    assert audit.findings == []
+    today = audit_csv(tmp_path, locust_csv(outcome), facts_of(outcome)).rows[0].endpoints
+    assert audit.rows[0].endpoints == re.sub(r"(mean \d+)\.\d+", r"\1", today)
 
 
 CSV_FAULTS: dict[str, tuple[str, str, Callable[[float], object], set[str]]] = {

@@ -5,6 +5,7 @@ How long latencies are, and a capacity that time decides: `python -m tests.bench
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -143,6 +144,9 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
         assert_nothing_left(kit.mark)
         assert stopped.exit_code == 130
         assert "run the same command again" in stopped.stderr
+        first, step, *_ = stopped.stderr.splitlines()
+        assert re.match(r"up to \d+ level\(s\): at most [\d:]+ h if no step is repeated", first)
+        assert re.match(r"\[1\] .* \(at most [\d:]+ h left\)$", step)
         before = read(folder)
         assert before["result"] is None
     ended = run_command(command, folder, tmp_path)

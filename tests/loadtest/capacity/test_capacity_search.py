@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.capacity.bisection import MOST_INVALID, Bounds, Outcome, Result, Step, Todo, decide
+from loadtest.capacity.bisection import MOST_INVALID, Bounds, Outcome, Result, Step, Todo, decide, most_levels
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.figures.figures import CellFigures, LimitResult, Reason, ReasonCode
 from loadtest.plan.limits import read_limit
@@ -82,6 +82,19 @@ def test_the_largest_rate_is_found_to_the_resolution(capacity: float) -> None:
     assert result.capacity
     assert result.smallest_failed
     assert result.capacity <= capacity < result.smallest_failed <= result.capacity * 1.02
+
+
+@pytest.mark.parametrize("bounds", [USERS, RATES, USERS.model_copy(update={"start": 1.0, "most": 1.0})])
+def test_a_search_looks_at_no_more_levels_than_it_said(bounds: Bounds) -> None:
+    chance = random.Random(1)
+    looked_at = set()
+    for _ in range(100):
+        steps, _ = search(bounds, known(bounds.least * (bounds.most / bounds.least) ** chance.uniform(-0.1, 1.1)))
+        looked_at.add(len({one.level for one in steps}))
+        for number in range(len(steps)):
+            left = {one.level for one in steps[number:]} - {one.level for one in steps[:number]}
+            assert len(left) <= most_levels(steps[:number], bounds)
+    assert max(looked_at) >= most_levels([], bounds) - 2  # the bound is no idle one
 
 
 def test_the_last_step_is_a_confirmation_of_the_result() -> None:

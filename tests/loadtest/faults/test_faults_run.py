@@ -72,6 +72,14 @@ def fault(ran: Ended, name: str) -> dict[str, Any]:
     return found
 
 
+def test_a_fault_run_says_how_long_it_takes_at_most_and_what_is_left(ran: Ended) -> None:
+    first, *steps = [line for line in ran.stderr.splitlines() if "at most" in line]
+    assert ran.stderr.startswith(first)
+    assert first.startswith("4 fault(s) under 5 users: at most ")
+    assert [line.startswith("[") and line.endswith(" left)") for line in steps] == [True] * len(steps)
+    assert [line.split()[1] for line in steps] == ["known", "freeze", "broken", "kill", "elsewhere"]
+
+
 def test_a_freeze_lasts_and_is_in_the_longest_latency(ran: Ended) -> None:
     found = fault(ran, "freeze")
     (fixed,) = found["endpoints"]
@@ -79,7 +87,7 @@ def test_a_freeze_lasts_and_is_in_the_longest_latency(ran: Ended) -> None:
     assert found["lasted_s"] >= FREEZE_S - 0.1
     # Five users send every 0.1 s on average, so one of them asks in the first two thirds of it.
     assert fixed["longest_ms"] >= 1000 * FREEZE_S / 3
-    assert found["seen"] == ["what was struck lived on"]
+    assert found["seen"] == ["the signalled processes survived"]
 
 
 def test_a_fault_that_could_not_be_carried_out_says_why(ran: Ended) -> None:
@@ -93,7 +101,7 @@ def test_a_killed_process_that_does_not_come_back_is_not_recovered(ran: Ended) -
     assert found["recovered_after_s"] is None
     assert found["missed"] == ["not recovered within 2 s"]
     assert "worker: 2 before, 1 at the end" in found["seen"]
-    assert "(struck)" in found["seen"][0]
+    assert "(signalled)" in found["seen"][0]
 
 
 def test_what_was_broken_is_undone(ran: Ended) -> None:

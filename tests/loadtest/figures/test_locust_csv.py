@@ -12,7 +12,9 @@ import pytest
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import CellFigures, Figures, Traffic
 from loadtest.figures.locust_csv import read_locust_csv
+from loadtest.page.overview import print_overview
 from loadtest.page.report import write_report
+from loadtest.page.text import render_markdown
 from loadtest.statistics.intervals import failures_interval_percent
 from loadtest.statistics.percentiles import LEAST_SAMPLES
 from loadtest.verdict.findings import conclude
@@ -215,7 +217,7 @@ def test_the_history_counts_from_its_last_reset_on(tmp_path: Path) -> None:
     assert (cell.valid, cell.steady_window_s, cell.whole_run_s) == (True, 4.0, 7.0)
     assert cell.whole_run is not None
     assert (cell.whole_run.requests, cell.whole_run.failures) == (51, 0)
-    assert any("count anew" in note for note in cell.notes)
+    assert any("reset its counts" in note for note in cell.notes)
 
 
 def test_a_line_that_is_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -340,6 +342,72 @@ def test_impossible_options_are_refused(tmp_path: Path, users: int | None, wait_
     write_history(tmp_path, USUAL)
     with pytest.raises(BadInputError, match=r"--users|--wait"):
         read(tmp_path / "run", users=users, wait_s=wait_s)
+
+
+OLD_STATS = "Median response time,Average response time,Min response time,Max response time,Average Content Size"
+
+
+def test_locust_0_14_is_read_by_the_names_that_it_gave_columns(tmp_path: Path) -> None:
+    times = f"# requests,# failures,Requests/s,Requests Failed/s,{OLD_STATS},50%,95%,99%,99.999"
+    history = [f"Type,Name,Timestamp,{times}"]
+    for second, requests in ((0, 0), (1, 20), (3, 100)):
+        history.append(f"None,Aggregated,{DAY_UNIX_S + second},{requests},1,1.0,0.0,7,8,1,40,30,7,8,9,9")
+    (tmp_path / "run_stats_history.csv").write_text("\n".join(history))
+    head = f"Type,Name,# requests,# failures,{OLD_STATS},Requests/s,Requests Failed/s,50%,95%,99%,99.999"
+    lines = [f"{name},400,1,7,8,1,40,30,7.31,0.02,7,20,30,40" for name in ("GET,/user/", "None,Aggregated")]
+    (tmp_path / "run_stats.csv").write_text("\n".join([head, *lines]))
+    with pytest.raises(BadInputError, match="by --users"):
+        read(tmp_path / "run")
+    figures = read(tmp_path / "run", users=10)
+    (cell,) = figures.cells
+    (part,) = cell.endpoints
+    assert (part.endpoint, part.whole_run.requests, part.whole_run.failures, part.whole_run.rps) == (
+        "GET /user/", 400, 1, 7.31,
+    )  # fmt: skip
+    assert (part.whole_run.median_ms, part.whole_run.avg_ms, part.whole_run.p95_ms, part.whole_run.max_ms) == (
+        7, 8, 20, 40,
+    )  # fmt: skip
+    assert (cell.valid, cell.steady, cell.whole_run_s) == (True, None, 3.0)
+    assert any("of Locust before 1.0, which writes no number of users" in note for note in cell.notes)
+
+
+def test_locust_0_12_is_read_from_its_two_files(tmp_path: Path) -> None:
+    requests = f"Method,Name,# requests,# failures,{OLD_STATS},Requests/s"
+    lines = [f"{name},400,0,7,8,1,40,30,7.31" for name in ('"GET","/user/"', '"None","Total"')]
+    (tmp_path / "run_requests.csv").write_text("\n".join([requests, *lines]))
+    spread = [
+        "Name,# requests,50%,95%,99%,100%",
+        *(f'"{name}",400,7,20,30,40' for name in ("GET /user/", "None Total")),
+    ]
+    (tmp_path / "run_distribution.csv").write_text("\n".join(spread))
+    for path in (tmp_path / "run", tmp_path / "run_requests.csv"):
+        figures = read(path, users=10)
+        assert (figures.endpoints, figures.all_valid) == (["GET /user/"], True)
+        whole_run = figures.cells[0].whole_run
+        assert whole_run
+        assert (whole_run.requests, whole_run.median_ms, whole_run.p95_ms, whole_run.p99_ms) == (400, 7, 20, 30)
+
+
+def test_table_and_sentence_have_the_same_latencies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_history(tmp_path, USUAL)
+    write_stats(tmp_path, lookups=340, predicts=170)
+    figures = read(tmp_path / "run")
+    assert "a GET /user/ median of 7.00 ms (whole run)" in figures.bottom_line
+    print_overview(figures)
+    assert capsys.readouterr().out.count("7.00, 7.00 (whole run)") == 2
+    assert "| GET /user/ p95 ms          | 7.00 (whole run) |" in render_markdown(figures)
+
+
+def test_without_a_steady_window_table_and_sentence_have_the_figures_of_the_whole_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stats(tmp_path, lookups=340, predicts=170)
+    figures = read(tmp_path / "run", users=10)
+    assert "it had 7.3 requests/s, 0 % failures (whole run)" in figures.bottom_line
+    print_overview(figures)
+    printed = capsys.readouterr().out
+    assert "7.3 (whole run)" in printed
+    assert "—" not in printed
 
 
 def test_no_think_time_sets_no_limit(tmp_path: Path) -> None:

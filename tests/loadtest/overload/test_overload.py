@@ -25,7 +25,7 @@ CAPACITY_RPS = 40
 TIMES = 5
 LATE_MS = 300.0
 BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 4)
-RIGHT = "every request gets its result"
+RIGHT = "every request is answered right"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,12 @@ def test_no_more_is_counted_than_a_target_can_serve(overloaded: Ended) -> None:
         assert 0 < len(right) <= CAPACITY_RPS * (ended_s - began_s) + 1
     figures, found = figures_of(overloaded)
     assert min(figures.capacity_rps, found.goodput_rps) > 0
+
+
+def test_an_overload_test_says_how_long_it_takes_at_most_and_what_is_left(overloaded: Ended) -> None:
+    lines = [line for line in overloaded.stderr.splitlines() if "at most" in line]
+    assert overloaded.stderr.startswith("1 level(s) of overload: at most ")
+    assert [line.endswith(" left)") for line in lines[1:]] == [True, True]
 
 
 def test_slow_refusals_are_told(overloaded: Ended) -> None:
@@ -205,7 +211,7 @@ def test_a_queue_without_end_is_seen_in_the_time_to_recover(tmp_path: Path) -> N
     figures = write_made_overload(tmp_path / "made", refusals_ms=None, slow_for_s=60)
     (found,) = figures.levels
     assert (found.refused, found.recovered_after_s) == (0, None)
-    assert broken(figures) == ["as quick as before within 5 s after the load"]
+    assert broken(figures) == ["normal latency within 5 s after the load"]
 
 
 def level(times: float, **changes: Any) -> LevelFigures:
@@ -236,8 +242,8 @@ def test_a_level_that_keeps_everything_breaks_no_promise() -> None:
         ({"light": level(1).light.model_copy(update={"p95_ms": 4.1})}, "p95 of the light"),
         ({"light": level(1).light.model_copy(update={"failures": 1})}, "p95 of the light"),
         ({"light": level(1).light.model_copy(update={"p95_ms": None})}, "p95 of the light"),
-        ({"recovered_after_s": 5.1}, "as quick"),
-        ({"recovered_after_s": None}, "as quick"),
+        ({"recovered_after_s": 5.1}, "normal latency"),
+        ({"recovered_after_s": None}, "normal latency"),
         ({"memory_peak_bytes": 1251}, "memory"),
     ],
 )

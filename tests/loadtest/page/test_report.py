@@ -238,7 +238,7 @@ def figures_of_a_plain_locust_csv() -> Figures:
 
 def test_figures_of_a_plain_locust_csv_have_a_report() -> None:
     markdown = render_markdown(figures_of_a_plain_locust_csv())
-    told = "at 10 users it had 5.0 requests/s, 0 % failures and a median of 10.0 ms."
+    told = "at 10 users it had 5.0 requests/s, 0 % failures (whole run) and a median of 10.0 ms."
     assert f"> **locust was measured:** {told}" in markdown
     assert f"locust was measured: {told}" in section(markdown, "Bottom Line")
     assert "The data does not say on what machine it was measured." in markdown

@@ -83,7 +83,7 @@ def test_the_cache_plan_repeats_its_pictures_without_and_with_redis() -> None:
     assert without.environment == {"REDIS_URL": ""}
     assert (without.cached, with_cache.cached) == (False, True)
     assert with_cache.start
-    assert "tests.with_redis" in with_cache.start
+    assert "loadtest.machine.with_redis" in with_cache.start
     assert plan.metrics
     assert plan.metrics.hits
     assert plan.metrics.hits.name in {counter.name for counter in plan.metrics.counters}

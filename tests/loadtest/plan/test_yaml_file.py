@@ -185,5 +185,5 @@ def test_a_knob_is_given_once() -> None:
     parser = argparse.ArgumentParser()
     add_command(parser.add_subparsers())
     arguments = parser.parse_args(["tune", "--vary", "replicas=1", "--vary", "threads=1", "--vary", "replicas=2"])
-    with pytest.raises(BadInputError, match="--vary: replicas stands there twice"):
+    with pytest.raises(BadInputError, match="--vary: replicas is given twice"):
         read_overrides(arguments)

@@ -193,8 +193,10 @@ def test_auto_values_are_powers_of_two_up_to_the_cores_and_constraints_thin_the_
     assert tuning.knob("workers").values_on(6) == [1, 2, 4, 6]
     grid = make_grid(tuning)
     assert [tuple(one.knobs.values()) for one in grid.candidates] == [(1, "old"), (1, "json"), (2, "old"), (2, "json")]
-    assert grid.skipped == [("engine", "x", "the Python module no_such_module.part is not installed")]
-    assert [knobs["workers"] for knobs, _ in grid.excluded] == [4, 4, 6, 6]
+    (skipped,) = grid.skipped
+    assert (skipped.knob, skipped.value) == ("engine", "x")
+    assert skipped.reason == "the Python module no_such_module.part is not installed"
+    assert [one.knobs["workers"] for one in grid.excluded] == [4, 4, 6, 6]
 
 
 def test_all_faults_of_a_tune_file_are_told_at_once(tmp_path: Path) -> None:
@@ -226,7 +228,7 @@ def test_all_faults_of_a_tune_file_are_told_at_once(tmp_path: Path) -> None:
         ({"vary": [{"name": "a", "path": "service.worker", "values": [1]}], "replicas_knob": None}, "no key 'worker'"),
         (
             {"vary": [{"name": "a", "path": "service.workers", "values": [1, 1]}], "replicas_knob": None},
-            "stands there twice",
+            "is given twice",
         ),
         (
             {"vary": [{"name": "a", "path": "service.workers", "values": [1], "requires": {"2": "x"}}]},
@@ -421,9 +423,9 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     (c03,) = [one for one in result.candidates if one.name == "c03"]
     assert (c03.state, c03.repetitions, c03.reasons) in [("winner", 1, []), ("finalist", 1, [])]
     assert result.rounds[0].took_s == 5 * 150
-    assert "the time is up; the result rests on the rounds so far" in told
+    assert "the time is up; the result is based on the rounds so far" in told
     assert result.winner
-    assert any("1 valid repetition(s), 3 were wanted" in note for note in result.notes)
+    assert any("1 valid repetition(s) instead of 3" in note for note in result.notes)
     console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
     show_result(result, console)
     assert isinstance(console.file, io.StringIO)
@@ -505,7 +507,7 @@ def test_with_few_repetitions_even_a_clear_winner_is_undecided(
     minutes = {1: 7, 2: 4}[repetitions]
     assert f"about {minutes} minutes more (`--minutes {60 + minutes}`)" in advice.words
     assert "Run workers=2 engine=new: predict median" in advice.words
-    assert f"rests on {repetitions} valid repetition(s)" in advice.notes[0]
+    assert f"based on {repetitions} valid repetition(s)" in advice.notes[0]
 
 
 def test_figures_that_tell_nobody_apart_are_undecided_and_the_advice_says_what_it_rests_on(tmp_path: Path) -> None:
@@ -516,9 +518,7 @@ def test_figures_that_tell_nobody_apart_are_undecided_and_the_advice_says_what_i
         f"Undecided: {advice.verdicts[0].because}. 6 repetitions of each would tell more: about "
     )
     assert "`repetitions: 6` in the tune file" in advice.words
-    assert (
-        "Run workers=1 engine=old, which rests on its place, the first of these values in the tune file" in advice.words
-    )
+    assert "Run workers=1 engine=old because it is the first of these values in the tune file" in advice.words
     assert "of memory against" in advice.words
 
 

@@ -635,6 +635,22 @@ def test_too_few_requests_of_an_endpoint(tmp_path: Path) -> None:
     assert reason == "too few samples: 9 request(s) of predict in the steady window, at least 10 are needed"
 
 
+def test_a_request_that_locust_never_counted_is_told_with_the_names_that_it_counted(tmp_path: Path) -> None:
+    endpoints = {"home": {"request": "GET /", "weight": 1}, "lookup": {"request": "GET /user/", "weight": 2}}
+    plan = one_cell_plan(workload=workload(endpoints=endpoints), limits=[])
+
+    def name_them_otherwise(made: MadeCell) -> None:
+        made.requests = [
+            row if row.endpoint == "lookup" else replace(row, endpoint=f"GET /home?{number % 6}")
+            for number, row in enumerate(made.requests)
+        ]
+
+    (cell,) = summarized(tmp_path, plan, name_them_otherwise).cells
+    reason = only_reason(cell)
+    assert reason.startswith("no request of home: Locust counted none named `GET /`, but `GET /home?")
+    assert reason.endswith(" and 2 more; set workload.endpoints.home.request to the name that Locust counts")
+
+
 def test_a_clock_that_jumped(tmp_path: Path) -> None:
     def set_clock(made: MadeCell) -> None:
         made.generator[40:] = [replace(row, unix_s=row.unix_s - 2) for row in made.generator[40:]]
