@@ -27,7 +27,7 @@ SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
 def test_one_and_two_replicas_and_one_that_leaves_a_core_free_are_shipped() -> None:
-    assert SHIPPED == ["one_replica.yaml", "one_thread.yaml", "two_replicas.yaml"]
+    assert SHIPPED == ["one_replica.yaml", "one_thread.yaml", "two_models.yaml", "two_replicas.yaml"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -163,7 +163,9 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     Path("one_thread").touch()
     assert find_config("one_thread") == Path("one_thread")
-    with pytest.raises(SetupError, match=r"two cannot be read: .*\(one_replica, one_thread, two_replicas\)"):
+    with pytest.raises(
+        SetupError, match=r"two cannot be read: .*\(one_replica, one_thread, two_models, two_replicas\)"
+    ):
         find_config("two")
 
 
