@@ -72,7 +72,10 @@ class Service:
     """The service at one address; close it with `aclose`."""
 
     def __init__(self, server: str, key: str | None, wishes: Wishes, patience: Patience, prefix: str) -> None:
-        """Prepare to call the model below `prefix`; `key` goes to this address only. Raises UsageError as `open_client`."""
+        """Prepare to call the model below `prefix`; `key` is sent to this address only.
+
+        Raises UsageError as `open_client` does.
+        """
         self.server = server.rstrip("/")
         self._prefix = prefix
         self._wishes = wishes

@@ -44,7 +44,7 @@ def test_replicas_are_as_the_name_says_and_use_the_reference_machine_once(name: 
 
 
 def test_the_configs_differ_in_replicas_and_threads_only() -> None:
-    one, *others = (read_config(name) for name in SHIPPED)
+    one, *others = (read_config(name) for name in SHIPPED if name != "two_models.yaml")
     for other in others:
         model = other["applications"][1]
         model["deployments"][0]["num_replicas"], model["args"]["threads"] = 1, 2
