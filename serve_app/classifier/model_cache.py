@@ -22,8 +22,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.classifier.families import PreprocessingName
-from serve_app.classifier.images import Geometry
+from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
