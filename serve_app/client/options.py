@@ -293,8 +293,8 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         type=_prefix,
         default=PREFIX,
         metavar="PATH",
-        help="route_prefix of the model's application (default: %(default)s); for example, where a second model is "
-        "served: --prefix /cats",
+        help="route_prefix of the model's application, where a service has several (default: %(default)s); "
+        "for example: --prefix /cats",
     )
     add(
         "--api-key-env",
