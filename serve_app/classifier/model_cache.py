@@ -41,7 +41,11 @@ MANIFEST = "manifest.json"
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
-_OTHER_WAYS = {"weights": "write `weights: auto`", "labels": "write `labels: auto`"}
+_OTHER_WAYS = {
+    "model": "name a network such as `model: resnet50`",
+    "weights": "write `weights: auto`",
+    "labels": "write `labels: auto`",
+}
 
 
 class UnavailableError(SetupError):
