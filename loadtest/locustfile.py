@@ -64,9 +64,13 @@ class Visitor(FastHttpUser):
     @task(1)
     def predict(self) -> None:
         """Send a picture, by default one that was never sent before."""
+        self.send_picture("/model/predict")
+
+    def send_picture(self, path: str) -> None:
+        """Send the next picture to `path`, under whose name Locust counts the request."""
         with self.client.post(
-            "/model/predict",
-            name="POST /model/predict",
+            path,
+            name=f"POST {path}",
             files={"file": ("picture.jpg", self.pictures.next_picture(), "image/jpeg")},
             catch_response=True,
             allow_redirects=False,

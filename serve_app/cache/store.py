@@ -86,5 +86,5 @@ def build_store(settings: CacheSettings, classes: int, metrics: Metrics) -> Pred
 def _is_possible(best: BestClasses, classes: int) -> bool:
     """Return whether an engine with so many `classes` could have said so."""
     class_ids, scores = {class_id for class_id, _ in best}, [score for _, score in best]
-    is_whole = len(best) == len(class_ids) == KEPT_CLASSES
+    is_whole = len(best) == len(class_ids) == min(KEPT_CLASSES, classes)
     return is_whole and max(class_ids) < classes and scores == sorted(scores, reverse=True)

@@ -15,7 +15,7 @@ class ClassScore(BaseModel):
     """One class and its probability."""
 
     label: str
-    class_id: int = Field(description="Index of the class in the network's output, 0–999.")
+    class_id: int = Field(description="Index of the class in the network's output, from 0.")
     score: float = Field(ge=0, le=1)
 
 
@@ -23,7 +23,7 @@ class ModelName(BaseModel):
     """What computed an answer."""
 
     name: str
-    engine: Literal["tensorflow", "openvino"]
+    engine: Literal["tensorflow", "openvino", "onnxruntime"]
     precision: Literal["float32", "bfloat16"]
     weights: str = Field(description="imagenet, a file's name, or `random`: then the prediction means nothing.")
 

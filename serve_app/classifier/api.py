@@ -8,7 +8,7 @@ from pydantic import Field
 
 from serve_app.classifier.answer import ModelName, Prediction, TopK
 from serve_app.classifier.classifier import CacheUse, Classifier
-from serve_app.classifier.images import FORMATS, SHORTER_SIDE_PIXELS, SIDE_PIXELS
+from serve_app.classifier.images import FORMATS
 from serve_app.classifier.timing import STAGES, Stopwatch
 from serve_app.classifier.upload import BINARY, BodyBounds, document_upload, read_upload
 from serve_app.errors import (
@@ -69,6 +69,7 @@ class ModelInfo(ModelName):
     labels: str = Field(description="imagenet, a file's name, or `placeholder`.")
     classes: int
     input: str
+    preprocessing: str = Field(description="How pixels become the network's input.")
     formats: list[str]
     threads: int
     max_batch: int
@@ -80,7 +81,7 @@ class ModelInfo(ModelName):
 
 def build_model_api(classifier: Classifier) -> FastAPI:
     """Return the classifier's API around a warm `classifier`."""
-    api = build_api("Image classifier", "ResNet50 behind Ray Serve: send a picture, get its ImageNet classes.")
+    api = build_api("Image classifier", f"{classifier.model.name} behind Ray Serve: send a picture, get its classes.")
     settings, manifest = classifier.settings, classifier.prepared.manifest
     info = ModelInfo(
         **classifier.model.model_dump(),
@@ -88,7 +89,8 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         cache=classifier.cache_kind,
         labels=manifest.labels_from,
         classes=len(manifest.labels),
-        input=f"RGB, shorter side scaled to {SHORTER_SIDE_PIXELS}, central {SIDE_PIXELS}×{SIDE_PIXELS}",
+        input=f"RGB, shorter side scaled to {manifest.resize}, central {manifest.crop}×{manifest.crop}",
+        preprocessing=manifest.preprocessing,
         formats=list(FORMATS),
         threads=settings.threads,
         max_batch=settings.max_batch,

@@ -19,8 +19,9 @@ from serve_app.classifier.admission import Admission
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, import_engine, load_engine
+from serve_app.classifier.families import Geometry
 from serve_app.classifier.fingerprint import fingerprint_model
-from serve_app.classifier.images import SIDE_PIXELS, Picture, decode_image, warm_up_decoder
+from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.pinning import watch_pinning
 from serve_app.classifier.settings import ClassifierSettings
@@ -157,7 +158,7 @@ class Classifier:
         """
         run = asyncio.get_running_loop().run_in_executor
         async with self._background_decoder, asyncio.timeout(STUCK_AFTER_S):
-            decoded = await run(self._pools.decode, _decode_and_hash, data, self.settings.max_pixels, None)
+            decoded = await run(self._pools.decode, self._decode_and_hash, data, None)
         inference = await self._batcher.infer(decoded.picture, is_background=True)
         return self.describe(Classification(best_classes(inference.scores), decoded.image_sha256), top_k)
 
@@ -173,13 +174,16 @@ class Classifier:
             return _sha256(data)
         return await asyncio.get_running_loop().run_in_executor(self._pools.decode, _sha256, data)
 
+    def _decode_and_hash(self, data: bytes, image_sha256: str | None) -> "_Decoded":
+        started = perf_counter()
+        picture = decode_image(data, self.settings.max_pixels, self.prepared.manifest.geometry)
+        return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
+
     async def _compute(self, upload: HeldUpload, within_s: float, image_sha256: str | None = None) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
         run = asyncio.get_running_loop().run_in_executor
         with self.admission.place(within_s):
-            decoded = await run(
-                self._pools.decode, _decode_and_hash, upload.data, self.settings.max_pixels, image_sha256
-            )
+            decoded = await run(self._pools.decode, self._decode_and_hash, upload.data, image_sha256)
             upload.free()
             inference = await self._batcher.infer(decoded.picture)
         return Classification(
@@ -200,12 +204,6 @@ class _Decoded:
     image_sha256: str
     started: float
     ended: float
-
-
-def _decode_and_hash(data: bytes, max_pixels: int, image_sha256: str | None) -> _Decoded:
-    started = perf_counter()
-    picture = decode_image(data, max_pixels)
-    return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
 
 
 def _sha256(data: bytes) -> str:
@@ -231,7 +229,8 @@ class _Pools:
 def best_classes(scores: Scores) -> BestClasses:
     """Return the KEPT_CLASSES highest of `scores`, shape (classes,), as (class index, score), highest first."""
     order = np.argsort(-scores, kind="stable")[:KEPT_CLASSES]
-    return [(int(index), float(scores[index])) for index in order]
+    # Probabilities of a network from elsewhere may exceed 1 in their last bits.
+    return [(int(index), min(1.0, float(scores[index]))) for index in order]
 
 
 def _find_model_and_import_engine(settings: ClassifierSettings) -> PreparedModel:
@@ -243,16 +242,17 @@ def _find_model_and_import_engine(settings: ClassifierSettings) -> PreparedModel
 def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> tuple[Engine, float, frozenset[int]]:
     """Return the engine, seconds for one picture of a full batch, and the cores on which it holds its threads."""
     engine = load_engine(settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
+    geometry = prepared.manifest.geometry
     # The first run builds the kernels and the largest batch the buffers; sizes in between then cost nothing extra.
-    _, held_cores = watch_pinning(lambda: _time_batch(engine, 1))
-    took_s = [_time_batch(engine, settings.max_batch) for _ in range(2)]
+    _, held_cores = watch_pinning(lambda: _time_batch(engine, 1, geometry))
+    took_s = [_time_batch(engine, settings.max_batch, geometry) for _ in range(2)]
     # The shorter one: who also starts now slows the other, and too long an estimate would refuse the first clients.
     return engine, min(took_s) / settings.max_batch, held_cores
 
 
-def _time_batch(engine: Engine, pictures: int) -> float:
+def _time_batch(engine: Engine, pictures: int, geometry: Geometry) -> float:
     started = perf_counter()
-    engine.infer(np.zeros((pictures, SIDE_PIXELS, SIDE_PIXELS, 3), np.uint8))
+    engine.infer(np.zeros((pictures, geometry.crop, geometry.crop, 3), np.uint8))
     return perf_counter() - started
 
 
@@ -265,7 +265,7 @@ def _lower_priority(niceness: int) -> None:
 
 def _tell_weights(prepared: PreparedModel) -> None:
     if prepared.manifest.labels_from == "placeholder" and prepared.manifest.weights != "random":
-        logger.warning("PLACEHOLDER LABELS: the ImageNet names cannot be had; set `labels:` to a file or URL.")
+        logger.warning("PLACEHOLDER LABELS: the classes have numbers for names; set `labels:` to a file or URL.")
     if prepared.manifest.weights == "random":
         logger.warning(
             "RANDOM WEIGHTS: the predictions mean nothing. %s Set `weights:` to a file, a URL or `imagenet` "

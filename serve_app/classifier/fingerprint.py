@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from importlib.metadata import version
 
 from serve_app.classifier.images import DECODING
-from serve_app.classifier.model_cache import CONVERTERS, RECIPE, PreparedModel
+from serve_app.classifier.model_cache import RECIPE, PreparedModel, converter_versions
 from serve_app.classifier.settings import ClassifierSettings
 
 
@@ -23,7 +22,8 @@ def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> 
         "recipe": RECIPE,
         "engine": settings.engine,
         "precision": settings.precision,
-        "versions": {name: version(name) for name in CONVERTERS[settings.engine]},
+        "versions": converter_versions(settings),
+        "input": [manifest.preprocessing, manifest.resize, manifest.crop, manifest.outputs],
         "decoding": DECODING,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

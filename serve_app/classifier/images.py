@@ -2,9 +2,9 @@
 
 What is taken is what a browser shows on a white page: `formats` knows where Pillow shows another thing.
 
-The geometry is the standard ImageNet evaluation of Keras' ResNet50 (He et al. 2015, section 3.4, one centre crop):
-the shorter side is scaled to 256 pixels, antialiased bilinear, and the central 224×224 square is taken. The colour
-part, RGB to BGR and subtraction of the ImageNet mean, is in the graph (`engines.prepare.preprocess`).
+The geometry is that of ImageNet evaluations (He et al. 2015, section 3.4, one centre crop): the shorter side is scaled,
+antialiased bilinear, and the central square is taken; ResNet50 has 256 and 224 pixels. The colour part, such as RGB to
+BGR and subtraction of the ImageNet mean, is in the graph (`families.Preprocessing`).
 """
 
 import io
@@ -26,12 +26,11 @@ from PIL import (
 )
 from PIL import __version__ as pillow_version
 
+from serve_app.classifier.families import RESNET50, Geometry
 from serve_app.classifier.formats import MAX_PIECES, begins_as, bmp, exif, jpeg, png, too_many_pieces
 from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-SIDE_PIXELS = 224
-SHORTER_SIDE_PIXELS = 256
 GEOMETRY = 3
 """Raise it when the same bytes become another input of the network: predictions kept from before are then not used."""
 _LOSSY_DECODERS = ("jpg", "libjpeg_turbo", "webp")
@@ -39,7 +38,7 @@ DECODING = f"{GEOMETRY}, Pillow {pillow_version}, {', '.join(f'{n} {features.ver
 """What decides which input of the network a picture's bytes become."""
 # JPEG decoders can scale by 1/2, 1/4 and 1/8 while decoding. Kept at twice the shorter side or more, so that the
 # antialiased resize still has at least two source pixels for each of its own.
-DRAFT_SHORTER_SIDE_PIXELS = 2 * SHORTER_SIDE_PIXELS
+DRAFT_SCALE = 2
 # Every scan of a progressive JPEG is a pass over the whole picture (39 ms at 49 megapixels); encoders write about ten.
 MAX_SCANS = 100
 # Pillow copies all Exif segments so far for each further one: 7 MB of them took 13 s. Cameras write one.
@@ -72,8 +71,8 @@ _WEBP_ANIMATION = 0x02
 Picture = NDArray[np.uint8]
 
 
-def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture:
-    """Return the picture in `data` as uint8 RGB of shape (224, 224, 3).
+def decode_image(data: bytes, max_pixels: int, geometry: Geometry = RESNET50, *, draft: bool = True) -> Picture:
+    """Return the picture in `data` as uint8 RGB of shape (crop, crop, 3).
 
     The EXIF orientation of JPEG and PNG is applied; CMYK, palette, greyscale and 16-bit pictures become RGB;
     transparency is put on white; of an animation the first frame is taken. `draft=False` decodes large JPEGs at full
@@ -89,9 +88,9 @@ def decode_image(data: bytes, max_pixels: int, *, draft: bool = True) -> Picture
         raise UnreadableImage(f"the JPEG has more than {MAX_SCANS} scans; save it anew")
     try:
         if draft:
-            _draft(image)
+            _draft(image, DRAFT_SCALE * geometry.resize)
         picture, tiff = _first_picture(image, data, max_pixels)
-        crop = _crop(picture)
+        crop = _crop(picture, geometry)
         # Turning or mirroring maps the central square onto itself, so the small picture is turned, not the large one.
         turn = UPRIGHT.get(exif.read_orientation(tiff))
         return np.asarray(crop if turn is None else crop.transpose(turn))
@@ -107,8 +106,8 @@ def warm_up_decoder() -> None:
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     buffer = io.BytesIO()
-    Image.new("RGB", (SIDE_PIXELS, SIDE_PIXELS)).save(buffer, "JPEG")
-    decode_image(buffer.getvalue(), SIDE_PIXELS**2)
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    decode_image(buffer.getvalue(), 64)
 
 
 class _CountedReads(io.BytesIO):
@@ -174,9 +173,9 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
 
 
-def _draft(image: Image.Image) -> None:
+def _draft(image: Image.Image, shorter_side: int) -> None:
     width, height = image.size
-    scale = min(width, height) / DRAFT_SHORTER_SIDE_PIXELS
+    scale = min(width, height) / shorter_side
     if scale > 1:
         image.draft(None, (int(width / scale), int(height / scale)))
 
@@ -275,15 +274,16 @@ def _place(picture: Image.Image, size: tuple[int, int], corner: tuple[int, int])
     return canvas
 
 
-def _crop(image: Image.Image) -> Image.Image:
-    # Scaling to 256 and cutting 224×224 out of that, in one step: only the pixels that are kept are computed.
+def _crop(image: Image.Image, geometry: Geometry) -> Image.Image:
+    # Scaling and cutting the square out of that, in one step: only the pixels that are kept are computed.
     width, height = image.size
-    scale = SHORTER_SIDE_PIXELS / min(width, height)
+    side = geometry.crop
+    scale = geometry.resize / min(width, height)
     scaled_width, scaled_height = round(width * scale), round(height * scale)
-    left, top = (scaled_width - SIDE_PIXELS) // 2, (scaled_height - SIDE_PIXELS) // 2
+    left, top = (scaled_width - side) // 2, (scaled_height - side) // 2
     per_column, per_row = width / scaled_width, height / scaled_height
-    box = (left * per_column, top * per_row, (left + SIDE_PIXELS) * per_column, (top + SIDE_PIXELS) * per_row)
-    return _to_rgb(_resizable(image).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.BILINEAR, box))
+    box = (left * per_column, top * per_row, (left + side) * per_column, (top + side) * per_row)
+    return _to_rgb(_resizable(image).resize((side, side), Image.Resampling.BILINEAR, box))
 
 
 def _resizable(image: Image.Image) -> Image.Image:

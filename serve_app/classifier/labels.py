@@ -5,16 +5,16 @@ from pathlib import Path
 
 from serve_app.errors import Fault, SetupError
 
-CLASSES = 1000
+IMAGENET_CLASSES = 1000
 
 
-def read_labels(path: Path) -> list[str]:
+def read_labels(path: Path, classes: int | None) -> list[str]:
     """Return the labels of a file: Keras' index ({"0": ["n01440764", "tench"], …}), a JSON list, or one a line.
 
-    Raises SetupError when it has none of these forms, or another number of labels than CLASSES.
+    Raises SetupError when it has none of these forms, or not as many labels as `classes`, where that is known.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text) if path.suffix == ".json" else text.splitlines()
         labels = (
             [str(found[str(k)][1]) for k in range(len(found))] if isinstance(found, dict) else list(map(str, found))
@@ -23,15 +23,15 @@ def read_labels(path: Path) -> list[str]:
         raise _refusal(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, KeyError, TypeError, IndexError) as exc:
         raise _refusal(f"{path} is neither Keras' JSON index, a JSON list nor lines of text: {exc}") from exc
-    if len(labels) != CLASSES:
-        raise _refusal(f"{path} has {len(labels)} labels; this network has {CLASSES} classes")
+    if len(labels) != (classes or len(labels)):
+        raise _refusal(f"{path} has {len(labels)} labels; this network has {classes} classes")
     return labels
 
 
-def placeholder_labels() -> list[str]:
+def placeholder_labels(classes: int) -> list[str]:
     """Return a label for each class where no name is known."""
-    return [f"class_{index:04d}" for index in range(CLASSES)]
+    return [f"class_{index:04d}" for index in range(classes)]
 
 
 def _refusal(what: str) -> SetupError:
-    return SetupError(Fault("labels", what, f"name a file with {CLASSES} labels, or write `labels: auto`"))
+    return SetupError(Fault("labels", what, "name a file with one label for each class, or write `labels: auto`"))

@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
@@ -28,10 +30,10 @@ from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
 logger = logging.getLogger(__name__)
 
 # Part of every fingerprint; raise it when `engines.prepare` starts to write something else.
-RECIPE = 1
+RECIPE = 2
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
-CONVERTERS = {"tensorflow": ("tensorflow", "keras"), "openvino": ("tensorflow", "keras", "openvino")}
+_KERAS = ("tensorflow", "keras")
 # How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again.
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
@@ -39,8 +41,11 @@ MANIFEST = "manifest.json"
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
-_OTHER_WAYS = {"weights": "write `weights: auto`", "labels": "write `labels: auto`"}
-OPENVINO_REMEDY = "install it: .venv/bin/uv pip install -c requirements.lock -e '.[openvino]'"
+_OTHER_WAYS = {
+    "model": "name a network such as `model: resnet50`",
+    "weights": "write `weights: auto`",
+    "labels": "write `labels: auto`",
+}
 
 
 class UnavailableError(SetupError):
@@ -57,6 +62,18 @@ class Manifest(BaseModel):
     weights_sha256: str | None
     labels_from: str
     labels: list[str]
+    labels_are_missing: bool = False
+    """Whether ImageNet's names belong here and could not be fetched."""
+    preprocessing: PreprocessingName = "resnet50"
+    resize: int = 256
+    crop: int = 224
+    outputs: Literal["probabilities", "logits"] = "probabilities"
+    """What the network returned; the prepared one always returns probabilities."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Return how a picture becomes the network's input."""
+        return Geometry(self.resize, self.crop)
 
 
 class PreparedModel(BaseModel):
@@ -75,16 +92,25 @@ def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
 
     Safe when several replicas start at once: one prepares, the others wait. Raises SetupError.
     """
-    if settings.engine == "openvino" and find_spec("openvino") is None:
-        raise SetupError(Fault("engine", "openvino is not installed", OPENVINO_REMEDY))
+    if fault := find_engine_fault(settings.engine):
+        raise SetupError(fault)
     folder = cache_dir() / "models"
     _make_folder(folder)
-    return _find_or_make_auto(settings, folder) if settings.weights == "auto" else _find_or_make(settings, folder)
+    is_auto = settings.weights == "auto" and not settings.is_model_file
+    return _find_or_make_auto(settings, folder) if is_auto else _find_or_make(settings, folder)
+
+
+def find_engine_fault(engine: str) -> Fault | None:
+    """Return why an engine cannot be used: it is an extra that is not installed."""
+    if find_spec(engine) is not None:
+        return None
+    remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
+    return Fault("engine", f"{engine} is not installed", remedy)
 
 
 def is_prepared(settings: ClassifierSettings) -> bool:
     """Tell whether the model that `settings` ask for is in the cache. Raises SetupError on a bad file."""
-    return _read_manifest(cache_dir() / "models" / _fingerprint(settings), settings) is not None
+    return _read_manifest(cache_dir() / "models" / _fingerprint(settings)) is not None
 
 
 def _find_or_make_auto(settings: ClassifierSettings, folder: Path) -> PreparedModel:
@@ -107,10 +133,10 @@ def _is_recent(path: Path) -> bool:
 def _find_or_make(settings: ClassifierSettings, folder: Path) -> PreparedModel:
     fingerprint = _fingerprint(settings)
     target = folder / fingerprint
-    manifest = _read_manifest(target, settings)
+    manifest = _read_manifest(target)
     if manifest is None:
         with _locked(folder / f"{fingerprint}.lock"):
-            manifest = _read_manifest(target, settings) or _make(settings, target)
+            manifest = _read_manifest(target) or _make(settings, target)
     return PreparedModel(folder=target, manifest=manifest, fingerprint=fingerprint)
 
 
@@ -133,16 +159,15 @@ def _locked(path: Path) -> Iterator[None]:
         raise SetupError(f"another process has been preparing the model for {LOCK_TIMEOUT_S} s ({path})") from exc
 
 
-def _read_manifest(target: Path, settings: ClassifierSettings) -> Manifest | None:
+def _read_manifest(target: Path) -> Manifest | None:
     """Return the manifest of a prepared model that can be served, or None if it has to be made."""
     path = target / MANIFEST
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
-    # Names that could not be fetched then may be there now; with random weights no name means anything.
-    is_stopgap = manifest.labels_from == "placeholder" and settings.weights != "random"
-    return None if is_stopgap and not _is_recent(path) else manifest
+    # Names that could not be fetched then may be there now.
+    return None if manifest.labels_are_missing and not _is_recent(path) else manifest
 
 
 def _replace(made: Path, target: Path) -> None:
@@ -156,12 +181,22 @@ def _fingerprint(settings: ClassifierSettings) -> str:
     parts = {
         "recipe": RECIPE,
         "engine": settings.engine,
-        "versions": {name: version(name) for name in CONVERTERS[settings.engine]},
+        "versions": converter_versions(settings),
+        "model": _identity(settings.model, settings.model_sha256, "model")
+        if settings.is_model_file
+        else settings.model,
+        "input": [settings.preprocessing, settings.resize, settings.crop, settings.outputs],
         "weights": _identity(settings.weights, settings.weights_sha256, "weights"),
         "labels": _identity(settings.labels, settings.labels_sha256, "labels"),
         "seed": settings.seed if settings.weights == "random" else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def converter_versions(settings: ClassifierSettings) -> dict[str, str]:
+    """Return the versions of the libraries that decide what the prepared model computes."""
+    names = {*(() if settings.is_onnx else _KERAS), settings.engine}
+    return {name: version(name) for name in sorted(names)}
 
 
 def _identity(source: str, sha256: str | None, field: str) -> str:
@@ -187,7 +222,8 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
 
 
 def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
-    logger.info("preparing the model (weights: %s); this is done once and kept in the cache", shown(settings.weights))
+    source = shown(settings.model) if settings.is_model_file else f"weights: {shown(settings.weights)}"
+    logger.info("preparing the model (%s); this is done once and kept in the cache", source)
     command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", str(target)]
     try:
         done = subprocess.run(

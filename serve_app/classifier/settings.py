@@ -1,6 +1,7 @@
 """The classifier's settings, as written under `args:` of the `model` application in configs/*.yaml."""
 
 import re
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from serve_app.address import AddressFault, read_address
 from serve_app.cache.settings import CacheSettings
+from serve_app.classifier.families import FAMILIES, PreprocessingName
 from serve_app.classifier.job_settings import JobSettings
 from serve_app.entrance.keys import AUTH_MEANING, Auth
 
@@ -19,6 +21,8 @@ MULTIPART_OVERHEAD_BYTES = 16_384
 # Sources that are neither a file nor a URL.
 SOURCE_WORDS = ("auto", "imagenet", "random")
 WEIGHTS_SUFFIXES = (".h5", ".keras")
+ONNX_SUFFIX = ".onnx"
+MODEL_SUFFIXES = (".keras", ".h5", ONNX_SUFFIX)
 Source = Annotated[str, StringConstraints(min_length=1)]
 
 _URL_SCHEMES = ("http", "https")
@@ -32,9 +36,44 @@ class ClassifierSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     auth: Auth = Field(None, description=AUTH_MEANING)
-    engine: Literal["tensorflow", "openvino"] = Field(
+    model: Source = Field(
+        "resnet50",
+        description="What to serve: a network of Keras by name (`resnet50`, `mobilenet_v3_small`, …), "
+        "or the path or URL of a model file: Keras (.keras, or .h5 with the architecture) or .onnx; docs/models.md.",
+    )
+    model_sha256: Sha256 | None = Field(
+        None, description="Checksum of the model file (sha256sum of the file); needed with a URL."
+    )
+    preprocessing: Literal["auto"] | PreprocessingName = Field(
+        "auto",
+        description="How pixels become the network's input: `resnet50` (Keras' mode caffe), `torchvision`, "
+        "`scale_0_1`, `scale_minus1_1`, or `none` (pixels 0–255: the network has layers for it). `auto`: that of the "
+        "named network; a model file needs one of the others.",
+    )
+    resize: int | None = Field(
+        None,
+        ge=8,
+        le=4096,
+        description="Pictures are scaled to this shorter side before the central square is cut out. Default: the crop "
+        "÷ 0.875, as ImageNet networks are evaluated (256 for 224).",
+        json_schema_extra={"unit": "pixels"},
+    )
+    crop: int | None = Field(
+        None,
+        ge=8,
+        le=4096,
+        description="Side of the central square that the network gets. Default: the network's own input size; needed "
+        "where a model file leaves it open.",
+        json_schema_extra={"unit": "pixels"},
+    )
+    outputs: Literal["auto", "probabilities", "logits"] = Field(
+        "auto",
+        description="What the network returns. `auto` finds out by running it; logits become probabilities (softmax).",
+    )
+    engine: Literal["tensorflow", "openvino", "onnxruntime"] = Field(
         "tensorflow",
-        description="What computes the network. `openvino` is an extra and needs about half the memory.",
+        description="What computes the network. `openvino` and `onnxruntime` are extras; `openvino` needs about half "
+        "the memory. .onnx files are computed by these two, `onnxruntime` computes nothing else.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Arithmetic of the engine; `bfloat16` only with `engine: openvino`."
@@ -50,15 +89,16 @@ class ClassifierSettings(BaseModel):
         "auto",
         description="`imagenet`: ImageNet weights, or no start. `random`: seeded random ones, with which predictions "
         "mean nothing. `auto`: imagenet if they can be fetched, else random with a warning in every answer. Or the "
-        "path of a Keras file (.h5, .keras), or its URL.",
+        "path of a Keras file (.h5, .keras), or its URL; it decides how many classes there are. A model file has its "
+        "own weights.",
     )
     weights_sha256: Sha256 | None = Field(
         None, description="Checksum of the weights (sha256sum of the file); needed with a URL."
     )
     labels: Source = Field(
         "auto",
-        description="Names of the 1000 classes: `imagenet`, the path of a file with one name a line or a JSON list, or "
-        "its URL. `auto`: those of ImageNet if they can be fetched, else placeholders.",
+        description="Names of the classes: `imagenet`, a file with one name a line or a JSON list, or its URL. `auto`: "
+        "those of ImageNet for a named network with 1000 classes if they can be fetched, else placeholders.",
     )
     labels_sha256: Sha256 | None = Field(
         None, description="Checksum of the labels (sha256sum of the file); needed with a URL."
@@ -130,7 +170,7 @@ class ClassifierSettings(BaseModel):
             )
         return self
 
-    @field_validator("weights", "labels")
+    @field_validator("model", "weights", "labels")
     @classmethod
     def _a_url_can_be_read(cls, source: str) -> str:
         if "://" in source:
@@ -146,7 +186,7 @@ class ClassifierSettings(BaseModel):
 
     @model_validator(mode="after")
     def _urls_need_a_checksum(self) -> Self:
-        for field in ("weights", "labels"):
+        for field in ("model", "weights", "labels"):
             if is_url(getattr(self, field)) and getattr(self, f"{field}_sha256") is None:
                 raise ValueError(f"{field} is a URL: give {field}_sha256 too (sha256sum of the file)")
         return self
@@ -161,16 +201,67 @@ class ClassifierSettings(BaseModel):
 
     @model_validator(mode="after")
     def _checksums_need_a_file(self) -> Self:
-        for field, words in (("weights", SOURCE_WORDS), ("labels", ("auto", "imagenet"))):
+        for field, words in (("model", FAMILIES), ("weights", SOURCE_WORDS), ("labels", ("auto", "imagenet"))):
             if getattr(self, f"{field}_sha256") and getattr(self, field) in words:
-                raise ValueError(f"{field}_sha256 belongs to a file or URL; remove it with {field}: {words[0]}")
+                raise ValueError(
+                    f"{field}_sha256 belongs to a file or URL; remove it with {field}: {getattr(self, field)}"
+                )
         return self
 
     @model_validator(mode="after")
     def _bfloat16_is_openvino_only(self) -> Self:
         if self.precision == "bfloat16" and self.engine != "openvino":
-            raise ValueError("precision: bfloat16 needs engine: openvino; with tensorflow use float32")
+            raise ValueError(f"precision: bfloat16 needs engine: openvino; with {self.engine} use float32")
         return self
+
+    @model_validator(mode="after")
+    def _model_is_a_known_name_or_a_file(self) -> Self:
+        if self.model in FAMILIES or self.is_model_file:
+            return self
+        near = get_close_matches(self.model, FAMILIES, n=1)
+        raise ValueError(
+            f"model: {self.model!r} is neither a file ({', '.join(MODEL_SUFFIXES)}) nor a known network"
+            + (f"; did you mean {near[0]}?" if near else f": {', '.join(FAMILIES)}")
+        )
+
+    @model_validator(mode="after")
+    def _a_model_file_says_what_it_needs(self) -> Self:
+        if not self.is_model_file:
+            return self
+        if self.weights != "auto":
+            raise ValueError(f"weights: {shown(self.model)} has weights of its own; remove the key weights")
+        if self.preprocessing == "auto":
+            raise ValueError(
+                f"preprocessing: say what {shown(self.model)} expects: resnet50, torchvision, scale_0_1, "
+                "scale_minus1_1, or none if its own layers scale the pixels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_engine_can_compute_the_model(self) -> Self:
+        if self.is_onnx and self.engine == "tensorflow":
+            raise ValueError("engine: tensorflow computes no .onnx file; use engine: openvino or engine: onnxruntime")
+        if self.engine == "onnxruntime" and not self.is_onnx:
+            raise ValueError(
+                "engine: onnxruntime computes .onnx files only; use engine: tensorflow or engine: openvino"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_crop_is_inside_the_picture(self) -> Self:
+        if self.resize is not None and self.crop is not None and self.resize < self.crop:
+            raise ValueError(f"resize: {self.resize} is smaller than crop: {self.crop}; make it at least as large")
+        return self
+
+    @property
+    def is_model_file(self) -> bool:
+        """Tell whether `model` is a file or its URL, not a network's name."""
+        return _suffix(self.model) in MODEL_SUFFIXES
+
+    @property
+    def is_onnx(self) -> bool:
+        """Tell whether `model` is an ONNX file."""
+        return _suffix(self.model) == ONNX_SUFFIX
 
 
 def is_url(source: str) -> bool:
@@ -190,3 +281,7 @@ def shown(source: str) -> str:
     address = read_address(source)
     path = "/…" if "@" in address.path else address.path  # what stands before an @ may be a user who was not escaped
     return f"{address.scheme}://{address.place}{path}"
+
+
+def _suffix(source: str) -> str:
+    return PurePosixPath(source.partition("?")[0]).suffix.lower()

@@ -4,13 +4,15 @@ Called before Ray starts, and by the builder of the application.
 """
 
 import os
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from serve_app.classifier.engines.download import find_fault, is_fetched
-from serve_app.classifier.labels import CLASSES, read_labels
-from serve_app.classifier.model_cache import OPENVINO_REMEDY, checked_sha256, is_prepared
+from serve_app.classifier.engines.model_file import check_model_file
+from serve_app.classifier.engines.weights_file import ResNetWeights, look_into, read_shapes
+from serve_app.classifier.labels import IMAGENET_CLASSES, read_labels
+from serve_app.classifier.model_cache import checked_sha256, find_engine_fault, is_prepared
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 
@@ -25,21 +27,22 @@ IMAGENET_URLS = {
 _WAYS = {
     "weights": "give a copy of them (`weights: /path/to/file.h5`), or write `weights: auto`, which goes on with random "
     "weights where these cannot be had: predictions then mean nothing",
-    "labels": f"give a file of {CLASSES} names (`labels: /path/to/file.json`), or write `labels: auto`, which goes on "
-    "with placeholders where these cannot be had",
+    "labels": f"give a file of {IMAGENET_CLASSES} names (`labels: /path/to/file.json`), or write `labels: auto`, which "
+    "goes on with placeholders where these cannot be had",
 }
 
 
 def find_source_faults(settings: ClassifierSettings) -> Iterator[Fault]:
     """Yield why the model cannot be prepared, by the keys of `settings`. Waits 2 × ANSWER_S at most for each source."""
-    if settings.engine == "openvino" and find_spec("openvino") is None:
-        yield Fault("engine", "openvino is not installed", OPENVINO_REMEDY)
+    if fault := find_engine_fault(settings.engine):
+        yield fault
     elif _is_prepared(settings):
         return
     weights = list(_weights_faults(settings))
     yield from weights
     if settings.labels not in SOURCE_WORDS:
-        yield from _file_or_url_faults("labels", settings.labels, settings.labels_sha256)
+        check = partial(read_labels, classes=_count_classes(settings))
+        yield from _file_or_url_faults("labels", settings.labels, settings.labels_sha256, check)
     elif "imagenet" in (settings.labels, settings.weights) and not weights:
         yield from _imagenet_faults("labels")
 
@@ -52,10 +55,13 @@ def _is_prepared(settings: ClassifierSettings) -> bool:
 
 
 def _weights_faults(settings: ClassifierSettings) -> Iterator[Fault]:
-    if settings.weights == "imagenet":
-        yield from _imagenet_faults("weights")
+    if settings.is_model_file:
+        yield from _file_or_url_faults("model", settings.model, settings.model_sha256, check_model_file)
+    elif settings.weights == "imagenet":
+        yield from _imagenet_faults("weights") if settings.model == "resnet50" else ()
     elif settings.weights not in SOURCE_WORDS:
-        yield from _file_or_url_faults("weights", settings.weights, settings.weights_sha256)
+        check = partial(_check_weights, model=settings.model)
+        yield from _file_or_url_faults("weights", settings.weights, settings.weights_sha256, check)
 
 
 def _imagenet_faults(field: str) -> Iterator[Fault]:
@@ -65,7 +71,9 @@ def _imagenet_faults(field: str) -> Iterator[Fault]:
         yield Fault(field, f"the ImageNet {field} cannot be fetched from {shown(url)}: {reason}", _WAYS[field])
 
 
-def _file_or_url_faults(field: str, source: str, sha256: str | None) -> Iterator[Fault]:
+def _file_or_url_faults(
+    field: str, source: str, sha256: str | None, check: Callable[[Path], object]
+) -> Iterator[Fault]:
     if is_url(source):
         assert sha256 is not None  # ClassifierSettings asks for one with every URL
         if not is_fetched(source, sha256) and (reason := find_fault(source, ANSWER_S)):
@@ -73,18 +81,25 @@ def _file_or_url_faults(field: str, source: str, sha256: str | None) -> Iterator
         return
     try:
         checked_sha256(Path(source), sha256, field)
-        if field == "labels":
-            read_labels(Path(source))
-        else:
-            yield from _misfits(Path(source))
+        check(Path(source))
     except SetupError as exc:
         yield exc.fault
 
 
-def _misfits(path: Path) -> Iterator[Fault]:
-    from serve_app.classifier.engines.weights_file import find_misfit
+def _check_weights(path: Path, model: str) -> None:
+    try:
+        found = look_into(path) if model == "resnet50" else read_shapes(path)
+    except ValueError as exc:
+        found = str(exc)
+    if isinstance(found, str):
+        raise SetupError(Fault("weights", f"{path} cannot be used: {found}", f"name Keras weights of a {model}"))
 
-    if misfit := find_misfit(path):
-        yield Fault(
-            "weights", f"{path} cannot be used: {misfit}", f"name Keras weights of a ResNet50, {CLASSES} classes"
-        )
+
+def _count_classes(settings: ClassifierSettings) -> int | None:
+    """Return how many classes the network has, where that is known without building it."""
+    if settings.is_model_file or is_url(settings.weights):
+        return None
+    if settings.weights in SOURCE_WORDS:
+        return IMAGENET_CLASSES
+    found = look_into(Path(settings.weights)) if settings.model == "resnet50" else None
+    return found.classes if isinstance(found, ResNetWeights) else None

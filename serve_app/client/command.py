@@ -111,7 +111,8 @@ class _Run:
 
 def _service(options: Options, key: str | None, progress: Progress) -> Service:
     wishes = Wishes(options.top_k, options.deadline_ms, options.no_store)
-    return Service(options.server, key, wishes, Patience(options.retries, options.give_up_after_s, progress.retry))
+    patience = Patience(options.retries, options.give_up_after_s, progress.retry)
+    return Service(options.server, key, wishes, patience, options.prefix)
 
 
 async def _first_contact(service: Service, options: Options, progress: Progress) -> About:

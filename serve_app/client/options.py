@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +18,7 @@ from serve_app.client.plain_text import without_login
 
 STANDARD_OUTPUT = "-"
 SERVER = "http://127.0.0.1:8000"
+PREFIX = "/model"
 GIVE_UP_AFTER_S = 120.0
 FIRST_CONTACT_S = 10.0
 DOWNLOAD_S = 60.0
@@ -44,6 +46,9 @@ _EXAMPLES = """examples:
 """
 
 
+_PREFIX = re.compile(r"(/[\w.~-]+)+/?", re.ASCII)
+
+
 @dataclass(frozen=True)
 class Options:
     """The values of the command line."""
@@ -51,6 +56,7 @@ class Options:
     what: list[str]
     urls: str | None
     server: str
+    prefix: str
     top_k: int
     jobs: bool
     batch: int | None
@@ -104,7 +110,8 @@ class Options:
     def how_to_ask_again(self) -> str:
         """Return the beginning of a command for the same service."""
         key = f" --api-key-env {self.api_key_env}" if self.api_key_env else ""
-        return f"{program()} --server {without_login(self.server)}{key}"
+        prefix = f" --prefix {self.prefix}" if self.prefix != PREFIX else ""
+        return f"{program()} --server {without_login(self.server)}{prefix}{key}"
 
 
 def program() -> str:
@@ -282,6 +289,14 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         "for example: --server http://10.0.0.5:8000",
     )
     add(
+        "--prefix",
+        type=_prefix,
+        default=PREFIX,
+        metavar="PATH",
+        help="route_prefix of the model's application, where a service has several (default: %(default)s); "
+        "for example: --prefix /cats",
+    )
+    add(
         "--api-key-env",
         metavar="NAME",
         help="environment variable that contains the API key (default: no key is sent); "
@@ -359,6 +374,12 @@ def _server(text: str) -> str:
     if not is_address or parts.query or parts.fragment or not text.isprintable() or " " in text:
         given = "this" if "@" in text else repr(text)  # an address that cannot be parsed may contain a password
         raise argparse.ArgumentTypeError(f"{given} is not an address such as {SERVER}")
+    return text.rstrip("/")
+
+
+def _prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as {PREFIX}")
     return text.rstrip("/")
 
 

@@ -71,9 +71,13 @@ class About:
 class Service:
     """The service at one address; close it with `aclose`."""
 
-    def __init__(self, server: str, key: str | None, wishes: Wishes, patience: Patience) -> None:
-        """Prepare to call it; `key` is sent to this address only. Raises UsageError as `open_client` does."""
+    def __init__(self, server: str, key: str | None, wishes: Wishes, patience: Patience, prefix: str) -> None:
+        """Prepare to call the model below `prefix`; `key` is sent to this address only.
+
+        Raises UsageError as `open_client` does.
+        """
         self.server = server.rstrip("/")
+        self._prefix = prefix
         self._wishes = wishes
         self._patience = patience
         self._read_s = _SPARE_S
@@ -92,14 +96,14 @@ class Service:
     async def about(self, patience: Patience) -> About:
         """Return GET /model/. Raises UsageError if this is not the service, ItemError without an answer."""
         try:
-            body = await patience.insist(lambda: self._ask("GET", "/model/"))
+            body = await patience.insist(lambda: self._ask("GET", "/"))
             about = _read_about(body)
         except (KeyError, TypeError, ValueError) as exc:
-            raise self._wrong_address("the answer to GET /model/ is not the service's") from exc
+            raise self._wrong_address(f"the answer to GET {self._prefix}/ is not the service's") from exc
         except ItemError as exc:
             if exc.is_transient:
                 raise
-            raise self._wrong_address(f"GET /model/: {exc.detail}") from exc
+            raise self._wrong_address(f"GET {self._prefix}/: {exc.detail}") from exc
         self._read_s = about.deadline_s + _SPARE_S
         return about
 
@@ -108,7 +112,7 @@ class Service:
         headers = {"Content-Type": "application/octet-stream", **self._wishes.headers()}
         params = {"top_k": self._wishes.top_k}
         return await self._patience.insist(
-            lambda: self._ask("POST", "/model/predict", params=params, headers=headers, content=picture)
+            lambda: self._ask("POST", "/predict", params=params, headers=headers, content=picture)
         )
 
     async def check_jobs(self, patience: Patience) -> None:
@@ -117,7 +121,7 @@ class Service:
         Raises UsageError if it has no jobs, ItemError.
         """
         try:
-            await patience.insist(lambda: self._ask("GET", f"/model/jobs/{_NO_JOB}"))
+            await patience.insist(lambda: self._ask("GET", f"/jobs/{_NO_JOB}"))
         except ItemError as exc:
             if exc.code == JOBS_UNAVAILABLE:
                 raise UsageError(f"--jobs: {exc.detail}; predictions without --jobs work") from exc
@@ -132,19 +136,17 @@ class Service:
         parts = [("file", (name[-_MOST_NAME_CHARACTERS:], data, "application/octet-stream")) for name, data in files]
         headers = {IDEMPOTENCY_HEADER: key, **self._wishes.headers()}
         params = {"top_k": self._wishes.top_k}
-        return await self._job_answer(
-            lambda: self._ask("POST", "/model/jobs", params=params, headers=headers, files=parts)
-        )
+        return await self._job_answer(lambda: self._ask("POST", "/jobs", params=params, headers=headers, files=parts))
 
     async def job(self, job_id: str, wait_s: float) -> Body:
         """Return the job once it has ended, or after `wait_s`. Raises ItemError."""
-        path = f"/model/jobs/{quote(job_id, safe='')}"
+        path = f"/jobs/{quote(job_id, safe='')}"
         params = {"wait": f"{wait_s:g}"}
         return await self._job_answer(lambda: self._ask("GET", path, read_s=wait_s + _SPARE_S, params=params))
 
     async def cancel(self, job_id: str) -> Body:
         """Cancel the job and return it. Raises ItemError."""
-        path = f"/model/jobs/{quote(job_id, safe='')}"
+        path = f"/jobs/{quote(job_id, safe='')}"
         return await self._job_answer(lambda: self._ask("DELETE", path))
 
     async def _job_answer(self, ask: Callable[[], Awaitable[Body]]) -> Body:
@@ -160,7 +162,7 @@ class Service:
     async def _ask(self, method: str, path: str, *, read_s: float | None = None, **content: Any) -> Body:
         timeout = httpx.Timeout(connect=_CONNECT_S, write=_WRITE_S, read=read_s or self._read_s, pool=None)
         try:
-            answer = await self._http.request(method, self.server + path, timeout=timeout, **content)
+            answer = await self._http.request(method, self.server + self._prefix + path, timeout=timeout, **content)
         except (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.InvalidURL) as exc:
             raise self._wrong_address(type(exc).__name__) from exc
         except httpx.RequestError as exc:

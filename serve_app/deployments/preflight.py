@@ -126,6 +126,16 @@ def _database(start: Start) -> Iterator[Fault]:
             yield Fault(DATABASE_VARIABLE, f"the database cannot be asked: {exc.detail}", remedy)
 
 
+def _queues(start: Start) -> Iterator[Fault]:
+    """Two models with one job queue would answer each other's jobs."""
+    owners: dict[str, str] = {}
+    for name, settings in start.settings(ClassifierSettings) if start.environment.get(REDIS_VARIABLE) else ():
+        owner = owners.setdefault(settings.jobs.queue, name)
+        if owner != name:
+            what = f"{settings.jobs.queue} is the queue of {owner} too, whose model would do these jobs"
+            yield Fault(f"applications[{name}].args.jobs.queue", what, f"write, for example, queue: {name}")
+
+
 def _redis(start: Start) -> Iterator[Fault]:
     for name, settings in start.settings(ClassifierSettings):
         url = redis_url(start.environment)
@@ -197,6 +207,7 @@ CHECKS = (
     Check("applications[…].args.weights", _sources),
     Check(DATABASE_VARIABLE, _database),
     Check(REDIS_VARIABLE, _redis),
+    Check("applications[…].args.jobs.queue", _queues),
     Check("applications", _placement),
     Check("HOME", _folders),
     Check("http_options.host", _host),

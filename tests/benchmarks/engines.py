@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from serve_app.classifier.engines import Engine, load_engine
-from serve_app.classifier.images import SIDE_PIXELS
+from serve_app.classifier.families import RESNET50
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
@@ -86,7 +86,7 @@ def _hear(child: "subprocess.Popen[str]") -> dict[str, float]:
 def compute(wanted: dict[str, float], name: str) -> None:
     """Say that the engine is warm, wait for the end of stdin, compute for a while, and say how fast that was."""
     engine = _load(name, int(wanted["threads"]))
-    pictures = np.zeros((int(wanted["batch"]), SIDE_PIXELS, SIDE_PIXELS, 3), np.uint8)
+    pictures = np.zeros((int(wanted["batch"]), RESNET50.crop, RESNET50.crop, 3), np.uint8)
     engine.infer(pictures)
     print(json.dumps({}), flush=True)
     sys.stdin.read()

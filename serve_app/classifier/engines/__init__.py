@@ -1,5 +1,6 @@
-"""Where the network is computed: the only folder that imports TensorFlow, Keras or OpenVINO, each when asked for."""
+"""Where the network is computed: the only folder that imports TensorFlow, Keras, OpenVINO and ONNX Runtime."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
@@ -11,15 +12,12 @@ class Engine(Protocol):
     """A loaded network; used by one thread."""
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the class probabilities, shape (n, classes), of RGB pictures, shape (n, 224, 224, 3)."""
+        """Return the class probabilities, shape (n, classes), of RGB pictures, shape (n, crop, crop, 3)."""
 
 
 def import_engine(name: str) -> None:
     """Import what `load_engine` needs: the larger half of its time, and without a thread that stays."""
-    if name == "openvino":
-        import serve_app.classifier.engines.openvino_engine
-    else:
-        import serve_app.classifier.engines.tensorflow_engine  # noqa: F401
+    import_module(f"serve_app.classifier.engines.{name}_engine")
 
 
 def load_engine(name: str, folder: Path, *, threads: int, precision: str) -> Engine:
@@ -28,6 +26,10 @@ def load_engine(name: str, folder: Path, *, threads: int, precision: str) -> Eng
         from serve_app.classifier.engines.openvino_engine import OpenVinoEngine
 
         return OpenVinoEngine(folder, threads=threads, precision=precision)
+    if name == "onnxruntime":
+        from serve_app.classifier.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+        return OnnxRuntimeEngine(folder, threads=threads)
     from serve_app.classifier.engines.tensorflow_engine import TensorFlowEngine
 
     return TensorFlowEngine(folder, threads=threads)

@@ -7,16 +7,20 @@ import os
 import socket
 import ssl
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
+from typing import TypeVar
 from urllib.error import ContentTooShortError, HTTPError
 
 from serve_app.address import Address, read_address
-from serve_app.classifier.settings import file_name, shown
+from serve_app.classifier.model_cache import UnavailableError
+from serve_app.classifier.settings import file_name, is_url, shown
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
+
+T = TypeVar("T")
 
 _SUBFOLDER = "downloads"
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
@@ -46,6 +50,22 @@ def fetch(field: str, url: str, sha256: str) -> Path:
         reason = describe_fault(exc)
         raise SetupError(f"{field}: {shown(url)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}") from exc
     return Path(path)
+
+
+def obtain_file(field: str, source: str, sha256: str | None) -> Path:
+    """Return the file that `source` names, fetched if it is a URL. Raises SetupError if it cannot be fetched."""
+    if not is_url(source):
+        return Path(source)
+    assert sha256 is not None  # ClassifierSettings asks for one with every URL
+    return fetch(field, source, sha256)
+
+
+def fetch_imagenet(field: str, get: Callable[[], T]) -> T:
+    """Return what Keras fetches with `get`. Raises UnavailableError."""
+    try:
+        return get()
+    except Exception as exc:  # Keras raises a bare Exception when it cannot fetch
+        raise UnavailableError(f"{field}: the ImageNet {field} cannot be had: {describe_fault(exc)}") from exc
 
 
 def find_fault(url: str, timeout_s: float) -> str | None:

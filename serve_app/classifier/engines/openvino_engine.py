@@ -1,4 +1,4 @@
-"""ResNet50 on OpenVINO (extra `openvino`), from the IR files that `engines.prepare` wrote. TensorFlow is not loaded."""
+"""Networks on OpenVINO (extra `openvino`), from the IR files that `engines.prepare` wrote. TensorFlow is not loaded."""
 
 from pathlib import Path
 

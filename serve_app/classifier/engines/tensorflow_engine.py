@@ -1,4 +1,4 @@
-"""ResNet50 on TensorFlow's CPU kernels, from the SavedModel that `engines.prepare` wrote."""
+"""Networks on TensorFlow's CPU kernels, from the SavedModel that `engines.prepare` wrote."""
 
 import os
 from pathlib import Path
@@ -20,7 +20,7 @@ class TensorFlowEngine:
     """A loaded SavedModel with its own number of threads; TensorFlow's pools are per process, so one of them each."""
 
     def __init__(self, folder: Path, *, threads: int) -> None:
-        # One operation at a time, all threads in it: a ResNet has no branches worth running side by side.
+        # One operation at a time, all threads in it: few networks have branches worth running side by side.
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         try:

@@ -1,11 +1,10 @@
 """Looks into a file of Keras weights without TensorFlow: a start learns in a second what Keras says in a minute."""
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
-
-from serve_app.classifier.labels import CLASSES
 
 FEATURES = 2048
 CONVOLUTIONS = 53
@@ -15,28 +14,36 @@ _WEIGHTS_OF_A_MODEL = "model.weights.h5"
 """In a .keras file, which is a ZIP."""
 
 
-def find_misfit(path: Path) -> str | None:
-    """Return why a file, .h5 or .keras, cannot be the weights of a ResNet50 with CLASSES classes, or None."""
+def look_into(path: Path) -> "ResNetWeights | str":
+    """Return what a file, .h5 or .keras, holds of a ResNet50, or why it cannot be its weights."""
     try:
-        shapes = _read_shapes(path)
-    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile):
-        return "it is no whole file of Keras weights (truncated, or of another kind?)"
+        shapes = read_shapes(path)
+    except ValueError as exc:
+        return str(exc)
     classes = {shape[1] for shape in shapes if len(shape) == MATRIX_AXES and shape[0] == FEATURES}
     convolutions = sum(len(shape) == KERNEL_AXES for shape in shapes)
-    if convolutions != CONVOLUTIONS or not classes:
+    if convolutions != CONVOLUTIONS or len(classes) != 1:
         return f"it is of another network: it has {convolutions} convolutions, a ResNet50 has {CONVOLUTIONS}"
-    if CLASSES not in classes:
-        return f"it has {min(classes)} classes; this network has {CLASSES}"
-    return None
+    return ResNetWeights(classes.pop())
 
 
-def _read_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of all weights but the optimizer's. Raises OSError, KeyError, RuntimeError and BadZipFile."""
-    if path.suffix == ".keras":
-        with zipfile.ZipFile(path) as model, model.open(_WEIGHTS_OF_A_MODEL) as weights, h5py.File(weights) as file:
+@dataclass(frozen=True)
+class ResNetWeights:
+    """The weights of a ResNet50 for some number of classes."""
+
+    classes: int
+
+
+def read_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of all weights in a file but the optimizer's. Raises ValueError if it holds none."""
+    try:
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as model, model.open(_WEIGHTS_OF_A_MODEL) as weights, h5py.File(weights) as file:
+                return _shapes_in(file)
+        with h5py.File(path) as file:
             return _shapes_in(file)
-    with h5py.File(path) as file:
-        return _shapes_in(file)
+    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as exc:
+        raise ValueError("it is no whole file of Keras weights (truncated, or of another kind?)") from exc
 
 
 def _shapes_in(file: h5py.File) -> list[tuple[int, ...]]:

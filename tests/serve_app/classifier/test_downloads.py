@@ -85,10 +85,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def obtain(url: str, sha256: str = SHA256) -> list[str]:
     """Fetch the labels as a start does."""
-    from serve_app.classifier.engines.prepare import obtain_labels
+    from serve_app.classifier.engines.labels import obtain_labels
 
-    _, labels = obtain_labels(ClassifierSettings(labels=url, labels_sha256=sha256))
-    return labels
+    return obtain_labels(ClassifierSettings(labels=url, labels_sha256=sha256), classes=1000).names
 
 
 def test_a_login_in_the_url_opens_a_server_that_asks_for_one(server: Server) -> None:

@@ -20,6 +20,8 @@ from serve_app.errors import SetupError
 from serve_app.places import cache_dir
 from tests.conftest import THREADS, Fitted
 
+pytestmark = pytest.mark.usefixtures("tensorflow_threads")
+
 
 def settings(**args: object) -> ClassifierSettings:
     return ClassifierSettings.model_validate(args)
@@ -27,14 +29,6 @@ def settings(**args: object) -> ClassifierSettings:
 
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tensorflow_with_the_engines_threads() -> None:
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +81,6 @@ def test_the_engine_computes_what_the_bare_keras_model_computes(fitted: Fitted, 
     assert np.allclose(engine.infer(fitted.crops), fitted.expected, atol=1e-4)
     for row, picture in zip(fitted.expected, fitted.crops, strict=True):
         assert np.allclose(engine.infer(picture[np.newaxis]), row, atol=1e-4)
-
-
-def test_preprocessing_is_keras_own() -> None:
-    import keras
-
-    from serve_app.classifier.engines.prepare import preprocess
-
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    expected = keras.applications.resnet50.preprocess_input(pictures.astype(np.float32))
-    assert np.abs(preprocess(pictures).numpy() - expected).max() < 1e-4  # of 255, the last bits of a float32
 
 
 @pytest.fixture(scope="module")
@@ -175,34 +159,37 @@ def test_auto_prepares_random_weights_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_imagenet_weights_or_labels_that_cannot_be_had_are_an_error() -> None:
-    from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
+    from serve_app.classifier.engines.keras_network import obtain_network
+    from serve_app.classifier.engines.labels import obtain_labels
 
     with pytest.raises(SetupError, match="ImageNet weights cannot be had"):
         obtain_network(settings(weights="imagenet"))
     with pytest.raises(SetupError, match="ImageNet labels cannot be had"):
-        obtain_labels(settings(weights="imagenet"))
+        obtain_labels(settings(weights="imagenet"), 1000)
 
 
 @pytest.mark.usefixtures("new_cache")
 def test_weights_and_labels_come_from_a_url_with_a_checksum(served: tuple[str, Path], fitted: Fitted) -> None:
-    from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
+    from serve_app.classifier.engines.keras_network import obtain_network
+    from serve_app.classifier.engines.labels import Labels, obtain_labels
 
     url, _ = served
     wanted = settings(
         weights=f"{url}/fitted.weights.h5", weights_sha256=sha256(fitted.weights),
         labels=f"{url}/labels.json", labels_sha256=sha256(fitted.labels),
     )  # fmt: skip
-    name, checksum, network = obtain_network(wanted)
-    assert (name, checksum) == ("fitted.weights.h5", sha256(fitted.weights))
-    assert network.count_params() == 25_636_712
-    assert obtain_labels(wanted) == ("labels.json", [f"thing {index}" for index in range(1000)])
+    found = obtain_network(wanted)
+    assert (found.facts.weights, found.facts.weights_sha256) == ("fitted.weights.h5", sha256(fitted.weights))
+    assert found.network.count_params() == 25_636_712
+    assert obtain_labels(wanted, 1000) == Labels("labels.json", [f"thing {index}" for index in range(1000)])
 
 
 @pytest.mark.usefixtures("new_cache")
 def test_a_download_that_breaks_off_or_has_another_checksum_is_refused(
     served: tuple[str, Path], fitted: Fitted
 ) -> None:
-    from serve_app.classifier.engines.prepare import obtain_labels, obtain_network
+    from serve_app.classifier.engines.keras_network import obtain_network
+    from serve_app.classifier.engines.labels import obtain_labels
 
     url, _ = served
     with pytest.raises(SetupError, match=r"weights: .*cannot be fetched"):
@@ -210,7 +197,7 @@ def test_a_download_that_breaks_off_or_has_another_checksum_is_refused(
     with pytest.raises(SetupError, match=r"weights: .*SHA-256 is not 0000"):
         obtain_network(settings(weights=f"{url}/fitted.weights.h5", weights_sha256="0" * 64))
     with pytest.raises(SetupError, match=r"labels: .*cannot be fetched"):
-        obtain_labels(settings(labels=f"{url}/nothing.json", labels_sha256="0" * 64))
+        obtain_labels(settings(labels=f"{url}/nothing.json", labels_sha256="0" * 64), 1000)
 
 
 def test_a_file_with_another_checksum_is_refused_before_anything_is_computed(fitted: Fitted) -> None:
@@ -224,7 +211,7 @@ def test_a_missing_file_is_named() -> None:
 
 
 def test_an_error_shows_no_password_of_a_url() -> None:
-    from serve_app.classifier.engines.prepare import obtain_network
+    from serve_app.classifier.engines.keras_network import obtain_network
 
     with pytest.raises(SetupError) as caught:
         obtain_network(settings(weights="http://me:secret@127.0.0.1:9/w.h5?key=hidden", weights_sha256="0" * 64))
@@ -236,7 +223,7 @@ def test_an_error_shows_no_password_of_a_url() -> None:
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "another network"])
 def test_a_file_that_is_not_a_resnet50s_weights_is_refused(fitted: Fitted, tmp_path: Path, damage: str) -> None:
-    from serve_app.classifier.engines.prepare import obtain_network
+    from serve_app.classifier.engines.keras_network import obtain_network
 
     path = tmp_path / "bad.weights.h5"
     if damage == "truncated":
@@ -253,7 +240,7 @@ def test_a_file_that_is_not_a_resnet50s_weights_is_refused(fitted: Fitted, tmp_p
 
 @pytest.mark.parametrize("suffix", ["index.json", "list.json", "lines.txt"])
 def test_labels_come_in_three_forms(tmp_path: Path, suffix: str) -> None:
-    from serve_app.classifier.engines.prepare import obtain_labels
+    from serve_app.classifier.engines.labels import Labels, obtain_labels
 
     names = [f"name {index}" for index in range(1000)]
     texts = {
@@ -262,17 +249,17 @@ def test_labels_come_in_three_forms(tmp_path: Path, suffix: str) -> None:
         "lines.txt": "\n".join(names),
     }
     (tmp_path / suffix).write_text(texts[suffix])
-    assert obtain_labels(settings(labels=str(tmp_path / suffix))) == (suffix, names)
+    assert obtain_labels(settings(labels=str(tmp_path / suffix)), 1000) == Labels(suffix, names)
 
 
 @pytest.mark.parametrize(("text", "words"), [("a\nb", "2 labels"), ("{", "neither"), ('{"0": 1}', "neither")])
 def test_unusable_labels_are_refused(tmp_path: Path, text: str, words: str) -> None:
-    from serve_app.classifier.engines.prepare import obtain_labels
+    from serve_app.classifier.engines.labels import obtain_labels
 
     path = tmp_path / ("labels.json" if "{" in text else "labels.txt")
     path.write_text(text)
     with pytest.raises(SetupError, match=words):
-        obtain_labels(settings(labels=str(path)))
+        obtain_labels(settings(labels=str(path)), 1000)
 
 
 @pytest.mark.parametrize(

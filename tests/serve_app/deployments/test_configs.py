@@ -27,7 +27,7 @@ SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 
 
 def test_one_and_two_replicas_and_one_that_leaves_a_core_free_are_shipped() -> None:
-    assert SHIPPED == ["one_replica.yaml", "one_thread.yaml", "two_replicas.yaml"]
+    assert SHIPPED == ["one_replica.yaml", "one_thread.yaml", "two_models.yaml", "two_replicas.yaml"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -44,7 +44,7 @@ def test_replicas_are_as_the_name_says_and_use_the_reference_machine_once(name: 
 
 
 def test_the_configs_differ_in_replicas_and_threads_only() -> None:
-    one, *others = (read_config(name) for name in SHIPPED)
+    one, *others = (read_config(name) for name in SHIPPED if name != "two_models.yaml")
     for other in others:
         model = other["applications"][1]
         model["deployments"][0]["num_replicas"], model["args"]["threads"] = 1, 2
@@ -163,7 +163,9 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     Path("one_thread").touch()
     assert find_config("one_thread") == Path("one_thread")
-    with pytest.raises(SetupError, match=r"two cannot be read: .*\(one_replica, one_thread, two_replicas\)"):
+    with pytest.raises(
+        SetupError, match=r"two cannot be read: .*\(one_replica, one_thread, two_models, two_replicas\)"
+    ):
         find_config("two")
 
 

@@ -12,7 +12,7 @@ import pytest
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import IMAGENET_URLS, find_source_faults
 from serve_app.deployments import model
-from serve_app.deployments.preflight import CHECKS, Check, Start, find_faults, startable_config
+from serve_app.deployments.preflight import CHECKS, Check, Start, _queues, find_faults, startable_config
 from serve_app.errors import Fault, SetupFaults
 from tests.conftest import Fitted
 from tests.redis_server import RedisServer
@@ -79,6 +79,15 @@ def test_a_shipped_config_has_no_fault_and_an_optional_redis_that_is_down_is_a_w
 
 def faults_with(variable: str, url: str) -> list[Fault]:
     return find_faults(Start(read_config("one_replica.yaml"), {variable: url, "RAY_AUTH_TOKEN": "x"}), CHECKS)
+
+
+def test_two_models_with_one_job_queue_are_a_fault(own_redis: RedisServer) -> None:
+    config = read_config("two_models.yaml")
+    assert [*_queues(Start(config, {"REDIS_URL": own_redis.url}))] == []
+    config["applications"][2]["args"].pop("jobs")
+    [fault] = _queues(Start(config, {"REDIS_URL": own_redis.url}))
+    assert str(fault).startswith("applications[cats].args.jobs.queue: model is the queue of model too")
+    assert [*_queues(Start(config, {}))] == []
 
 
 def answer_as_a_web_server(server: socket.socket) -> None:

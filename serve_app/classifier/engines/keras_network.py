@@ -1,0 +1,197 @@
+"""A network of Keras, by name or from a file, as one function from pixels to probabilities. Called by `prepare`."""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
+from serve_app.classifier.engines.download import fetch_imagenet, obtain_file
+from serve_app.classifier.engines.folding import fold_batch_norm
+from serve_app.classifier.engines.model_file import check_model_file
+from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL, probe
+from serve_app.classifier.engines.weights_file import read_shapes
+from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
+from serve_app.classifier.labels import IMAGENET_CLASSES
+from serve_app.classifier.model_cache import checked_sha256
+from serve_app.classifier.settings import ClassifierSettings, file_name, shown
+from serve_app.errors import SetupError
+
+# What Keras raises on files that are damaged, or of another network.
+KERAS_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, tf.errors.OpError)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A network as it was built or read, and what its weights are called."""
+
+    network: keras.Model
+    weights: str
+    weights_sha256: str | None
+    preprocessing: PreprocessingName
+
+
+@dataclass(frozen=True)
+class KerasNetwork:
+    """A network with known input and outputs."""
+
+    facts: NetworkFacts
+    network: keras.Model
+    engine: str
+
+    def save(self, folder: Path) -> None:
+        """Write it for the engine, with BatchNormalization folded away where that applies."""
+        preprocessing = PREPROCESSING[self.facts.preprocessing]
+        network = fold_batch_norm(self.network, preprocess(probe(self.facts.crop), preprocessing))
+        module = served_function(network, self.facts.crop, preprocessing, is_logits=self.facts.outputs == "logits")
+        (_save_for_openvino if self.engine == "openvino" else _save_for_tensorflow)(module, folder)
+
+
+def obtain_network(settings: ClassifierSettings) -> KerasNetwork:
+    """Return the network that `settings` ask for. Raises SetupError if it cannot be had, or cannot be served."""
+    source = _read_model_file(settings) if settings.is_model_file else _build_family(settings)
+    name = shown(settings.model)
+    crop = _check_input(name, source.network, settings.crop)
+    classes = _check_output(name, source.network)
+    inputs = preprocess(probe(crop), PREPROCESSING[source.preprocessing])
+    try:
+        scores = np.asarray(source.network(inputs, training=False), np.float32)
+    except KERAS_FAULTS as exc:
+        raise SetupError(f"model: {name} does not compute pictures of {crop}×{crop}: {first_line(exc)}") from exc
+    facts = NetworkFacts(
+        name=source.weights if settings.is_model_file else settings.model,
+        weights=source.weights,
+        weights_sha256=source.weights_sha256,
+        preprocessing=source.preprocessing,
+        crop=crop,
+        classes=classes,
+        outputs=judge_outputs(name, scores, settings.outputs),
+    )
+    return KerasNetwork(facts, source.network, settings.engine)
+
+
+def preprocess(pictures: Any, preprocessing: Preprocessing) -> tf.Tensor:
+    """Return uint8 RGB pictures, shape (n, side, side, 3), as the network wants them: float32, of the same shape."""
+    pixels = (tf.cast(pictures, tf.float32) - tf.constant(preprocessing.mean)) / tf.constant(preprocessing.scale)
+    return pixels[..., ::-1] if preprocessing.is_bgr else pixels
+
+
+def served_function(network: keras.Model, crop: int, preprocessing: Preprocessing, *, is_logits: bool) -> tf.Module:
+    """Return the network from uint8 RGB pictures to class probabilities as a module with one signature."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, crop, crop, 3], tf.uint8, name=INPUT)])  # type: ignore[untyped-decorator]
+    def serve(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
+        scores = tf.cast(network(preprocess(pictures, preprocessing), training=False), tf.float32)
+        return {OUTPUT: tf.nn.softmax(scores) if is_logits else scores}
+
+    module = tf.Module()
+    module.network = network  # a SavedModel keeps the variables that it can reach
+    module.serve = serve
+    return module
+
+
+def _build_family(settings: ClassifierSettings) -> _Source:
+    family = FAMILIES[settings.model]
+    build = _builder(settings)
+    preprocessing = family.preprocessing if settings.preprocessing == "auto" else settings.preprocessing
+    if settings.weights == "random":
+        keras.utils.set_random_seed(settings.seed)
+        return _Source(build(weights=None), "random", None, preprocessing)
+    if settings.weights == "imagenet":
+        network = fetch_imagenet("weights", lambda: build(weights="imagenet"))
+        return _Source(network, "imagenet", None, preprocessing)
+    path = obtain_file("weights", settings.weights, settings.weights_sha256)
+    sha256 = checked_sha256(path, settings.weights_sha256, "weights")
+    name = file_name(settings.weights)
+    return _Source(_with_weights(settings, path, build(weights=None)), name, sha256, preprocessing)
+
+
+def _builder(settings: ClassifierSettings) -> Callable[..., keras.Model]:
+    function = getattr(keras.applications, FAMILIES[settings.model].function)
+    side = settings.crop or FAMILIES[settings.model].crop
+    return function if side is None else partial(function, input_shape=(side, side, 3))
+
+
+def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model) -> keras.Model:
+    """Return the named network with the weights of a file, and as many classes as they have."""
+    try:
+        classes = _count_classes(network, read_shapes(path))
+        if classes != IMAGENET_CLASSES:
+            network = _builder(settings)(weights=None, classes=classes)
+        network.load_weights(path)
+    except KERAS_FAULTS as exc:
+        raise SetupError(
+            f"weights: {shown(settings.weights)} is not a readable Keras weights file of a "
+            f"{FAMILIES[settings.model].function} (truncated, or of another network?): {first_line(exc)}"
+        ) from exc
+    return network
+
+
+def _count_classes(network: keras.Model, in_file: list[tuple[int, ...]]) -> int:
+    """Return for how many classes the weights are: shapes other than those of `network` are those of its last layer."""
+    built = Counter(tuple(weight.shape) for weight in network.weights)
+    further = Counter(in_file) - built
+    if not further:
+        return IMAGENET_CLASSES
+    classes = {shape[-1] for shape in further}
+    if len(classes) != 1 or sum(further.values()) > 2:  # noqa: PLR2004 a kernel and a bias
+        [shape, *_] = further
+        raise ValueError(f"it has a weight of shape {shape}, which this network has not")
+    return classes.pop()
+
+
+def _read_model_file(settings: ClassifierSettings) -> _Source:
+    path = obtain_file("model", settings.model, settings.model_sha256)
+    sha256 = checked_sha256(path, settings.model_sha256, "model")
+    check_model_file(path)
+    assert settings.preprocessing != "auto"  # ClassifierSettings asks for it
+    try:
+        network = keras.models.load_model(path, compile=False, safe_mode=True)
+    except KERAS_FAULTS as exc:
+        raise SetupError(f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}") from exc
+    return _Source(network, file_name(settings.model), sha256, settings.preprocessing)
+
+
+def _check_input(name: str, network: keras.Model, crop: int | None) -> int:
+    """Return the side of the pictures that the network takes. Raises SetupError if it takes something else."""
+    if len(network.inputs) != 1 or len(shape := tuple(network.inputs[0].shape)) != 4 or shape[3] != 3:  # noqa: PLR2004
+        shapes = " and ".join(str(tuple(each.shape)) for each in network.inputs)
+        raise SetupError(
+            f"model: {name} has an input of shape {shapes}; served are RGB pictures: (None, side, side, 3)"
+        )
+    return check_side(name, shape[1], shape[2], crop)
+
+
+def _check_output(name: str, network: keras.Model) -> int:
+    shapes = [tuple(output.shape) for output in network.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:  # noqa: PLR2004
+        raise SetupError(
+            f"model: {name} has outputs of shape {' and '.join(map(str, shapes))}; served are networks with one score "
+            "for each class: (None, classes)"
+        )
+    return int(shapes[0][1])
+
+
+def _save_for_tensorflow(module: tf.Module, folder: Path) -> None:
+    tf.saved_model.save(module, str(folder / SAVED_MODEL), signatures=module.serve.get_concrete_function())
+
+
+def _save_for_openvino(module: tf.Module, folder: Path) -> None:
+    import openvino
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
+    graph = folder / "frozen.pb"
+    graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
+    openvino.save_model(openvino.Core().read_model(graph), folder / OPENVINO_MODEL, compress_to_fp16=False)
+    graph.unlink()

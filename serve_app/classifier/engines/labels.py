@@ -1,0 +1,48 @@
+"""The names of the classes: ImageNet's, those of a file, or placeholders. Called by `prepare`."""
+
+from dataclasses import dataclass
+
+from serve_app.classifier.engines.download import fetch_imagenet, obtain_file
+from serve_app.classifier.labels import IMAGENET_CLASSES, placeholder_labels, read_labels
+from serve_app.classifier.model_cache import UnavailableError, checked_sha256
+from serve_app.classifier.settings import ClassifierSettings, file_name
+from serve_app.errors import Fault, SetupError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One name for each class, and where they are from: imagenet, placeholder, or a file's name."""
+
+    source: str
+    names: list[str]
+    are_missing: bool = False
+    """Whether ImageNet's belong here and could not be fetched."""
+
+
+def obtain_labels(settings: ClassifierSettings, classes: int) -> Labels:
+    """Return the labels that `settings` ask for. Raises SetupError if there are not as many as `classes`."""
+    if settings.labels not in ("auto", "imagenet"):
+        path = obtain_file("labels", settings.labels, settings.labels_sha256)
+        checked_sha256(path, settings.labels_sha256, "labels")
+        return Labels(file_name(settings.labels), read_labels(path, classes))
+    is_imagenet = classes == IMAGENET_CLASSES and not settings.is_model_file
+    if settings.labels == "auto" and (settings.weights == "random" or not is_imagenet):
+        return Labels("placeholder", placeholder_labels(classes))
+    if classes != IMAGENET_CLASSES:
+        what = f"imagenet has {IMAGENET_CLASSES} labels; this network has {classes} classes"
+        raise SetupError(Fault("labels", what, "name a file with one label for each class"))
+    try:
+        return Labels("imagenet", fetch_imagenet("labels", _imagenet_labels))
+    except UnavailableError:
+        if settings.labels == "imagenet" or settings.weights == "imagenet":
+            raise
+        return Labels("placeholder", placeholder_labels(classes), are_missing=True)
+
+
+def _imagenet_labels() -> list[str]:
+    import keras
+    import numpy as np
+
+    # Keras keeps the names to itself, but tells the best one for any row of scores.
+    rows = np.eye(IMAGENET_CLASSES, dtype=np.float32)
+    return [str(row[0][1]) for row in keras.applications.imagenet_utils.decode_predictions(rows, top=1)]

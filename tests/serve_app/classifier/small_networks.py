@@ -1,0 +1,76 @@
+"""Networks of a few weights that tell generated pictures apart, as Keras and ONNX files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIDE = 32
+COLOURS = ("red", "green", "blue")
+
+
+def pictures(count: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return noisy pictures of one colour each, shape (count, SIDE, SIDE, 3), and which of COLOURS it is."""
+    random = np.random.default_rng(seed)
+    classes = random.integers(0, len(COLOURS), count)
+    pixels = random.integers(0, 90, (count, SIDE, SIDE, 3))
+    pixels[np.arange(count), :, :, classes] += 120
+    return pixels.astype(np.uint8), classes
+
+
+def trained(*, scaling: bool = True, softmax: bool = True) -> Any:
+    """Return a Keras network that was trained on such pictures, with its own scaling layer or for pixels 0 to 1."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    layers = [
+        keras.Input((SIDE, SIDE, 3)),
+        *([keras.layers.Rescaling(1 / 255)] if scaling else []),
+        keras.layers.Conv2D(8, 3, strides=2, use_bias=False),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+        keras.layers.DepthwiseConv2D(3),
+        keras.layers.BatchNormalization(),
+        keras.layers.ReLU(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(len(COLOURS), activation="softmax" if softmax else None),
+    ]
+    network = keras.Sequential(layers)
+    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=not softmax))
+    images, classes = pictures(192)
+    network.fit(images / (1 if scaling else 255), classes, epochs=25, batch_size=32, verbose=0)
+    return network
+
+
+def write_onnx(path: Path, *, channels_first: bool = True, batch: int | str = "n", softmax: bool = False) -> Path:
+    """Write a network whose score for a colour is its mean, and return `path`. Its input are pixels 0 to 1."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    shape: list[int | str] = [batch, 3, SIDE, SIDE] if channels_first else [batch, SIDE, SIDE, 3]
+    axes = onnx.numpy_helper.from_array(np.array([2, 3] if channels_first else [1, 2]), "axes")
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "gain"], ["logits"]),
+        *([helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)] if softmax else []),
+    ]
+    gain = onnx.numpy_helper.from_array(np.array(20, np.float32), "gain")
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("probabilities" if softmax else "logits", TensorProto.FLOAT, [batch, 3])],
+        [gain, axes],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def colour_probabilities(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return what the network of `write_onnx` finds: the softmax of 20 times the mean of each colour."""
+    logits = 20 * (images / 255).mean(axis=(1, 2))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return result

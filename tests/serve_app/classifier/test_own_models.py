@@ -1,0 +1,307 @@
+"""`model:`: networks by name and from files, on each engine, and what is refused."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve_app.classifier.api import build_model_api
+from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.engines import load_engine
+from serve_app.classifier.engines.model_file import check_model_file
+from serve_app.classifier.families import FAMILIES, PREPROCESSING
+from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import SetupError
+from tests.conftest import THREADS
+from tests.serve_app.classifier.small_networks import (
+    COLOURS,
+    SIDE,
+    colour_probabilities,
+    pictures,
+    trained,
+    write_onnx,
+)
+
+RANDOM_PICTURES, RANDOM_CLASSES = pictures(6, seed=9)
+
+
+pytestmark = pytest.mark.usefixtures("tensorflow_threads")
+
+
+def settings(**args: object) -> ClassifierSettings:
+    return ClassifierSettings.model_validate({"threads": THREADS, **args})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tensorflow_threads: None) -> Path:  # noqa: ARG001 before it computes
+    """A folder with a trained network as .keras and .h5, what it says of RANDOM_PICTURES, and its labels."""
+    folder = tmp_path_factory.mktemp("models")
+    network = trained()
+    network.save(folder / "colours.keras")
+    network.save(folder / "colours.h5")
+    trained(scaling=False, softmax=False).save(folder / "logits.keras")
+    np.save(folder / "expected.npy", network(RANDOM_PICTURES.astype(np.float32), training=False).numpy())
+    (folder / "colours.txt").write_text("\n".join(COLOURS))
+    return folder
+
+
+def scores_of(prepared: PreparedModel, wanted: ClassifierSettings) -> np.ndarray:
+    engine = load_engine(wanted.engine, prepared.folder, threads=THREADS, precision=wanted.precision)
+    return np.asarray(engine.infer(RANDOM_PICTURES))
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize(("file", "engine"), [("colours.keras", "tensorflow"), ("colours.h5", "openvino")])
+def test_a_trained_network_answers_as_the_bare_one(folder: Path, file: str, engine: str) -> None:
+    wanted = settings(model=str(folder / file), preprocessing="none", engine=engine)
+    prepared = find_or_prepare(wanted)
+    expected = np.load(folder / "expected.npy")
+    assert np.abs(scores_of(prepared, wanted) - expected).max() < 1e-3
+    assert (expected.argmax(axis=1) == RANDOM_CLASSES).all()
+    manifest = prepared.manifest
+    assert (manifest.name, manifest.crop, manifest.resize, manifest.outputs) == (file, 32, 37, "probabilities")
+    assert manifest.labels == ["class_0000", "class_0001", "class_0002"]
+
+
+def test_logits_become_probabilities(folder: Path) -> None:
+    from serve_app.classifier.engines.keras_network import obtain_network
+
+    wanted = settings(model=str(folder / "logits.keras"), preprocessing="scale_0_1")
+    assert obtain_network(wanted).facts.outputs == "logits"
+    with pytest.raises(SetupError, match=r"outputs: .* returns no probabilities"):
+        obtain_network(wanted.model_copy(update={"outputs": "probabilities"}))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize(
+    "kind", [{}, {"channels_first": False}, {"batch": 1, "softmax": True}], ids=["NCHW", "NHWC", "one at a time"]
+)
+def test_an_onnx_file_is_computed_as_it_says(tmp_path: Path, engine: str, kind: dict[str, object]) -> None:
+    model = write_onnx(tmp_path / "colours.onnx", **kind)  # type: ignore[arg-type]
+    wanted = settings(model=str(model), preprocessing="scale_0_1", engine=engine)
+    scores = scores_of(find_or_prepare(wanted), wanted)
+    assert np.abs(scores - colour_probabilities(RANDOM_PICTURES)).max() < 1e-4
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["resnet50", "torchvision", "scale_minus1_1"])
+def test_every_preprocessing_is_the_same_on_onnx_engines(tmp_path: Path, engine: str, name: str) -> None:
+    model = write_onnx(tmp_path / "colours.onnx")
+    wanted = settings(model=str(model), preprocessing=name, engine=engine)
+    scaling = PREPROCESSING[wanted.preprocessing]  # type: ignore[index]
+    pixels = (RANDOM_PICTURES - np.array(scaling.mean)) / np.array(scaling.scale)
+    logits = 20 * (pixels[..., ::-1] if scaling.is_bgr else pixels).mean(axis=(1, 2))
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scores = scores_of(find_or_prepare(wanted), wanted)
+    assert np.abs(scores - powers / powers.sum(axis=1, keepdims=True)).max() < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["caffe", "torch", "tf"])
+def test_preprocessings_are_those_of_keras(mode: str) -> None:
+    import keras
+
+    from serve_app.classifier.engines.keras_network import preprocess
+
+    name = {"caffe": "resnet50", "torch": "torchvision", "tf": "scale_minus1_1"}[mode]
+    given = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), dtype=np.uint8)
+    expected = keras.applications.imagenet_utils.preprocess_input(given.astype(np.float32), mode=mode)
+    assert np.abs(preprocess(given, PREPROCESSING[name]).numpy() - expected).max() < 1e-4  # type: ignore[index]
+
+
+async def test_own_labels_come_back_over_http(folder: Path) -> None:
+    wanted = settings(
+        model=str(folder / "colours.keras"), preprocessing="none", labels=str(folder / "colours.txt"), resize=SIDE
+    )
+    classifier = await Classifier.load(wanted)
+    transport = httpx.ASGITransport(build_model_api(classifier))
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for picture, colour in zip(RANDOM_PICTURES, RANDOM_CLASSES, strict=True):
+                file = io.BytesIO()
+                Image.fromarray(picture).save(file, "PNG")
+                answer = (await client.post("/predict?top_k=10", content=file.getvalue())).json()
+                assert answer["prediction"] == COLOURS[colour]
+                assert len(answer["predictions"]) == len(COLOURS)
+            info = (await client.get("/")).json()
+    finally:
+        await classifier.close()
+    assert (info["name"], info["classes"], info["labels"]) == ("colours.keras", 3, "colours.txt")
+    assert info["input"] == "RGB, shorter side scaled to 32, central 32×32"
+
+
+def test_a_resnet50_with_seven_classes_just_works(tmp_path: Path) -> None:
+    import keras
+
+    from serve_app.classifier.engines.keras_network import obtain_network
+
+    keras.applications.ResNet50(weights=None, classes=7).save_weights(tmp_path / "seven.weights.h5")
+    network = obtain_network(settings(weights=str(tmp_path / "seven.weights.h5")))
+    assert (network.facts.classes, network.facts.name) == (7, "resnet50")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"convnext_xlarge", "convnext_large", "efficientnet_b7"}))
+def test_every_family_is_served_as_the_bare_network_computes_it(name: str) -> None:
+    import keras
+
+    from serve_app.classifier.engines.prepared_files import probe
+
+    wanted = settings(model=name, weights="random")
+    prepared = find_or_prepare(wanted)
+    pictures = probe(prepared.manifest.crop)
+    keras.utils.set_random_seed(0)
+    bare = getattr(keras.applications, FAMILIES[name].function)(weights=None)
+    scaling = PREPROCESSING[FAMILIES[name].preprocessing]
+    pixels = (pictures - np.array(scaling.mean)) / np.array(scaling.scale)
+    expected = bare((pixels[..., ::-1] if scaling.is_bgr else pixels).astype(np.float32), training=False).numpy()
+    engine = load_engine("tensorflow", prepared.folder, threads=THREADS, precision="float32")
+    assert np.abs(engine.infer(pictures) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"model": "resnet5"}, "did you mean resnet50"),
+        ({"model": "m.onnx", "preprocessing": "none"}, "use engine: openvino or engine: onnxruntime"),
+        ({"engine": "onnxruntime"}, r"engine: onnxruntime computes \.onnx files only"),
+        ({"model": "m.keras"}, "preprocessing: say what m.keras expects"),
+        ({"model": "m.keras", "preprocessing": "none", "weights": "w.h5"}, "has weights of its own"),
+        ({"model": "https://example.com/m.keras", "preprocessing": "none"}, "give model_sha256 too"),
+        ({"resize": 100, "crop": 200}, "resize: 100 is smaller than crop: 200"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(args: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        settings(**args)
+
+
+def as_keras_file(path: Path, config: object, *, further: str | None = None) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("metadata.json", "{}")
+        if further:
+            archive.writestr(further, "x")
+    return path
+
+
+def layer(name: str, module: str | None = "keras.layers", **further: object) -> dict[str, object]:
+    part = {"class_name": name, "module": module, "config": {}, **further}
+    return {"class_name": "Sequential", "module": "keras", "config": {"layers": [part]}}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (layer("Lambda"), "'Lambda', which may run code"),
+        (layer("TFSMLayer"), "'TFSMLayer'"),
+        (layer("TorchModuleWrapper"), "'TorchModuleWrapper'"),
+        (layer("StringLookup"), "'StringLookup'"),
+        (layer("Dense", module="os"), "'Dense' of os"),
+        (layer("function", module="builtins", config="eval"), "'function'"),
+        (layer("function", module="keras.utils", config="get_file"), "'function'"),
+        (layer("__lambda__", module=None), "'__lambda__'"),
+        (layer("Mine", registered_name="package>Mine"), "'Mine'"),
+        (layer("Dense", registered_name="package>Mine"), "'Dense'"),
+        (layer(["Dense"]), "list"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_keras_file_that_may_run_code_is_refused_by_name(tmp_path: Path, config: object, words: str) -> None:
+    for path in (as_keras_file(tmp_path / "m.keras", config), tmp_path / "m.h5"):
+        if path.suffix == ".h5":
+            with h5py.File(path, "w") as file:
+                file.attrs["model_config"] = json.dumps(config)
+        with pytest.raises(SetupError, match=words):
+            check_model_file(path)
+
+
+def test_a_real_lambda_layer_is_refused_before_keras_reads_it(tmp_path: Path) -> None:
+    import keras
+
+    network = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Lambda(lambda x: x), keras.layers.Flatten()])
+    network.save(tmp_path / "lambda.keras")
+    with pytest.raises(SetupError, match="'Lambda'"):
+        check_model_file(tmp_path / "lambda.keras")
+
+
+def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "garbage.keras").write_bytes(b"not a zip" * 100)
+    (tmp_path / "garbage.h5").write_bytes(b"not hdf5" * 100)
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["kernel"] = [1.0]
+    as_keras_file(tmp_path / "pickle.keras", layer("Dense"), further="model.weights.npz")
+    for name, words in {
+        "garbage.keras": "not a readable .keras file",
+        "garbage.h5": "not a readable HDF5 file",
+        "weights.h5": "has weights only, no architecture",
+        "pickle.keras": "contains model.weights.npz",
+        "missing.keras": "cannot be read",
+    }.items():
+        with pytest.raises(SetupError, match=words):
+            check_model_file(tmp_path / name)
+
+
+def test_a_file_that_is_too_large_is_refused_by_its_size(tmp_path: Path) -> None:
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(2_000_000_001)  # sparse
+    with pytest.raises(SetupError, match="has 2,000,000,001 bytes"):
+        check_model_file(tmp_path / "large.onnx")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_damaged_onnx_file_is_one_line(tmp_path: Path, engine: str) -> None:
+    from serve_app.classifier.engines.onnx_network import obtain_network
+
+    (tmp_path / "m.onnx").write_bytes(write_onnx(tmp_path / "whole.onnx").read_bytes()[:100])
+    with pytest.raises(SetupError, match="cannot be computed by engine") as caught:
+        obtain_network(settings(model=str(tmp_path / "m.onnx"), preprocessing="none", engine=engine))
+    assert "\n" not in str(caught.value)
+
+
+def test_networks_that_are_no_classifiers_of_pictures_are_refused(tmp_path: Path) -> None:
+    import keras
+
+    from serve_app.classifier.engines.keras_network import obtain_network
+
+    made = {
+        "grey": [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")],
+        "oblong": [keras.Input((8, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2, activation="softmax")],
+        "open": [keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Softmax()],
+        "maps": [keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 1)],
+        "labels": [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3, activation="sigmoid")],
+        "one": [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1, activation="sigmoid")],
+    }
+    words = {
+        "grey": r"input of shape \(None, 8, 8, 1\)",
+        "oblong": "only square ones",
+        "open": "give crop",
+        "maps": "outputs of shape",
+        "labels": "several labels",
+        "one": "one output",
+    }
+    for name, layers in made.items():
+        keras.Sequential(layers).save(tmp_path / f"{name}.keras")
+        with pytest.raises(SetupError, match=words[name]):
+            obtain_network(settings(model=str(tmp_path / f"{name}.keras"), preprocessing="scale_0_1"))
+
+
+def test_labels_must_be_as_many_as_classes(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.txt").write_text("a\nb")
+    with pytest.raises(SetupError, match="has 2 labels; this network has 3 classes"):
+        find_or_prepare(
+            settings(model=str(folder / "colours.keras"), preprocessing="none", labels=str(tmp_path / "two.txt"))
+        )
