@@ -34,7 +34,7 @@ AUTH = ["none", "{keys_env: API_KEYS}", "{keys_file: /path/to/keys}"]
 WEIGHTS = ["auto", "imagenet", "random", "/path/of/w.h5", "w.keras", "https://user:password@host:8443/w.h5?token=a"]
 
 MODELS = ["resnet50", "mobilenet_v3_small", "/path/of/m.keras", "m.h5", "https://host/m.keras"]
-FILE = {"preprocessing": "none"}
+FILE: dict[str, object] = {"preprocessing": "none"}
 
 # What is neither a number nor one of a few words, or does not go alone: by settings and key, each as a YAML text.
 TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
