@@ -229,8 +229,8 @@ class _Pools:
 def best_classes(scores: Scores) -> BestClasses:
     """Return the KEPT_CLASSES highest of `scores`, shape (classes,), as (class index, score), highest first."""
     order = np.argsort(-scores, kind="stable")[:KEPT_CLASSES]
-    # Probabilities of a network from elsewhere may exceed 1 in their last bits.
-    return [(int(index), min(1.0, float(scores[index]))) for index in order]
+    # Probabilities of a network from elsewhere may leave 0 to 1 in their last bits.
+    return [(int(index), min(1.0, max(0.0, float(scores[index])))) for index in order]
 
 
 def _find_model_and_import_engine(settings: ClassifierSettings) -> PreparedModel:

@@ -15,10 +15,8 @@ def read_labels(path: Path, classes: int | None) -> list[str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = json.loads(text) if path.suffix == ".json" else text.splitlines()
-        labels = (
-            [str(found[str(k)][1]) for k in range(len(found))] if isinstance(found, dict) else list(map(str, found))
-        )
+        found = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
+        labels = [_read_name(entry) for entry in _entries(found)]
     except OSError as exc:
         raise _refusal(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, KeyError, TypeError, IndexError) as exc:
@@ -26,6 +24,22 @@ def read_labels(path: Path, classes: int | None) -> list[str]:
     if len(labels) != (classes or len(labels)):
         raise _refusal(f"{path} has {len(labels)} labels; this network has {classes} classes")
     return labels
+
+
+def _entries(found: object) -> list[object]:
+    if isinstance(found, dict):
+        return [found[str(index)] for index in range(len(found))]
+    if not isinstance(found, list):
+        raise TypeError(f"it holds one {type(found).__name__}")
+    return found
+
+
+def _read_name(entry: object) -> str:
+    """Return the name in an entry: itself, or what follows the synset."""
+    name = entry[1] if isinstance(entry, list) and len(entry) == len(("synset", "name")) else entry
+    if not isinstance(name, str):
+        raise TypeError(f"{entry!r} is no name")
+    return name.strip()
 
 
 def placeholder_labels(classes: int) -> list[str]:

@@ -115,7 +115,7 @@ def is_prepared(settings: ClassifierSettings) -> bool:
 
 def _find_or_make_auto(settings: ClassifierSettings, folder: Path) -> PreparedModel:
     imagenet = settings.model_copy(update={"weights": "imagenet"})
-    failure = folder / "imagenet-unavailable.txt"
+    failure = folder / f"{_fingerprint(imagenet)}-unavailable.txt"
     with _locked(folder / "auto.lock"):
         if not _is_recent(failure) or (folder / _fingerprint(imagenet)).is_dir():
             try:
@@ -241,6 +241,9 @@ def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
         raise UnavailableError(done.stderr.strip().splitlines()[-1])
     if done.returncode == CANNOT_PREPARE:
         raise SetupError(done.stderr.strip().splitlines()[-1])
+    if done.returncode < 0:
+        what = f"was ended by signal {-done.returncode}: too little memory for this model?"
+        raise SetupError(f"preparing the model ({source}) {what}")
     if done.returncode != 0:
         raise RuntimeError(f"preparing the model ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
 

@@ -284,4 +284,4 @@ def shown(source: str) -> str:
 
 
 def _suffix(source: str) -> str:
-    return PurePosixPath(source.partition("?")[0]).suffix.lower()
+    return PurePosixPath(source.partition("?")[0] if is_url(source) else source).suffix

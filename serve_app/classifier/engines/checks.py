@@ -42,7 +42,9 @@ class Network(Protocol):
         """Write it for the engine of the settings, from uint8 RGB pictures to probabilities."""
 
 
-def judge_outputs(name: str, scores: NDArray[np.float32], asked: Literal["auto"] | Outputs) -> Outputs:
+def judge_outputs(
+    name: str, scores: NDArray[np.float32], asked: Literal["auto"] | Outputs, *, is_sigmoid: bool = False
+) -> Outputs:
     """Return what the network's `scores`, shape (n, classes), of arbitrary pictures are.
 
     Raises SetupError if `asked` says otherwise, or if they are neither: not finite, too few, or of several labels.
@@ -54,7 +56,7 @@ def judge_outputs(name: str, scores: NDArray[np.float32], asked: Literal["auto"]
     if not np.isfinite(scores).all():
         raise SetupError(f"model: {name} returns numbers that are not finite; do its weights fit the preprocessing?")
     is_within = bool((scores >= -SUM_WITHIN).all() and (scores <= 1 + SUM_WITHIN).all())
-    is_distribution = is_within and bool(np.allclose(scores.sum(axis=1), 1, atol=SUM_WITHIN))
+    is_distribution = is_within and not is_sigmoid and bool(np.allclose(scores.sum(axis=1), 1, atol=SUM_WITHIN))
     if asked == "probabilities" and not is_distribution:
         raise SetupError(f"outputs: {name} returns no probabilities: they sum to {scores[0].sum():.4g}, not 1")
     if asked == "logits" and is_distribution:

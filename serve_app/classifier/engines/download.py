@@ -64,6 +64,8 @@ def fetch_imagenet(field: str, get: Callable[[], T]) -> T:
     """Return what Keras fetches with `get`. Raises UnavailableError."""
     try:
         return get()
+    except SetupError:
+        raise
     except Exception as exc:  # Keras raises a bare Exception when it cannot fetch
         raise UnavailableError(f"{field}: the ImageNet {field} cannot be had: {describe_fault(exc)}") from exc
 

@@ -1,5 +1,7 @@
 """Networks whose convolutions do the work of the BatchNormalization after them. Called by `keras_network`."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,19 +9,37 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+logger = logging.getLogger(__name__)
+
 SAME_WITHIN = 1e-3
-"""Of a probability: more than rounding makes of 200 layers, less than a wrongly folded one would change."""
+"""Of the largest score: more than rounding makes of 200 layers, less than a wrongly folded one would change."""
 
 
 def fold_batch_norm(network: keras.Model, probe: NDArray[np.float32]) -> keras.Model:
     """Return a network with the same outputs and fewer BatchNormalization layers; `network` itself where none folds.
 
     With gamma g, beta b, mean m, variance v: kernel' = kernel·s and bias' = (bias − m)·s + b, s = g/√(v + epsilon).
-    Both networks compute `probe`, an input batch; if they differ by more than SAME_WITHIN, `network` is returned.
+    Both compute `probe`, an input batch, up to each folded layer and to the end. If any difference is above SAME_WITHIN
+    of the largest value there, or the network cannot be taken apart, `network` is returned.
     """
-    norms = dict(_foldable(network))
-    if not norms:
+    try:
+        # A Sequential of a file has nodes of every step in which it was built; its functional form, one each.
+        graph = keras.Model(network.inputs[0], network.outputs[0])
+        nodes = dict(_foldable(graph))
+        if not nodes:
+            return network
+        folded = _fold(graph, {name: node.operation for name, node in nodes.items()})
+        pairs = [(node.output_tensors[0], folded.get_layer(node.operation.name).output) for node in nodes.values()]
+        pairs.append((graph.outputs[0], folded.outputs[0]))
+        wanted = keras.Model(graph.inputs[0], [before for before, _ in pairs])(probe, training=False)
+        found = keras.Model(folded.inputs[0], [after for _, after in pairs])(probe, training=False)
+    except Exception:  # a network from elsewhere may be built in any way; unfolded it is right, only slower
+        logger.warning("BatchNormalization is not folded: the network cannot be taken apart", exc_info=True)
         return network
+    return folded if all(map(_is_same, wanted, found)) else network
+
+
+def _fold(network: keras.Model, norms: dict[str, Any]) -> keras.Model:
     names = {norm.name for norm in norms.values()}
     folded = keras.models.clone_model(network, clone_function=lambda layer: _clone(layer, norms, names))
     for layer in network.layers:
@@ -27,8 +47,15 @@ def fold_batch_norm(network: keras.Model, probe: NDArray[np.float32]) -> keras.M
             folded.get_layer(layer.name).set_weights(_folded_weights(layer, norms[layer.name]))
         elif layer.weights and layer.name not in names:
             folded.get_layer(layer.name).set_weights(layer.get_weights())
-    difference = np.abs(network(probe, training=False) - folded(probe, training=False)).max()
-    return folded if difference <= SAME_WITHIN else network
+    for layer in folded._flatten_layers():  # noqa: SLF001 nested ones too
+        if hasattr(layer, "finalize_state"):  # Normalization computes with copies of its weights
+            layer.finalize_state()
+    return folded
+
+
+def _is_same(wanted: Any, found: Any) -> bool:
+    scale = max(1e-6, float(np.abs(wanted).max()))
+    return bool(np.abs(np.asarray(wanted) - np.asarray(found)).max() <= SAME_WITHIN * scale)
 
 
 class _PassThrough(keras.layers.Layer):  # type: ignore[misc]
@@ -38,23 +65,26 @@ class _PassThrough(keras.layers.Layer):  # type: ignore[misc]
         return inputs
 
 
-def _foldable(network: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yield the name of each layer that can take over the BatchNormalization after it, and that one."""
-    kinds = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
-    for norm in network.layers:
-        if type(norm) is not keras.layers.BatchNormalization or len(norm._inbound_nodes) != 1:  # noqa: SLF001
-            continue
-        before = norm._inbound_nodes[0].parent_nodes  # noqa: SLF001
-        layer: Any = before[0].operation if len(before) == 1 else None
-        if type(layer) in kinds and _only_feeds(layer, norm):
-            yield layer.name, norm
+def _foldable(graph: keras.Model) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each layer that can take over the BatchNormalization after it, and the node of that one."""
+    nodes = [node for of_one_depth in graph._nodes_by_depth.values() for node in of_one_depth]  # noqa: SLF001
+    uses = Counter(id(node.operation) for node in nodes)
+    followers = Counter(id(before) for node in nodes for before in node.parent_nodes)
+    for node in nodes:
+        if type(node.operation) is keras.layers.BatchNormalization and len(node.parent_nodes) == 1:
+            before = node.parent_nodes[0]
+            once = uses[id(node.operation)] == uses[id(before.operation)] == followers[id(before)] == 1
+            if once and _fits(before.operation, node):
+                yield before.operation.name, node
 
 
-def _only_feeds(layer: Any, norm: Any) -> bool:
-    rank = len(norm.input.shape)
-    is_last_axis = norm.axis in (-1, rank - 1) and getattr(layer, "data_format", "channels_last") == "channels_last"
-    nodes, uses = layer._inbound_nodes, layer._outbound_nodes  # noqa: SLF001
-    return is_last_axis and len(nodes) == len(uses) == 1 and layer.activation is keras.activations.linear
+def _fits(layer: Any, node: Any) -> bool:
+    """Tell whether a layer is linear, with its channels where the BatchNormalization has them: last."""
+    axis, rank = node.operation.axis, len(node.input_tensors[0].shape)
+    if type(layer) not in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense):
+        return False
+    is_last = axis in (-1, rank - 1) and getattr(layer, "data_format", "channels_last") == "channels_last"
+    return is_last and layer.activation is keras.activations.linear
 
 
 def _clone(layer: Any, norms: dict[str, Any], names: set[str]) -> Any:
@@ -68,6 +98,8 @@ def _clone(layer: Any, norms: dict[str, Any], names: set[str]) -> Any:
 
 def _folded_weights(layer: Any, norm: Any) -> list[NDArray[np.float32]]:
     kernel, *biases = layer.get_weights()
+    if len(biases) > 1:
+        raise ValueError(f"{layer.name} has further weights")  # such as those of LoRA
     mean, variance = (np.asarray(value) for value in (norm.moving_mean, norm.moving_variance))
     scale = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:

@@ -25,7 +25,7 @@ from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing
 from serve_app.classifier.labels import IMAGENET_CLASSES
 from serve_app.classifier.model_cache import checked_sha256
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError
 
 # What Keras raises on files that are damaged, or of another network.
 KERAS_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, tf.errors.OpError)
@@ -66,7 +66,7 @@ def obtain_network(settings: ClassifierSettings) -> KerasNetwork:
     inputs = preprocess(probe(crop), PREPROCESSING[source.preprocessing])
     try:
         scores = np.asarray(source.network(inputs, training=False), np.float32)
-    except KERAS_FAULTS as exc:
+    except Exception as exc:  # a network from elsewhere may fail in any way
         raise SetupError(f"model: {name} does not compute pictures of {crop}×{crop}: {first_line(exc)}") from exc
     facts = NetworkFacts(
         name=source.weights if settings.is_model_file else settings.model,
@@ -75,7 +75,7 @@ def obtain_network(settings: ClassifierSettings) -> KerasNetwork:
         preprocessing=source.preprocessing,
         crop=crop,
         classes=classes,
-        outputs=judge_outputs(name, scores, settings.outputs),
+        outputs=judge_outputs(name, scores, settings.outputs, is_sigmoid=_ends_in_sigmoid(source.network)),
     )
     return KerasNetwork(facts, source.network, settings.engine)
 
@@ -108,7 +108,7 @@ def _build_family(settings: ClassifierSettings) -> _Source:
         keras.utils.set_random_seed(settings.seed)
         return _Source(build(weights=None), "random", None, preprocessing)
     if settings.weights == "imagenet":
-        network = fetch_imagenet("weights", lambda: build(weights="imagenet"))
+        network = fetch_imagenet("weights", lambda: _with_imagenet(settings))
         return _Source(network, "imagenet", None, preprocessing)
     path = obtain_file("weights", settings.weights, settings.weights_sha256)
     sha256 = checked_sha256(path, settings.weights_sha256, "weights")
@@ -120,6 +120,20 @@ def _builder(settings: ClassifierSettings) -> Callable[..., keras.Model]:
     function = getattr(keras.applications, FAMILIES[settings.model].function)
     side = settings.crop or FAMILIES[settings.model].crop
     return function if side is None else partial(function, input_shape=(side, side, 3))
+
+
+def _with_imagenet(settings: ClassifierSettings) -> keras.Model:
+    """Return the named network with Keras' ImageNet weights, which Keras itself gives for its own input size only."""
+    network = getattr(keras.applications, FAMILIES[settings.model].function)(weights="imagenet")
+    if settings.crop in (None, network.input_shape[1]):
+        return network
+    other = _builder(settings)(weights=None)
+    try:
+        other.set_weights(network.get_weights())
+    except ValueError as exc:
+        what = f"the ImageNet weights of {settings.model} are for {network.input_shape[1]} pixels only"
+        raise SetupError(Fault("crop", what, "remove the key")) from exc
+    return other
 
 
 def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model) -> keras.Model:
@@ -157,7 +171,8 @@ def _read_model_file(settings: ClassifierSettings) -> _Source:
     assert settings.preprocessing != "auto"  # ClassifierSettings asks for it
     try:
         network = keras.models.load_model(path, compile=False, safe_mode=True)
-    except KERAS_FAULTS as exc:
+        _ = network.inputs, network.outputs  # those of a Sequential that was never built are missing
+    except Exception as exc:  # a file from elsewhere may make Keras raise anything
         raise SetupError(f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}") from exc
     return _Source(network, file_name(settings.model), sha256, settings.preprocessing)
 
@@ -180,6 +195,10 @@ def _check_output(name: str, network: keras.Model) -> int:
             "for each class: (None, classes)"
         )
     return int(shapes[0][1])
+
+
+def _ends_in_sigmoid(network: keras.Model) -> bool:
+    return getattr(network.layers[-1], "activation", None) is keras.activations.sigmoid
 
 
 def _save_for_tensorflow(module: tf.Module, folder: Path) -> None:

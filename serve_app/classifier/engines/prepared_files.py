@@ -17,12 +17,13 @@ ONNX_INPUT = "onnx_input.json"
 INPUT = "pictures"
 OUTPUT = "scores"
 
-PROBES = 2
-
 
 def probe(side: int) -> NDArray[np.uint8]:
-    """Return pictures of noise, shape (PROBES, side, side, 3), on which prepared networks are tried."""
-    return np.random.default_rng(0).integers(0, 256, (PROBES, side, side, 3), dtype=np.uint8)
+    """Return pictures, shape (5, side, side, 3), on which networks are tried: noise, black, white, red, a gradient."""
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    flat = [np.full((side, side, 3), colour, np.uint8) for colour in ((0, 0, 0), (255, 255, 255), (160, 20, 30))]
+    across, down = np.meshgrid(np.linspace(0, 255, side), np.linspace(0, 255, side))
+    return np.stack([noise, *flat, np.stack([across, down, 255 - across], axis=-1).astype(np.uint8)])
 
 
 @dataclass(frozen=True)

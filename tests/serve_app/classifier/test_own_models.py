@@ -17,6 +17,7 @@ from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.engines import load_engine
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.families import FAMILIES, PREPROCESSING
+from serve_app.classifier.labels import read_labels
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
@@ -207,7 +208,7 @@ def layer(name: str, module: str | None = "keras.layers", **further: object) -> 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (layer("Lambda"), "'Lambda', which may run code"),
+        (layer("Lambda"), "'Lambda', which is not on the list"),
         (layer("TFSMLayer"), "'TFSMLayer'"),
         (layer("TorchModuleWrapper"), "'TorchModuleWrapper'"),
         (layer("StringLookup"), "'StringLookup'"),
@@ -217,6 +218,7 @@ def layer(name: str, module: str | None = "keras.layers", **further: object) -> 
         (layer("__lambda__", module=None), "'__lambda__'"),
         (layer("Mine", registered_name="package>Mine"), "'Mine'"),
         (layer("Dense", registered_name="package>Mine"), "'Dense'"),
+        (layer("deserialize", module="keras.initializers"), "'deserialize'"),
         (layer(["Dense"]), "list"),  # type: ignore[arg-type]
     ],
 )
@@ -227,6 +229,83 @@ def test_a_keras_file_that_may_run_code_is_refused_by_name(tmp_path: Path, confi
                 file.attrs["model_config"] = json.dumps(config)
         with pytest.raises(SetupError, match=words):
             check_model_file(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_damaged_architecture_is_one_line(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "number.h5", "w") as file:
+        file.attrs["model_config"] = 7
+    large = as_keras_file(tmp_path / "large.keras", "x" * 33_000_000)
+    with zipfile.ZipFile(as_keras_file(tmp_path / "twice.keras", layer("Dense")), "a") as archive:
+        archive.writestr("config.json", json.dumps(layer("Dense")))
+    as_keras_file(tmp_path / "m.keras", layer("Lambda")).rename(tmp_path / "m.keras?x.hdf5")
+    for name, words in {
+        "number.h5": "not readable JSON",
+        large.name: "more than 32,000,000 bytes",
+        "twice.keras": "a file twice",
+        "m.keras?x.hdf5": "not a readable .hdf5 file",
+    }.items():
+        with pytest.raises(SetupError, match=words):
+            check_model_file(tmp_path / name)
+
+
+def test_folding_leaves_an_adapted_normalization_as_it_is() -> None:
+    """Its statistics are weights of which it computes with copies."""
+    import keras
+
+    from serve_app.classifier.engines.folding import fold_batch_norm
+    from serve_app.classifier.engines.keras_network import preprocess
+    from serve_app.classifier.engines.prepared_files import probe
+
+    network = keras.Sequential(
+        [
+            keras.Input((SIDE, SIDE, 3)),
+            keras.layers.Normalization(mean=None, variance=None),
+            keras.layers.Conv2D(4, 3, use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    network.layers[0].adapt(pictures(32)[0].astype(np.float32))
+    inputs = preprocess(probe(SIDE), PREPROCESSING["none"])
+    folded = fold_batch_norm(network, inputs)
+    images = RANDOM_PICTURES.astype(np.float32)
+    difference = np.asarray(network(images, training=False)) - np.asarray(folded(images, training=False))
+    assert np.abs(difference).max() < 1e-4
+
+
+def test_a_network_from_a_file_is_folded(folder: Path) -> None:
+    import keras
+
+    from serve_app.classifier.engines.folding import fold_batch_norm
+    from serve_app.classifier.engines.keras_network import preprocess
+    from serve_app.classifier.engines.prepared_files import probe
+
+    network = keras.models.load_model(folder / "colours.keras", compile=False)
+    folded = fold_batch_norm(network, preprocess(probe(SIDE), PREPROCESSING["none"]))
+    kinds = [type(one).__name__ for one in folded.layers]
+    assert kinds.count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('{"0": "cat", "1": "dog"}', ["cat", "dog"]),
+        ('{"0": ["n1", "cat"], "1": ["n2", "dog"]}', ["cat", "dog"]),
+        ('[["n1", "cat"], ["n2", "dog"]]', ["cat", "dog"]),
+        ('"ab"', None),
+        ("[1, 2]", None),
+    ],
+)
+def test_names_of_classes_are_those_that_a_json_file_says(tmp_path: Path, text: str, names: list[str] | None) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    if names is None:
+        with pytest.raises(SetupError, match="neither Keras' JSON index"):
+            read_labels(path, 2)
+    else:
+        assert read_labels(path, 2) == names
 
 
 def test_a_real_lambda_layer_is_refused_before_keras_reads_it(tmp_path: Path) -> None:
