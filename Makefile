@@ -9,6 +9,7 @@ UV := VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --constraints requirements
 PLAN ?= configs/stress/quick.yaml
 
 MINUTES ?= 10
+ONLY ?=
 RUNS ?= 5
 # Tests start hundreds of Python processes: without bytecode files each of them compiles what it imports.
 export PYTHONDONTWRITEBYTECODE :=
@@ -25,8 +26,8 @@ help: ## this list
 test: .venv/dev.stamp ## the tests, in three processes
 	@$(BIN)/pytest --numprocesses=3
 
-test-long: .venv/dev.stamp ## tests that take minutes
-	@$(BIN)/pytest --numprocesses=2 -m long
+test-long: .venv/dev.stamp ## tests that take minutes; ONLY='replaced or killed' runs those with such names
+	@$(BIN)/pytest --numprocesses=2 -m long -k '$(ONLY)'
 
 test-system: .venv/dev.stamp ## tests that need root and Debian packages; what is missing is named
 	@$(BIN)/pytest -m system

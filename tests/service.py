@@ -56,11 +56,12 @@ def whole_config(name: str) -> dict[str, Any]:
     config = read_config(name)
     config |= {"proxy_location": "EveryNode"}
     config["http_options"]["keep_alive_timeout_s"] = 90
-    users, model = config["applications"]
+    users, *models = config["applications"]
     users["args"] = UsersSettings.model_validate(users["args"]).model_dump(exclude_none=True)
-    model["args"] = ClassifierSettings.model_validate(model["args"]).model_dump(exclude_none=True)
     users["deployments"][0] |= USERS.model_dump()
-    model["deployments"][0] |= CLASSIFIER.model_dump()
+    for model in models:
+        model["args"] = ClassifierSettings.model_validate(model["args"]).model_dump(exclude_none=True)
+        model["deployments"][0] |= CLASSIFIER.model_dump()
     return config
 
 

@@ -75,9 +75,10 @@ def _http(text: str) -> Mistake:
 MISTAKES = (
     _model("weights", f"{FOLDER}/missing.h5"),
     _model("weights", f"{FOLDER}/garbage.h5"),
-    _model("weights", f"{FOLDER}/ten_classes.h5"),
     _model("weights", f"{FOLDER}/another_network.h5"),
     Mistake("`weights: imagenet` without internet access", {"weights: auto": "weights: imagenet"}, NO_INTERNET),
+    Mistake("`model: resnet5`", {"      labels: auto": "      model: resnet5"}),
+    Mistake("`model: /folder/m.onnx` on TensorFlow", {"      labels: auto": f"      model: {FOLDER}/m.onnx"}),
     _model("labels", f"{FOLDER}/missing.txt"),
     _model("labels", f"{FOLDER}/999_labels.txt"),
     Mistake("`DATABASE_URL` of another kind", environment={"DATABASE_URL": "mysql://user:secret@db/users"}),
@@ -137,8 +138,7 @@ def write_files(folder: Path) -> None:
     (folder / "garbage.h5").write_bytes(b"neither weights nor a database" * 1000)
     (folder / "999_labels.txt").write_text("label\n" * 999, encoding="utf-8")
     (folder / "file").touch()
-    for name, convolutions, classes in (("ten_classes", 53, 10), ("another_network", 13, 1000)):
-        write_weights(folder / f"{name}.h5", convolutions, classes)
+    write_weights(folder / "another_network.h5", convolutions=13, classes=1000)
 
 
 def write_weights(path: Path, convolutions: int, classes: int) -> None:

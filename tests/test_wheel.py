@@ -17,7 +17,9 @@ from tests.service import CONFIGS, ROOT
 RUN_S = 170
 PROGRAMS = ("serve-app", "serve-app-client", "serve-app-haproxy", "loadtest")
 SERVICE_FILES = {path.relative_to(CONFIGS) for path in [*CONFIGS.glob("*.yaml"), CONFIGS / "serve.env"]}
-STRESS_FILES = {path.relative_to(CONFIGS) for path in (CONFIGS / "stress").rglob("*.yaml")}
+STRESS_FILES = {
+    path.relative_to(CONFIGS) for path in (CONFIGS / "stress").rglob("*.*") if path.suffix in (".yaml", ".py")
+}
 
 # Prints each module that the shipped plans of Redis start with `python -m`, with where it is installed.
 FIND_MODULES = """
@@ -52,7 +54,7 @@ from loadtest.plan.plan import load_plan
 from loadtest.plan.shipped import find_file, find_plan
 from loadtest.tune.tune_file import load_tuning
 found = {}
-for name in ("cache", "overload", "published", "quick", "smoke"):
+for name in ("cache", "overload", "published", "quick", "smoke", "two_models"):
     path = find_plan(Path(name))
     plan = load_plan(path)
     found[name] = [plan.workload.locustfile, *(file for target in plan.targets for file in target.files)]
@@ -169,7 +171,7 @@ def test_a_packaged_plan_is_found_with_every_file_that_it_names(installed: Insta
     done = installed.run("python", "-c", FIND_FILES)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert {*found} == {path.stem for path in STRESS_FILES if path.parent.name == "stress"}
+    assert {*found} == {path.stem for path in STRESS_FILES if path.match("stress/*.yaml")}
     for name, files in found.items():
         assert files, name
         assert all(Path(file).is_relative_to(installed.environment) and Path(file).is_file() for file in files), files

@@ -19,8 +19,9 @@ from serve_app.classifier.admission import Admission
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, import_engine, load_engine
+from serve_app.classifier.families import Geometry
 from serve_app.classifier.fingerprint import fingerprint_model
-from serve_app.classifier.images import Geometry, Picture, decode_image, warm_up_decoder
+from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.pinning import watch_pinning
 from serve_app.classifier.settings import ClassifierSettings

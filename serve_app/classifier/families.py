@@ -30,6 +30,17 @@ PREPROCESSING: dict[PreprocessingName, Preprocessing] = {
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """The shorter side to which a picture is scaled, and the side of its central square; pixels."""
+
+    resize: int = 256
+    crop: int = 224
+
+
+RESNET50 = Geometry()
+
+
+@dataclass(frozen=True)
 class Family:
     """A network of keras.applications: the function that builds it, and what its ImageNet weights expect."""
 

@@ -11,7 +11,6 @@ import io
 import struct
 import warnings
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from PIL import (
 )
 from PIL import __version__ as pillow_version
 
+from serve_app.classifier.families import RESNET50, Geometry
 from serve_app.classifier.formats import MAX_PIECES, begins_as, bmp, exif, jpeg, png, too_many_pieces
 from serve_app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 
@@ -69,17 +69,6 @@ _WEBP_ANIMATION = 0x02
 """Of the flags in VP8X."""
 
 Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The shorter side to which a picture is scaled, and the side of its central square; pixels."""
-
-    resize: int = 256
-    crop: int = 224
-
-
-RESNET50 = Geometry()
 
 
 def decode_image(data: bytes, max_pixels: int, geometry: Geometry = RESNET50, *, draft: bool = True) -> Picture:

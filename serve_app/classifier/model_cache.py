@@ -22,8 +22,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.classifier.families import PreprocessingName
-from serve_app.classifier.images import Geometry
+from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
@@ -42,7 +41,11 @@ MANIFEST = "manifest.json"
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
-_OTHER_WAYS = {"weights": "write `weights: auto`", "labels": "write `labels: auto`"}
+_OTHER_WAYS = {
+    "model": "name a network such as `model: resnet50`",
+    "weights": "write `weights: auto`",
+    "labels": "write `labels: auto`",
+}
 
 
 class UnavailableError(SetupError):

@@ -123,7 +123,7 @@ def add_address(parser: argparse.ArgumentParser) -> None:
         type=route_prefix,
         default=PREFIX,
         metavar="PATH",
-        help="route_prefix of the model's application, where another model is served too (default: %(default)s); "
+        help="route_prefix of the model's application, where a service has several (default: %(default)s); "
         "for example: --prefix /cats",
     )
     add(

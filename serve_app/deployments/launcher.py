@@ -18,7 +18,9 @@ import psutil
 import ray
 from ray import serve
 
-from serve_app.deployments.applications import api_port, classifiers
+from serve_app.classifier.model_cache import find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.applications import api_port, classifiers, our_settings
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.preflight import startable_config
@@ -64,6 +66,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
             _say(f"starting {path}")
             for warning in (*warnings, *_thread_faults(config)):
                 _say(f"WARNING: {warning}")
+            _prepare_models(config)
             os.environ |= _folder_environment(folder)
             with _local_ray(folder, dashboard_port(ports)) as cluster, _answering_at_the_end(folder, stop, drain_s):
                 try:
@@ -81,6 +84,14 @@ def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *,
     rollout.wait_until_in_place(("DEPLOY_FAILED", "UNHEALTHY"), deadline)
     _wait_until_answering(config, stop, deadline=deadline)
     write_facts(cluster.folder, dashboard=cluster.dashboard_url, metrics=cluster.session / DISCOVERY)
+
+
+def _prepare_models(config: dict[str, Any]) -> None:
+    """Have every model in the cache, so that what is wrong with one is known before Ray starts. Raises SetupError."""
+    for name, settings in our_settings(config):
+        if isinstance(settings, ClassifierSettings):
+            with waiting_for(f"the model of {name} to be prepared", _say):
+                find_or_prepare(settings)
 
 
 def _thread_faults(config: dict[str, Any]) -> Iterator[str]:

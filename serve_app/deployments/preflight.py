@@ -129,7 +129,7 @@ def _database(start: Start) -> Iterator[Fault]:
 def _queues(start: Start) -> Iterator[Fault]:
     """Two models with one job queue would answer each other's jobs."""
     owners: dict[str, str] = {}
-    for name, settings in start.settings(ClassifierSettings) if redis_url(start.environment) else ():
+    for name, settings in start.settings(ClassifierSettings) if start.environment.get(REDIS_VARIABLE) else ():
         owner = owners.setdefault(settings.jobs.queue, name)
         if owner != name:
             what = f"{settings.jobs.queue} is the queue of {owner} too, whose model would do these jobs"

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
+from fastapi import FastAPI, Header, Path, Query, Request, Response
 
 from serve_app.classifier.answer import TopK
 from serve_app.classifier.settings import ClassifierSettings
@@ -76,10 +76,11 @@ CANCEL_ERRORS = (NotFound, JobEnded, JobsUnavailable)
 
 def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs | None) -> None:
     """Add the routes to the classifier's API; without `jobs` they are undocumented and answer that Redis is missing."""
-    router = APIRouter(include_in_schema=jobs is not None)
+    is_documented = jobs is not None
 
-    @router.post(
+    @api.post(
         PATH,
+        include_in_schema=is_documented,
         status_code=202,
         summary="Have pictures classified later",
         openapi_extra=SUBMIT_BODY,
@@ -103,18 +104,26 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
         except (JobsUnavailable, NotFound):  # it is taken all the same, and its client must learn the id
             return taken_job(submitted.id, files)
 
-    @router.get(f"{PATH}/{{job}}", summary="How is it going?", responses=documented(*LOOK_ERRORS))
+    @api.get(
+        f"{PATH}/{{job}}",
+        include_in_schema=is_documented,
+        summary="How is it going?",
+        responses=documented(*LOOK_ERRORS),
+    )
     async def look(job: JobId, wait_s: WaitS = 0) -> Job:
         """Tell the job's state, its position in the queue, and the results so far."""
         opened = _opened(jobs)
         return describe_job(await opened.waiters.find(_checked(job), wait_s))
 
-    @router.delete(f"{PATH}/{{job}}", summary="Cancel it", responses=documented(*CANCEL_ERRORS))
+    @api.delete(
+        f"{PATH}/{{job}}",
+        include_in_schema=is_documented,
+        summary="Cancel it",
+        responses=documented(*CANCEL_ERRORS),
+    )
     async def cancel(job: JobId) -> Job:
         """End a job that waits or runs; the results that it has are kept as long as those of any other."""
         return await _cancel(_opened(jobs), _checked(job))
-
-    api.include_router(router)
 
 
 def _opened(jobs: ReplicaJobs | None) -> ReplicaJobs:

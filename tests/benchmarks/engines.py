@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from serve_app.classifier.engines import Engine, load_engine
-from serve_app.classifier.images import RESNET50
+from serve_app.classifier.families import RESNET50
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores

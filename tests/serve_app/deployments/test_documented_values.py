@@ -33,10 +33,15 @@ SHA256 = "0123456789abcdef" * 4
 AUTH = ["none", "{keys_env: API_KEYS}", "{keys_file: /path/to/keys}"]
 WEIGHTS = ["auto", "imagenet", "random", "/path/of/w.h5", "w.keras", "https://user:password@host:8443/w.h5?token=a"]
 
+MODELS = ["resnet50", "mobilenet_v3_small", "/path/of/m.keras", "m.h5", "https://host/m.keras"]
+FILE: dict[str, object] = {"preprocessing": "none"}
+
 # What is neither a number nor one of a few words, or does not go alone: by settings and key, each as a YAML text.
 TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
     (UsersSettings, "auth"): AUTH,
     (ClassifierSettings, "auth"): AUTH,
+    (ClassifierSettings, "model"): MODELS,
+    (ClassifierSettings, "model_sha256"): [SHA256],
     (ClassifierSettings, "weights"): WEIGHTS,
     (ClassifierSettings, "weights_sha256"): [SHA256],
     (ClassifierSettings, "labels"): ["auto", "imagenet", "/path/of/labels.json", "labels.txt", "https://host/l.json"],
@@ -50,6 +55,11 @@ TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
 # What else must be said then.
 BESIDE: dict[tuple[str, str], dict[str, object]] = {
     ("precision", "bfloat16"): {"engine": "openvino"},
+    ("engine", "onnxruntime"): FILE | {"model": "/path/of/m.onnx"},
+    ("model", "/path/of/m.keras"): FILE,
+    ("model", "m.h5"): FILE,
+    ("model", MODELS[-1]): FILE | {"model_sha256": SHA256},
+    ("model_sha256", SHA256): FILE | {"model": "m.keras"},
     ("weights", WEIGHTS[-1]): {"weights_sha256": SHA256},
     ("labels", "https://host/l.json"): {"labels_sha256": SHA256},
     ("weights_sha256", SHA256): {"weights": "w.h5"},
@@ -72,7 +82,7 @@ def values_of(settings: type[BaseModel], key: str, field: FieldInfo) -> list[str
     words = [word for each in [field.annotation, *get_args(field.annotation)] for word in words_in(each)]
     if words:
         return words
-    numbers = {field.default}
+    numbers = {field.default} - {None}
     for bound in field.metadata if not key.endswith("_bytes") else ():  # those depend on each other
         numbers |= {getattr(bound, name) for name in ("ge", "le") if getattr(bound, name, None) is not None}
     return [str(number) for number in sorted(numbers)]
@@ -97,6 +107,8 @@ def config_text(settings: type[BaseModel], key: str, value: str) -> str:
     for step in path:
         args = args.setdefault(step, {})
     args |= BESIDE.get((key, value), {})
+    for alone in ("weights", "labels") if "model" in args or (key == "model" and value not in MODELS[:2]) else ():
+        args.pop(alone)  # of the shipped config: auto, as by default
     args[key] = "VALUE"
     return yaml.dump(config, Dumper=yaml.CSafeDumper).replace("VALUE", value)
 
@@ -127,8 +139,8 @@ def test_a_documented_value_starts(
         builders: tuple[Any, ...] = (users.build, model.build)
         for application, build in zip(schema.applications, builders, strict=True):
             for line in refusal_of(build, application.args):  # the value is taken; the file that it names is not there
-                assert key.startswith(("weights", "labels"))
-                assert re.match(r"(weights|labels): .* cannot be", line)
+                assert key.startswith(("model", "weights", "labels")) or value == "onnxruntime"
+                assert re.match(r"(model|weights|labels): .* cannot be", line)
 
 
 def test_no_key_is_left_out() -> None:
@@ -158,7 +170,8 @@ def test_what_a_config_explains_in_a_comment_can_be_written_as_it_stands(name: s
     for value in auth[0]:
         assert UsersSettings.model_validate({"auth": yaml.safe_load(value)}).auth is not None
     words = re.findall(r"^ +(\w+): (\w+) +# or (\w+(?:, \w+)*)", text, re.MULTILINE)
-    assert [key for key, *_ in words] == ["encoding", "log_level", "engine", "store"]
+    of_one_model = ["encoding", "log_level", "engine", "store"]
+    assert [key for key, *_ in words] == ([] if name == "two_models.yaml" else of_one_model)
     for key, default, others in words:
         for value in others.split(", "):
             changed = text.replace(f" {key}: {default} ", f" {key}: {value} ")

@@ -1,6 +1,7 @@
 """How the service starts and does not start, loses processes, and stops. The shared one is stopped here."""
 
 import asyncio
+import shutil
 import signal
 import socket
 import sys
@@ -14,6 +15,8 @@ import psutil
 import pytest
 from ray.serve._private.client import ServeControllerClient
 
+from serve_app.classifier.model_cache import find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.service_folder import haproxy_files
 from tests.conftest import Fitted
@@ -181,17 +184,33 @@ def model_alone(port: int, model_args: dict[str, object]) -> dict[str, object]:
     return config
 
 
-def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_prepared_ends_a_start_before_ray(fitted: Fitted, tmp_path: Path) -> None:
     port = free_port()
     weights = tmp_path / "hollow.h5"
     write_weights(weights, convolutions=53, classes=1000)  # only Keras finds that they are none
     config = write_config(tmp_path, model_alone(port, {**fitted.args, "weights": str(weights)}))
+    with service(launcher(config), own_environment(tmp_path), tmp_path, port) as failing:
+        assert failing.process.wait(START_S) == 2
+        printed = failing.printed()
+        assert f"error: weights: {weights} is not a readable Keras weights file" in printed
+        assert "stopping" not in printed  # no Ray was there to stop
+        assert len(printed.splitlines()) < 50
+
+
+def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(fitted: Fitted, tmp_path: Path) -> None:
+    port = free_port()
+    prepared = find_or_prepare(ClassifierSettings.model_validate(fitted.args))
+    damaged = tmp_path / "cache" / "models" / prepared.folder.name
+    damaged.mkdir(parents=True)
+    shutil.copy(prepared.folder / "manifest.json", damaged)  # the network itself is not there
+    config = write_config(tmp_path, model_alone(port, fitted.args))
     environment = own_environment(tmp_path) | {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
+    environment["SERVE_APP_CACHE_DIR"] = str(tmp_path / "cache")
     with service(launcher(config), environment, tmp_path, port) as failing:
         assert failing.process.wait(START_S) == 1
         printed = failing.printed()
         assert "NOT DEPLOYED" in printed
-        assert f"weights: {weights} is not a readable Keras weights file" in printed
+        assert f"the prepared model {damaged} cannot be loaded; delete that folder" in printed
         assert "model: deploying (Classifier 0 of 1 replica(s)" in printed
         assert len(printed.splitlines()) < 50
         assert not processes_of(failing.environment)
