@@ -57,6 +57,8 @@ class KnownService:
     url: str = ""
     weights: str = "imagenet"
     key: str | None = None
+    labels: list[str] | None = None
+    """What it tells of its classes; None as in versions that do not tell them."""
     jobs_available: bool = True
     max_upload_bytes: int = 100_000
     max_job_files: int = 100
@@ -113,6 +115,8 @@ class KnownService:
             raise Refused(401, "unauthorized")
         if (method, path) == ("GET", "/model/"):
             return JSONResponse(self._about())
+        if (method, path) == ("GET", "/model/labels") and self.labels is not None:
+            return JSONResponse({"labels": self.labels})
         if (method, path) == ("POST", "/model/predict"):
             return await self._predict(request)
         if path.startswith("/model/jobs"):

@@ -69,7 +69,7 @@ def lines_that_name(pattern: str) -> list[tuple[str, list[str]]]:
     found = []
     for line in (line for page in MANUAL for line in code_of(page)):
         for match in re.finditer(pattern, line):
-            options = re.findall(r"(?<=\s)--[a-z][a-z-]*", re.split(r"\||;|&&", line[match.end() :])[0])
+            options = re.findall(r"(?<=\s)--[a-z][a-z0-9-]*", re.split(r"\||;|&&", line[match.end() :])[0])
             found.append((match[1], options))
     return found
 
@@ -180,12 +180,13 @@ def test_every_program_that_the_manual_names_is_installed_and_has_the_options_na
     assert set(PROGRAMS.values()) <= set(scripts)
     named = {name for name, _ in lines_that_name(r"(?:^|(?<=bin/))(serve-app[a-z-]*)(?= |$)")}
     assert {"serve-app", "serve-app-haproxy"} <= named <= set(scripts)
-    helps = helps_of(("serve_app",), ("serve_app.client",), ("serve_app.redeploy",))
-    for (module,), text in helps.items():
-        pattern = rf"(?:-m {re.escape(module)}|^{PROGRAMS.get(module, module)})(?=( )|$)"
+    commands = (("serve_app",), ("serve_app.client",), ("serve_app.client", "evaluate"), ("serve_app.redeploy",))
+    for (module, *words), text in helps_of(*commands).items():
+        command = " evaluate" if words else "(?! evaluate)"
+        pattern = rf"(?:-m {re.escape(module)}|^{PROGRAMS.get(module, module)}){command}(?=( )|$)"
         options = [option for _, found in lines_that_name(pattern) for option in found]
         assert options
-        assert missing_from(text, options) == [], module
+        assert missing_from(text, options) == [], (module, *words)
 
 
 def test_every_error_code_is_on_the_page_of_the_service() -> None:

@@ -1,10 +1,10 @@
-"""The HTTP API of the classifier: POST /predict, GET / and GET /ready, below the application's root path."""
+"""The HTTP API of the classifier: POST /predict, GET /, /labels and /ready, below the application's root path."""
 
 import math
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Header, Request, Response
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from serve_app.classifier.answer import ModelName, Prediction, TopK
 from serve_app.classifier.classifier import CacheUse, Classifier
@@ -79,6 +79,12 @@ class ModelInfo(ModelName):
     deadline_s: float
 
 
+class ModelLabels(BaseModel):
+    """The names of the classes."""
+
+    labels: list[str] = Field(description="One for each class, by `class_id`; two classes may have the same name.")
+
+
 def build_model_api(classifier: Classifier) -> FastAPI:
     """Return the classifier's API around a warm `classifier`."""
     api = build_api("Image classifier", f"{classifier.model.name} behind Ray Serve: send a picture, get its classes.")
@@ -116,6 +122,10 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     @api.get("/", summary="What is served", responses=documented())
     async def index() -> ModelInfo:
         return info
+
+    @api.get("/labels", summary="The names of the classes", responses=documented())
+    async def labels() -> ModelLabels:
+        return ModelLabels(labels=manifest.labels)
 
     @api.post(
         "/predict",

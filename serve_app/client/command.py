@@ -2,29 +2,25 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from itertools import islice
 from pathlib import Path
 
 from serve_app.client.answers import Answers, open_answers
+from serve_app.client.contact import first_contact, first_patience, most_in_a_row, open_downloads, open_service
 from serve_app.client.contents import Contents
-from serve_app.client.downloads import Downloads
-from serve_app.client.errors import ItemError, RunStopped, UsageError
-from serve_app.client.in_order import run_in_order
+from serve_app.client.errors import ItemError, UsageError
+from serve_app.client.in_order import batches, run_in_order
 from serve_app.client.items import Item, Skipped, find_items, url_items
 from serve_app.client.jobs import Jobs
 from serve_app.client.options import BATCH, Options, read_options
 from serve_app.client.outcome import Outcome, Tally
-from serve_app.client.patience import Patience
-from serve_app.client.plain_text import examples, printable, without_login
+from serve_app.client.plain_text import printable
 from serve_app.client.predictions import Predictions
 from serve_app.client.progress import Progress
 from serve_app.client.resume import keep_answered
 from serve_app.client.service import JOB_ENDED, About, Service, Wishes
-
-RANDOM = "this service runs with RANDOM weights: its predictions are meaningless"
-_LEAST_IN_A_ROW = 3
+from serve_app.client.summary import sum_up, tell_skipped
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +38,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         asyncio.run(_Run(options, key, progress, tally).classify(items))
     finally:
         if tally.classified or tally.failed:
-            _sum_up(options, len(items), tally, progress)
+            sum_up(tally, len(items), progress, can_resume=options.output is not None and options.kind == "jsonl")
     return 1 if tally.failed else 0
 
 
@@ -60,18 +56,16 @@ class _Run:
         options, progress = self._options, self._progress
         async with AsyncExitStack() as stack:
             service = await stack.enter_async_context(aclosing(_service(options, self._key, progress)))
-            about = await _first_contact(service, options, progress)
-            if about.weights == "random":
-                progress.warn(RANDOM)
-            contents = Contents(await self._downloads(items, stack), about.max_upload_bytes)
+            about = await first_contact(service, options, progress)
+            contents = Contents(await open_downloads(items, options, progress, stack), about.max_upload_bytes)
             answers = stack.enter_context(open_answers(options.kind, options.output, resume=options.resume))
             stack.enter_context(progress)  # ends before the answers: a table is printed after the bar is removed
             if options.jobs or options.job:
-                await service.check_jobs(_first_patience(options, progress))
+                await service.check_jobs(first_patience(options, progress))
                 await self._run_jobs(Jobs(service, contents, progress, _fingerprint(options, about)), items, answers)
                 return
-            predictions = Predictions(service, contents, progress, most_in_a_row=max(_LEAST_IN_A_ROW, options.parallel))
-            await run_in_order(_batches(items, 1), predictions.classify, options.parallel, self._emitting(answers))
+            predictions = Predictions(service, contents, progress, most_in_a_row=most_in_a_row(options))
+            await run_in_order(batches(items, 1), predictions.classify, options.parallel, self._emitting(answers))
 
     async def _run_jobs(self, jobs: Jobs, items: Sequence[Item], answers: Answers) -> None:
         options, emit = self._options, self._emitting(answers)
@@ -79,17 +73,10 @@ class _Run:
             if options.job:
                 await run_in_order(options.job, jobs.fetch, options.parallel, emit)
             else:
-                await run_in_order(_batches(items, options.batch or BATCH), jobs.classify, options.parallel, emit)
+                await run_in_order(batches(items, options.batch or BATCH), jobs.classify, options.parallel, emit)
         finally:
             if jobs.open_ids:
                 self._tell_open(jobs.open_ids)
-
-    async def _downloads(self, items: Sequence[Item], stack: AsyncExitStack) -> Downloads | None:
-        """Return what fetches URLs; None without URLs, where the environment's proxies do not matter."""
-        if not any(item.is_url for item in items):
-            return None
-        patience = Patience(self._options.download_retries, self._options.download_s, self._progress.retry)
-        return await stack.enter_async_context(aclosing(Downloads(patience)))
 
     def _emitting(self, answers: Answers) -> Callable[[Sequence[Outcome]], None]:
         def emit(outcomes: Sequence[Outcome]) -> None:
@@ -110,40 +97,18 @@ class _Run:
 
 
 def _service(options: Options, key: str | None, progress: Progress) -> Service:
-    wishes = Wishes(options.top_k, options.deadline_ms, options.no_store)
-    patience = Patience(options.retries, options.give_up_after_s, progress.retry)
-    return Service(options.server, key, wishes, patience, options.prefix)
-
-
-async def _first_contact(service: Service, options: Options, progress: Progress) -> About:
-    try:
-        return await service.about(_first_patience(options, progress))
-    except ItemError as exc:
-        raise RunStopped(
-            f"--server {without_login(options.server)}: does not answer ({exc.detail}); "
-            "start the service, or change --server"
-        ) from exc
-
-
-def _first_patience(options: Options, progress: Progress) -> Patience:
-    return Patience(options.retries, options.first_contact_s, progress.retry)
+    return open_service(options, key, Wishes(options.top_k, options.deadline_ms, options.no_store), progress)
 
 
 def _fingerprint(options: Options, about: About) -> dict[str, object]:
     return {"model": about.model, "top_k": options.top_k, "no_store": options.no_store}
 
 
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    left = iter(items)
-    while batch := list(islice(left, size)):
-        yield batch
-
-
 async def _cancel(options: Options, key: str | None) -> int:
     progress = Progress(None, bar=False)
     code = 0
     async with aclosing(_service(options, key, progress)) as service:
-        await service.check_jobs(_first_patience(options, progress))
+        await service.check_jobs(first_patience(options, progress))
         for job_id in options.job:
             try:
                 await service.cancel(job_id)
@@ -165,8 +130,7 @@ def _items_left(options: Options) -> list[Item]:
     items = list(find_items(options.what, skipped))
     if options.urls:
         items += _listed(options.urls)
-    for reason, count in skipped.counts.items():
-        print(f"skipped, {reason}: {count:,} ({examples(skipped.examples[reason], count)})", file=sys.stderr)
+    tell_skipped(skipped)
     if not items:
         raise UsageError(f"{' '.join(options.what) or f'--urls {options.urls}'}: contains nothing to classify")
     if not (options.resume and options.output and options.output.exists()):
@@ -192,20 +156,3 @@ def _listed(urls: str) -> list[Item]:
 def _leaves_the_terminal(options: Options) -> bool:
     """Return whether the terminal shows nothing but the bar while it is there."""
     return options.output is not None or options.kind == "table" or not sys.stdout.isatty()
-
-
-def _sum_up(options: Options, items: int, tally: Tally, progress: Progress) -> None:
-    failed = tally.failed.total()
-    not_done = max(0, items - tally.classified - failed)
-    parts = [f"{tally.classified:,} classified"]
-    parts += [f"{failed:,} failed"] * bool(failed)
-    parts += [f"{not_done:,} not done"] * bool(not_done)
-    parts += [f"{tally.cached:,} from the cache"] * bool(tally.cached)
-    parts += [f"{progress.retries:,} retries"] * bool(progress.retries)
-    progress.say(f"{', '.join(parts)}; {progress.elapsed_s:.1f} s")
-    for code, count in tally.failed.most_common():
-        progress.say(f"  {printable(code)}: {count:,} ({examples(tally.examples[code], count)})")
-    if not_done and options.output is not None and options.kind == "jsonl":
-        progress.say("the same command with --resume continues from here")
-    if tally.random:
-        progress.warn(f"{tally.random:,} predictions are meaningless: they come from RANDOM weights")

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 Thing = TypeVar("Thing")
@@ -10,6 +11,13 @@ Result = TypeVar("Result")
 
 WINDOW = 256
 """Largest number of results that wait for an earlier one; beyond, no work starts until that one is complete."""
+
+
+def batches(things: Iterable[Thing], size: int) -> Iterator[list[Thing]]:
+    """Yield `things` in lists of `size`, the last one of what is left."""
+    left = iter(things)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
 async def run_in_order(

@@ -78,6 +78,14 @@ def display_name(path: str) -> str:
     return f"./{name}" if name.startswith(_FORMULA) else name
 
 
+def media_type(data: bytes) -> str | None:
+    """Return the media type of a picture by its first bytes; None if they are no picture's."""
+    kinds = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
+    if not _is_picture(data[:_HEAD_BYTES]):
+        return None
+    return next(f"image/{kind}" for head, kind in kinds.items() if data.startswith(head))
+
+
 def looks_like_picture(path: str) -> bool:
     """Return whether the suffix, or else the first bytes, indicate a picture. Raises OSError."""
     if os.path.splitext(path)[1].lower() in SUFFIXES:  # noqa: PTH122

@@ -1,42 +1,39 @@
 """The command line: its options, and which of them exclude each other."""
 
 import argparse
-import difflib
-import os
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import urlsplit
 
 from serve_app.client.answers import FORMATS
+from serve_app.client.connection import (
+    EVALUATE,
+    PREFIX,
+    Connection,
+    Parser,
+    add_address,
+    add_cache,
+    add_limits,
+    parse,
+    program,
+    whole,
+)
 from serve_app.client.errors import UsageError
 from serve_app.client.items import STANDARD_INPUT
 from serve_app.client.plain_text import without_login
 
 STANDARD_OUTPUT = "-"
-SERVER = "http://127.0.0.1:8000"
-PREFIX = "/model"
-GIVE_UP_AFTER_S = 120.0
-FIRST_CONTACT_S = 10.0
-DOWNLOAD_S = 60.0
-DOWNLOAD_RETRIES = 2
 BATCH = 20
-PARALLEL = 4
 TOP_K = 5
-MOST_PARALLEL = 64
 MOST_BATCH = 1000
 MOST_TOP_K = 10
 MOST_DEADLINE_MS = 600_000
 
-_PROGRAM = "serve-app-client"
-_LIKE = 0.6
-"""Of 1: from this likeness on (difflib's ratio) an option is named as the one that was meant."""
 _DESCRIPTION = (
-    "Classify pictures through the service's API.\n\nExit codes: 0 all were classified, 1 some were not or the service "
-    "became\nunreachable, 2 an argument is invalid, 130 stopped by Ctrl-C."
+    "Classify pictures through the service's API. How often the answers are right:\n%(prog)s evaluate --help.\n\n"
+    "Exit codes: 0 all were classified, 1 some were not or the service became\nunreachable, 2 an argument is invalid, "
+    "130 stopped by Ctrl-C."
 )
 _EXAMPLES = """examples:
   %(prog)s photos/ --output photos.csv
@@ -46,66 +43,26 @@ _EXAMPLES = """examples:
 """
 
 
-_PREFIX = re.compile(r"(/[\w.~-]+)+/?", re.ASCII)
-
-
 @dataclass(frozen=True)
-class Options:
+class Options(Connection):
     """The values of the command line."""
 
     what: list[str]
     urls: str | None
-    server: str
-    prefix: str
     top_k: int
     jobs: bool
     batch: int | None
     job: list[str]
     cancel: bool
-    parallel: int
     format: str | None
     output: Path | None
     resume: bool
-    api_key_env: str | None
     deadline_ms: int | None
-    no_store: bool
-    retries: int | None
-    give_up_after: float | None
-
-    @property
-    def give_up_after_s(self) -> float:
-        """Time limit of one answer, all attempts together."""
-        return self.give_up_after or GIVE_UP_AFTER_S
-
-    @property
-    def first_contact_s(self) -> float:
-        """Time limit of the first answer: a wrong address is reported before two minutes have passed."""
-        return self.give_up_after or FIRST_CONTACT_S
-
-    @property
-    def download_s(self) -> float:
-        """Time limit of one download, all attempts together."""
-        return self.give_up_after or DOWNLOAD_S
-
-    @property
-    def download_retries(self) -> int:
-        """Attempts at a download after the first."""
-        return DOWNLOAD_RETRIES if self.retries is None else self.retries
 
     @property
     def kind(self) -> str:
         """The output format: --format, or else the suffix of --output, or else a table."""
         return self.format or (_kind_of(self.output) if self.output else "table")
-
-    def key(self) -> str | None:
-        """Return the API key, or None without --api-key-env. Raises UsageError."""
-        if self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key or not (key.isascii() and key.isprintable()):
-            what = "holds no key" if not key else "holds a value that cannot be a key"
-            raise UsageError(f"--api-key-env {self.api_key_env}: this environment variable {what}; export it first")
-        return key
 
     def how_to_ask_again(self) -> str:
         """Return the beginning of a command for the same service."""
@@ -114,21 +71,9 @@ class Options:
         return f"{program()} --server {without_login(self.server)}{prefix}{key}"
 
 
-def program() -> str:
-    """Return the command as it was typed: the installed program, or the module."""
-    return _PROGRAM if Path(sys.argv[0]).stem == _PROGRAM else "python -m serve_app.client"
-
-
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """Return the options of the command line. Raises UsageError; --help ends the process with 0."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # argparse alone takes what stands behind `--` for options again, once they are mixed with paths.
-    end = given.index("--") if "--" in given else len(given)
-    parsed, unknown = _parser().parse_known_intermixed_args(given[:end])
-    if unknown:
-        raise UsageError(_describe_unknown(unknown[0]))
-    parsed.what += given[end + 1 :]
-    options = Options(**vars(parsed))
+    options = parse(_parser(), Options, arguments)
     for is_wrong, fault in _conflicts(options):
         if is_wrong:
             raise UsageError(fault)
@@ -143,6 +88,10 @@ def _conflicts_of_inputs(options: Options) -> Sequence[tuple[bool, str]]:
     asks_for_items = bool(options.what or options.urls)
     of_input = [*options.what, options.urls].count(STANDARD_INPUT)
     return (
+        (
+            EVALUATE in options.what and not Path(EVALUATE).exists(),
+            f"{EVALUATE}: is the first word of its command: {program()} {EVALUATE} FOLDER, and then the options",
+        ),
         (options.cancel and not options.job, "--cancel: needs a job; name it with --job ID"),
         (bool(options.job) and asks_for_items, "--job: fetches existing jobs; drop PATH, URL and --urls"),
         (not (options.job or asks_for_items), "no input: give a PATH, FOLDER or URL, a list with --urls, or --job ID"),
@@ -161,7 +110,6 @@ def _conflicts_of_inputs(options: Options) -> Sequence[tuple[bool, str]]:
 
 def _conflicts_of_outputs(options: Options) -> Sequence[tuple[bool, str]]:
     output, kind = options.output, options.kind
-    exists = output is not None and output.exists()
     return (
         (options.resume and output is None, "--resume: needs the file to resume; name it with --output FILE.jsonl"),
         (
@@ -169,18 +117,22 @@ def _conflicts_of_outputs(options: Options) -> Sequence[tuple[bool, str]]:
             "--resume and --job: fetched jobs cannot be resumed; drop one of the two options",
         ),
         (options.resume and kind != "jsonl", "--resume: works with JSON lines only; use --format jsonl"),
+        *conflicts_of_file("--output", output, resume=options.resume),
+    )
+
+
+def conflicts_of_file(option: str, file: Path | None, *, resume: bool) -> Sequence[tuple[bool, str]]:
+    """Return what prevents writing `file`, the value of `option`: pairs of (is so, message)."""
+    if file is None:
+        return ()
+    exists = file.exists()
+    return (
         (
-            exists and not options.resume,
-            f"--output {output}: already exists; remove it, choose another name, or continue it with --resume",
+            exists and not resume,
+            f"{option} {file}: already exists; remove it, choose another name, or continue it with --resume",
         ),
-        (
-            exists and output is not None and not output.is_file(),
-            f"--output {output}: is not a regular file, so it cannot be resumed",
-        ),
-        (
-            output is not None and not output.parent.is_dir(),
-            f"--output {output}: its folder does not exist; create it first",
-        ),
+        (exists and not file.is_file(), f"{option} {file}: is not a regular file, so it cannot be resumed"),
+        (not file.parent.is_dir(), f"{option} {file}: its folder does not exist; create it first"),
     )
 
 
@@ -193,25 +145,8 @@ def _kind_of(output: Path) -> str:
     return kind
 
 
-def _describe_unknown(argument: str) -> str:
-    """Return the message about an argument that is no option; its value may be a password and is left out."""
-    name = argument.partition("=")[0]
-    known = [f"--{field.name.replace('_', '-')}" for field in fields(Options) if field.name != "what"]
-    nearest = difflib.get_close_matches(name, known, 1, _LIKE)
-    meant = f"did you mean {nearest[0]}?" if nearest else f"{program()} --help lists the options"
-    file = "; a file whose name begins with - comes after --" if not argument.startswith("--") else ""
-    return f"{name}: no such option; {meant}{file}"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises its errors as UsageError: one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message.removeprefix("argument "))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog=program(),
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
@@ -220,8 +155,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_inputs(parser)
     _add_outputs(parser)
+    add_address(parser)
     _add_requests(parser)
-    _add_limits(parser)
+    add_cache(parser)
+    add_limits(parser)
     return parser
 
 
@@ -281,42 +218,15 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 def _add_requests(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
-        "--server",
-        type=_server,
-        default=SERVER,
-        metavar="URL",
-        help="address of the service (default: %(default)s, where `serve-app` listens); "
-        "for example: --server http://10.0.0.5:8000",
-    )
-    add(
-        "--prefix",
-        type=_prefix,
-        default=PREFIX,
-        metavar="PATH",
-        help="route_prefix of the model's application, where a service has several (default: %(default)s); "
-        "for example: --prefix /cats",
-    )
-    add(
-        "--api-key-env",
-        metavar="NAME",
-        help="environment variable that contains the API key (default: no key is sent); "
-        "for example: --api-key-env SERVE_APP_KEY",
-    )
-    add(
         "--top-k",
-        type=_whole(1, MOST_TOP_K),
+        type=whole(1, MOST_TOP_K),
         default=TOP_K,
         metavar="N",
         help=f"number of classes per picture, 1-{MOST_TOP_K} (default: %(default)s); for example: --top-k 1",
     )
     add(
-        "--no-store",
-        action="store_true",
-        help="neither read nor write the service's cache (default: use the cache); for example: photos/ --no-store",
-    )
-    add(
         "--deadline-ms",
-        type=_whole(1, MOST_DEADLINE_MS),
+        type=whole(1, MOST_DEADLINE_MS),
         metavar="N",
         help="longest time from the end of an upload to its answer in milliseconds; a later picture fails (default: "
         "the service's own deadline_s); for example: --deadline-ms 2000",
@@ -327,82 +237,13 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         help="send the pictures as background jobs, which survive this client, and wait for them (default: one "
         "request per picture); for example: photos/ --jobs",
     )
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--parallel",
-        type=_whole(1, MOST_PARALLEL),
-        default=PARALLEL,
-        metavar="N",
-        help=f"requests, or with --jobs jobs, in progress at once, 1-{MOST_PARALLEL} (default: %(default)s); "
-        "for example: --parallel 16",
-    )
     add(
         "--batch",
-        type=_whole(1, MOST_BATCH),
+        type=whole(1, MOST_BATCH),
         metavar="N",
         help=f"files per job, 1-{MOST_BATCH}, with --jobs (default: {BATCH}); for example: --jobs --batch 100",
-    )
-    add(
-        "--retries",
-        type=_whole(0, None),
-        metavar="N",
-        help=f"attempts after the first at an answer or a download (default: for answers as many as --give-up-after "
-        f"allows, for downloads {DOWNLOAD_RETRIES}); for example: --retries 0",
-    )
-    add(
-        "--give-up-after",
-        type=_seconds,
-        metavar="S",
-        help=f"seconds for an answer or a download, all attempts together (default: {GIVE_UP_AFTER_S:g} for an answer, "
-        f"{FIRST_CONTACT_S:g} for the first contact, {DOWNLOAD_S:g} for a download); for example: --give-up-after 30",
     )
 
 
 def _output(text: str) -> Path | None:
     return None if text == STANDARD_OUTPUT else Path(text)
-
-
-def _server(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        is_address = False
-    if not is_address or parts.query or parts.fragment or not text.isprintable() or " " in text:
-        given = "this" if "@" in text else repr(text)  # an address that cannot be parsed may contain a password
-        raise argparse.ArgumentTypeError(f"{given} is not an address such as {SERVER}")
-    return text.rstrip("/")
-
-
-def _prefix(text: str) -> str:
-    if not _PREFIX.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path such as {PREFIX}")
-    return text.rstrip("/")
-
-
-class _whole:  # noqa: N801 argparse shows its name
-    """A whole number within bounds."""
-
-    def __init__(self, least: int, most: int | None) -> None:
-        self._least = least
-        self._most = most
-
-    def __call__(self, text: str) -> int:
-        number = int(text) if text.isascii() and text.isdigit() else -1
-        if number < self._least or (self._most is not None and number > self._most):
-            bounds = f"from {self._least} to {self._most:,}" if self._most is not None else f"of {self._least} or more"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-        return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds

@@ -15,10 +15,13 @@ class Outcome:
     file: str
     prediction: Mapping[str, Any] | None
     error: Mapping[str, Any] | None = None
+    against: Mapping[str, Any] | None = None
+    """The prediction of a second service, where two are compared."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object of JSON output, which has the keys of a job's results."""
-        return {"file": self.file, "prediction": self.prediction, "error": self.error}
+        """Return the object of JSON output, which has the keys of a job's results, and `against` where there is one."""
+        found = {"file": self.file, "prediction": self.prediction, "error": self.error}
+        return found if self.against is None else found | {"against": self.against}
 
 
 @dataclass

@@ -6,6 +6,7 @@ from serve_app.client.contents import Contents
 from serve_app.client.errors import UNEXPECTED_ANSWER, ItemError, RunStopped
 from serve_app.client.items import Item
 from serve_app.client.outcome import Outcome
+from serve_app.client.plain_text import without_login
 from serve_app.client.progress import Progress
 from serve_app.client.service import Service
 
@@ -27,13 +28,14 @@ class Predictions:
 
     async def _classify(self, item: Item) -> Outcome:
         try:
-            outcome = Outcome(item.name, await self._predict(item))
+            outcome = Outcome(item.name, await self.predict(item))
         except ItemError as exc:
             outcome = Outcome(item.name, None, exc.as_json())
         self._progress.advance(1, failed=outcome.prediction is None)
         return outcome
 
-    async def _predict(self, item: Item) -> dict[str, object]:
+    async def predict(self, item: Item) -> dict[str, object]:
+        """Return the prediction of one item, without counting it as done. Raises ItemError, RunStopped, UsageError."""
         picture = await self._contents.read(item)
         try:
             prediction = await self._service.predict(picture)
@@ -42,7 +44,7 @@ class Predictions:
             if self._in_a_row >= self._most_in_a_row:
                 raise RunStopped(
                     f"{self._in_a_row} pictures in a row failed after all retries (--give-up-after, --retries); "
-                    f"the last error: {exc.detail}"
+                    f"the last error of {without_login(self._service.server)}: {exc.detail}"
                 ) from exc
             raise
         self._in_a_row = 0

@@ -1,9 +1,11 @@
 """Prepares the JSON lines of an earlier run for --resume."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from serve_app.client.errors import UsageError
+from serve_app.client.outcome import Outcome
 
 
 def keep_answered(output: Path) -> set[str]:
@@ -27,6 +29,17 @@ def keep_answered(output: Path) -> set[str]:
     finally:
         kept.unlink(missing_ok=True)
     return answered
+
+
+def read_kept(output: Path) -> Iterator[Outcome]:
+    """Yield the outcomes in `output`, after `keep_answered` has left those with a prediction. Raises UsageError."""
+    try:
+        with output.open("rb") as lines:
+            for line in lines:
+                found = json.loads(line)
+                yield Outcome(found["file"], found["prediction"], None, found.get("against"))
+    except OSError as exc:
+        raise UsageError(f"--output {output}: cannot be resumed: {exc.strerror}") from exc
 
 
 def _answered_file(line: bytes, where: str) -> str | None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
+from serve_app.client.connection import Connection
 from serve_app.client.errors import NO_ANSWER, UNEXPECTED_ANSWER, ItemError, UsageError
 from serve_app.client.patience import Patience, read_retry_after
 from serve_app.client.plain_text import without_login
@@ -66,18 +67,22 @@ class About:
     deadline_s: float
     model: Mapping[str, Any]
     """Its model: two services with the same one give the same predictions."""
+    preparation: str
+    """How a picture becomes the input of the network, for people; empty if the service does not tell."""
 
 
 class Service:
     """The service at one address; close it with `aclose`."""
 
-    def __init__(self, server: str, key: str | None, wishes: Wishes, patience: Patience, prefix: str) -> None:
-        """Prepare to call the model below `prefix`; `key` is sent to this address only.
+    def __init__(self, connection: Connection, key: str | None, wishes: Wishes, patience: Patience) -> None:
+        """Prepare to call the model of `connection`; `key` is sent to its address only.
 
         Raises UsageError as `open_client` does.
         """
-        self.server = server.rstrip("/")
-        self._prefix = prefix
+        self.server = connection.server.rstrip("/")
+        self.option = connection.address_option
+        self._key_option = connection.key_option
+        self._prefix = connection.prefix
         self._wishes = wishes
         self._patience = patience
         self._read_s = _SPARE_S
@@ -86,7 +91,7 @@ class Service:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             # The caller limits the requests in progress.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            trust_env=not is_loopback(server),  # a proxy of the network does not reach this machine
+            trust_env=not is_loopback(self.server),  # a proxy of the network does not reach this machine
         )
 
     async def aclose(self) -> None:
@@ -106,6 +111,22 @@ class Service:
             raise self._wrong_address(f"GET {self._prefix}/: {exc.detail}") from exc
         self._read_s = about.deadline_s + _SPARE_S
         return about
+
+    async def labels(self, patience: Patience) -> list[str]:
+        """Return GET /model/labels, one for each class. Raises UsageError if it does not tell them, ItemError."""
+        try:
+            body = await patience.insist(lambda: self._ask("GET", "/labels"))
+        except ItemError as exc:
+            if exc.status != HTTPStatus.NOT_FOUND:
+                raise
+            raise UsageError(
+                f"{self.option} {without_login(self.server)}: this service does not tell the names of its classes "
+                f"(GET {self._prefix}/labels); update it to serve-app 0.2.0 or later"
+            ) from exc
+        labels = body.get("labels")
+        if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+            raise self._wrong_address(f"the answer to GET {self._prefix}/labels is not a list of names")
+        return labels
 
     async def predict(self, picture: bytes) -> Body:
         """Return the answer of POST /model/predict. Raises ItemError."""
@@ -176,8 +197,8 @@ class Service:
         code, detail = _read_error(answer)
         if status == HTTPStatus.UNAUTHORIZED:
             return UsageError(
-                f"--server {without_login(self.server)}: requires an API key ({detail}); "
-                "name the variable that contains it with --api-key-env NAME"
+                f"{self.option} {without_login(self.server)}: requires an API key ({detail}); "
+                f"name the variable that contains it with {self._key_option} NAME"
             )
         # A retry would not meet --deadline-ms either.
         is_own_deadline = status == HTTPStatus.GATEWAY_TIMEOUT and self._wishes.deadline_ms is not None
@@ -186,7 +207,7 @@ class Service:
         return ItemError(code, detail, status=status, is_transient=is_transient, retry_after_s=retry_after_s)
 
     def _wrong_address(self, reason: str) -> UsageError:
-        return UsageError(f"--server {without_login(self.server)}: this is not the service: {reason}")
+        return UsageError(f"{self.option} {without_login(self.server)}: this is not the service: {reason}")
 
 
 def open_client(*, uses_tls: bool, **settings: Any) -> httpx.AsyncClient:
@@ -261,4 +282,5 @@ def _read_about(body: Body) -> About:
         max_upload_bytes=int(body["max_upload_bytes"]),
         deadline_s=deadline_s,
         model={name: body.get(name) for name in names},
+        preparation="; preprocessing ".join(str(body[name]) for name in ("input", "preprocessing") if name in body),
     )

@@ -1,6 +1,6 @@
 """Writes outcomes as a table for people."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -14,11 +14,21 @@ _OTHERS = 2
 _UNBOUNDED = 10_000
 
 
+def print_rows(file: TextIO, rows: Sequence[Sequence[str]], headings: Sequence[str] = ()) -> None:
+    """Print one or more `rows` as a table; a heading that begins with `>` is that of a column of numbers."""
+    table = Table(box=None, header_style="dim", pad_edge=False, show_header=bool(headings))
+    for heading in headings or [""] * len(rows[0]):
+        table.add_column(heading.removeprefix(">"), justify="right" if heading[:1] == ">" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _open(file).print(table)
+
+
 class TableAnswers:
     """Collects the rows and prints them at the end, since a column is as wide as its widest cell."""
 
     def __init__(self, file: TextIO) -> None:
-        self._console = Console(file=file, highlight=False, width=None if file.isatty() else _UNBOUNDED)
+        self._console = _open(file)
         self._table = Table(box=None, header_style="dim", pad_edge=False)
         self._table.add_column("file", overflow="fold")
         self._table.add_column("prediction", overflow="fold")
@@ -44,6 +54,10 @@ class TableAnswers:
         """Print all rows, if any."""
         if self._table.row_count:
             self._console.print(self._table)
+
+
+def _open(file: TextIO) -> Console:
+    return Console(file=file, highlight=False, width=None if file.isatty() else _UNBOUNDED)
 
 
 def _class(found: Mapping[str, Any]) -> str:

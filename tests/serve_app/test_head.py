@@ -60,7 +60,7 @@ async def test_head_fails_as_get_does(users: httpx.AsyncClient, path: str, statu
 
 async def test_every_path_of_the_model_that_answers_get_answers_head(model_client: httpx.AsyncClient) -> None:
     paths = get_paths((await model_client.get("/openapi.json")).json()["paths"])
-    assert set(paths) == {"/", "/ready"}
+    assert set(paths) == {"/", "/labels", "/ready"}
     for path in [*paths, "/docs", "/redoc", "/openapi.json"]:
         assert (await assert_head_is_get(model_client, path)).status_code == 200
     assert (await assert_head_is_get(model_client, "/predict")).status_code == 405

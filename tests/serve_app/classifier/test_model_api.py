@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import re
 import time
 
@@ -67,6 +68,18 @@ async def test_an_answer_has_the_documented_shape(model_client: httpx.AsyncClien
         "engine": "tensorflow",
         "precision": "float32",
         "weights": "fitted.weights.h5",
+    }
+
+
+async def test_labels_are_the_names_of_all_classes_by_their_index(
+    model_client: httpx.AsyncClient, fitted: Fitted
+) -> None:
+    answer = await model_client.get("/labels")
+    assert answer.status_code == 200
+    assert answer.json() == {"labels": json.loads(fitted.labels.read_text())}
+    described = (await model_client.get("/openapi.json")).json()["paths"]["/labels"]["get"]
+    assert described["responses"]["200"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/ModelLabels"
     }
 
 

@@ -4,12 +4,9 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
@@ -18,34 +15,15 @@ from serve_app.jobs.api import add_job_routes
 from serve_app.metrics import JOBS_SUBMITTED
 from tests.conftest import Fitted
 from tests.jobs import Desk, replica
-from tests.patience import HANG_S, until
-from tests.ports import free_port
+from tests.patience import HANG_S
 from tests.redis_server import RedisServer
+from tests.served_api import served
 
 Ended = tuple[int | None, str, str]
 """Exit code, standard output and standard error."""
 Client = Callable[..., Awaitable[Ended]]
 
 INSIST = ("--give-up-after", str(HANG_S))
-
-
-@asynccontextmanager
-async def served(api: FastAPI) -> AsyncIterator[str]:
-    """Serve `api` below /model on a free port, in this event loop; yields the address."""
-    mounted = FastAPI()
-    mounted.mount("/model", api)
-    port = free_port()
-    # Without uvicorn's log_config, which closes all handlers of this process, and absl's closes the stream of pytest.
-    server = uvicorn.Server(
-        uvicorn.Config(mounted, host="127.0.0.1", port=port, log_level="critical", log_config=None, lifespan="off")
-    )
-    running = asyncio.create_task(server.serve())
-    await until(lambda: server.started or running.done(), "the server")
-    assert server.started
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = server.force_exit = True
-    with suppress(asyncio.CancelledError):
-        await running
 
 
 @pytest.fixture(scope="module")
