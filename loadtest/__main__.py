@@ -8,6 +8,7 @@ held), 1 not so, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SI
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from loadtest.commands import audit, capacity, compare, faults, fuzz, overload, report, run, soak, tune
 from loadtest.errors import BadInputError
@@ -34,7 +35,8 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
+    prog = "loadtest" if Path(sys.argv[0]).stem == "loadtest" else "python -m loadtest"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     names = (command.__name__.rpartition(".")[2] for command in _COMMANDS)
     commands = parser.add_subparsers(required=True, metavar=" | ".join(names))
     for command in _COMMANDS:

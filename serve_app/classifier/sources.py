@@ -44,7 +44,7 @@ def find_source_faults(settings: ClassifierSettings) -> Iterator[Fault]:
         check = partial(read_labels, classes=_count_classes(settings))
         yield from _file_or_url_faults("labels", settings.labels, settings.labels_sha256, check)
     elif "imagenet" in (settings.labels, settings.weights) and not weights:
-        yield from _imagenet_faults("labels")
+        yield from _imagenet_faults("labels", "labels" if settings.labels == "imagenet" else "weights")
 
 
 def _is_prepared(settings: ClassifierSettings) -> bool:
@@ -64,11 +64,13 @@ def _weights_faults(settings: ClassifierSettings) -> Iterator[Fault]:
         yield from _file_or_url_faults("weights", settings.weights, settings.weights_sha256, check)
 
 
-def _imagenet_faults(field: str) -> Iterator[Fault]:
+def _imagenet_faults(field: str, asked_by: str | None = None) -> Iterator[Fault]:
     url = IMAGENET_URLS[field]
     keras_home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
     if not (keras_home / "models" / url.rpartition("/")[2]).is_file() and (reason := find_fault(url, ANSWER_S)):
-        yield Fault(field, f"the ImageNet {field} cannot be fetched from {shown(url)}: {reason}", _WAYS[field])
+        yield Fault(
+            field, f"the ImageNet {field} cannot be fetched from {shown(url)}: {reason}", _WAYS[asked_by or field]
+        )
 
 
 def _file_or_url_faults(

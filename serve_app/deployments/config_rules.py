@@ -23,6 +23,8 @@ from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
 
 _ROUTE_PREFIX = re.compile(r"/|/[^{}]*[^{}/]")
+_BRING_CODE = {"working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri"}
+"""Of a runtime_env: with these a module may be there that is not here."""
 _LEAST_S = {"keep_alive_timeout_s": 1, "request_timeout_s": 0.001}
 
 
@@ -47,7 +49,7 @@ def _times(config: dict[str, Any]) -> Iterator[Fault]:
             given = options.get(key)
             if isinstance(given, int | float) and not isinstance(given, bool) and given < least:
                 what = f"must be {least} or more seconds (given: {given})"
-                yield Fault(f"http_options.{key}", what, "remove the key, and it has its default")
+                yield Fault(f"http_options.{key}", what, "remove the key to use the default")
 
 
 def _applications(config: dict[str, Any]) -> Iterator[Fault]:
@@ -56,22 +58,23 @@ def _applications(config: dict[str, Any]) -> Iterator[Fault]:
     for index, application in enumerate(dicts(config.get("applications"))):
         for key, example in (("name", "model"), ("route_prefix", "/model")):
             if application.get(key) is None:
-                what = "missing; the launcher has to know where to ask whether it is ready"
+                what = "missing; the start asks each application whether it is ready"
                 yield Fault(f"applications[{index}].{key}", what, f"write one, such as `{key}: {example}`")
         prefix = application.get("route_prefix")
         if isinstance(prefix, str) and not _ROUTE_PREFIX.fullmatch(prefix):
-            what = "must begin with /, must not end with one, and has no { or }"
+            what = "must begin with /, not end with /, and contain no { or }"
             yield Fault(f"applications[{application.get('name')}].route_prefix", what, "write, for example, /model")
 
 
 def _import_paths(config: dict[str, Any]) -> Iterator[Fault]:
     for application in dicts(config.get("applications")):
         path, runtime_env = application.get("import_path"), application.get("runtime_env")
-        if not isinstance(path, str) or path in BUILDER_ARGS or (isinstance(runtime_env, dict) and runtime_env):
+        if not isinstance(path, str) or path in BUILDER_ARGS:
             continue
         module = path.rpartition(":")[0] or path.rpartition(".")[0]
         is_ours = module.partition(".")[0] == __package__.partition(".")[0]
-        if is_ours or not _is_there(module):
+        brings_code = isinstance(runtime_env, dict) and not _BRING_CODE.isdisjoint(runtime_env)
+        if is_ours or not (brings_code or _is_there(module)):
             what = f"there is no {path}" if is_ours else f"there is no module {module}"
             yield Fault(f"applications[{application.get('name')}].import_path", what, _choose(path, BUILDER_ARGS))
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,15 @@ def _prepare_models(config: dict[str, Any]) -> None:
     for name, settings in our_settings(config):
         if isinstance(settings, ClassifierSettings):
             with waiting_for(f"the model of {name} to be prepared", _say):
-                find_or_prepare(settings)
+                _prepare(name, settings)
+
+
+def _prepare(name: str, settings: ClassifierSettings) -> None:
+    try:
+        find_or_prepare(settings)
+    except SetupError as exc:
+        key = ".".join(part for part in (f"applications[{name}].args", exc.fault.key) if part)
+        raise SetupError(replace(exc.fault, key=key)) from exc
 
 
 def _thread_faults(config: dict[str, Any]) -> Iterator[str]:

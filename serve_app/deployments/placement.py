@@ -22,7 +22,7 @@ def find_placement_faults(config: dict[str, Any]) -> Iterator[Fault]:
     is_told = False
     for where, deployment, options in _deployments(config):
         for key, name, wanted in _wanted(options):
-            together[name] += wanted * max(1, replicas_of(deployment).least)
+            together[name] += wanted * max(1, replicas_of(deployment).least, _initial_replicas(deployment))
             if wanted > there.get(name, 0):
                 is_told = True
                 what = f"{wanted:g} for each replica, and this machine has {there.get(name, 0):g}"
@@ -43,6 +43,11 @@ def _deployments(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], 
             where = f"applications[{application.get('name')}].deployments[{deployment.get('name')}]"
             given = deployment.get("ray_actor_options")
             yield where, deployment, given if isinstance(given, dict) else usual
+
+
+def _initial_replicas(deployment: dict[str, Any]) -> int:
+    given = [each.get("initial_replicas") for each in dicts([deployment.get("autoscaling_config")])]
+    return max((count for count in given if isinstance(count, int)), default=0)
 
 
 def _wanted(options: dict[str, Any]) -> Iterator[tuple[str, str, float]]:

@@ -73,12 +73,18 @@ def startable_config(path: Path, *, is_to_listen: bool) -> tuple[dict[str, Any],
 def find_faults(start: Start, asked: tuple[Check, ...], longest_s: float = LONGEST_S) -> list[Fault]:
     """Return the faults of a start, and the warnings, in the order of the checks `asked`, which run side by side."""
     answers: dict[Check, list[Fault]] = {}
+    partly: dict[Check, list[Fault]] = {}
+    """What a check has found so far that has not ended."""
 
     def ask(check: Check) -> None:
+        found: list[Fault] = []
         try:
-            answers[check] = list(check.find(start))
+            for fault in check.find(start):
+                found.append(fault)
+                partly[check] = found
         except SetupError as exc:
-            answers[check] = [replace(exc.fault, key=exc.fault.key or check.key)]
+            found.append(replace(exc.fault, key=exc.fault.key or check.key))
+        answers[check] = found
 
     # Daemons: a name server that says nothing must not hold up the end of the process.
     running = [Thread(target=ask, args=(check,), daemon=True) for check in asked]
@@ -89,13 +95,17 @@ def find_faults(start: Start, asked: tuple[Check, ...], longest_s: float = LONGE
         thread.join(max(0.0, deadline_s - time.monotonic()))
     if any(check not in answers and not thread.is_alive() for check, thread in zip(asked, running, strict=True)):
         raise RuntimeError("a check before the start has failed; its traceback stands above")
-    return [fault for check in asked for fault in answers.get(check) or _silence(check, answers, longest_s)]
+    return [
+        fault
+        for check in asked
+        for fault in answers.get(check) or [*partly.get(check, ()), *_silence(check, answers, longest_s)]
+    ]
 
 
 def _silence(check: Check, answers: Container[Check], longest_s: float) -> Iterator[Fault]:
     if check not in answers:
-        what = f"nothing was heard within {longest_s:g} s"
-        yield Fault(check.key, what, "look at the network and its name servers")
+        what = f"no answer within {longest_s:g} s"
+        yield Fault(check.key, what, "check network and DNS")
 
 
 def _keys(start: Start) -> Iterator[Fault]:

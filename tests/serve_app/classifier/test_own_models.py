@@ -66,6 +66,16 @@ def scores_of(prepared: PreparedModel, wanted: ClassifierSettings) -> np.ndarray
     return np.asarray(engine.infer(RANDOM_PICTURES))
 
 
+def onnx_scores(folder: Path, wanted: ClassifierSettings) -> np.ndarray:
+    """Return what an engine computes of a prepared ONNX file, prepared in this process."""
+    from serve_app.classifier.engines.onnx_network import obtain_network
+
+    (folder / "prepared").mkdir()
+    obtain_network(wanted).save(folder / "prepared")
+    engine = load_engine(wanted.engine, folder / "prepared", threads=THREADS, precision=wanted.precision)
+    return np.asarray(engine.infer(RANDOM_PICTURES))
+
+
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.parametrize(("file", "engine"), [("colours.keras", "tensorflow"), ("colours.h5", "openvino")])
 def test_a_trained_network_answers_as_the_bare_one(folder: Path, file: str, engine: str) -> None:
@@ -95,7 +105,7 @@ def test_logits_become_probabilities(folder: Path) -> None:
 def test_an_onnx_file_is_computed_as_it_says(tmp_path: Path, engine: str, kind: dict[str, object]) -> None:
     model = write_onnx(tmp_path / "colours.onnx", **kind)  # type: ignore[arg-type]
     wanted = settings(model=str(model), preprocessing="scale_0_1", engine=engine)
-    scores = scores_of(find_or_prepare(wanted), wanted)
+    scores = onnx_scores(tmp_path, wanted)
     assert np.abs(scores - colour_probabilities(RANDOM_PICTURES)).max() < 1e-4
 
 
@@ -108,7 +118,7 @@ def test_every_preprocessing_is_the_same_on_onnx_engines(tmp_path: Path, engine:
     pixels = (RANDOM_PICTURES - np.array(scaling.mean)) / np.array(scaling.scale)
     logits = 20 * (pixels[..., ::-1] if scaling.is_bgr else pixels).mean(axis=(1, 2))
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scores = scores_of(find_or_prepare(wanted), wanted)
+    scores = onnx_scores(tmp_path, wanted)
     assert np.abs(scores - powers / powers.sum(axis=1, keepdims=True)).max() < 1e-3
 
 
@@ -379,8 +389,10 @@ def test_networks_that_are_no_classifiers_of_pictures_are_refused(tmp_path: Path
 
 
 def test_labels_must_be_as_many_as_classes(folder: Path, tmp_path: Path) -> None:
+    from serve_app.classifier.engines.prepare import prepare
+
     (tmp_path / "two.txt").write_text("a\nb")
+    wanted = settings(model=str(folder / "colours.keras"), preprocessing="none", labels=str(tmp_path / "two.txt"))
     with pytest.raises(SetupError, match="has 2 labels; this network has 3 classes"):
-        find_or_prepare(
-            settings(model=str(folder / "colours.keras"), preprocessing="none", labels=str(tmp_path / "two.txt"))
-        )
+        prepare(wanted, tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()

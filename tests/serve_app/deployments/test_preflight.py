@@ -123,7 +123,7 @@ def test_a_check_that_hears_nothing_is_a_fault_and_holds_nothing_up() -> None:
     start = Start(read_config("one_replica.yaml"), {})
     [fault] = find_faults(start, (Check("DATABASE_URL", wait),), longest_s=0.01)
     never.set()
-    assert str(fault).startswith("DATABASE_URL: nothing was heard within 0.01 s")
+    assert str(fault).startswith("DATABASE_URL: no answer within 0.01 s")
 
 
 def test_the_port_must_be_free_only_for_a_start(tmp_path: Path) -> None:

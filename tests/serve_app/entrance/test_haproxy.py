@@ -343,7 +343,7 @@ async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(tmp_p
 
 
 async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered_by_another(tmp_path: Path) -> None:
-    """HAProxy takes the replica for dead after 6 to 9 s, while requests may still connect for 30 s."""
+    """HAProxy takes the replica for dead after 6 to 9 s, while requests may still connect for 10 s."""
     port = free_port()
     with socket.create_server(("127.0.0.1", 0), backlog=0) as vanished, ExitStack() as stack:
         for _ in range(2):  # fills its queue: further connections hang, as to a machine that is gone
@@ -353,7 +353,7 @@ async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered
         vanished_port = vanished.getsockname()[1]
         async with (
             replicas(Replica(b"sun")) as [sun],
-            haproxy(tmp_path, port, [port_of(sun), vanished_port], limits=Limits("3s", connect_s=30)) as process,
+            haproxy(tmp_path, port, [port_of(sun), vanished_port], limits=Limits("3s", connect_s=10)) as process,
             client_of(port) as http,
         ):
             await wait_for_answers(http, process, "sun")

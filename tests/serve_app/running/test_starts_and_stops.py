@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
@@ -160,10 +161,11 @@ def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, t
 def test_a_serve_run_through_the_data_plane_ends_before_serve_gives_up_waiting(fitted: Fitted, tmp_path: Path) -> None:
     port = free_port()
     path = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=fitted.args))
-    environment = own_environment(tmp_path) | haproxy_files(tmp_path)
-    del environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]  # as in serve.env
-    environment |= data_plane_environment(path, environment)
-    with service(serve_run(path), environment, tmp_path, port) as running:
+    with TemporaryDirectory() as short, ExitStack() as stack:  # the path of a socket may have 97 bytes
+        environment = own_environment(tmp_path) | haproxy_files(Path(short))
+        del environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]  # as in serve.env
+        environment |= data_plane_environment(path, environment)
+        running = stack.enter_context(service(serve_run(path), environment, tmp_path, port))
         running.wait_until_ready()
         running.stop(signal.SIGINT)
         assert "Got KeyboardInterrupt" in running.printed()
@@ -192,7 +194,7 @@ def test_a_model_that_cannot_be_prepared_ends_a_start_before_ray(fitted: Fitted,
     with service(launcher(config), own_environment(tmp_path), tmp_path, port) as failing:
         assert failing.process.wait(START_S) == 2
         printed = failing.printed()
-        assert f"error: weights: {weights} is not a readable Keras weights file" in printed
+        assert f"error: applications[model].args: weights: {weights} is not a readable Keras weights file" in printed
         assert "stopping" not in printed  # no Ray was there to stop
         assert len(printed.splitlines()) < 50
 

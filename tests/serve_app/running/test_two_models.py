@@ -67,7 +67,7 @@ def test_the_client_asks_the_second_one(running: Service, picture: tuple[Path, i
     ended = subprocess.run(
         [*command, str(path), "--format", "jsonl"], capture_output=True, text=True, timeout=RUN_S, check=True
     )
-    assert json.loads(ended.stdout)["prediction"] == LABELS["cats"][class_id]
+    assert json.loads(ended.stdout)["prediction"]["prediction"] == LABELS["cats"][class_id]
 
 
 def test_the_shipped_plan_loads_both(running: Service, tmp_path: Path) -> None:
