@@ -137,7 +137,9 @@ class _OpenVino:
     def infer(self, pictures: Any) -> Any:
         import openvino
 
-        return openvino.Core().compile_model(self._model, "CPU")(pictures)[0]
+        from serve_app.classifier.engines.openvino_engine import FOR_REPLICAS
+
+        return openvino.Core().compile_model(self._model, "CPU", FOR_REPLICAS)(pictures)[0]
 
     def save(self, folder: Path, *, is_logits: bool) -> None:
         import openvino
