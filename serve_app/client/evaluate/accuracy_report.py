@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.client.evaluate.accuracy import Accuracy, ClassAccuracy, Verdict
-from serve_app.client.evaluate.published import SOURCE, find_published
+from serve_app.client.evaluate.published import Published, find_published
 from serve_app.client.evaluate.report import (
     MOST_CARDS,
     MOST_LINES,
@@ -68,15 +68,7 @@ def _describe_published(subject: Subject, accuracy: Accuracy) -> list[tuple[str,
     low, high = accuracy.top1.interval
     share = published.top1 / 100
     place = "lies below it" if high < share else "lies above it" if low > share else "contains it"
-    return [
-        (
-            "published",
-            (
-                f"{published.top1} % top-1, {published.top5} % top-5 for ImageNet's 50,000 validation pictures, one "
-                f"central crop of {published.side}×{published.side} ({SOURCE}); the interval of this top-1 {place}"
-            ),
-        )
-    ]
+    return [("published", f"{published.describe()}; the interval of this top-1 {place}")]
 
 
 def _class_row(each: ClassAccuracy, subject: Subject) -> Sequence[str]:
@@ -104,9 +96,7 @@ def _accuracy_values(
         "failed": failed,
         "top1": share_values(accuracy.top1),
         "top5": share_values(accuracy.top5) if accuracy.top5 else None,
-        "published": {"top1": published.top1 / 100, "top5": published.top5 / 100, "source": SOURCE}
-        if published
-        else None,
+        "published": _published_values(published) if published else None,
         "gate": gate_values(gate),
         "classes": [
             {"class_id": each.index, "label": subject.name(each.index), **share_values(each.right)}
@@ -121,4 +111,14 @@ def _accuracy_values(
             }
             for wrong in accuracy.wrong
         ],
+    }
+
+
+def _published_values(published: Published) -> Mapping[str, Any]:
+    return {
+        "top1": published.top1 / 100,
+        "top5": published.top5 / 100 if published.top5 is not None else None,
+        "side": published.side,
+        "preprocessing": published.preprocessing,
+        "source": published.source,
     }

@@ -101,10 +101,21 @@ def test_classes_of_two_services_are_the_same_by_label_unless_one_has_placeholde
             match_classes(["a", "b"], labels, by_index=by_index)
 
 
-def test_published_figures_are_of_networks_that_the_service_knows_with_imagenet_weights() -> None:
-    assert set(BY_NAME) <= set(FAMILIES)
+def test_every_named_network_has_its_published_figure_with_imagenet_weights() -> None:
+    assert set(BY_NAME) == set(FAMILIES)
+    for name, family in FAMILIES.items():
+        assert BY_NAME[name].preprocessing == family.preprocessing
+        assert family.crop in (None, BY_NAME[name].side)
     found = find_published({"name": "resnet50", "weights": "imagenet"})
     assert found is not None
     assert (found.top1, found.top5) == (74.9, 92.1)
     for weights in ("random", "fitted.weights.h5"):
         assert find_published({"name": "resnet50", "weights": weights}) is None
+
+
+def test_a_published_figure_says_what_it_was_measured_with() -> None:
+    assert BY_NAME["efficientnet_b4"].describe() == (
+        "82.9 % top-1, 96.4 % top-5 for ImageNet's 50,000 validation pictures, input 380×380, preprocessing none "
+        "(https://keras.io/api/applications/)"
+    )
+    assert BY_NAME["convnext_tiny"].describe().startswith("81.3 % top-1 for ImageNet's")
