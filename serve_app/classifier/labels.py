@@ -8,21 +8,23 @@ from serve_app.errors import Fault, SetupError
 IMAGENET_CLASSES = 1000
 
 
-def read_labels(path: Path, classes: int | None) -> list[str]:
+def read_labels(path: Path, classes: int | None, name: str | None = None) -> list[str]:
     """Return the labels of a file: Keras' index ({"0": ["n01440764", "tench"], …}), a JSON list, or one a line.
 
-    Raises SetupError when it has none of these forms, or not as many labels as `classes`, where that is known.
+    Raises SetupError when it has none of these forms, or not as many labels as `classes`, where that is known. `name`
+    is what it calls the file, its path by default.
     """
+    name = name or str(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         found = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
         labels = [_read_name(entry) for entry in _entries(found)]
     except OSError as exc:
-        raise _refusal(f"{path} cannot be read: {exc.strerror or exc}") from exc
+        raise _refusal(f"{name} cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, KeyError, TypeError, IndexError) as exc:
-        raise _refusal(f"{path} is neither Keras' JSON index, a JSON list nor lines of text: {exc}") from exc
+        raise _refusal(f"{name} is neither Keras' JSON index, a JSON list nor lines of text: {exc}") from exc
     if len(labels) != (classes or len(labels)):
-        raise _refusal(f"{path} has {len(labels)} labels; this network has {classes} classes")
+        raise _refusal(f"{name} has {len(labels)} labels; this network has {classes} classes")
     return labels
 
 

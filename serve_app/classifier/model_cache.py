@@ -30,7 +30,7 @@ from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
 logger = logging.getLogger(__name__)
 
 # Part of every fingerprint; raise it when `engines.prepare` starts to write something else.
-RECIPE = 2
+RECIPE = 3
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
 _KERAS = ("tensorflow", "keras")
@@ -131,7 +131,8 @@ def _is_recent(path: Path) -> bool:
 
 
 def _find_or_make(settings: ClassifierSettings, folder: Path) -> PreparedModel:
-    fingerprint = _fingerprint(settings)
+    settings = pin_files(settings)
+    fingerprint = _name(settings)
     target = folder / fingerprint
     manifest = _read_manifest(target)
     if manifest is None:
@@ -176,19 +177,35 @@ def _replace(made: Path, target: Path) -> None:
     made.rename(target)
 
 
+def pin_files(settings: ClassifierSettings) -> ClassifierSettings:
+    """Return `settings` with the SHA-256 of each file that they name, as it is now. Raises SetupError."""
+    files = [
+        *(["model"] if settings.is_model_file else []),
+        *(field for field in ("weights", "labels") if getattr(settings, field) not in SOURCE_WORDS),
+    ]
+    found = {
+        f"{field}_sha256": checked_sha256(Path(source), getattr(settings, f"{field}_sha256"), field)
+        for field in files
+        if not is_url(source := getattr(settings, field))
+    }
+    return settings.model_copy(update=found)
+
+
 def _fingerprint(settings: ClassifierSettings) -> str:
+    return _name(pin_files(settings))
+
+
+def _name(pinned: ClassifierSettings) -> str:
     """Return a name for everything that decides what `engines.prepare` writes."""
     parts = {
         "recipe": RECIPE,
-        "engine": settings.engine,
-        "versions": converter_versions(settings),
-        "model": _identity(settings.model, settings.model_sha256, "model")
-        if settings.is_model_file
-        else settings.model,
-        "input": [settings.preprocessing, settings.resize, settings.crop, settings.outputs],
-        "weights": _identity(settings.weights, settings.weights_sha256, "weights"),
-        "labels": _identity(settings.labels, settings.labels_sha256, "labels"),
-        "seed": settings.seed if settings.weights == "random" else None,
+        "engine": pinned.engine,
+        "versions": converter_versions(pinned),
+        "model": _identity(pinned.model, pinned.model_sha256),
+        "input": [pinned.preprocessing, pinned.resize, pinned.crop, pinned.outputs],
+        "weights": _identity(pinned.weights, pinned.weights_sha256),
+        "labels": _identity(pinned.labels, pinned.labels_sha256),
+        "seed": pinned.seed if pinned.weights == "random" else None,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -199,12 +216,8 @@ def converter_versions(settings: ClassifierSettings) -> dict[str, str]:
     return {name: version(name) for name in sorted(names)}
 
 
-def _identity(source: str, sha256: str | None, field: str) -> str:
-    if source in SOURCE_WORDS:
-        return source
-    if is_url(source):
-        return f"{source.rsplit('/', 1)[-1]} {sha256}"
-    return f"{Path(source).name} {checked_sha256(Path(source), sha256, field)}"
+def _identity(source: str, sha256: str | None) -> str:
+    return source if sha256 is None else f"{source.rsplit('/', 1)[-1]} {sha256}"
 
 
 def checked_sha256(path: Path, expected: str | None, field: str) -> str:

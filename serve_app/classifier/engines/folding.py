@@ -20,15 +20,16 @@ def fold_batch_norm(network: keras.Model, probe: NDArray[np.float32]) -> keras.M
 
     With gamma g, beta b, mean m, variance v: kernel' = kernel·s and bias' = (bias − m)·s + b, s = g/√(v + epsilon).
     Both compute `probe`, an input batch, up to each folded layer and to the end. If any difference is above SAME_WITHIN
-    of the largest value there, or the network cannot be taken apart, `network` is returned.
+    of the largest value there, or the network cannot be taken apart, `network` is returned. A network that is a layer
+    of another one is folded by itself, on what the other one gives it.
     """
     try:
         # A Sequential of a file has nodes of every step in which it was built; its functional form, one each.
-        graph = keras.Model(network.inputs[0], network.outputs[0])
-        nodes = dict(_foldable(graph))
-        if not nodes:
+        graph = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
+        nodes, nested = dict(_foldable(graph)), dict(_folded_layers(graph, probe))
+        if not nodes and not nested:
             return network
-        folded = _fold(graph, {name: node.operation for name, node in nodes.items()})
+        folded = _fold(graph, {name: node.operation for name, node in nodes.items()}, nested)
         pairs = [(node.output_tensors[0], folded.get_layer(node.operation.name).output) for node in nodes.values()]
         pairs.append((graph.outputs[0], folded.outputs[0]))
         wanted = keras.Model(graph.inputs[0], [before for before, _ in pairs])(probe, training=False)
@@ -39,13 +40,13 @@ def fold_batch_norm(network: keras.Model, probe: NDArray[np.float32]) -> keras.M
     return folded if all(map(_is_same, wanted, found)) else network
 
 
-def _fold(network: keras.Model, norms: dict[str, Any]) -> keras.Model:
-    names = {norm.name for norm in norms.values()}
-    folded = keras.models.clone_model(network, clone_function=lambda layer: _clone(layer, norms, names))
+def _fold(network: keras.Model, norms: dict[str, Any], nested: dict[str, keras.Model]) -> keras.Model:
+    stand_ins = nested | {norm.name: _PassThrough(name=norm.name) for norm in norms.values()}
+    folded = keras.models.clone_model(network, clone_function=lambda layer: _clone(layer, norms, stand_ins))
     for layer in network.layers:
         if layer.name in norms:
             folded.get_layer(layer.name).set_weights(_folded_weights(layer, norms[layer.name]))
-        elif layer.weights and layer.name not in names:
+        elif layer.weights and layer.name not in stand_ins:
             folded.get_layer(layer.name).set_weights(layer.get_weights())
     for layer in folded._flatten_layers():  # noqa: SLF001 nested ones too
         if hasattr(layer, "finalize_state"):  # Normalization computes with copies of its weights
@@ -65,9 +66,26 @@ class _PassThrough(keras.layers.Layer):  # type: ignore[misc]
         return inputs
 
 
+def _folded_layers(graph: keras.Model, probe: NDArray[np.float32]) -> Iterator[tuple[str, keras.Model]]:
+    """Yield the name of each network that is a layer of `graph`, and its folded form, where it has one."""
+    nodes = _nodes(graph)
+    uses = Counter(id(node.operation) for node in nodes)
+    for node in nodes:
+        layer = node.operation
+        if isinstance(layer, keras.Model) and uses[id(layer)] == len(layer.inputs) == len(layer.outputs) == 1:
+            given = keras.Model(graph.inputs[0], node.input_tensors[0])(probe, training=False)
+            folded = fold_batch_norm(layer, given)
+            if folded is not layer:
+                yield layer.name, folded
+
+
+def _nodes(graph: keras.Model) -> list[Any]:
+    return [node for of_one_depth in graph._nodes_by_depth.values() for node in of_one_depth]  # noqa: SLF001
+
+
 def _foldable(graph: keras.Model) -> Iterator[tuple[str, Any]]:
     """Yield the name of each layer that can take over the BatchNormalization after it, and the node of that one."""
-    nodes = [node for of_one_depth in graph._nodes_by_depth.values() for node in of_one_depth]  # noqa: SLF001
+    nodes = _nodes(graph)
     uses = Counter(id(node.operation) for node in nodes)
     followers = Counter(id(before) for node in nodes for before in node.parent_nodes)
     for node in nodes:
@@ -87,9 +105,9 @@ def _fits(layer: Any, node: Any) -> bool:
     return is_last and layer.activation is keras.activations.linear
 
 
-def _clone(layer: Any, norms: dict[str, Any], names: set[str]) -> Any:
-    if layer.name in names:
-        return _PassThrough(name=layer.name)
+def _clone(layer: Any, norms: dict[str, Any], stand_ins: dict[str, Any]) -> Any:
+    if layer.name in stand_ins:
+        return stand_ins[layer.name]
     config = layer.get_config()
     if layer.name in norms:
         config["use_bias"] = True

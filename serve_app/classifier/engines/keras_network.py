@@ -16,14 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
-from serve_app.classifier.engines.download import fetch_imagenet, obtain_file
+from serve_app.classifier.engines.download import fetch_imagenet
 from serve_app.classifier.engines.folding import fold_batch_norm
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL, probe
-from serve_app.classifier.engines.weights_file import read_shapes
+from serve_app.classifier.engines.source_file import copied
+from serve_app.classifier.engines.weights_file import ElsewhereError, read_shapes
 from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
 from serve_app.classifier.labels import IMAGENET_CLASSES
-from serve_app.classifier.model_cache import checked_sha256
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import Fault, SetupError
 
@@ -110,10 +110,9 @@ def _build_family(settings: ClassifierSettings) -> _Source:
     if settings.weights == "imagenet":
         network = fetch_imagenet("weights", lambda: _with_imagenet(settings))
         return _Source(network, "imagenet", None, preprocessing)
-    path = obtain_file("weights", settings.weights, settings.weights_sha256)
-    sha256 = checked_sha256(path, settings.weights_sha256, "weights")
-    name = file_name(settings.weights)
-    return _Source(_with_weights(settings, path, build(weights=None)), name, sha256, preprocessing)
+    with copied("weights", settings.weights, settings.weights_sha256) as file:
+        network = _with_weights(settings, file.path, build(weights=None))
+    return _Source(network, file_name(settings.weights), file.sha256, preprocessing)
 
 
 def _builder(settings: ClassifierSettings) -> Callable[..., keras.Model]:
@@ -143,6 +142,10 @@ def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model
         if classes != IMAGENET_CLASSES:
             network = _builder(settings)(weights=None, classes=classes)
         network.load_weights(path)
+    except ElsewhereError as exc:
+        raise SetupError(
+            f"weights: {shown(settings.weights)}: {exc}; a file of weights holds all of them itself"
+        ) from exc
     except KERAS_FAULTS as exc:
         raise SetupError(
             f"weights: {shown(settings.weights)} is not a readable Keras weights file of a "
@@ -165,16 +168,17 @@ def _count_classes(network: keras.Model, in_file: list[tuple[int, ...]]) -> int:
 
 
 def _read_model_file(settings: ClassifierSettings) -> _Source:
-    path = obtain_file("model", settings.model, settings.model_sha256)
-    sha256 = checked_sha256(path, settings.model_sha256, "model")
-    check_model_file(path)
     assert settings.preprocessing != "auto"  # ClassifierSettings asks for it
-    try:
-        network = keras.models.load_model(path, compile=False, safe_mode=True)
-        _ = network.inputs, network.outputs  # those of a Sequential that was never built are missing
-    except Exception as exc:  # a file from elsewhere may make Keras raise anything
-        raise SetupError(f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}") from exc
-    return _Source(network, file_name(settings.model), sha256, settings.preprocessing)
+    with copied("model", settings.model, settings.model_sha256) as file:
+        check_model_file(file.path, shown(settings.model))
+        try:
+            network = keras.models.load_model(file.path, compile=False, safe_mode=True)
+            _ = network.inputs, network.outputs  # those of a Sequential that was never built are missing
+        except Exception as exc:  # a file from elsewhere may make Keras raise anything
+            raise SetupError(
+                f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}"
+            ) from exc
+    return _Source(network, file_name(settings.model), file.sha256, settings.preprocessing)
 
 
 def _check_input(name: str, network: keras.Model, crop: int | None) -> int:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from serve_app.classifier.engines.download import fetch_imagenet, obtain_file
+from serve_app.classifier.engines.download import fetch_imagenet
+from serve_app.classifier.engines.source_file import copied
 from serve_app.classifier.labels import IMAGENET_CLASSES, placeholder_labels, read_labels
-from serve_app.classifier.model_cache import UnavailableError, checked_sha256
-from serve_app.classifier.settings import ClassifierSettings, file_name
+from serve_app.classifier.model_cache import UnavailableError
+from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import Fault, SetupError
 
 
@@ -22,9 +23,8 @@ class Labels:
 def obtain_labels(settings: ClassifierSettings, classes: int) -> Labels:
     """Return the labels that `settings` ask for. Raises SetupError if there are not as many as `classes`."""
     if settings.labels not in ("auto", "imagenet"):
-        path = obtain_file("labels", settings.labels, settings.labels_sha256)
-        checked_sha256(path, settings.labels_sha256, "labels")
-        return Labels(file_name(settings.labels), read_labels(path, classes))
+        with copied("labels", settings.labels, settings.labels_sha256) as file:
+            return Labels(file_name(settings.labels), read_labels(file.path, classes, shown(settings.labels)))
     is_imagenet = classes == IMAGENET_CLASSES and not settings.is_model_file
     if settings.labels == "auto" and (settings.weights == "random" or not is_imagenet):
         return Labels("placeholder", placeholder_labels(classes))

@@ -1,19 +1,16 @@
 """A network in an ONNX file as one function from pixels to probabilities. Called by `prepare`. Imports no Keras."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
-from serve_app.classifier.engines.download import obtain_file
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import ONNX_MODEL, OPENVINO_MODEL, OnnxInput, probe
+from serve_app.classifier.engines.source_file import copied
 from serve_app.classifier.families import PREPROCESSING
-from serve_app.classifier.model_cache import checked_sha256
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import SetupError
 
@@ -51,16 +48,13 @@ class _Reader(Protocol):
 
 def obtain_network(settings: ClassifierSettings) -> OnnxNetwork:
     """Return the network that `settings` ask for. Raises SetupError if it cannot be had, or cannot be served."""
-    path = obtain_file("model", settings.model, settings.model_sha256)
-    sha256 = checked_sha256(path, settings.model_sha256, "model")
-    check_model_file(path)
     name = shown(settings.model)
     assert settings.preprocessing != "auto"  # ClassifierSettings asks for it
-    with TemporaryDirectory() as empty:
-        # A file may name others that hold its weights, by any path. Where it lies alone, none is found.
-        alone = Path(shutil.copy(path, Path(empty) / "model.onnx"))
+    # A file may name others that hold its weights, by any path. Where it lies alone, none is found.
+    with copied("model", settings.model, settings.model_sha256) as file:
+        check_model_file(file.path, name)
         try:
-            reader: _Reader = _OpenVino.read(alone) if settings.engine == "openvino" else _OnnxRuntime.read(alone)
+            reader: _Reader = (_OpenVino if settings.engine == "openvino" else _OnnxRuntime).read(file.path)
             given = _input_of(name, reader.shape, settings)
             reader.set_input(given)
             pictures = probe(given.side)
@@ -80,7 +74,7 @@ def obtain_network(settings: ClassifierSettings) -> OnnxNetwork:
             )
         outputs = judge_outputs(name, scores, settings.outputs)
         base = file_name(settings.model)
-        facts = NetworkFacts(base, base, sha256, settings.preprocessing, given.side, scores.shape[1], outputs)
+        facts = NetworkFacts(base, base, file.sha256, settings.preprocessing, given.side, scores.shape[1], outputs)
         return OnnxNetwork(facts, reader)
 
 
