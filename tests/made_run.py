@@ -19,6 +19,7 @@ from typing import Any
 
 from loadtest.plan.plan import Plan
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, RowWriter
+from loadtest.rows.evaluation import read_evaluations
 from loadtest.rows.run_folder import Cell, CellRecord, Environment, Moments, RunFolder, RunRecord, Session
 
 BASELINE = Path(__file__).parents[1] / "configs/stress/baselines/published_2026.yaml"
@@ -134,7 +135,14 @@ def write_made_run(folder: Path, plan: Plan | None = None, change: Callable[[Mad
         for users in plan.users
         for target in plan.targets
     ]
-    run.write_record(RunRecord(seed=plan.seed, order=order, sessions=[_session(plan)]))
+    run.write_record(
+        RunRecord(
+            seed=plan.seed,
+            order=order,
+            sessions=[_session(plan)],
+            evaluations=read_evaluations(plan.targets),
+        )
+    )
     if plan.baseline:
         shutil.copyfile(BASELINE, run.baseline_path)
     for number, cell in enumerate(order):

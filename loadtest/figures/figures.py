@@ -19,6 +19,7 @@ UNITS = {
     "_rps": "requests per second",
     "_per_s": "per second",
     "_bytes": "bytes",
+    "pictures": "pictures",
     "requests": "requests",
     "failures": "requests",
     "untimed": "requests",
@@ -364,6 +365,21 @@ class LevelComparison(_Figures):
     differences: list[Difference]
 
 
+class EvaluationFigures(_Figures):
+    """The accuracy of a model that was evaluated before the run."""
+
+    file: str
+    date: str
+    model: str
+    pictures: int
+    top1_percent: float
+    top1_interval_percent: tuple[float, float]
+    top5_percent: float | None
+    top5_interval_percent: tuple[float, float] | None
+    is_of_target: bool | None
+    """Whether the target serves a model of the same fingerprint; None when it tells none."""
+
+
 class TargetFacts(_Figures):
     """One target, as the report introduces it."""
 
@@ -376,6 +392,7 @@ class TargetFacts(_Figures):
     """What it calls the cache that it has on; `off`; None when it does not say."""
     cached: bool = False
     """Whether the plan says that it is meant to answer from a cache."""
+    evaluations: list[EvaluationFigures] = []
 
 
 class BaselinePoint(_Figures):

@@ -19,6 +19,7 @@ from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, check_port_is_free
 from loadtest.plan.plan import Plan
 from loadtest.rows.columns import RequestRow, read_rows
+from loadtest.rows.evaluation import read_evaluations
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, RunRecord
 
 # What a cell takes besides its loads, until the first cells have shown it.
@@ -53,7 +54,7 @@ def run_plan(
     needs = _named_files(plan, plan_path)
     with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
         begun = folder.record_path.is_file()
-        record = folder.read_record() if begun else RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[])
+        record = folder.read_record() if begun else _new_record(plan)
         todo = [cell for cell in record.order if not _is_finished(folder, cell)]
         for target in plan.targets:
             if target.start is not None and any(cell.target == target.name for cell in todo):
@@ -68,11 +69,17 @@ def run_plan(
         _run_cells(plan, folder, todo, may_begin, progress)
 
 
+def _new_record(plan: Plan) -> RunRecord:
+    evaluations = read_evaluations(plan.targets)
+    return RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[], evaluations=evaluations)
+
+
 def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:
     """Yield each file that a plan names, with where it does."""
     yield f"{plan_path}: workload.locustfile", plan.workload.locustfile
     for target in plan.targets:
         yield from ((f"{plan_path}: targets.{target.name}.files", file) for file in target.files)
+        yield from ((f"{plan_path}: targets.{target.name}.evaluations", file) for file in target.evaluations)
     if plan.baseline:
         yield f"{plan_path}: baseline", plan_path.parent / plan.baseline
 

@@ -137,6 +137,29 @@ def tell_caches(figures: Figures) -> Iterator[Part]:
         yield Part(f"Prediction cache on ({facts.cache})", f"{facts.title}: {meaning}{told}")
 
 
+def tell_evaluations(figures: Figures) -> Iterator[Part]:
+    """Yield, for each evaluation that the plan names, the accuracy, or why it says nothing about the target."""
+    for facts in figures.targets:
+        for found in facts.evaluations:
+            if found.is_of_target:
+                top1 = _with_interval("top-1", found.top1_percent, found.top1_interval_percent)
+                top5 = _with_interval("top-5", found.top5_percent, found.top5_interval_percent)
+                of = f"{found.pictures:,} labelled pictures, evaluated on {found.date} ({found.file})"
+                yield Part(f"Accuracy of {facts.title}", f"{found.model}: {top1}{top5 and ', '}{top5}; {of}.")
+            elif found.is_of_target is None:
+                why = "it tells no fingerprint of its model, so whether it serves this one is unknown."
+                yield Part(f"Accuracy of {facts.title}", f"{found.file} is of {found.model}; {why}")
+            else:
+                why = "it served another model (another fingerprint), whose accuracy this does not say."
+                yield Part(f"Accuracy of {facts.title}", f"{found.file} is of {found.model}; {why}")
+
+
+def _with_interval(name: str, percent: float | None, interval: tuple[float, float] | None) -> str:
+    if percent is None or interval is None:
+        return ""
+    return f"{name} {percent:.2f} % (95 % interval {interval[0]:.2f}–{interval[1]:.2f} %)"
+
+
 def make_about(figures: Figures) -> str:
     """Return what each target says of itself, beside each other."""
     told: dict[tuple[str, str], dict[str, str]] = {}

@@ -52,6 +52,10 @@ class Target(Checked):
     pictures repeat; with it, when it says that its cache is off."""
     about: list[_Path] = Field(default=[])
     """Paths whose JSON answers say what is served; the report quotes them."""
+    # Left out where there are none: the folders of searches that older versions began can still be resumed.
+    evaluations: list[Path] = Field(default=[], exclude_if=lambda paths: not paths)
+    """What `serve-app-client evaluate --format json` printed about the models that it serves; the report quotes the
+    accuracy of those whose fingerprint it tells below `about`."""
     files: list[Path] = Field(default=[])
     """Files that are copied into the run folder, such as the config that is served."""
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.plan.plan import Plan
+from loadtest.rows.evaluation import Evaluation
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -129,6 +130,8 @@ class RunRecord(_Record):
     seed: int
     order: list[Cell]
     sessions: list[Session]
+    evaluations: dict[str, list[Evaluation]] = {}
+    """By target: those that the plan names, as they were at the first start."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import BadInputError
+from loadtest.figures.accuracy import compute_evaluations
 from loadtest.figures.baseline import read_baseline
 from loadtest.figures.caching import name_cache
 from loadtest.figures.figures import (
@@ -101,7 +102,7 @@ def summarize(folder: RunFolder) -> Figures:
     valid = [one for one, cell in zip(measured, cells, strict=True) if cell.valid]
     points = [_point(plan, target, users, valid) for target in plan.targets for users in plan.users]
     points, cells = add_bottlenecks(plan.workload, _cores(record), points, cells)
-    targets = [_facts(target, measured) for target in plan.targets]
+    targets = [_facts(target, measured, record) for target in plan.targets]
     known = bool(plan.baseline) and folder.baseline_path.is_file()
     facts = Facts(
         title=plan.title,
@@ -476,7 +477,7 @@ def _repetitions(valid: list[_Measured]) -> dict[tuple[str, int], list[Repetitio
     return repetitions
 
 
-def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:
+def _facts(target: Target, measured: list[_Measured], run: RunRecord) -> TargetFacts:
     records = [one.record for one in measured if one.record and one.cell.target == target.name]
     about: dict[str, Any] = next((record.about for record in records if record.about), {})
     return TargetFacts(
@@ -486,6 +487,7 @@ def _facts(target: Target, measured: list[_Measured]) -> TargetFacts:
         about=about,
         cache=name_cache(about),
         cached=target.cached,
+        evaluations=compute_evaluations(run.evaluations.get(target.name, []), [record.about for record in records]),
     )
 
 

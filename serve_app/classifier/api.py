@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.classifier.answer import ModelName, Prediction, TopK
 from serve_app.classifier.classifier import CacheUse, Classifier
+from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import FORMATS
 from serve_app.classifier.timing import STAGES, Stopwatch
 from serve_app.classifier.upload import BINARY, BodyBounds, document_upload, read_upload
@@ -65,6 +66,7 @@ class ModelInfo(ModelName):
     """What is served, and within which bounds."""
 
     weights_sha256: str | None = Field(description="SHA-256 of the weights file, if they came from one.")
+    fingerprint: str = Field(description="The same for two services that find the same classes in a picture.")
     cache: Literal["redis", "memory", "off"] = Field(description="Where predictions are kept.")
     labels: str = Field(description="imagenet, a file's name, or `placeholder`.")
     classes: int
@@ -92,6 +94,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     info = ModelInfo(
         **classifier.model.model_dump(),
         weights_sha256=manifest.weights_sha256,
+        fingerprint=fingerprint_model(settings, classifier.prepared),
         cache=classifier.cache_kind,
         labels=manifest.labels_from,
         classes=len(manifest.labels),

@@ -276,7 +276,7 @@ def _read_about(body: Body) -> About:
     deadline_s = float(body["deadline_s"])
     if not math.isfinite(deadline_s):
         raise ValueError("deadline_s is not a number")
-    names = ("name", "engine", "precision", "weights", "weights_sha256", "labels")
+    names = ("name", "engine", "precision", "weights", "weights_sha256", "fingerprint", "labels")
     return About(
         weights=str(body["weights"]),
         max_upload_bytes=int(body["max_upload_bytes"]),

@@ -1,6 +1,7 @@
 """The report of an accuracy."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from serve_app.client.evaluate.accuracy import Accuracy, ClassAccuracy, Verdict
@@ -90,6 +91,7 @@ def _accuracy_values(
     published = find_published(subject.about.model)
     return {
         "kind": "accuracy",
+        "date": datetime.now(UTC).date().isoformat(),
         **subject_values(subject),
         "labels_from": origin,
         "pictures": accuracy.top1.of,

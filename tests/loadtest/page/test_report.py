@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from loadtest.errors import BadInputError
 from loadtest.figures.figures import UNITS, CellFigures, Figures, PointFigures, TargetFacts, Traffic, show_rps
+from loadtest.measure.runner import run_plan
 from loadtest.page.overview import print_overview
 from loadtest.page.report import write_report
 from loadtest.page.text import render_markdown
@@ -154,6 +156,56 @@ def test_random_weights_are_told(tmp_path: Path, figures: Figures) -> None:
 
     assert "> **Random weights:** 1 replica and 2 replicas served a network with random" in render_markdown(figures)
     assert "Random weights" not in markdown_of(tmp_path, made_plan(), use_trained)
+
+
+def evaluation(folder: Path, **changes: object) -> Path:
+    """Write what `evaluate --format json` prints, as far as the kit reads it."""
+    model = {"name": "resnet50", "engine": "openvino", "precision": "float32", "weights": "w.h5", "fingerprint": "a1"}
+    share = {"share": 0.95, "low": 0.9104, "high": 0.9726, "count": 190, "of": 200}
+    known = {"kind": "accuracy", "date": "2026-01-14", "pictures": 200, "top1": share, "top5": None, "wrong": []}
+    path = folder / "accuracy.json"
+    path.write_text(json.dumps({**known, "model": model, **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fingerprints", "told"),
+    [
+        (["a1", "a1"], "top-1 95.00 % (95 % interval 91.04–97.26 %); 200 labelled pictures, evaluated on 2026-01-14"),
+        (["a1", "b2"], "it served another model (another fingerprint)"),
+        ([None, None], "it tells no fingerprint of its model"),
+    ],
+    ids=["of the model", "of another model", "unknown"],
+)
+def test_an_evaluation_is_quoted_if_it_is_of_the_served_model(
+    tmp_path: Path, fingerprints: list[str | None], told: str
+) -> None:
+    targets = [{**made_target("one_replica", 1), "evaluations": [str(evaluation(tmp_path))]}]
+
+    def tell(made: MadeCell) -> None:
+        if fingerprint := fingerprints[made.record.cell.repetition - 1]:
+            made.record.about["/model/"]["fingerprint"] = fingerprint
+
+    tested = section(
+        markdown_of(tmp_path / "run", made_plan(targets=targets, users=[10], repetitions=2), tell), "What We Tested"
+    )
+    [line] = [line for line in tested.splitlines() if line.startswith("> **Accuracy of ")]
+    assert told in line
+    assert ("95.00 %" in tested) == (fingerprints[1] == "a1")
+
+
+def test_without_an_evaluation_nothing_is_said(figures: Figures) -> None:
+    assert "Accuracy" not in render_markdown(figures)
+
+
+def test_a_file_that_is_no_evaluation_ends_a_run_before_it_begins(tmp_path: Path) -> None:
+    for path, words in (
+        (tmp_path / "missing.json", r"evaluations: .*missing\.json is not a file"),
+        (evaluation(tmp_path, kind="agreement"), r"accuracy\.json: is not what .* prints .* \(wrong: kind\)"),
+    ):
+        plan = made_plan(targets=[{**made_target("one_replica", 1), "evaluations": [str(path)]}], baseline=None)
+        with pytest.raises(BadInputError, match=words):
+            run_plan(plan, tmp_path / "plan.yaml", RunFolder(tmp_path / f"run of {path.name}"))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.timing import Stopwatch
 from serve_app.metrics import Metrics
 from tests.conftest import Fitted
@@ -221,9 +222,10 @@ async def test_the_clients_request_id_is_in_the_error(model_client: httpx.AsyncC
     assert response.json()["request_id"] == "abc-123"
 
 
-async def test_what_is_served_is_told(model_client: httpx.AsyncClient, fitted: Fitted) -> None:
+async def test_what_is_served_is_told(model_client: httpx.AsyncClient, classifier: Classifier, fitted: Fitted) -> None:
     info = (await model_client.get("/")).json()
     assert info["weights"] == "fitted.weights.h5"
+    assert info["fingerprint"] == fingerprint_model(classifier.settings, classifier.prepared)
     assert info["weights_sha256"] == hashlib.sha256(fitted.weights.read_bytes()).hexdigest()
     assert info["labels"] == "labels.json"
     assert info["classes"] == 1000

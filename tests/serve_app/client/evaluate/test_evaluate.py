@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from loadtest.rows.evaluation import read_evaluation
 from serve_app.cache.cache import PredictionCache
 from serve_app.cache.settings import CacheSettings
 from serve_app.cache.store import build_store
@@ -126,11 +127,15 @@ def few(folder: Path, fitted: Fitted) -> Path:
 
 
 async def test_weights_that_know_every_picture_are_right_every_time(
-    server: str, folder: Path, evaluate: Evaluate
+    server: str, folder: Path, evaluate: Evaluate, classifier: Classifier, tmp_path: Path
 ) -> None:
     code, out, err = await evaluate(server, folder, "--format", "json")
     assert code == 0, err
     found = json.loads(out)
+    (tmp_path / "accuracy.json").write_text(out)
+    quoted = read_evaluation(tmp_path / "accuracy.json")  # as the stress kit quotes it
+    assert (quoted.pictures, quoted.top1.share, quoted.file) == (PICTURES, 1.0, "accuracy.json")
+    assert quoted.model.fingerprint == fingerprint_model(classifier.settings, classifier.prepared)
     assert (found["top1"]["count"], found["top1"]["of"], found["top1"]["share"]) == (PICTURES, PICTURES, 1.0)
     assert found["top1"]["low"] == pytest.approx(0.9812, abs=1e-4)
     assert found["top5"]["share"] == 1.0
