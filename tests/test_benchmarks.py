@@ -13,6 +13,8 @@ from starlette.responses import JSONResponse, Response
 from loadtest.machine.environment import read_environment
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.summary import summarize
+from serve_app.classifier.images import decode_image
+from tests.benchmarks import agreement
 from tests.benchmarks.report import Report, render
 from tests.benchmarks.service import SHIPPED, Rounds, roles_of, write_config
 from tests.recorded.kinds import RECORDED
@@ -68,6 +70,14 @@ def test_variants_stand_in_place_of_the_applications_where_the_kits_workload_fin
         {**model, "name": "on", "route_prefix": "/on/model"},
     ]
     assert [role.name for role in roles_of(path)][:2] == ["off", "on"]
+
+
+def test_the_pictures_of_the_agreement_are_those_that_reduced_decoding_is_for() -> None:
+    for size in agreement.SIZES_PX:
+        data, scene = agreement.draw_jpeg(7, size)
+        reduced, whole = (decode_image(data, 10**8, draft=draft) for draft in (True, False))
+        assert (reduced != whole).any()
+        assert scene < agreement.SCENES
 
 
 def test_sigterm_ends_a_benchmark_after_what_it_started() -> None:

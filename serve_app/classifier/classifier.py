@@ -176,7 +176,8 @@ class Classifier:
 
     def _decode_and_hash(self, data: bytes, image_sha256: str | None) -> "_Decoded":
         started = perf_counter()
-        picture = decode_image(data, self.settings.max_pixels, self.prepared.manifest.geometry)
+        settings, geometry = self.settings, self.prepared.manifest.geometry
+        picture = decode_image(data, settings.max_pixels, geometry, draft=settings.reduced_decoding)
         return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
 
     async def _compute(self, upload: HeldUpload, within_s: float, image_sha256: str | None = None) -> Classification:

@@ -24,6 +24,6 @@ def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> 
         "precision": settings.precision,
         "versions": converter_versions(settings),
         "input": [manifest.preprocessing, manifest.resize, manifest.crop, manifest.outputs],
-        "decoding": DECODING,
+        "decoding": [DECODING, settings.reduced_decoding],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -449,6 +449,7 @@ def test_whatever_decides_the_scores_is_in_the_fingerprint(monkeypatch: pytest.M
         fingerprint_model(settings, made_model(weights="imagenet", weights_sha256=None)),
         fingerprint_model(settings, made_model(weights="random", weights_sha256=None)),
         fingerprint_model(ClassifierSettings(seed=1), made_model(weights="random", weights_sha256=None)),
+        fingerprint_model(ClassifierSettings(reduced_decoding=False), made_model()),
         fingerprint_model(ClassifierSettings(engine="openvino"), made_model()),
         fingerprint_model(ClassifierSettings(engine="openvino", precision="bfloat16"), made_model()),
     ]

@@ -1,17 +1,20 @@
 """The classifier's HTTP API with its real engine and fitted weights, through ASGI without Ray."""
 
 import asyncio
+import copy
 import hashlib
 import json
 import re
 import time
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
+from serve_app.classifier.images import decode_image
 from serve_app.classifier.timing import Stopwatch
 from serve_app.metrics import Metrics
 from tests.conftest import Fitted
@@ -220,6 +223,20 @@ async def test_a_wrong_path_or_method_has_the_error_shape(model_client: httpx.As
 async def test_the_clients_request_id_is_in_the_error(model_client: httpx.AsyncClient) -> None:
     response = await model_client.post("/predict", headers={"x-request-id": "abc-123"})
     assert response.json()["request_id"] == "abc-123"
+
+
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_unless_the_config_says_otherwise(classifier: Classifier) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), dtype=np.uint8)
+    data = encode(Image.fromarray(pixels), "JPEG")
+    decoded = {}
+    for is_reduced in (True, False):
+        changed = copy.copy(classifier)
+        changed.settings = classifier.settings.model_copy(
+            update={"reduced_decoding": is_reduced, "max_pixels": 2_000_000}
+        )
+        decoded[is_reduced] = changed._decode_and_hash(data, None).picture
+        assert (decoded[is_reduced] == decode_image(data, 2_000_000, draft=is_reduced)).all()
+    assert (decoded[True] != decoded[False]).any()
 
 
 async def test_what_is_served_is_told(model_client: httpx.AsyncClient, classifier: Classifier, fitted: Fitted) -> None:

@@ -156,6 +156,13 @@ def test_a_resnet50_with_seven_classes_just_works(tmp_path: Path) -> None:
     assert (network.facts.classes, network.facts.name) == (7, "resnet50")
 
 
+def test_every_network_of_keras_applications_has_a_name() -> None:
+    import keras
+
+    found = {name for name in dir(keras.applications) if callable(getattr(keras.applications, name))}
+    assert {family.function for family in FAMILIES.values()} == found
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"convnext_xlarge", "convnext_large", "efficientnet_b7"}))
 def test_every_family_is_served_as_the_bare_network_computes_it(name: str) -> None:

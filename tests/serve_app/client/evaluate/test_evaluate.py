@@ -215,7 +215,23 @@ async def test_random_weights_are_told_everywhere(
         assert code == 0
         for shown in (out, err, (tmp_path / "page.html").read_text()):
             assert "RANDOM" in shown
-        assert json.loads((await evaluate(server, folder, "--format", "json"))[1])["weights_are_random"] is True
+        found = json.loads((await evaluate(server, folder, "--format", "json"))[1])
+        assert found["weights_are_random"] is True
+
+
+async def test_random_weights_of_another_seed_are_another_model(
+    classifier: Classifier, evaluate: Evaluate, tmp_path: Path, fitted: Fitted
+) -> None:
+    (tmp_path / "photos" / "7").mkdir(parents=True)
+    (tmp_path / "photos" / "7" / "one.jpg").write_bytes(fitted.pictures["thing 7"])
+    fingerprints = []
+    for seed in (0, 1):
+        changed = relabelled(classifier, weights="random", weights_sha256=None)
+        changed.settings = classifier.settings.model_copy(update={"seed": seed})
+        async with serving(changed) as (server, _):
+            found = json.loads((await evaluate(server, tmp_path / "photos", "--format", "json"))[1])
+        fingerprints.append(found["model"]["fingerprint"])
+    assert fingerprints[0] != fingerprints[1]
 
 
 async def test_imagenet_weights_have_the_published_figure_beside_them(
