@@ -42,7 +42,7 @@ def add_command(commands: "options.Commands") -> None:
     meaning = "least seconds that the confirmation measures (default: 3 times --window)"
     parser.add_argument("--confirm", type=options.positive, metavar="S", help=meaning)
     options.add_out(parser, "the folder of the search", "runs/capacity- and the names of plan and target")
-    options.add_json(parser, "capacity.json instead of a table")
+    options.add_json(parser, "capacity.json")
     parser.set_defaults(do=capacity)
 
 

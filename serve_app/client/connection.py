@@ -5,7 +5,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NoReturn, TypeVar
@@ -85,17 +85,41 @@ def program() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises its errors as UsageError: one line, without the usage."""
+    """Raises its errors as UsageError: one line, without the usage. Its help shows texts as they are."""
+
+    def __init__(self, command: str, description: str, examples: Sequence[str]) -> None:
+        super().__init__(
+            prog=command,
+            description=description,
+            epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(message.removeprefix("argument "))
 
 
+Conflicts = Iterable[tuple[bool, str]]
+"""What the options of a command line may have against each other: pairs of (is so, message)."""
+
+
+def read(
+    parser: Parser, kind: type[Parsed], conflicts: Callable[[Parsed], Conflicts], arguments: Sequence[str] | None
+) -> Parsed:
+    """Return the command line as a `kind`. Raises UsageError, also for `conflicts`; --help ends the process with 0."""
+    options = parse(parser, kind, arguments)
+    for is_so, fault in conflicts(options):
+        if is_so:
+            raise UsageError(fault)
+    return options
+
+
 def parse(parser: Parser, kind: type[Parsed], arguments: Sequence[str] | None = None) -> Parsed:
     """Return the values of the command line as a `kind`, with what comes after `--` in its `what`.
 
-    Raises UsageError; --help ends the process with 0.
+    Raises UsageError for an option that does not exist or has a wrong value.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     # argparse alone takes what stands behind `--` for options again, once they are mixed with paths.

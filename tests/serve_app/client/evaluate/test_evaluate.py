@@ -355,7 +355,7 @@ def test_wrong_arguments_are_one_line(
 
 
 def test_every_option_has_an_example_and_its_default_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for action in options._parser()._actions:
+    for action in options.make_parser()._actions:
         assert action.help is not None
         assert action.dest == "help" or "for example: " in action.help, action.dest
         assert action.dest in ("what", "help") or "(default: " in action.help, action.dest
