@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.plan.keys import Strict
@@ -34,7 +34,6 @@ _Model = TypeVar("_Model", bound=BaseModel)
 class Cell(Strict):
     """One target at one number of users, once."""
 
-    model_config = ConfigDict(frozen=True)
     target: str
     users: int
     repetition: int
