@@ -1,6 +1,6 @@
 """`loadtest report`: make the report of a run folder, or of the CSV files of a plain Locust run, from its raw data.
 
-Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input cannot be used.
+Exit codes: 0 every cell is valid and every limit met, 1 otherwise, 2 the input cannot be used.
 """
 
 import argparse
@@ -20,12 +20,12 @@ def add_command(commands: "options.Commands") -> None:
     meaning = "make report.md, report.html and report.json from raw data"
     examples = ("runs/quick", "--csv results/run --users 50 --wait 1 5")
     parser = options.add_parser(commands, "report", meaning, __doc__, *examples)
-    parser.add_argument("folder", nargs="?", type=Path, help="the folder of a run")
+    parser.add_argument("folder", nargs="?", type=Path, help="the folder of a run; needed without --csv")
     parser.add_argument(
         "--csv", type=Path, metavar="PREFIX", help="instead of a folder: `locust --csv PREFIX` (default: none)"
     )
     parser.add_argument(
-        "--users", type=int, metavar="N", help="with --csv: users asked for (default: most in the history)"
+        "--users", type=int, metavar="N", help="with --csv: number of users (default: the largest in the history)"
     )
     wait = "with --csv: the think time (default: unknown, so the report has no think-time limit)"
     parser.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help=wait)

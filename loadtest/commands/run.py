@@ -1,6 +1,6 @@
 """`loadtest run`: measure all cells of a plan, and report.
 
-Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input cannot be used.
+Exit codes: 0 every cell is valid and every limit met, 1 otherwise, 2 the input cannot be used.
 """
 
 import argparse
@@ -23,9 +23,7 @@ def add_command(commands: "options.Commands") -> None:
     parser = options.add_parser(commands, "run", meaning, __doc__, example)
     options.add_plan(parser, "configs/stress/published.yaml")
     options.add_out(parser, "the run folder")
-    parser.add_argument(
-        "--users", type=options.numbers, metavar="10,25", help="user levels (default: the plan's users)"
-    )
+    parser.add_argument("--users", type=options.numbers, metavar="10,25", help="numbers of users (default: the plan's)")
     parser.add_argument("--duration", type=int, metavar="S", help="seconds of load in each cell (default: the plan's)")
     parser.add_argument(
         "--targets", type=options.names, metavar="A,B", help="only these targets (default: all of the plan)"
