@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NoReturn, TypeVar
@@ -187,7 +188,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--give-up-after",
-        type=_seconds,
+        type=lambda text: number(text, lambda seconds: 0 < seconds < float("inf"), "a number of seconds above 0"),
         metavar="S",
         help=f"seconds for an answer or a download, all attempts together (default: {GIVE_UP_AFTER_S:g} for an answer, "
         f"{FIRST_CONTACT_S:g} for the first contact, {DOWNLOAD_S:g} for a download); for example: --give-up-after 30",
@@ -230,14 +231,12 @@ class whole:  # noqa: N801 argparse shows its name
         return number
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+def number(text: str, fits: Callable[[float], bool], what: str) -> float:
+    """Return the number that `text` is, for a type of argparse. Raises ArgumentTypeError unless it `fits`."""
+    with suppress(ValueError):
+        if fits(found := float(text)):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
 
 def _describe_unknown(argument: str, command: str, names: Sequence[str]) -> str:

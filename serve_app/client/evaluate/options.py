@@ -14,6 +14,7 @@ from serve_app.client.connection import (
     add_address,
     add_cache,
     add_limits,
+    number,
     program,
     read,
     route_prefix,
@@ -219,10 +220,4 @@ def _add_second(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1, such as 0.74")
-    return share
+    return number(text, lambda share: 0 <= share <= 1, "a share from 0 to 1, such as 0.74")
