@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.plan.shipped import find_file
@@ -30,9 +30,7 @@ class EvaluatedModel(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """An evaluation on labelled pictures."""
-
-    model_config = ConfigDict(extra="ignore")
+    """An evaluation on labelled pictures. The file is of another program: its further keys are not read."""
 
     file: str = ""
     kind: Literal["accuracy"]
