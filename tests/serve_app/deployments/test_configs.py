@@ -15,7 +15,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers
 from serve_app.deployments.config_file import check_config, find_unknown_keys, load_config
 from serve_app.deployments.rest import ServeRest
-from serve_app.deployments.thread_budget import Replicas, thread_budget_fault
+from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import SetupError
@@ -301,7 +301,7 @@ def test_ray_starts_haproxy_through_the_program_that_hardens_it(
 @pytest.mark.parametrize(("threads", "replicas", "cores"), [(2, 1, 2), (1, 2, 2), (4, 2, 8), (3, 2, 7)])
 def test_threads_that_fit_the_cores_are_not_mentioned(threads: int, replicas: int, cores: int) -> None:
     for least in {0, 1, replicas}:
-        assert thread_budget_fault(threads, Replicas(least, replicas), cores) is None
+        assert thread_budget_fault([Classifier("model", threads, Replicas(least, replicas))], cores) is None
 
 
 @pytest.mark.parametrize(
@@ -320,22 +320,29 @@ def test_threads_that_fit_the_cores_are_not_mentioned(threads: int, replicas: in
     ],
 )  # fmt: skip
 def test_threads_that_do_not_are_a_loud_line(threads: int, replicas: tuple[int, int], cores: int, words: str) -> None:
-    fault = thread_budget_fault(threads, Replicas(*replicas), cores)
+    fault = thread_budget_fault([Classifier("model", threads, Replicas(*replicas))], cores)
     assert fault is not None
     assert fault.startswith("THREADS")
     assert words in fault
 
 
-@pytest.mark.parametrize("other_threads", [0, 1, 3])
-def test_what_the_loud_line_recommends_is_not_warned_of_again(other_threads: int) -> None:
-    for threads, most, cores in product(range(1, 6), range(1, 6), range(other_threads + 1, 8)):
+def test_what_the_loud_line_recommends_is_not_warned_of_again() -> None:
+    for threads, most, cores in product(range(1, 6), range(1, 6), range(1, 8)):
         for least in {1, most}:
-            fault = thread_budget_fault(threads, Replicas(least, most), cores, other_threads=other_threads)
+            fault = thread_budget_fault([Classifier("model", threads, Replicas(least, most))], cores)
             if fault is not None:
                 [replicas] = re.findall(r"(?:num|max)_replicas: (\d+)", fault)
                 [better] = re.findall(r"`threads: (\d+)`", fault)
                 count = Replicas(min(least, int(replicas)), int(replicas))
-                assert thread_budget_fault(int(better), count, cores, other_threads=other_threads) is None
+                assert thread_budget_fault([Classifier("model", int(better), count)], cores) is None
+
+
+def test_the_share_that_two_applications_are_told_is_not_warned_of_again() -> None:
+    for threads, first, second, cores in product(range(1, 6), range(1, 4), range(1, 4), range(6, 12)):
+        replicas = [Replicas(1, first), Replicas(1, second)]
+        if fault := thread_budget_fault([Classifier("model", threads, each) for each in replicas], cores):
+            [better] = re.findall(r"`threads: (\d+)`", fault)
+            assert thread_budget_fault([Classifier("model", int(better), each) for each in replicas], cores) is None
 
 
 @pytest.mark.parametrize(
