@@ -134,7 +134,7 @@ def start_two_replicas(caplog: pytest.LogCaptureFixture) -> PreparedModel:
     assert caplog.text.count("preparing the model (weights: imagenet)") == 1
     assert found.manifest.weights == "random"
     assert found.manifest.labels_from == "placeholder"
-    assert "cannot be had" in (found.note or "")
+    assert "cannot be downloaded" in (found.note or "")
     return found
 
 
@@ -162,9 +162,9 @@ def test_imagenet_weights_or_labels_that_cannot_be_had_are_an_error() -> None:
     from serve_app.classifier.engines.keras_network import obtain_network
     from serve_app.classifier.engines.labels import obtain_labels
 
-    with pytest.raises(SetupError, match="ImageNet weights cannot be had"):
+    with pytest.raises(SetupError, match="ImageNet weights cannot be downloaded"):
         obtain_network(settings(weights="imagenet"))
-    with pytest.raises(SetupError, match="ImageNet labels cannot be had"):
+    with pytest.raises(SetupError, match="ImageNet labels cannot be downloaded"):
         obtain_labels(settings(weights="imagenet"), 1000)
 
 

@@ -73,7 +73,7 @@ def test_a_shipped_config_has_no_fault_and_an_optional_redis_that_is_down_is_a_w
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:9/0")
     _, [warning] = startable_config(CONFIGS / "one_replica.yaml", is_to_listen=False)
     assert warning.is_warning
-    assert str(warning).startswith("REDIS_URL: Redis cannot be used: Connection refused; start it")
+    assert str(warning).startswith("REDIS_URL: Redis cannot be used: Connection refused; start Redis")
     assert "secret" not in str(warning)
 
 
@@ -86,7 +86,7 @@ def test_two_models_with_one_job_queue_are_a_fault(own_redis: RedisServer) -> No
     assert [*_queues(Start(config, {"REDIS_URL": own_redis.url}))] == []
     config["applications"][2]["args"].pop("jobs")
     [fault] = _queues(Start(config, {"REDIS_URL": own_redis.url}))
-    assert str(fault).startswith("applications[cats].args.jobs.queue: model is the queue of model too")
+    assert str(fault).startswith("applications[cats].args.jobs.queue: model is also the queue of model")
     assert [*_queues(Start(config, {}))] == []
 
 
@@ -103,14 +103,14 @@ def test_a_redis_that_answers_is_no_fault_and_what_is_none_is_one(own_redis: Red
     assert faults_with("REDIS_URL", own_redis.url) == []
     [refused] = faults_with("REDIS_URL", f"{own_redis.url.rpartition('/')[0]}/99999")
     assert not refused.is_warning
-    assert "no database of the number" in str(refused)
+    assert "no database with the number" in str(refused)
     with socket.create_server(("127.0.0.1", 0)) as server:
         answering = threading.Thread(target=answer_as_a_web_server, args=(server,))
         answering.start()
         [other] = faults_with("REDIS_URL", f"redis://127.0.0.1:{server.getsockname()[1]}/0")
         answering.join()
     assert not other.is_warning
-    assert "what answers there is no Redis" in str(other)
+    assert "the server that answers there is not Redis" in str(other)
 
 
 def test_a_check_that_hears_nothing_is_a_fault_and_holds_nothing_up() -> None:
