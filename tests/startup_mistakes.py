@@ -142,7 +142,7 @@ def write_files(folder: Path) -> None:
 
 
 def write_weights(path: Path, convolutions: int, classes: int) -> None:
-    """Write what looks like Keras weights of a network with so many convolutions and classes."""
+    """Write what looks like Keras weights of a ResNet with so many convolutions and classes."""
     with h5py.File(path, "w") as file:
         for index in range(convolutions):
             file.create_dataset(f"layers/conv{index}", (1, 1, 1, 1))

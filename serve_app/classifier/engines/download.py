@@ -49,7 +49,10 @@ def fetch(field: str, url: str, sha256: str) -> Path:
             )
     except Exception as exc:  # a bare Exception when it cannot be fetched, a ValueError for a wrong checksum
         reason = describe_fault(exc)
-        raise SetupError(f"{field}: {shown(url)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}") from exc
+        raise SetupError(
+            f"{field}: {shown(url)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}; correct the URL or "
+            f"{field}_sha256"
+        ) from exc
     return Path(path)
 
 

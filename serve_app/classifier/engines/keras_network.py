@@ -145,8 +145,8 @@ def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model
         network.load_weights(path)
     except KERAS_FAULTS as exc:
         raise SetupError(
-            f"weights: {shown(settings.weights)} is not a readable Keras weights file of a "
-            f"{FAMILIES[settings.model].function} (truncated, or of another network?): {first_line(exc)}"
+            f"weights: {shown(settings.weights)} is not a readable Keras weights file of "
+            f"{settings.model} (cut off, or of another network?): {first_line(exc)}; name another file"
         ) from exc
     return network
 
@@ -160,7 +160,7 @@ def _count_classes(network: keras.Model, in_file: list[tuple[int, ...]]) -> int:
     classes = {shape[-1] for shape in further}
     if len(classes) != 1 or sum(further.values()) > 2:  # noqa: PLR2004 a kernel and a bias
         [shape, *_] = further
-        raise ValueError(f"it has a weight of shape {shape}, which this network has not")
+        raise ValueError(f"it has a weight of shape {shape}, which this network does not have")
     return classes.pop()
 
 
@@ -173,7 +173,9 @@ def _read_model_file(settings: ClassifierSettings) -> _Source:
         network = keras.models.load_model(path, compile=False, safe_mode=True)
         _ = network.inputs, network.outputs  # those of a Sequential that was never built are missing
     except Exception as exc:  # a file from elsewhere may make Keras raise anything
-        raise SetupError(f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}") from exc
+        raise SetupError(
+            f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}; save it again"
+        ) from exc
     return _Source(network, file_name(settings.model), sha256, settings.preprocessing)
 
 
@@ -182,7 +184,7 @@ def _check_input(name: str, network: keras.Model, crop: int | None) -> int:
     if len(network.inputs) != 1 or len(shape := tuple(network.inputs[0].shape)) != 4 or shape[3] != 3:  # noqa: PLR2004
         shapes = " and ".join(str(tuple(each.shape)) for each in network.inputs)
         raise SetupError(
-            f"model: {name} has an input of shape {shapes}; served are RGB pictures: (None, side, side, 3)"
+            f"model: {name} has an input of shape {shapes}; it must take RGB pictures: (None, side, side, 3)"
         )
     return check_side(name, shape[1], shape[2], crop)
 
@@ -191,8 +193,8 @@ def _check_output(name: str, network: keras.Model) -> int:
     shapes = [tuple(output.shape) for output in network.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:  # noqa: PLR2004
         raise SetupError(
-            f"model: {name} has outputs of shape {' and '.join(map(str, shapes))}; served are networks with one score "
-            "for each class: (None, classes)"
+            f"model: {name} has outputs of shape {' and '.join(map(str, shapes))}; it must have one score for "
+            "each class: (None, classes)"
         )
     return int(shapes[0][1])
 

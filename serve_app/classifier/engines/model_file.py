@@ -63,15 +63,17 @@ def check_model_file(path: Path) -> None:
     except SetupError:
         raise
     except OSError as exc:
-        raise SetupError(f"model: {path} cannot be read: {exc.strerror or _first_line(exc)}") from exc
+        raise SetupError(f"model: {path} cannot be read: {exc.strerror or _first_line(exc)}; correct the path") from exc
     except Exception as exc:  # readers of damaged files raise anything
-        raise SetupError(f"model: {path} is not a readable {path.suffix} file: {_first_line(exc)}") from exc
+        raise SetupError(
+            f"model: {path} is not a readable {path.suffix} file: {_first_line(exc)}; save the model again"
+        ) from exc
 
 
 def _check_size(path: Path) -> None:
     size = path.stat().st_size
     if size > MAX_MODEL_BYTES:
-        raise SetupError(f"model: {path} has {size:,} bytes; a model file may have {MAX_MODEL_BYTES:,}")
+        raise SetupError(f"model: {path} has {size:,} bytes; the most is {MAX_MODEL_BYTES:,}")
 
 
 def _read_hdf5(path: Path) -> Any:
@@ -83,14 +85,16 @@ def _read_hdf5(path: Path) -> Any:
             found = file.attrs.get_id("model_config") if "model_config" in file.attrs else None
             if found is None:
                 raise SetupError(
-                    f"model: {path} has weights only, no architecture; name the network with model: and give the file "
-                    "as weights:, or save the whole model"
+                    f"model: {path} has weights only, no architecture; save the whole model, or name the network with "
+                    "`model` and the file with `weights`"
                 )
             if found.get_storage_size() > MAX_CONFIG_BYTES:
                 raise SetupError(_too_large(path))
             return _parse(path, file.attrs["model_config"])
     except OSError as exc:
-        raise SetupError(f"model: {path} is not a readable HDF5 file: {_first_line(exc)}") from exc
+        raise SetupError(
+            f"model: {path} is not a readable HDF5 file: {_first_line(exc)}; save the model again"
+        ) from exc
 
 
 def _read_archive(path: Path) -> Any:
@@ -99,9 +103,11 @@ def _read_archive(path: Path) -> Any:
         members = archive.infolist()
         names = [member.filename for member in members]
         if further := sorted(set(names) - KERAS_MEMBERS):
-            raise SetupError(f"model: {path} contains {further[0]}, which no layer that is served here needs")
+            raise SetupError(
+                f"model: {path} contains {further[0]}, which no accepted layer needs; save the model without it"
+            )
         if len(names) != len(set(names)):
-            raise SetupError(f"model: {path} contains a file twice")
+            raise SetupError(f"model: {path} contains a file twice; save the model again")
         if (unpacked := sum(member.file_size for member in members)) > MAX_MODEL_BYTES:
             raise SetupError(f"model: {path} unpacks to {unpacked:,} bytes; the most is {MAX_MODEL_BYTES:,}")
         with archive.open("config.json") as file:
@@ -114,14 +120,16 @@ def _read_archive(path: Path) -> Any:
 
 
 def _too_large(path: Path) -> str:
-    return f"model: the architecture in {path} has more than {MAX_CONFIG_BYTES:,} bytes"
+    return f"model: the architecture in {path} has more than {MAX_CONFIG_BYTES:,} bytes; use a smaller network"
 
 
 def _parse(path: Path, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as exc:
-        raise SetupError(f"model: the architecture in {path} is not readable JSON: {_first_line(exc)}") from exc
+        raise SetupError(
+            f"model: the architecture in {path} is not readable JSON: {_first_line(exc)}; save the model again"
+        ) from exc
 
 
 def _check_config(path: Path, config: Any) -> None:
@@ -132,7 +140,7 @@ def _check_config(path: Path, config: Any) -> None:
             raise SetupError(
                 f"model: {path} contains {shown!r}"
                 + (f" of {module}" if isinstance(module, str) and not module.startswith("keras") else "")
-                + ", which is not on the list of accepted classes: Keras' own that only compute"
+                + ", which is not accepted; use only Keras' own layers that compute and do nothing else"
             )
 
 

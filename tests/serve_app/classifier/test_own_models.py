@@ -94,7 +94,7 @@ def test_logits_become_probabilities(folder: Path) -> None:
 
     wanted = settings(model=str(folder / "logits.keras"), preprocessing="scale_0_1")
     assert obtain_network(wanted).facts.outputs == "logits"
-    with pytest.raises(SetupError, match=r"outputs: .* returns no probabilities"):
+    with pytest.raises(SetupError, match=r"outputs: .* does not return probabilities"):
         obtain_network(wanted.model_copy(update={"outputs": "probabilities"}))
 
 
@@ -376,7 +376,7 @@ def test_networks_that_are_no_classifiers_of_pictures_are_refused(tmp_path: Path
     }
     words = {
         "grey": r"input of shape \(None, 8, 8, 1\)",
-        "oblong": "only square ones",
+        "oblong": "only square inputs",
         "open": "give crop",
         "maps": "outputs of shape",
         "labels": "several labels",
