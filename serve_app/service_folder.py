@@ -35,6 +35,10 @@ RAY_VARIABLE = "RAY_TMPDIR"
 RAY_MAX_BYTES = 43
 """Of a folder for Ray's sessions that RAY_TMPDIR names: the names of Ray's sockets add 64."""
 
+TEMPORARY_VARIABLE = "TMPDIR"
+TEMPORARY_MAX_BYTES = 75
+"""Of a folder that TMPDIR names: the name of a socket between the processes of Ray's dashboard adds 32."""
+
 _FACTS = "service.json"
 _METRICS = "metrics.json"
 _HAPROXY = "h"

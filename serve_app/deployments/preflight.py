@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -32,6 +33,10 @@ from serve_app.users.settings import UsersSettings, database_url
 LONGEST_S = 10.0
 REDIS_S = 3.0
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", AUTH_FILE_VARIABLE)
+_FOLDERS_OF_SOCKETS = {
+    service_folder.RAY_VARIABLE: service_folder.RAY_MAX_BYTES,
+    service_folder.TEMPORARY_VARIABLE: service_folder.TEMPORARY_MAX_BYTES,
+}
 _WITHOUT_REDIS = "until Redis answers, nothing is cached and jobs get status 503"
 _NO_POSTGRES = "start PostgreSQL, or correct host, port, user, password and database in the URL"
 _NO_SQLITE = "name an SQLite database that you can read, or a new file: the service then makes it"
@@ -195,10 +200,16 @@ def _needed(start: Start, home: Path) -> Iterator[tuple[str, Path, str]]:
 
 
 def _service_folder(start: Start) -> Iterator[Fault]:
-    service_folder.check_usable(api_port(start.config))
-    if given := start.environment.get(service_folder.RAY_VARIABLE):
-        service_folder.check_length(Path(given), service_folder.RAY_VARIABLE, service_folder.RAY_MAX_BYTES)
-    yield from ()
+    checks: list[Callable[[], None]] = [partial(service_folder.check_usable, api_port(start.config))]
+    for variable, most_bytes in _FOLDERS_OF_SOCKETS.items():
+        given = start.environment.get(variable, "")
+        if given and (variable == service_folder.RAY_VARIABLE or Path(given).is_dir()):  # Python passes over the other
+            checks.append(partial(service_folder.check_length, Path(given), variable, most_bytes))
+    for check in checks:
+        try:
+            check()
+        except SetupError as exc:
+            yield exc.fault
 
 
 def _host(start: Start) -> Iterator[Fault]:

@@ -75,7 +75,7 @@ def find_fault(url: str, timeout_s: float) -> RedisFault | None:
         if isinstance(exc, exceptions.AuthenticationError):
             return RedisFault(words, f"correct user and password in {VARIABLE}", is_down=False)
         if words == _NO_SUCH_DATABASE:
-            return RedisFault(words, "write a smaller one after the host, such as /0", is_down=False)
+            return RedisFault(words, "write a smaller number after the host, such as /0", is_down=False)
         is_other = isinstance(exc, exceptions.InvalidResponse)
         is_down = isinstance(exc, exceptions.ConnectionError | exceptions.TimeoutError | OSError) and not is_other
         return RedisFault(words, f"start Redis, or correct host and port in {VARIABLE}", is_down)
