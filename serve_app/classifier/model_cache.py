@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -212,8 +211,8 @@ def _identity(source: str, sha256: str | None, field: str) -> str:
 def checked_sha256(path: Path, expected: str | None, field: str) -> str:
     """Return the file's SHA-256. Raises SetupError if it cannot be read or is not the expected one."""
     try:
-        found = path.stat()
-        actual = _sha256(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as exc:
         what = f"{path} cannot be read: {exc.strerror or exc}"
         raise SetupError(Fault(field, what, f"correct the path, or {_OTHER_WAYS[field]}")) from exc
@@ -221,13 +220,6 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
         what = f"{path} has SHA-256 {actual}, but {field}_sha256 says {expected}"
         raise SetupError(Fault(field, what, f"correct {field}_sha256, or name the file that it belongs to"))
     return actual
-
-
-@lru_cache(maxsize=64)
-def _sha256(path: Path, _version: tuple[int, ...]) -> str:
-    """Return the SHA-256 of a file, read once in this process: a start asks several times."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _run_prepare(settings: ClassifierSettings, target: Path) -> None:

@@ -98,7 +98,7 @@ def _remedy(error: ErrorDetails, words: str, field: tuple[type[BaseModel], str] 
     for part, remedy in _REMEDIES.items():
         if part in words:
             return remedy
-    if error["type"] == "literal_error" and (meant := nearest(str(error["input"]), _OPTIONS.findall(words))):
+    if error["type"] in ("literal_error", "enum") and (meant := nearest(str(error["input"]), _OPTIONS.findall(words))):
         return f"did you mean {meant}?"
     default = PydanticUndefined if field is None else serve_default(*field)
     if default is None:
