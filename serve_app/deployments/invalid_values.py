@@ -20,7 +20,7 @@ _OWN_KEY = re.compile(r"(\w+): (.*)", re.DOTALL)
 """How a validator of a whole model begins: with the key that it is about."""
 _MAPPING = re.compile(r"must be a valid dictionary.*|must be an object.*")
 _OPTIONS = re.compile(r"'([^']*)'")
-_LIST = "docs/configuration.md lists what it may be"
+_PAGE = "docs/configuration.md describes it"
 # What Serve's own validators say without a remedy.
 _REMEDIES: Mapping[str, str] = {
     "num_replicas is not allowed when autoscaling_config": "remove one of the two keys",
@@ -104,7 +104,7 @@ def _remedy(error: ErrorDetails, words: str, field: tuple[type[BaseModel], str] 
     if default is None:
         return "correct it, or remove the key"
     if not isinstance(default, str | int | float):
-        return _LIST
+        return _PAGE
     default = str(getattr(default, "value", default)).removesuffix(".0")
     # Of a deployment, the default is that of the application, which has others than Serve.
     is_told = default and field is not None and field[0] is not DeploymentSchema

@@ -146,7 +146,7 @@ def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model
     except KERAS_FAULTS as exc:
         raise SetupError(
             f"weights: {shown(settings.weights)} is not a readable Keras weights file of "
-            f"{settings.model} (cut off, or of another network?): {first_line(exc)}; name another file"
+            f"{settings.model} (truncated, or of another network?): {first_line(exc)}; name another file"
         ) from exc
     return network
 

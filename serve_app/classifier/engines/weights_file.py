@@ -39,7 +39,7 @@ def read_shapes(path: Path) -> list[tuple[int, ...]]:
         with h5py.File(path) as file:
             return _shapes_in(file)
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as exc:
-        raise ValueError("it is not a complete file of Keras weights (cut off, or of another kind?)") from exc
+        raise ValueError("it is not a complete file of Keras weights (truncated, or of another format?)") from exc
 
 
 def _shapes_in(file: h5py.File) -> list[tuple[int, ...]]:

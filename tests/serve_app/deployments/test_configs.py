@@ -161,7 +161,7 @@ CLASSIFIER = ("applications", 1, "deployments", 0)
         (MODEL, {"threads": "two"}, "the key to use the default, 1"),
         (MODEL, {"engine": "tensorflo"}, "args.engine: must be 'tensorflow', 'openvino' or 'onnxruntime'; did you"),
         (MODEL, {"cache": {"store": "Rediss"}}, "args.cache.store: must be 'auto', 'redis', 'memory' or 'off'; did"),
-        (MODEL, {"cache": "off"}, "args.cache: must have keys of its own; docs/configuration.md lists"),
+        (MODEL, {"cache": "off"}, "args.cache: must have keys of its own; docs/configuration.md describes it"),
         (MODEL, {"resize": 2}, "args.resize: must be greater than or equal to 8 (given: 2); correct it, or remove the"),
         (MODEL, {"model": "resnet5"}, "args.model: 'resnet5' is neither a file (.keras, .h5, .onnx) nor a known"),
         (MODEL, {"max_held_bytes": 5}, "args.max_held_bytes: must be at least 10016384, max_upload_bytes and 16384;"),
@@ -175,7 +175,7 @@ CLASSIFIER = ("applications", 1, "deployments", 0)
         (("applications", 0), {"route_prefix": "/model"}, "; give each application another route_prefix"),
         (("applications", 0), {"import_path": None}, "applications[users].import_path: must be a valid string (given:"),
         ((), {"proxy_location": "EveryNodes"}, "proxy_location: must be 'Disabled', 'HeadOnly' or 'EveryNode'; did"),
-        ((), {"http_options": []}, "http_options: must have keys of its own; docs/configuration.md"),
+        ((), {"http_options": []}, "http_options: must have keys of its own; docs/configuration.md describes it"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_refused_has_its_key_and_a_remedy(
