@@ -1,7 +1,6 @@
 """A network of Keras, by name or from a file, as one function from pixels to probabilities. Called by `prepare`."""
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +19,8 @@ from serve_app.classifier.engines.download import fetch_imagenet, obtain_file
 from serve_app.classifier.engines.folding import fold_batch_norm
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL, probe
-from serve_app.classifier.engines.weights_file import read_shapes
+from serve_app.classifier.engines.weights_file import count_classes
 from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
-from serve_app.classifier.labels import IMAGENET_CLASSES
 from serve_app.classifier.model_cache import checked_sha256
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import Fault, SetupError
@@ -113,7 +111,7 @@ def _build_family(settings: ClassifierSettings) -> _Source:
     path = obtain_file("weights", settings.weights, settings.weights_sha256)
     sha256 = checked_sha256(path, settings.weights_sha256, "weights")
     name = file_name(settings.weights)
-    return _Source(_with_weights(settings, path, build(weights=None)), name, sha256, preprocessing)
+    return _Source(_with_weights(settings, path), name, sha256, preprocessing)
 
 
 def _builder(settings: ClassifierSettings) -> Callable[..., keras.Model]:
@@ -136,32 +134,17 @@ def _with_imagenet(settings: ClassifierSettings) -> keras.Model:
     return other
 
 
-def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model) -> keras.Model:
+def _with_weights(settings: ClassifierSettings, path: Path) -> keras.Model:
     """Return the named network with the weights of a file, and as many classes as they have."""
     try:
-        classes = _count_classes(network, read_shapes(path))
-        if classes != IMAGENET_CLASSES:
-            network = _builder(settings)(weights=None, classes=classes)
+        network = _builder(settings)(weights=None, classes=count_classes(path, settings.model))
         network.load_weights(path)
     except KERAS_FAULTS as exc:
         raise SetupError(
             f"weights: {shown(settings.weights)} is not a readable Keras weights file of "
-            f"{settings.model} (truncated, or of another network?): {first_line(exc)}; name another file"
+            f"{settings.model}: {first_line(exc)}; name another file"
         ) from exc
     return network
-
-
-def _count_classes(network: keras.Model, in_file: list[tuple[int, ...]]) -> int:
-    """Return for how many classes the weights are: shapes other than those of `network` are those of its last layer."""
-    built = Counter(tuple(weight.shape) for weight in network.weights)
-    further = Counter(in_file) - built
-    if not further:
-        return IMAGENET_CLASSES
-    classes = {shape[-1] for shape in further}
-    if len(classes) != 1 or sum(further.values()) > 2:  # noqa: PLR2004 a kernel and a bias
-        [shape, *_] = further
-        raise ValueError(f"it has a weight of shape {shape}, which this network does not have")
-    return classes.pop()
 
 
 def _read_model_file(settings: ClassifierSettings) -> _Source:

@@ -19,7 +19,7 @@ def count_classes(path: Path, model: str) -> int:
     Raises ValueError that says why they cannot be its weights.
     """
     known = FAMILY_WEIGHTS[model]
-    shapes = read_shapes(path)
+    shapes = _read_shapes(path)
     kernels = sum(len(shape) == KERNEL_AXES for shape in shapes)
     if kernels != known.kernels:
         raise ValueError(f"it belongs to another network: {kernels} convolution kernels instead of {known.kernels}")
@@ -30,7 +30,7 @@ def count_classes(path: Path, model: str) -> int:
     return found[0]
 
 
-def read_shapes(path: Path) -> list[tuple[int, ...]]:
+def _read_shapes(path: Path) -> list[tuple[int, ...]]:
     """Return the shapes of all weights in a file but the optimizer's. Raises ValueError if it holds none."""
     try:
         if path.suffix == ".keras":
