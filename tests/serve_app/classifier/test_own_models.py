@@ -218,7 +218,7 @@ def layer(name: str, module: str | None = "keras.layers", **further: object) -> 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (layer("Lambda"), "'Lambda', which is not on the list"),
+        (layer("Lambda"), "'Lambda', which is not accepted"),
         (layer("TFSMLayer"), "'TFSMLayer'"),
         (layer("TorchModuleWrapper"), "'TorchModuleWrapper'"),
         (layer("StringLookup"), "'StringLookup'"),
@@ -377,7 +377,7 @@ def test_networks_that_are_no_classifiers_of_pictures_are_refused(tmp_path: Path
     words = {
         "grey": r"input of shape \(None, 8, 8, 1\)",
         "oblong": "only square inputs",
-        "open": "give crop",
+        "open": "set `crop`",
         "maps": "outputs of shape",
         "labels": "several labels",
         "one": "one output",
