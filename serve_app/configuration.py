@@ -36,10 +36,10 @@ Made by `python -m serve_app.configuration > docs/configuration.md` from the set
 
 A config is a YAML file for Ray Serve. `make serve CONFIG=…`, `serve run` and `python -m serve_app` take its path;
 `python -m serve_app`, or `serve-app` where the package is installed, also takes the name of a shipped one:
-{names}. A key that is left out has the default of this page.
+{names}. A key that is left out has the default listed here.
 A misspelled key stops the start, and the message names the nearest right one;
 `python -m serve_app --check CONFIG` checks without starting.
-(`serve run` refuses misspelled keys below `args` only; it drops others without a word.)
+(`serve run` refuses misspelled keys below `args` only; it silently ignores others.)
 """
 _OPTIONS = """`num_replicas`, how many processes serve, is in every shipped config. These options have defaults of ours:
 """

@@ -1,4 +1,4 @@
-"""Hostile requests by class, and what the service has to answer: for the tests and for docs/hostile_input.md.
+"""Hostile requests by kind, and what the service has to answer: for the tests and for docs/hostile_input.md.
 
 `python -m tests.hostile http://127.0.0.1:8000` sends all of them to a running service with the shipped limits and
 prints the table in Markdown; exit code 1 if an answer is another than it should be.
@@ -33,13 +33,13 @@ PICTURE_KINDS = (
     "corrupted",
     "unsupported",
     "polyglot",
-    "odd shape",
+    "extreme shape",
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """One request, of which class it is, and the answer that it has to get."""
+    """One request, its kind, and the answer that it has to get."""
 
     kind: str
     name: str
@@ -199,8 +199,8 @@ def _too_many_bytes() -> list[Case]:
     over = functools.partial(bytes, MAX_UPLOAD_BYTES + 1)
     form_type = {"content-type": FORM_TYPE}
     return [
-        Case(kind, "a byte over the limit, with Content-Length", 413, code, words, over),
-        Case(kind, "a byte over the limit, chunked", 413, code, words, over, is_chunked=True),
+        Case(kind, "one byte over the limit, with Content-Length", 413, code, words, over),
+        Case(kind, "one byte over the limit, chunked", 413, code, words, over, is_chunked=True),
         Case(kind, "twice the limit, with Content-Length", 413, code, words, lambda: bytes(2 * MAX_UPLOAD_BYTES)),
         Case(
             kind,
@@ -222,7 +222,7 @@ def _too_many_bytes() -> list[Case]:
         ),
         Case(
             kind,
-            "the same, chunked",
+            "a file over the limit in a form, chunked",
             413,
             code,
             words,
@@ -258,7 +258,7 @@ def _bombs() -> list[Case]:
     run_length = functools.partial(bmp, 7000, 7000, 8, 1, b"\x01\x00\x00\x00" * 7000)
     comments = b"!\xfe\x01a\0" * 200_000
     return [
-        Case(kind, "PNG, 8 × 8, whose data inflates to 100 MB", 200, make_body=lambda: png(8, 8, pixels=bytes(10**8))),
+        Case(kind, "PNG of 8 × 8 whose data inflate to 100 MB", 200, make_body=lambda: png(8, 8, pixels=bytes(10**8))),
         Case(
             kind, "PNG text (zTXt) that inflates to 100 MB", 200, make_body=lambda: png(8, 8, chunk(b"zTXt", long_text))
         ),
@@ -290,7 +290,9 @@ def _bombs() -> list[Case]:
             lambda: segments(b"\xff\xe1", b"Exif\0\0xxxx", 500_000),
         ),
         Case(kind, "JPEG with 400 scans", 400, code, "100 scans", lambda: _scans(400)),
-        Case(kind, "BMP, run-length coded, 7,000 × 7,000 in 30 kB", 415, "unsupported_image", "run-length", run_length),
+        Case(
+            kind, "run-length encoded BMP of 7,000 × 7,000 in 30 kB", 415, "unsupported_image", "run-length", run_length
+        ),
     ]
 
 
@@ -303,21 +305,26 @@ def _damaged() -> list[Case]:
         found += [
             Case(
                 "truncated",
-                f"half a {image_format}",
+                f"first half of a {image_format}",
                 *broken,
                 "truncated",
                 functools.partial(bytes, data[: len(data) // 2]),
             ),
             Case(
                 "corrupted",
-                f"{image_format}, all after its first bytes",
+                f"{image_format}, overwritten after its first bytes",
                 *broken,
                 "corrupted",
                 functools.partial(bytes, damaged),
             ),
         ]
     lying = functools.partial(bmp, 1000, 1000, data=bytes(100))
-    return [*found, Case("truncated", "BMP of 1,000 × 1,000 in 154 bytes", 400, "unreadable_image", "truncated", lying)]
+    return [
+        *found,
+        Case(
+            "truncated", "BMP header of 1,000 × 1,000, 100 bytes of pixels", 400, "unreadable_image", "truncated", lying
+        ),
+    ]
 
 
 def _unsupported() -> list[Case]:
@@ -325,10 +332,10 @@ def _unsupported() -> list[Case]:
         return Case("unsupported", name, 415, "unsupported_image", words, make_body)
 
     return [
-        case("BMP of 2 bits a pixel", "2 bits a pixel", lambda: bmp(8, 8, 2, data=bytes(64))),
-        case("BMP of 16 bits, masks of nothing", "colour masks", lambda: bmp(8, 8, 16, 3, bytes(200))),
+        case("BMP with 2 bits per pixel", "2 bits a pixel", lambda: bmp(8, 8, 2, data=bytes(64))),
+        case("BMP with 16 bits per pixel, empty colour masks", "colour masks", lambda: bmp(8, 8, 16, 3, bytes(200))),
         case(
-            "JPEG of 12 bits a sample",
+            "JPEG with 12 bits per sample",
             "12 bits a sample",
             lambda: good().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
         ),
@@ -342,20 +349,20 @@ def _polyglots() -> list[Case]:
     page = b"<html><script>alert(1)</script></html>"
     comment = b"!\xfe" + bytes([len(page)]) + page + b"\0"
     return [
-        Case(kind, "JPEG with a ZIP behind it: a JPEG", 200, make_body=lambda: good() + zip_end),
-        Case(kind, "JPEG with a video behind it: a JPEG", 200, make_body=lambda: good() + b"ftypmp42" + scans),
-        Case(kind, "JPEG with scans in a comment: a JPEG", 200, make_body=lambda: segments(b"\xff\xfe", scans, 1)),
-        Case(kind, "GIF with HTML in a comment: a GIF", 200, make_body=lambda: gif(4, 4, blocks=comment)),
-        Case(kind, "PDF with a JPEG behind it", *refused, words, lambda: b"%PDF-1.7\n" + good()),
-        Case(kind, "ZIP with a PNG behind it", *refused, words, lambda: b"PK\x03\x04" + bytes(26) + good("PNG")),
-        Case(kind, "HTML with a GIF behind it", *refused, words, lambda: page + good("GIF")),
+        Case(kind, "JPEG followed by a ZIP archive", 200, make_body=lambda: good() + zip_end),
+        Case(kind, "JPEG followed by a video", 200, make_body=lambda: good() + b"ftypmp42" + scans),
+        Case(kind, "JPEG with scan markers in a comment", 200, make_body=lambda: segments(b"\xff\xfe", scans, 1)),
+        Case(kind, "GIF with HTML in a comment", 200, make_body=lambda: gif(4, 4, blocks=comment)),
+        Case(kind, "PDF header followed by a JPEG", *refused, words, lambda: b"%PDF-1.7\n" + good()),
+        Case(kind, "ZIP header followed by a PNG", *refused, words, lambda: b"PK\x03\x04" + bytes(26) + good("PNG")),
+        Case(kind, "HTML followed by a GIF", *refused, words, lambda: page + good("GIF")),
         Case(kind, "TIFF", *refused, words, lambda: good("TIFF")),
         Case(kind, "SVG", *refused, words, lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     ]
 
 
 def _odd_shapes() -> list[Case]:
-    kind, empty = "odd shape", (400, "unreadable_image", "no pixels")
+    kind, empty = "extreme shape", (400, "unreadable_image", "no pixels")
     return [
         Case(kind, "PNG of 0 × 0", *empty, lambda: png(0, 0)),
         Case(kind, "PNG of 0 × 10", *empty, lambda: png(0, 10)),
@@ -370,33 +377,47 @@ def _odd_shapes() -> list[Case]:
 
 
 def _lying_types() -> list[Case]:
-    kind = "lying Content-Type"
+    kind = "wrong Content-Type"
     return [
         Case(
             kind,
-            "a PDF as image/jpeg",
+            "PDF sent as image/jpeg",
             415,
             "unsupported_image",
             "JPEG, PNG",
             lambda: b"%PDF-1.7",
             headers={"content-type": "image/jpeg"},
         ),
-        Case(kind, "a JPEG as image/png", 200, make_body=good, headers={"content-type": "image/png"}),
-        Case(kind, "a JPEG as application/json", 200, make_body=good, headers={"content-type": "application/json"}),
-        Case(kind, "a JPEG as a form", 400, "malformed_upload", "multipart", good, headers={"content-type": FORM_TYPE}),
+        Case(kind, "JPEG sent as image/png", 200, make_body=good, headers={"content-type": "image/png"}),
+        Case(kind, "JPEG sent as application/json", 200, make_body=good, headers={"content-type": "application/json"}),
         Case(
             kind,
-            "a form as image/jpeg",
+            "JPEG sent as multipart/form-data",
+            400,
+            "malformed_upload",
+            "multipart",
+            good,
+            headers={"content-type": FORM_TYPE},
+        ),
+        Case(
+            kind,
+            "form sent as image/jpeg",
             415,
             "unsupported_image",
             "",
             lambda: form(file_part(good())),
             headers={"content-type": "image/jpeg"},
         ),
-        Case(kind, "gzip as Content-Encoding", 200, make_body=good, headers={"content-encoding": "gzip"}),
         Case(
             kind,
-            "gzip as Content-Encoding, and it is",
+            "Content-Encoding: gzip, body not compressed",
+            200,
+            make_body=good,
+            headers={"content-encoding": "gzip"},
+        ),
+        Case(
+            kind,
+            "Content-Encoding: gzip, body compressed",
             415,
             "unsupported_image",
             "Content-Encoding: gzip",
@@ -421,26 +442,30 @@ def _forms() -> list[Case]:
     return [
         case("no boundary", "boundary", whole, content_type=plain),
         case("empty boundary", "multipart", whole, content_type=f"{plain}; boundary="),
-        case("another boundary", "boundary", whole, content_type=f"{plain}; boundary=other"),
+        case("boundary other than the body's", "boundary", whole, content_type=f"{plain}; boundary=other"),
         case("boundary of 5,000 characters", "exceeds maximum", whole, content_type=f"{plain}; boundary={'b' * 5000}"),
         case("no field `file`", "`picture` (a file)", lambda: form(part('name="picture"; filename="a"', good()))),
         case("text in the field `file`", "`file` (text)", lambda: form(part('name="file"', b"text"))),
-        case("no name at all", '"name"', lambda: form(part('filename="a"', good()))),
+        case("a part without a name", '"name"', lambda: form(part('filename="a"', good()))),
         case(
-            "a picture of 2 MB without a file name",
+            "a picture of 2 MB without a filename",
             "`file` (text)",
             lambda: form(part('name="file"', bytes(2 * 10**6))),
         ),
         case("no parts", "no complete field", form),
-        case("no end", "complete file", lambda: whole()[:-20]),
+        case("no closing boundary", "complete file", lambda: whole()[:-20]),
         case("two files", "Maximum number of files is 1", lambda: form(file_part(good()), file_part(good()))),
         case(
             "10,000 text fields", "8 text fields", lambda: form(*[part('name="t"', b"x")] * 10_000, file_part(good()))
         ),
         case("10,000 headers in a part", "8 headers", lambda: form(file_part(good(), b"x-h: v\r\n" * 10_000))),
         case("a header of 5,000 bytes", "4,224 bytes", lambda: form(file_part(good(), long_header))),
-        case("headers that never end", "4,224 bytes", lambda: f"--{BOUNDARY}\r\nx-h: ".encode() + b"v" * 9_000_000),
-        case("a form in the form", "", lambda: form(file_part(form(file_part(good()), boundary="inner"))), 415),
+        case(
+            "a header of 9 MB without an end",
+            "4,224 bytes",
+            lambda: f"--{BOUNDARY}\r\nx-h: ".encode() + b"v" * 9_000_000,
+        ),
+        case("a form as the file", "", lambda: form(file_part(form(file_part(good()), boundary="inner"))), 415),
         case("a filename with NUL", "", lambda: form(file_part(good(), filename="a\0.jpg")), 200),
         case("a filename with ../", "", lambda: form(file_part(good(), filename="../../etc/passwd")), 200),
         case("a filename of 10,000 characters", "4,224 bytes", lambda: form(file_part(good(), filename="n" * 10_000))),
@@ -452,7 +477,7 @@ def _forms() -> list[Case]:
             content_type=f"{plain}; charset=punycode; boundary={BOUNDARY}",
         ),
         case(
-            "a name in latin1",
+            "a field name in Latin-1",
             "`file`",
             lambda: form(part('name="\xff"', b"x")),
             content_type=f"{plain}; charset=latin1; boundary={BOUNDARY}",
@@ -475,20 +500,22 @@ def _methods_and_paths() -> list[Case]:
         "/model//predict",
         "/user/1/2",
     ]
-    paths = [Case("odd path", path, 404, "not_found", "", path=path, method="GET") for path in odd]
-    long = Case("odd path", "of 5,000 characters", 404, "not_found", path="/model/" + "a" * 5000, method="GET")
+    paths = [Case("unknown path", path, 404, "not_found", "", path=path, method="GET") for path in odd]
+    long = Case(
+        "unknown path", "a path of 5,000 characters", 404, "not_found", path="/model/" + "a" * 5000, method="GET"
+    )
     return [*wrong, posted, *paths, long]
 
 
 def _parameters() -> list[Case]:
     values = {
-        "SQL": "1%27%20OR%20%271%27%3D%271",
-        "SQL, two statements": "1%3BDROP%20TABLE%20users",
+        "SQL injection": "1%27%20OR%20%271%27%3D%271",
+        "SQL injection, two statements": "1%3BDROP%20TABLE%20users",
         "NUL": "1%00",
         "invalid UTF-8": "%ff%fe",
         "5,000 digits": "9" * 5000,
-        "nothing": "",
-        "twice, the last one bad": "1&{name}=x",
+        "empty": "",
+        "given twice, the second one invalid": "1&{name}=x",
     }
     found = []
     for path, name in (("/user/?limit=", "limit"), ("/user/?after=", "after"), (f"{PREDICT}?top_k=", "top_k")):
@@ -511,7 +538,9 @@ def _parameters() -> list[Case]:
     header = {"x-deadline-ms": "1 OR 1=1"}
     return [
         *found,
-        Case("parameter", "X-Deadline-Ms: SQL", 422, "invalid_parameter", "X-Deadline-Ms", good, headers=header),
+        Case(
+            "parameter", "X-Deadline-Ms: SQL injection", 422, "invalid_parameter", "X-Deadline-Ms", good, headers=header
+        ),
     ]
 
 
@@ -532,14 +561,14 @@ async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:
 async def print_table(url: str) -> int:
     """Send every case, one after the other, and print the answers in Markdown. Returns the exit code."""
     code = 0
-    print("| class | input | status | code | detail |\n|---|---|---|---|---|")
+    print("| kind | input | status | code | detail |\n|---|---|---|---|---|")
     async with httpx.AsyncClient(base_url=url, timeout=ANSWER_S) as client:
         for case in cases():
             answer = await send(client, case)
             if fault := answer.fault(case):
                 code = 1
                 print(f"{case.kind}, {case.name}: {fault}", file=sys.stderr)
-            detail = _printable(answer.body.get("detail", "its classes"))
+            detail = _printable(answer.body.get("detail", "the predicted classes"))
             shown = detail if len(detail) <= 150 else f"{detail[:150]}…"
             print(f"| {case.kind} | {case.name} | {answer.status} | {answer.body.get('code', '')} | {shown} |")
     return code

@@ -7,14 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from loadtest.plan.keys import Strict
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Finding(_Record):
+class Finding(Strict):
     """A figure or a sentence of the report that cannot be as it is printed."""
 
     rule: str
@@ -55,7 +51,7 @@ class Checked:
     """Rows or claims that print what the rule needs."""
 
 
-class CycleLine(_Record):
+class CycleLine(Strict):
     """Where one row leaves the time of its users, seconds per request."""
 
     row: str
@@ -71,7 +67,7 @@ class CycleLine(_Record):
     """With all allowances; below 0 the row is impossible."""
 
 
-class RuleResult(_Record):
+class RuleResult(Strict):
     """A rule with the number of its findings."""
 
     rule: str
@@ -83,7 +79,7 @@ class RuleResult(_Record):
     tolerance: str
 
 
-class RowLine(_Record):
+class RowLine(Strict):
     """One row as it was read."""
 
     row: str
@@ -95,7 +91,7 @@ class RowLine(_Record):
     endpoints: str
 
 
-class Audit(_Record):
+class Audit(Strict):
     """All that an audit found."""
 
     file: str

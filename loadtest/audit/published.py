@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, Pos
 
 from loadtest.audit.finding import show, show_range
 from loadtest.audit.interval import Interval, exact, printed, printed_or_cut, printed_percentile
-from loadtest.audit.table import LOCUST_SPAWN_RATE_PER_S, MOST, Claim, Printed, Row, Strict, Table, Window
+from loadtest.audit.table import LOCUST_SPAWN_RATE_PER_S, MOST, Claim, Printed, Row, Stated, Table, Window
 from loadtest.errors import BadInputError
 from loadtest.plan.keys import check_keys
 from loadtest.plan.yaml_file import KitLoader, construct_float, read_yaml_mapping
@@ -33,7 +33,7 @@ _NotNegative = Annotated[Decimal, Field(ge=0, le=MOST)]
 _Count = Annotated[int, Field(ge=0, le=MOST)]
 
 
-class _Figures(Strict):
+class _Figures(Stated):
     failures: _Count | None = None
     failures_percent: _NotNegative | None = None
     rps: _NotNegative | None = None
@@ -92,7 +92,7 @@ class _Result(_Figures):
         return self.target or f"{self.instances} instance{'s' * (self.instances != 1)}"
 
 
-class _Test(Strict):
+class _Test(Stated):
     users: list[PositiveInt] = Field(default=[])
     spawn_rate_per_s: PositiveFloat | None = None
     duration_s: Annotated[PositiveFloat | tuple[PositiveFloat, PositiveFloat] | None, AfterValidator(_ascending)] = None
@@ -106,12 +106,12 @@ class _Test(Strict):
         return None if self.duration_s is None else exact(self.duration_s)
 
 
-class _Workload(Strict):
+class _Workload(Stated):
     wait_s: Annotated[tuple[NonNegativeFloat, NonNegativeFloat] | None, AfterValidator(_ascending)] = None
     weights: dict[str, PositiveFloat] = Field(default={})
 
 
-class _File(Strict):
+class _File(Stated):
     title: str
     machine: dict[str, Any] = Field(default={})
     endpoints: dict[str, dict[str, Any]] = Field(default={})

@@ -11,9 +11,10 @@ from decimal import Decimal
 from math import fsum, sqrt
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from loadtest.audit.interval import Interval, exact, unit_of
+from loadtest.plan.keys import Strict
 
 SIGMAS = 4.0
 """Chance goes beyond this in 1 of 16,000 figures, so hardly ever in a report."""
@@ -163,13 +164,11 @@ _Name = Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name
 """Of a target; a number of instances is one."""
 
 
-class Strict(BaseModel):
-    """A part of a file in which a misspelled key is refused, not ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class Stated(Strict, allow_inf_nan=False):
+    """A part of a file whose numbers are finite."""
 
 
-class Statement(Strict):
+class Statement(Stated):
     """What the winner is said to have more or less of than the others."""
 
     text: str
@@ -213,7 +212,7 @@ _KINDS = {
 }
 
 
-class Claim(Strict):
+class Claim(Stated):
     """A sentence of a report about the rows at a number of users, or about all rows, with what it says as data."""
 
     users: PositiveInt | None = None

@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from loadtest.figures.figures import LimitResult
+from loadtest.plan.keys import Strict
 
 Purpose = Literal["search", "recheck", "confirm"]
 """recheck: a level that failed once more, before it is believed."""
@@ -29,11 +30,7 @@ FAR_SHARE = 0.5
 fail, and one more step than AGREEING must say so."""
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Bounds(_Checked):
+class Bounds(Strict):
     """Where to look, and how closely. Levels are users, or requests per second."""
 
     start: PositiveFloat
@@ -45,7 +42,7 @@ class Bounds(_Checked):
     """Levels are whole numbers."""
 
 
-class Step(_Checked):
+class Step(Strict):
     """One load that was measured."""
 
     level: PositiveFloat
@@ -64,7 +61,7 @@ class Step(_Checked):
     """Its run folder, within the folder of the search."""
 
 
-class Todo(_Checked):
+class Todo(Strict):
     """The load to measure next."""
 
     level: PositiveFloat
@@ -73,7 +70,7 @@ class Todo(_Checked):
     """Because the last one was not decided."""
 
 
-class Result(_Checked):
+class Result(Strict):
     """How the search ended."""
 
     status: Literal["confirmed", "none_holds", "stopped"]

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from loadtest.capacity.bisection import AGREEING, Bounds, Result, Step, Todo, decide, most_levels
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.errors import CellFailedError
@@ -20,6 +18,7 @@ from loadtest.measure.experiment import opened
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.runner import measure_cell
 from loadtest.measure.target import RunningTarget, running_target
+from loadtest.plan.keys import Strict
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s
 from loadtest.plan.plan import Plan
@@ -32,10 +31,8 @@ _SPAWN_PER_S = 100.0
 _SPAWN_S = 0.1
 
 
-class Question(BaseModel):
+class Question(Strict):
     """What is asked: the load that `target` holds within the objective."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: Literal["users", "rate_rps"]
     """What a level is: users in a closed loop, or requests per second in an open one."""
@@ -48,10 +45,8 @@ class Question(BaseModel):
     """The steady window of a step, at most, however many samples it lacks."""
 
 
-class Capacity(BaseModel):
+class Capacity(Strict, frozen=False):
     """The record of a search, and its result."""
-
-    model_config = ConfigDict(extra="forbid")
 
     title: str
     target: str

@@ -7,7 +7,6 @@ Exit codes: 0 no findings, 1 findings, 2 invalid input.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,23 +15,16 @@ from loadtest.audit.finding import Audit
 from loadtest.audit.locust_stats import RunFacts
 from loadtest.audit.markdown import render_markdown
 from loadtest.audit.terminal import print_audit
-from loadtest.commands.options import given
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.rows.run_folder import folder_faults
 
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
 
-
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `audit` to the commands."""
-    parser = commands.add_parser(
-        "audit",
-        help="check the figures of a stress report by arithmetic",
-        description=__doc__,
-        epilog="example:\n  python -m loadtest audit run_stats.csv --users 50 --duration 120 --wait 1 5 --spawn-rate 5",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    meaning = "check the figures of a stress report by arithmetic"
+    example = "run_stats.csv --users 50 --duration 120 --wait 1 5 --spawn-rate 5"
+    parser = options.add_parser(commands, "audit", meaning, __doc__, "runs/quick/report.json", example)
     parser.add_argument("file", type=Path, help="report.json, PREFIX_stats.csv, or a YAML table")
     facts = parser.add_argument_group("only for a _stats.csv, which does not contain them")
     meaning = "number of users (default: unknown; think time and hidden time are not checked)"
@@ -65,10 +57,10 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def _facts(arguments: argparse.Namespace) -> RunFacts:
     names = ("users", "duration", "wait", "spawn_rate")
-    facts = given(**{name: getattr(arguments, name) for name in names})
+    facts = options.given(**{name: getattr(arguments, name) for name in names})
     if facts and arguments.file.suffix != ".csv":
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in facts)
-        raise BadInputError(f"{options}: only for a Locust _stats.csv; {arguments.file} says it itself")
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in facts)
+        raise BadInputError(f"{given}: only for a Locust _stats.csv; {arguments.file} says it itself")
     return RunFacts(
         users=arguments.users,
         duration_s=arguments.duration,

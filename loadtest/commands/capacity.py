@@ -18,9 +18,9 @@ _SLO = "the objective, such as predict.p95_ms<=1000,failures_percent<=0 (require
 _EXAMPLE = 'quick --target one_replica --slo "predict.p95_ms<=1000,failures_percent<=0"'
 _NUMBERS = {
     "--most": (10_000, "N", "largest number of users, or rate, to measure"),
-    "--resolution": (5, "PERCENT", "precision of the result, percent of it"),
-    "--window": (20, "S", "least seconds that a step measures"),
-    "--longest": (300, "S", "most seconds that a step measures to get enough samples"),
+    "--resolution": (5, "PERCENT", "precision of the result, in percent of it"),
+    "--window": (20, "S", "shortest measurement of a step, in seconds"),
+    "--longest": (300, "S", "longest measurement of a step that lacks samples, in seconds"),
 }
 
 
@@ -39,10 +39,10 @@ def add_command(commands: "options.Commands") -> None:
     for option, (default, metavar, meaning) in _NUMBERS.items():
         told = f"{meaning} (default: {default})"
         parser.add_argument(option, type=options.positive, default=default, metavar=metavar, help=told)
-    meaning = "least seconds that the confirmation measures (default: 3 times --window)"
+    meaning = "shortest measurement of the confirmation, in seconds (default: 3 times --window)"
     parser.add_argument("--confirm", type=options.positive, metavar="S", help=meaning)
     options.add_out(parser, "the folder of the search", "runs/capacity- and the names of plan and target")
-    options.add_json(parser, "capacity.json instead of a table")
+    options.add_json(parser, "capacity.json")
     parser.set_defaults(do=capacity)
 
 

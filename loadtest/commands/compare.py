@@ -7,27 +7,22 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtest.commands.options import add_json
+from loadtest.commands import options
 from loadtest.rows.run_folder import RunFolder, as_json
 
 if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
     from loadtest.verdict.run_comparison import ComparedLevel, RunComparison
 
 _STYLES = {"better": "green", "worse": "red", "tie": "", "not enough data": "yellow"}
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `compare` to the commands."""
-    parser = commands.add_parser(
-        "compare",
-        help="compare two run folders; 1 is a regression",
-        description=__doc__,
-        epilog="Example: loadtest compare runs/before runs/after",
-    )
+    meaning = "compare two run folders; exit code 1 is a regression"
+    parser = options.add_parser(commands, "compare", meaning, __doc__, "runs/before runs/after")
     parser.add_argument("old", type=Path, metavar="OLD", help="the folder of the run before")
     parser.add_argument("new", type=Path, metavar="NEW", help="the folder of the run after")
-    add_json(parser, "the comparison as JSON (default: a table)")
+    options.add_json(parser, "the comparison as JSON")
     parser.set_defaults(do=compare)
 
 

@@ -21,7 +21,7 @@ def add_command(commands: "options.Commands") -> None:
     meaning = "only these faults, also if they are finished (default: all that are not finished)"
     parser.add_argument("--only", type=options.names, metavar="A,B", help=meaning)
     options.add_report(parser)
-    options.add_json(parser, "faults.json instead of a table")
+    options.add_json(parser, "faults.json")
     parser.set_defaults(do=faults)
 
 

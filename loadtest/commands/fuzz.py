@@ -14,10 +14,9 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from loadtest.commands.options import add_json, positive, positive_int
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.fuzz.campaign import Campaign, NamedRequest, run_campaign
 from loadtest.fuzz.memory import REPLICAS, find_watched
@@ -27,30 +26,22 @@ from loadtest.fuzz.terminal import print_outcome, shown_campaign
 from loadtest.load.pictures import sample_files
 from loadtest.plan.base_url import read_base_url
 
-if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
 
-
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `fuzz` to the commands."""
-    parser = commands.add_parser(
-        "fuzz",
-        help="post corrupted pictures, forms and parameters, and check that the service holds",
-        description=__doc__,
-        epilog="example:\n  python -m loadtest fuzz http://127.0.0.1:8000 --inputs 2000 --seconds 300",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    meaning = "post corrupted pictures, forms and parameters, and check that the service holds"
+    parser = options.add_parser(commands, "fuzz", meaning, __doc__, "http://127.0.0.1:8000 --inputs 2000 --seconds 300")
     parser.add_argument("url", metavar="URL", help="the service, such as http://127.0.0.1:8000")
     meaning = "path of the endpoint that takes files, after the path of URL (default: %(default)s)"
     parser.add_argument("--path", default="/model/predict", help=meaning)
     meaning = "number of inputs (default: %(default)s; memory is judged from 1000 on)"
-    parser.add_argument("--inputs", type=positive_int, default=10_000, metavar="N", help=meaning)
+    parser.add_argument("--inputs", type=options.positive_int, default=10_000, metavar="N", help=meaning)
     meaning = "start no request after S seconds (default: no limit; the longest duration is printed first)"
-    parser.add_argument("--seconds", type=positive, default=float("inf"), metavar="S", help=meaning)
+    parser.add_argument("--seconds", type=options.positive, default=float("inf"), metavar="S", help=meaning)
     meaning = "seed of the inputs; another seed makes other inputs (default: %(default)s)"
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=meaning)
     meaning = "number of concurrent requests (default: %(default)s)"
-    parser.add_argument("--at-a-time", type=positive_int, default=8, metavar="N", help=meaning)
+    parser.add_argument("--at-a-time", type=options.positive_int, default=8, metavar="N", help=meaning)
     meaning = "valid files to corrupt (default: the kit's own, one of each image format)"
     parser.add_argument("--files", type=Path, nargs="+", metavar="FILE", help=meaning)
     meaning = "regular expression; the memory of processes with a matching command line is watched "
@@ -60,7 +51,7 @@ def add_command(commands: "Commands") -> None:
     parser.add_argument("--save", type=Path, default=Path("runs/fuzz"), metavar="FOLDER", help=meaning)
     meaning = "send these saved inputs again and nothing else (default: make new inputs)"
     parser.add_argument("--replay", type=Path, nargs="+", metavar="FILE", help=meaning)
-    add_json(parser, "the outcome as JSON (default: tables)")
+    options.add_json(parser, "the outcome as JSON", "tables")
     parser.set_defaults(do=fuzz)
 
 

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 _Record = TypeVar("_Record", bound=BaseModel)
 
 
-def add_parser(commands: "Commands", name: str, meaning: str, doc: str | None, example: str) -> argparse.ArgumentParser:
-    """Add a command: its help shows `meaning` in the list of all, `doc` (with the exit codes), and an example."""
+def add_parser(
+    commands: "Commands", name: str, meaning: str, doc: str | None, *examples: str
+) -> argparse.ArgumentParser:
+    """Add a command: its help shows `meaning` in the list of all, `doc` (with the exit codes), and the examples."""
     return commands.add_parser(
         name,
         help=meaning,
         description=doc,
-        epilog=f"example:\n  python -m loadtest {name} {example}",
+        epilog="\n".join(["examples:", *(f"  python -m loadtest {name} {example}" for example in examples)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -44,14 +46,14 @@ def add_out(parser: argparse.ArgumentParser, what: str, default: str = "runs/ an
     parser.add_argument("--out", type=Path, help=f"{what} (default: {default})")
 
 
-def add_json(parser: argparse.ArgumentParser, meaning: str) -> None:
+def add_json(parser: argparse.ArgumentParser, what: str, default: str = "a table") -> None:
     """Add the choice of what to print."""
-    parser.add_argument("--json", action="store_true", help=f"print {meaning}")
+    parser.add_argument("--json", action="store_true", help=f"print {what} (default: {default})")
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Add the choice to measure nothing."""
-    meaning = "measure nothing: write the tables again from the raw data in --out"
+    meaning = "measure nothing: write the tables again from the raw data in --out (default: measure)"
     parser.add_argument("--report", action="store_true", help=meaning)
 
 

@@ -38,7 +38,7 @@ def add_command(commands: "options.Commands") -> None:
     for name in Promises.model_fields:
         _add_field(parser, name, Promises, options.positive, "X")
     options.add_out(parser, "the folder of the test", "runs/overload- and the target's name")
-    options.add_json(parser, "overload.json instead of tables")
+    options.add_json(parser, "overload.json", "tables")
     parser.set_defaults(do=overload)
 
 

@@ -1,40 +1,36 @@
 """`loadtest report`: make the report of a run folder, or of the CSV files of a plain Locust run, from its raw data.
 
-Exit codes: 0 every cell is valid and every limit met, 1 not so, 2 the input cannot be used.
+Exit codes: 0 every cell is valid and every limit met, 1 otherwise, 2 the input cannot be used.
 """
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loadtest.commands.options import add_out
+from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.rows.run_folder import RunFolder, folder_faults
 
 if TYPE_CHECKING:
-    from loadtest.commands.options import Commands
     from loadtest.figures.figures import Figures
 
 
-def add_command(commands: "Commands") -> None:
+def add_command(commands: "options.Commands") -> None:
     """Add `report` to the commands."""
-    parser = commands.add_parser(
-        "report",
-        help="make report.md, report.html and report.json from raw data",
-        description=__doc__,
-        epilog="Example: loadtest report runs/quick. Example: loadtest report --csv results/run --users 50 --wait 1 5",
-    )
-    parser.add_argument("folder", nargs="?", type=Path, help="the folder of a run")
+    meaning = "make report.md, report.html and report.json from raw data"
+    examples = ("runs/quick", "--csv results/run --users 50 --wait 1 5")
+    parser = options.add_parser(commands, "report", meaning, __doc__, *examples)
+    parser.add_argument("folder", nargs="?", type=Path, help="the folder of a run; needed without --csv")
     parser.add_argument(
         "--csv", type=Path, metavar="PREFIX", help="instead of a folder: `locust --csv PREFIX` (default: none)"
     )
     parser.add_argument(
-        "--users", type=int, metavar="N", help="with --csv: users asked for (default: most in the history)"
+        "--users", type=int, metavar="N", help="with --csv: number of users (default: the largest in the history)"
     )
     wait = "with --csv: the think time (default: unknown, so the report has no think-time limit)"
     parser.add_argument("--wait", type=float, nargs=2, metavar=("MIN_S", "MAX_S"), help=wait)
     parser.add_argument("--title", help="with --csv: the report's title (default: the last part of PREFIX)")
-    add_out(parser, "where to write", "beside the data")
+    options.add_out(parser, "where to write", "beside the data")
     parser.set_defaults(do=report)
 
 

@@ -21,7 +21,7 @@ def add_command(commands: "options.Commands") -> None:
     parser.add_argument("--minutes", type=options.positive, metavar="N", help=meaning)
     options.add_out(parser, "the folder of the run")
     options.add_report(parser)
-    options.add_json(parser, "soak.json instead of tables")
+    options.add_json(parser, "soak.json", "tables")
     parser.set_defaults(do=soak)
 
 

@@ -36,7 +36,7 @@ def add_command(commands: "options.Commands") -> None:
     parser.add_argument("--vary", type=_knob, action="append", metavar="KNOB=A,B", help=meaning)
     meaning = "a second place for the winner's YAML (default: only winner.yaml in --out)"
     parser.add_argument("--write", type=Path, metavar="PATH", help=meaning)
-    options.add_json(parser, "tune.json instead of a table")
+    options.add_json(parser, "tune.json")
     parser.set_defaults(do=tune)
 
 

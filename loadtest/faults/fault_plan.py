@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
-from loadtest.plan.keys import Name, Pattern, check_keys
+from loadtest.plan.keys import Name, Pattern, Strict, check_keys
 from loadtest.plan.plan import Plan
 from loadtest.plan.targets import Role, Target
 from loadtest.plan.workload import Workload
@@ -24,11 +24,7 @@ Which = Literal["one", "all"]
 _START_S = 3.0
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Kill(_Checked):
+class Kill(Strict):
     """A signal to processes of a role."""
 
     role: Name
@@ -36,7 +32,7 @@ class Kill(_Checked):
     processes: Which = "one"
 
 
-class Freeze(_Checked):
+class Freeze(Strict):
     """SIGSTOP to processes of a role, and SIGCONT after a while."""
 
     role: Name
@@ -44,7 +40,7 @@ class Freeze(_Checked):
     processes: Which = "one"
 
 
-class MayFail(_Checked):
+class MayFail(Strict):
     """Which requests of one kind may fail in a fault; without it, none may."""
 
     sent_within_s: NonNegativeFloat | None = None
@@ -55,7 +51,7 @@ class MayFail(_Checked):
     """Only with an answer that came so soon."""
 
 
-class Fault(_Checked):
+class Fault(Strict):
     """One thing that breaks: give one of kill, freeze and command."""
 
     name: Name
@@ -104,7 +100,7 @@ class Fault(_Checked):
         return self.freeze.for_s if self.freeze else self.hold_s
 
 
-class Service(_Checked):
+class Service(Strict):
     """Something that the target needs: both commands end by themselves, `start` when the service is up."""
 
     name: str = Field(min_length=1)
@@ -112,7 +108,7 @@ class Service(_Checked):
     stop: str
 
 
-class Setting(_Checked):
+class Setting(Strict):
     """A target, what it needs, and what happens to it."""
 
     target: Target
@@ -128,7 +124,7 @@ class Group(Setting):
     name: Name
 
 
-class FaultLoad(_Checked):
+class FaultLoad(Strict):
     """The load under which things break; the keys mean what they mean in a plan."""
 
     title: str

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
+from loadtest.plan.keys import Strict
 from loadtest.rows.columns import ProcessRow, RequestRow, ResourceRow, read_rows
 from loadtest.rows.run_folder import Environment, read_written, write_json
 
@@ -24,10 +25,8 @@ _Model = TypeVar("_Model", bound=BaseModel)
 SOAK = "soak"
 
 
-class Event(BaseModel):
+class Event(Strict, frozen=False):
     """A fault that was injected, or was due."""
-
-    model_config = ConfigDict(extra="forbid")
 
     fault: str
     began_unix_s: float = 0
@@ -39,10 +38,8 @@ class Event(BaseModel):
     """Why it was not injected, or not to its end."""
 
 
-class StretchRecord(BaseModel):
+class StretchRecord(Strict, frozen=False):
     """How one load with its faults went."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: Literal["finished", "failed", "skipped"]
     reason: str | None = None

@@ -6,17 +6,16 @@ Read by `summary`. Knows of our targets only how many replicas they ask for.
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import Baseline, BaselinePoint
+from loadtest.plan.keys import Strict
 from loadtest.plan.targets import Target
 from loadtest.plan.yaml_file import read_yaml_file
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Row(Strict):
     instances: int
     users: int
     requests: int
@@ -26,9 +25,7 @@ class _Row(BaseModel):
     endpoints: dict[str, dict[str, float]]
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _File(Strict):
     title: str
     machine: dict[str, Any]
     points: list[_Row]

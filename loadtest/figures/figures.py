@@ -6,8 +6,9 @@ name; None stands for a figure that the data does not give.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator
+from pydantic import PlainSerializer, PlainValidator
 
+from loadtest.plan.keys import Strict
 from loadtest.plan.limits import StatedLimit
 
 UNITS = {
@@ -117,11 +118,7 @@ StatedReason = Annotated[Reason, PlainValidator(_read_reason), PlainSerializer(s
 """A reason that files hold as its sentence."""
 
 
-class _Figures(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Traffic(_Figures):
+class Traffic(Strict):
     """Requests of one kind in one window of time.
 
     A request belongs to the window in which it was sent. Latencies are those of right answers, as order statistics
@@ -145,14 +142,14 @@ class Traffic(_Figures):
     max_ms: float | None = None
 
 
-class Stage(_Figures):
+class Stage(Strict):
     """A stage of the target's Server-Timing: its mean over the right answers of the steady window."""
 
     name: str
     avg_ms: float
 
 
-class EndpointFigures(_Figures):
+class EndpointFigures(Strict):
     """One endpoint at one point."""
 
     endpoint: str
@@ -181,7 +178,7 @@ class EndpointFigures(_Figures):
         return " (whole run)" if self.shown is self.whole_run and self.shown.median_ms is not None else ""
 
 
-class RoleFigures(_Figures):
+class RoleFigures(Strict):
     """What the processes of one role used in the steady window."""
 
     role: str
@@ -205,7 +202,7 @@ class RoleFigures(_Figures):
     """Mean number of those cores."""
 
 
-class Bottleneck(_Figures):
+class Bottleneck(Strict):
     """What limits a target at a number of users, and how that was found."""
 
     limit: LimitingFactor
@@ -220,7 +217,7 @@ class Bottleneck(_Figures):
     """Share of the mean latency that no stage of the target explains; None without stages."""
 
 
-class CounterFigures(_Figures):
+class CounterFigures(Strict):
     """By how much one of the target's own counters grew, from before the load until after it."""
 
     name: str
@@ -228,7 +225,7 @@ class CounterFigures(_Figures):
     increase: float
 
 
-class LimitResult(_Figures):
+class LimitResult(Strict):
     """Whether one objective was met."""
 
     limit: StatedLimit
@@ -246,7 +243,7 @@ class LimitResult(_Figures):
         return "too few samples" if self.value is None else self.shown
 
 
-class CellFigures(_Figures):
+class CellFigures(Strict):
     """One cell: a target at a number of users, once."""
 
     target: str
@@ -287,7 +284,7 @@ class CellFigures(_Figures):
     """None when no request was answered right."""
 
 
-class PointFigures(_Figures):
+class PointFigures(Strict):
     """All valid repetitions of one target at one number of users, their requests pooled."""
 
     target: str
@@ -335,7 +332,7 @@ class PointFigures(_Figures):
         return next((part for part in self.endpoints if part.endpoint == endpoint), None)
 
 
-class Difference(_Figures):
+class Difference(Strict):
     """One figure of two targets at one number of users."""
 
     metric: str
@@ -354,7 +351,7 @@ class Difference(_Figures):
     """Of that difference; all intervals of a level hold together with 95 % confidence."""
 
 
-class LevelComparison(_Figures):
+class LevelComparison(Strict):
     """The targets beside each other at one number of users."""
 
     users: int
@@ -364,7 +361,7 @@ class LevelComparison(_Figures):
     differences: list[Difference]
 
 
-class TargetFacts(_Figures):
+class TargetFacts(Strict):
     """One target, as the report introduces it."""
 
     name: str
@@ -378,7 +375,7 @@ class TargetFacts(_Figures):
     """Whether the plan says that it is meant to answer from a cache."""
 
 
-class BaselinePoint(_Figures):
+class BaselinePoint(Strict):
     """One row of the figures printed beside ours."""
 
     target: str
@@ -392,7 +389,7 @@ class BaselinePoint(_Figures):
     """By endpoint: median_ms and avg_ms."""
 
 
-class Baseline(_Figures):
+class Baseline(Strict):
     """Figures of another report."""
 
     title: str
@@ -400,7 +397,7 @@ class Baseline(_Figures):
     points: list[BaselinePoint]
 
 
-class Facts(_Figures):
+class Facts(Strict):
     """What was measured, and how the targets compare: a report without what follows from it."""
 
     title: str

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +10,7 @@ from rich.text import Text
 from loadtest.fuzz.campaign import ANSWER_TIMEOUT_S, Campaign
 from loadtest.fuzz.memory import MemoryFigures
 from loadtest.fuzz.tally import MIB, SERVER_ERROR, Outcome, Tally
+from loadtest.measure.progress import show_clock
 from loadtest.page.terminal import columns_of, open_console, print_table
 
 _PLAIN_EVERY_S = 10.0
@@ -56,7 +56,7 @@ def describe_bound(campaign: Campaign) -> str:
     timeout = f"each answered within {ANSWER_TIMEOUT_S:g} s or counted as a timeout"
     return (
         f"{campaign.inputs:,} inputs, {campaign.at_a_time} at a time, {timeout}: "
-        f"at most {_clock(campaign.longest_s)} (h:mm:ss); --seconds and --inputs shorten it"
+        f"at most {show_clock(campaign.longest_s)}; --seconds and --inputs shorten it"
     )
 
 
@@ -67,8 +67,8 @@ def describe_progress(campaign: Campaign, tally: Tally, spent_s: float) -> str:
         at_this_pace_s = spent_s * (campaign.inputs - tally.inputs) / tally.inputs
         left_s = min(at_this_pace_s, campaign.most_s - spent_s)
     return (
-        f"{tally.inputs:,} of {campaign.inputs:,} inputs, {'about' if tally.inputs else 'at most'} {_clock(left_s)} "
-        f"left, {tally.server_errors} × 5xx, {tally.faults.total()} broken"
+        f"{tally.inputs:,} of {campaign.inputs:,} inputs, {'about' if tally.inputs else 'at most'} "
+        f"{show_clock(left_s)} left, {tally.server_errors} × 5xx, {tally.faults.total()} broken"
     )
 
 
@@ -86,10 +86,6 @@ def print_outcome(outcome: Outcome) -> None:
     took = f"{outcome.took_s:.0f} s, seed {outcome.seed}"
     style = "bold green" if outcome.has_held else "bold red"
     console.print(Text(f"{outcome.verdict()} ({took})", style=style), soft_wrap=True)
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=max(0, round(seconds))))
 
 
 def _print_answers(outcome: Outcome) -> None:

@@ -106,7 +106,7 @@ class Progress:
 
 
 def _head(now: _Now) -> Table:
-    remaining = show_clock(max(0.0, now.remaining_s - (time.monotonic() - now.began_s)))
+    remaining = show_clock(now.remaining_s - (time.monotonic() - now.began_s))
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(f"cell {now.number} of {now.count}" if now.count else f"step {now.number}", style="bold"),
@@ -134,7 +134,7 @@ def shown_progress() -> Iterator[Progress]:
 
 
 def show_clock(seconds: float) -> str:
-    """Return a duration such as `1:05 min` or `1:00:00 h`."""
-    minutes, seconds = divmod(round(seconds), 60)
+    """Return a duration such as `1:05 min` or `1:00:00 h`; a negative one is none."""
+    minutes, seconds = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from loadtest.errors import BadInputError
 from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
+from loadtest.plan.keys import Strict
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, read_rows
 from loadtest.rows.run_folder import Moments
 from loadtest.statistics.percentiles import sure_percentile
@@ -22,11 +22,7 @@ _NORMAL_RATIO = 2.0
 """Times the slowest request of the light load before: what is above it is not back to normal."""
 
 
-class _Figures(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class LightFigures(_Figures):
+class LightFigures(Strict):
     """The light endpoint beside the overload."""
 
     idle_requests: int
@@ -37,7 +33,7 @@ class LightFigures(_Figures):
     max_ms: float | None
 
 
-class LevelFigures(_Figures):
+class LevelFigures(Strict):
     """One multiple of the capacity. Rates count what happened within the load; latencies count from the sending."""
 
     times: float
@@ -74,7 +70,7 @@ class LevelFigures(_Figures):
     """The longest time by which the generator of the overload was late within a second, median over the seconds."""
 
 
-class Kept(_Figures):
+class Kept(Strict):
     """One promise at one level."""
 
     times: float
@@ -83,7 +79,7 @@ class Kept(_Figures):
     kept: bool
 
 
-class OverloadFigures(_Figures):
+class OverloadFigures(Strict):
     """What an overload test found."""
 
     title: str

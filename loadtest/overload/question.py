@@ -11,8 +11,9 @@ levels/10x/neighbour/        the same for a light load beside it, before, during
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
+from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Moments
 
@@ -22,11 +23,7 @@ NEIGHBOUR_WEIGHT = 10
 """Light requests for each heavy one of the light load."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-class Promises(_Record):
+class Promises(Strict, use_attribute_docstrings=True):
     """What must hold at every level. The descriptions are the help of the command's options."""
 
     goodput_percent: PositiveFloat = 95
@@ -41,7 +38,7 @@ class Promises(_Record):
     """promise: most growth of the target's memory during the load, percent."""
 
 
-class Question(_Record):
+class Question(Strict, use_attribute_docstrings=True):
     """What is asked: how a target holds multiples of its capacity."""
 
     heavy: str
@@ -64,14 +61,14 @@ class Question(_Record):
     promises: Promises = Promises()
 
 
-class Asked(_Record):
+class Asked(Strict):
     """What plan.json holds."""
 
     plan: Plan
     question: Question
 
 
-class LevelRecord(_Record):
+class LevelRecord(Strict):
     """How one level went; moments in seconds since the epoch."""
 
     times: float

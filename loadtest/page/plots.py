@@ -16,6 +16,15 @@ from loadtest.figures.figures import (
 )
 from loadtest.page.drawing import MARKERS, REST, Bar, BarPicture, Columns, Picture, Ranges, draw, shorten
 
+TITLES = {
+    "throughput": "Throughput, by number of users",
+    "failures": "Failed requests, by number of users",
+    "published": "The published figures, on other hardware",
+    "cpu": "CPU in use, by role",
+    "stages": "Where the time of a right answer goes",
+}
+"""Of each picture, by its name; those of latencies are named for their endpoints."""
+
 OUTSIDE = "outside the service's clock"
 MACHINE = "machine"
 STOLEN = "stolen"
@@ -43,6 +52,11 @@ def draw_plots(figures: Figures) -> dict[str, str]:
     return plots
 
 
+def title_latency(endpoint: str) -> str:
+    """Return the title of the picture of an endpoint's latencies."""
+    return f"Latency of {endpoint}, by number of users"
+
+
 def _throughput(figures: Figures) -> Iterator[Picture]:
     levels = _levels(figures)
     measured = _measured(figures, "rps")
@@ -50,8 +64,7 @@ def _throughput(figures: Figures) -> Iterator[Picture]:
         limits = {point.users: point.think_time_limit_rps for point in figures.points if point.steady}
         marks = [limits.get(users) for users in levels] if any(limits.values()) else []
         panel = Columns("requests per second", _names(levels), measured, marks)
-        title = "Throughput, by number of users"
-        yield Picture("throughput", title, [panel], _titles(figures), mark_label="think-time limit N/Z")
+        yield Picture("throughput", TITLES["throughput"], [panel], _titles(figures), mark_label="think-time limit N/Z")
 
 
 def _latencies(figures: Figures) -> Iterator[Picture]:
@@ -64,15 +77,14 @@ def _latencies(figures: Figures) -> Iterator[Picture]:
         if measured:
             panel = Ranges("ms", _names(_levels(figures)), measured)
             name = re.sub(r"[^A-Za-z0-9-]+", "_", endpoint).strip("_")[:80]  # for a file and a link
-            title = f"Latency of {shorten(endpoint, 30)}, by number of users"
-            yield Picture(f"latency_{name}", title, [panel], _titles(figures))
+            yield Picture(f"latency_{name}", title_latency(shorten(endpoint, 30)), [panel], _titles(figures))
 
 
 def _failures(figures: Figures) -> Iterator[Picture]:
     measured = _measured(figures, "failures_percent")
     if any(any(values) for values in measured.values()):
         panel = Columns("percent of requests", _names(_levels(figures)), measured)
-        yield Picture("failures", "Failed requests, by number of users", [panel], _titles(figures))
+        yield Picture("failures", TITLES["failures"], [panel], _titles(figures))
 
 
 def _published(figures: Figures) -> Iterator[Picture]:
@@ -98,7 +110,7 @@ def _published(figures: Figures) -> Iterator[Picture]:
         # By what it shares with the target beside it: threads, for one, the published report does not tell.
         replicas = {facts.name: facts.replicas or 0 for facts in figures.targets}
         names = {name: f"published: {count} replica{'s' * (count != 1)}" for name, count in replicas.items()}
-        yield Picture("published", "The published figures, on other hardware", panels, names)
+        yield Picture("published", TITLES["published"], panels, names)
 
 
 def _cpu(figures: Figures) -> Iterator[BarPicture]:
@@ -115,7 +127,7 @@ def _cpu(figures: Figures) -> Iterator[BarPicture]:
         plain = {name: name.replace("_", " ") for name in colours}
         bars = [replace(bar, parts={plain[name]: part for name, part in bar.parts.items()}) for bar in bars]
         yield BarPicture(
-            "cpu", "CPU in use, by role", {"": bars}, "mean of the steady window; 100 % is one core",
+            "cpu", TITLES["cpu"], {"": bars}, "mean of the steady window; 100 % is one core",
             {plain[name]: colour for name, colour in colours.items()}, "whole machine", _all_cores(figures, bars),
         )  # fmt: skip
 
@@ -141,7 +153,7 @@ def _stages(figures: Figures) -> Iterator[BarPicture]:
         names = dict.fromkeys(name for bars in panels.values() for bar in bars for name in bar.parts)
         del names[OUTSIDE]
         colours = _colours(names, _KNOWN_STAGES, STAGES) | {OUTSIDE: REST}
-        yield BarPicture("stages", "Where the time of a right answer goes", panels, "mean, ms", colours)
+        yield BarPicture("stages", TITLES["stages"], panels, "mean, ms", colours)
 
 
 def _colours(names: Iterable[str], known: Sequence[str], colours: Sequence[str]) -> dict[str, str]:

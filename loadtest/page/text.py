@@ -8,18 +8,12 @@ from collections.abc import Sequence
 from loadtest.figures.figures import Figures, show_count
 from loadtest.page import introduction, opening, tables
 from loadtest.page.layout import load_template
+from loadtest.page.plots import TITLES, title_latency
 from loadtest.statistics.percentiles import LEAST_SAMPLES
 from loadtest.verdict import differences
 
-_APART = {"cpu": "CPU in use, by role", "stages": "Where the time of a right answer goes"}
+_APART = ("cpu", "stages")
 """Pictures that stand beside their own tables."""
-
-_TITLES = {
-    **_APART,
-    "throughput": "Throughput, by number of users",
-    "failures": "Failed requests, by number of users",
-    "published": "The published figures, on other hardware",
-}
 
 
 def render_markdown(figures: Figures, plots: Sequence[str] = ()) -> str:
@@ -40,9 +34,7 @@ def render_markdown(figures: Figures, plots: Sequence[str] = ()) -> str:
 
 def _link(plots: Sequence[str]) -> dict[str, str]:
     """Return Markdown that shows each picture that stands apart, and all others together as `results`."""
-    titles = {
-        name: _TITLES.get(name, f"Latency of {name.removeprefix('latency_')}, by number of users") for name in plots
-    }
+    titles = {name: TITLES.get(name) or title_latency(name.removeprefix("latency_")) for name in plots}
     links = {name: f"![{title}](plots/{name}.svg)" for name, title in titles.items()}
     results = "\n".join(link for name, link in links.items() if name not in _APART)
     return {"results": results, **{name: links.get(name, "") for name in _APART}}

@@ -11,8 +11,8 @@ from loadtest.errors import BadInputError
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Checked(BaseModel):
-    """Part of a plan. An unknown key is an error: a misspelled one would measure something else than was meant."""
+class Strict(BaseModel):
+    """Part of a file. An unknown key is an error: a misspelled one in a plan would change what is measured."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

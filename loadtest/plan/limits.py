@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from loadtest.plan.keys import Checked
+from loadtest.plan.keys import Strict
 
 METRICS = ("failures_percent", "rps", "median_ms", "avg_ms", "p95_ms", "p99_ms", "max_ms")
 _COMPARE = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
@@ -15,7 +15,7 @@ _LIMIT = re.compile(
 )
 
 
-class Limit(Checked):
+class Limit(Strict):
     """One objective, written `failures_percent <= 0` or `lookup.p95_ms <= 50`; it holds for every cell."""
 
     endpoint: str | None

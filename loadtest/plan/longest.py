@@ -21,11 +21,6 @@ class Load(Protocol):
         """The longest wait for answers after a load."""
 
 
-def longest_run_s(plan: Plan) -> float:
-    """Return the longest time, in seconds, that all cells of a plan can take."""
-    return sum(longest_cell_s(plan, target) for target in plan.targets) * len(plan.users) * plan.repetitions
-
-
 def longest_cell_s(plan: Plan, target: Target) -> float:
     """Return the longest time, in seconds, that one cell can take, from the start of its target to its stop.
 

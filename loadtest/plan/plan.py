@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
-from loadtest.plan.keys import Checked, check_keys
+from loadtest.plan.keys import Strict, check_keys
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.targets import Role, Target, TargetMetrics
 from loadtest.plan.workload import MOST_IN_FLIGHT, Warmup, Workload
@@ -27,7 +27,7 @@ def _unique(values: list[int]) -> list[int]:
     return values
 
 
-class Plan(Checked):
+class Plan(Strict):
     """What to measure: every target at every number of users."""
 
     title: str

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from loadtest.plan.base_url import address_of, read_base_url
-from loadtest.plan.keys import Checked, Name, Pattern
+from loadtest.plan.keys import Name, Pattern, Strict
 
 STOLEN = "stolen"
 KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
@@ -21,7 +21,7 @@ _LOGIN = re.compile(r"://[^/?#:]*:[^@]+@|(?<![\w+.-])(?!postgres)[\w+.-]+://[^/?
 _Path = Annotated[str, Field(pattern="^/")]
 
 
-class Replicas(Checked):
+class Replicas(Strict):
     """How many processes of a role must run before and during the load."""
 
     role: Name
@@ -30,7 +30,7 @@ class Replicas(Checked):
     """Once the target is ready, the longest wait for them: replicas may come after the first that answers."""
 
 
-class Target(Checked):
+class Target(Strict):
     """The service under test: the command that starts it, and its URL. Without `start` it must run already."""
 
     name: Name
@@ -72,7 +72,7 @@ class Target(Checked):
         return environment
 
 
-class Role(Checked):
+class Role(Strict):
     """A name for processes whose command line matches."""
 
     name: Name
@@ -88,14 +88,14 @@ class Role(Checked):
         return name
 
 
-class Counter(Checked):
+class Counter(Strict):
     """A Prometheus counter of the target whose increase the report shows, one figure per combination of labels."""
 
     name: str
     by: list[str] = Field(default=[])
 
 
-class Hits(Checked):
+class Hits(Strict):
     """A Prometheus counter of answers by where they came from."""
 
     name: str
@@ -119,7 +119,7 @@ def _check_discovery(text: str) -> str:
     return text
 
 
-class TargetMetrics(Checked):
+class TargetMetrics(Strict):
     """Where the target exports metrics in Prometheus' text format, and what to take from them."""
 
     urls: list[Annotated[str, Field(pattern="^https?://")]] = Field(default=[])

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from loadtest.plan.keys import Checked, Name
+from loadtest.plan.keys import Name, Strict
 
 Arrivals = Literal["poisson", "constant"]
 """When requests of an open loop start: at random, as those of independent people do, or one every 1 ÷ rate seconds."""
@@ -22,7 +22,7 @@ MOST_IN_FLIGHT = 200
 """Requests under way in an open loop by default: by Little's law enough for 200 a second that take 1 s."""
 
 
-class Endpoint(Checked):
+class Endpoint(Strict):
     """One kind of request: the tag of its task in the locustfile is its key in the plan."""
 
     request: str
@@ -30,7 +30,7 @@ class Endpoint(Checked):
     weight: PositiveInt = 1
 
 
-class Workload(Checked):
+class Workload(Strict):
     """What one user does."""
 
     locustfile: Path
@@ -65,7 +65,7 @@ class Workload(Checked):
         return sum(self.wait_s) / 2 if self.wait_s else None
 
 
-class Warmup(Checked):
+class Warmup(Strict):
     """Load before the measured one; its requests are recorded apart and are in no figure."""
 
     users: PositiveInt = 5

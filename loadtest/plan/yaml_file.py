@@ -32,7 +32,7 @@ class KitLoader(yaml.SafeLoader):
     """Reads the core schema of YAML 1.2, and one value for each key."""
 
     # PyYAML's class has those of YAML 1.1.
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 # as PyYAML has it
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # as PyYAML has it
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return the mapping that comes next. Raises ConstructorError for a duplicate key."""

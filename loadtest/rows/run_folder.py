@@ -22,22 +22,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from loadtest.errors import BadInputError
+from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Cell(_Record):
+class Cell(Strict):
     """One target at one number of users, once."""
 
-    model_config = ConfigDict(frozen=True)
     target: str
     users: int
     repetition: int
@@ -51,7 +47,7 @@ class Cell(_Record):
         return f"{self.target}, {self.users} users, repetition {self.repetition}"
 
 
-class ArrivalCounts(_Record):
+class ArrivalCounts(Strict):
     """How many arrivals of an open loop were sent, and when."""
 
     due: int
@@ -62,7 +58,7 @@ class ArrivalCounts(_Record):
     """Of these, never sent, not even after the load: their requests have no row."""
 
 
-class Moments(_Record):
+class Moments(Strict, frozen=False):
     """When the load began, was complete, and ended, by Locust's events. Seconds since the epoch."""
 
     started_unix_s: float
@@ -75,7 +71,7 @@ class Moments(_Record):
     """None in a closed loop."""
 
 
-class CellRecord(_Record):
+class CellRecord(Strict, frozen=False):
     """How one cell went."""
 
     cell: Cell
@@ -99,7 +95,7 @@ class CellRecord(_Record):
     """What a reader should know, such as processes that had to be killed."""
 
 
-class Environment(_Record):
+class Environment(Strict):
     """The machine and the software on it."""
 
     cpu_model: str
@@ -116,14 +112,14 @@ class Environment(_Record):
     """Whether files differed from the commit."""
 
 
-class Session(_Record):
+class Session(Strict):
     """One start of the run; a resumed run has several."""
 
     started_unix_s: float
     environment: Environment
 
 
-class RunRecord(_Record):
+class RunRecord(Strict):
     """What belongs to the run as a whole."""
 
     seed: int

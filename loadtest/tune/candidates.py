@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
+from loadtest.plan.keys import Strict
 from loadtest.plan.targets import Replicas, Target
 from loadtest.tune.config_path import Scalar, read_value, replace_values
 from loadtest.tune.tune_file import Knob, Tuning, holds
@@ -29,20 +28,16 @@ class Candidate:
         return show_knobs(self.knobs)
 
 
-class SkippedValue(BaseModel):
+class SkippedValue(Strict):
     """A value that no candidate has."""
-
-    model_config = ConfigDict(extra="forbid")
 
     knob: str
     value: Scalar
     reason: str
 
 
-class Excluded(BaseModel):
+class Excluded(Strict):
     """A combination that a constraint forbids."""
-
-    model_config = ConfigDict(extra="forbid")
 
     knobs: dict[str, Scalar]
     constraint: str

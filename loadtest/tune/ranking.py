@@ -8,7 +8,7 @@ from loadtest.figures.figures import CellFigures, Difference, Figures, LimitResu
 from loadtest.rows.run_folder import RunFolder
 from loadtest.tune.candidates import Candidate
 from loadtest.tune.tune_file import TuneFile
-from loadtest.verdict.summary import check_limit, find_value
+from loadtest.verdict.objectives import check_limit, find_value
 
 
 @dataclass(frozen=True)

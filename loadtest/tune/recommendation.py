@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from loadtest.figures.figures import LimitResult, name_metric, show_bytes, show_percent, show_rps, show_value
+from loadtest.plan.keys import Strict
 from loadtest.tune.candidates import Candidate, show_knobs
 from loadtest.tune.ranking import Measured, rank
 from loadtest.tune.tune_file import Tuning
@@ -17,10 +16,8 @@ LEAST_THINK_TIME_SHARE = 0.9
 """Of users ÷ think time: from here on the users' own pace is what limits throughput."""
 
 
-class Verdict(BaseModel):
+class Verdict(Strict):
     """Two candidates compared by the figure to optimise."""
-
-    model_config = ConfigDict(extra="forbid")
 
     metric: str
     values: dict[str, float | None]

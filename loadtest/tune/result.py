@@ -2,9 +2,8 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from loadtest.figures.figures import LimitResult, StatedReason
+from loadtest.plan.keys import Strict
 from loadtest.tune.candidates import Excluded, SkippedValue
 from loadtest.tune.config_path import Scalar
 from loadtest.tune.ranking import Measured
@@ -30,11 +29,7 @@ TUNE_UNITS = {
 """The unit of each number by the end of its name; the longest end that fits counts."""
 
 
-class _Result(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class CandidateResult(_Result):
+class CandidateResult(Strict):
     """One candidate, by the figures of the last round that measured it."""
 
     name: str
@@ -56,7 +51,7 @@ class CandidateResult(_Result):
     """Why cells of it are not valid."""
 
 
-class RoundSummary(_Result):
+class RoundSummary(Strict):
     """What one round measured."""
 
     number: int
@@ -67,7 +62,7 @@ class RoundSummary(_Result):
     took_s: float
 
 
-class TuneResult(_Result):
+class TuneResult(Strict):
     """All of a search."""
 
     status: Literal["searching", "winner found", "no winner"]

@@ -234,7 +234,7 @@ class Search:
         return found
 
     def _left(self) -> str:
-        return f"at most {show_clock(max(0.0, self._left_s()))} left"
+        return f"at most {show_clock(self._left_s())} left"
 
     def _left_s(self) -> float:
         return self._budget_s - fsum(record.ended_unix_s - record.began_unix_s for record, _ in self._records())

@@ -13,9 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PlainSerializer,
     PositiveFloat,
@@ -29,7 +27,7 @@ from pydantic import (
 
 from loadtest.errors import BadInputError
 from loadtest.machine.cores import usable_cores
-from loadtest.plan.keys import Name, check_keys
+from loadtest.plan.keys import Name, Strict, check_keys
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_file
@@ -48,11 +46,7 @@ _CONSTRAINT = re.compile(r"(?P<left>[\w\s*.-]+?)(?P<comparison><=|>=|==|<|>)(?P<
 _OBJECTIVE = re.compile(r"(?P<direction>mini|maxi)mi[sz]e\s+(?:(?P<endpoint>[\w-]+)\.)?(?P<metric>\w+)")
 
 
-class _Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Objective(_Checked):
+class Objective(Strict):
     """The figure to optimise, written `minimise predict.p95_ms` or `maximise rps`."""
 
     maximise: bool
@@ -118,7 +112,7 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"\d+(?:\.\d+)?", text) is not None
 
 
-class Knob(_Checked):
+class Knob(Strict):
     """One setting of the service, and the values to try."""
 
     name: Name
@@ -136,7 +130,7 @@ class Knob(_Checked):
         return [*(2**power for power in range(cores.bit_length()) if 2**power < cores), cores]
 
 
-class TuneFile(_Checked):
+class TuneFile(Strict):
     """What to search, towards what, and for how long."""
 
     plan: Path

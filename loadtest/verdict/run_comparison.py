@@ -6,10 +6,9 @@ intervals of all levels hold together with 95 % confidence, since a single wrong
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import LevelComparison
+from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Environment, RunFolder
 from loadtest.verdict.comparison import compare_level
@@ -22,10 +21,8 @@ _OF_THE_MACHINE = ("cpu_model", "cores", "usable_cores", "ram_bytes")
 Change = Literal["better", "worse", "tie", "not enough data"]
 
 
-class ComparedLevel(BaseModel):
+class ComparedLevel(Strict):
     """One target at one number of users: `old` and `new` are the names of the runs in it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     target: str
     change: Change
@@ -33,10 +30,8 @@ class ComparedLevel(BaseModel):
     comparison: LevelComparison
 
 
-class RunComparison(BaseModel):
+class RunComparison(Strict):
     """All that two runs have in common."""
-
-    model_config = ConfigDict(extra="forbid")
 
     old: str
     new: str

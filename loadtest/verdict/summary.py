@@ -6,35 +6,33 @@ What a cell lacks makes that cell INVALID with a reason; only plan.json and run.
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import pairwise
-from math import fsum, isfinite
+from math import fsum
 from pathlib import Path, PurePath
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.errors import BadInputError
 from loadtest.figures.baseline import read_baseline
 from loadtest.figures.caching import name_cache
+from loadtest.figures.counters import read_counters
 from loadtest.figures.figures import (
     CellFigures,
     CounterFigures,
     EndpointFigures,
     Facts,
     Figures,
-    LimitResult,
     PointFigures,
     Reason,
-    RoleFigures,
     TargetFacts,
     Traffic,
 )
 from loadtest.figures.level import Cores
+from loadtest.figures.roles import compute_roles
 from loadtest.figures.scrubbing import without_host, without_local_paths
 from loadtest.figures.traffic import (
     Requests,
@@ -46,16 +44,15 @@ from loadtest.figures.traffic import (
     count_under_way,
     pool_requests,
 )
-from loadtest.plan.limits import Limit
 from loadtest.plan.plan import Plan
-from loadtest.plan.targets import KIT_ROLES, STOLEN, Target, TargetMetrics
+from loadtest.plan.targets import Target
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, Row, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord, Moments, RunFolder, RunRecord
-from loadtest.statistics.percentiles import PERCENTILES
 from loadtest.verdict.bottleneck import add_bottlenecks
 from loadtest.verdict.comparison import compare_levels
 from loadtest.verdict.differences import Repetition
 from loadtest.verdict.findings import conclude
+from loadtest.verdict.objectives import check_limit
 from loadtest.verdict.validity import (
     Evidence,
     compute_late_percent,
@@ -63,14 +60,6 @@ from loadtest.verdict.validity import (
     find_notes,
     find_steady_reasons,
 )
-
-_MEANS = ("busy_threads", "busiest_thread_percent", "runqueue_wait_percent", "crowd_threads", "crowd_cores")
-_LEAST_SPAN_S = 0.5
-# Samples of several repetitions are pooled; a gap this many times the usual one is the time between two cells.
-_BETWEEN_CELLS = 10
-
-_Labels = tuple[tuple[str, str], ...]
-_Series = Mapping[tuple[str, _Labels], float]
 
 
 @dataclass
@@ -152,7 +141,8 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
     measured.steady = steady = _steady_window(plan, moments)
     measured.generator = _rows(path / "generator.csv", GeneratorRow, measured.reasons) or []
     measured.resources = _rows(path / "resources.csv", ResourceRow, measured.reasons) or []
-    _read_metrics(measured, plan, path)
+    if plan.metrics is not None:
+        measured.counters, measured.hit_percent = read_counters(plan.metrics, path, measured.notes)
     measured.reasons.extend(find_load_reasons(plan, record, measured.generator))
     rows = _rows(path / "requests.csv", RequestRow, measured.reasons)
     if rows is not None:
@@ -212,70 +202,6 @@ def _evidence(
     )
 
 
-def _read_metrics(measured: _Measured, plan: Plan, path: Path) -> None:
-    metrics = plan.metrics
-    if metrics is None or not (metrics.counters or metrics.hits):
-        return
-    before, after = (_samples(path / name, measured.notes) for name in ("metrics_before.prom", "metrics_after.prom"))
-    if after is not None:
-        measured.counters = _counters(metrics, before or {}, after, measured.notes)
-        measured.hit_percent = _hit_percent(metrics, before or {}, after)
-
-
-def _counters(metrics: TargetMetrics, before: _Series, after: _Series, notes: list[str]) -> list[CounterFigures]:
-    """Return by how much the plan's counters grew, in the plan's order."""
-    figures: list[CounterFigures] = []
-    for counter in metrics.counters:
-        grown = _grown(counter.name, counter.by, before, after)
-        if not grown:
-            notes.append(f"the target exported no {counter.name}, which it may never have had to count")
-        figures.extend(
-            CounterFigures(name=counter.name, labels=dict(labels), increase=increase)
-            for labels, increase in sorted(grown.items())
-        )
-    return figures
-
-
-def _hit_percent(metrics: TargetMetrics, before: _Series, after: _Series) -> float | None:
-    """Return what share of the answers that the target counted came from its cache."""
-    hits = metrics.hits
-    if hits is None:
-        return None
-    grown = _grown(hits.name, [hits.by], before, after)
-    total = sum(grown.values())
-    found = sum(increase for labels, increase in grown.items() if dict(labels)[hits.by] in hits.values)
-    return round(100 * found / total, 4) if total else None
-
-
-def _samples(path: Path, notes: list[str]) -> dict[tuple[str, _Labels], float] | None:
-    """Return value by name and labels; a series that stands there twice comes from two processes: their sum."""
-    values: dict[tuple[str, _Labels], float] = {}
-    try:
-        for family in text_string_to_metric_families(path.read_text(encoding="utf-8")):
-            for sample in family.samples:
-                key = (sample.name, tuple(sorted(sample.labels.items())))
-                if isfinite(sample.value):
-                    values[key] = values.get(key, 0.0) + sample.value
-    except OSError:
-        notes.append(f"{path.name} is missing, so the service's own counters are not known, or count from zero")
-        return None
-    except (ValueError, KeyError, IndexError) as exc:
-        notes.append(f"{path.name} is not in Prometheus' text format: {exc}")
-        return None
-    return values
-
-
-def _grown(name: str, by: list[str], before: _Series, after: _Series) -> dict[_Labels, float]:
-    """Return the increase of one counter by the labels `by`; a series that is new, or was reset, counts from zero."""
-    grown: dict[_Labels, float] = {}
-    for (sample, labels), value in after.items():
-        if sample == name:
-            earlier = before.get((sample, labels), 0.0)
-            kept = tuple((label, dict(labels).get(label, "")) for label in by)
-            grown[kept] = grown.get(kept, 0.0) + (value - earlier if value >= earlier else value)
-    return grown
-
-
 def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
     record = measured.record
     figures = _figures(plan, [measured])
@@ -322,13 +248,14 @@ def _figures(plan: Plan, measured: Sequence[_Measured]) -> dict[str, Any]:
     """Return what figures of a cell and of a point have in common, of the requests of all these cells together."""
     steady, whole_run, scheduled = _pool(measured, "steady"), _pool(measured, "whole_run"), _pool_scheduled(measured)
     names = plan.workload.endpoints if steady and whole_run else ()
+    resources = [row for one in measured for row in one.steady_resources()]
     return {
         "steady_window_s": _length_s(measured, "steady"),
         "steady": steady and steady.traffic(),
         "whole_run": whole_run and whole_run.traffic(),
         "scheduled": scheduled and scheduled.traffic(),
         "endpoints": [_endpoint(name, steady, whole_run, scheduled) for name in names if steady and whole_run],
-        "roles": _roles(plan, [row for one in measured for row in one.steady_resources()]),
+        "roles": compute_roles([role.name for role in plan.roles], resources),
         "generator_late_percent": _late_percent(measured),
     }
 
@@ -381,71 +308,6 @@ def _endpoint(name: str, steady: _Pool, whole_run: _Pool, scheduled: _Pool | Non
         stages=stages,
         unexplained_ms=unexplained_ms,
     )
-
-
-def _roles(plan: Plan, resources: Sequence[ResourceRow]) -> list[RoleFigures]:
-    """Return what each role with a process used: the plan's roles first, then the kit's own names."""
-    by_role: dict[str, list[ResourceRow]] = {}
-    for row in resources:
-        by_role.setdefault(row.role, []).append(row)
-    spans_s = _spans_s({row.unix_s for row in resources})
-    order = [*(role.name for role in plan.roles), "target_other", *KIT_ROLES, *sorted(by_role)]
-    return [
-        RoleFigures(
-            role=role,
-            processes=max(row.processes for row in rows),
-            cpu_percent=_mean(rows, spans_s, "cpu_percent") or 0.0,
-            cpu_max_percent=_most_cpu_percent(rows, spans_s),
-            rss_max_bytes=max(row.rss_bytes for row in rows),
-            threads=max(row.threads for row in rows),
-            **{column: _mean(rows, spans_s, column) for column in _MEANS},
-        )
-        for role in dict.fromkeys(order)
-        if (rows := by_role.get(role)) and (role == STOLEN or any(row.processes for row in rows))
-    ]
-
-
-def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
-    """Return what time each sample covers: since the one before it; the first of a cell, as much as is usual."""
-    ordered = sorted(samples_unix_s)
-    gaps_s = [later - earlier for earlier, later in pairwise(ordered)]
-    usual_s = median(gaps_s) if gaps_s else 1.0
-    within_s = [gap_s if gap_s < _BETWEEN_CELLS * usual_s else usual_s for gap_s in gaps_s]
-    return dict(zip(ordered, [usual_s, *within_s], strict=False))
-
-
-def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
-    """Return the mean over time: a kit that was held up reads several seconds at once. None if it is unknown."""
-    known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
-    covered_s = fsum(span_s for _, span_s in known)
-    return round(fsum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
-
-
-def _most_cpu_percent(rows: list[ResourceRow], spans_s: dict[float, float]) -> float:
-    """Return the most in a sample, leaving out those too short for CPU times, which come in steps of 10 ms."""
-    long = [row.cpu_percent for row in rows if spans_s[row.unix_s] >= _LEAST_SPAN_S]
-    return max(long or [row.cpu_percent for row in rows])
-
-
-def check_limit(limit: Limit, steady: Traffic | None, endpoints: Sequence[EndpointFigures]) -> LimitResult:
-    """Return whether the figures of a steady window meet an objective; one without a figure is missed.
-
-    A percentile with too few samples is judged by the largest of them: below that, it cannot be missed.
-    """
-    value = find_value(limit.endpoint, limit.metric, steady, endpoints)
-    judged = value
-    if value is None and limit.metric in PERCENTILES and limit.comparison in ("<=", "<"):
-        judged = find_value(limit.endpoint, "max_ms", steady, endpoints)
-    return LimitResult(limit=limit, value=value, met=judged is not None and limit.holds_for(judged))
-
-
-def find_value(
-    endpoint: str | None, metric: str, steady: Traffic | None, endpoints: Sequence[EndpointFigures]
-) -> float | None:
-    """Return a metric's figure, of all endpoints together or of one of them; None if there is none."""
-    parts: dict[str | None, Traffic | None] = {None: steady, **{part.endpoint: part.judged for part in endpoints}}
-    value: float | None = getattr(parts.get(endpoint), metric, None)
-    return value
 
 
 def _late_percent(measured: Sequence[_Measured]) -> float | None:

@@ -5,7 +5,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, NoReturn, TypeVar
@@ -85,17 +86,41 @@ def program() -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises its errors as UsageError: one line, without the usage."""
+    """Raises its errors as UsageError: one line, without the usage. Its help shows texts as they are."""
+
+    def __init__(self, command: str, description: str, examples: Sequence[str]) -> None:
+        super().__init__(
+            prog=command,
+            description=description,
+            epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(message.removeprefix("argument "))
 
 
+Conflicts = Iterable[tuple[bool, str]]
+"""What the options of a command line may have against each other: pairs of (is so, message)."""
+
+
+def read(
+    parser: Parser, kind: type[Parsed], conflicts: Callable[[Parsed], Conflicts], arguments: Sequence[str] | None
+) -> Parsed:
+    """Return the command line as a `kind`. Raises UsageError, also for `conflicts`; --help ends the process with 0."""
+    options = parse(parser, kind, arguments)
+    for is_so, fault in conflicts(options):
+        if is_so:
+            raise UsageError(fault)
+    return options
+
+
 def parse(parser: Parser, kind: type[Parsed], arguments: Sequence[str] | None = None) -> Parsed:
     """Return the values of the command line as a `kind`, with what comes after `--` in its `what`.
 
-    Raises UsageError; --help ends the process with 0.
+    Raises UsageError for an option that does not exist or has a wrong value.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     # argparse alone takes what stands behind `--` for options again, once they are mixed with paths.
@@ -163,7 +188,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--give-up-after",
-        type=_seconds,
+        type=lambda text: number(text, lambda seconds: 0 < seconds < float("inf"), "a number of seconds above 0"),
         metavar="S",
         help=f"seconds for an answer or a download, all attempts together (default: {GIVE_UP_AFTER_S:g} for an answer, "
         f"{FIRST_CONTACT_S:g} for the first contact, {DOWNLOAD_S:g} for a download); for example: --give-up-after 30",
@@ -206,14 +231,12 @@ class whole:  # noqa: N801 argparse shows its name
         return number
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+def number(text: str, fits: Callable[[float], bool], what: str) -> float:
+    """Return the number that `text` is, for a type of argparse. Raises ArgumentTypeError unless it `fits`."""
+    with suppress(ValueError):
+        if fits(found := float(text)):
+            return found
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
 
 
 def _describe_unknown(argument: str, command: str, names: Sequence[str]) -> str:

@@ -10,13 +10,14 @@ from serve_app.client.answers import FORMATS
 from serve_app.client.connection import (
     EVALUATE,
     PREFIX,
+    Conflicts,
     Connection,
     Parser,
     add_address,
     add_cache,
     add_limits,
-    parse,
     program,
+    read,
     whole,
 )
 from serve_app.client.errors import UsageError
@@ -35,12 +36,12 @@ _DESCRIPTION = (
     "Exit codes: 0 all were classified, 1 some were not or the service became\nunreachable, 2 an argument is invalid, "
     "130 stopped by Ctrl-C."
 )
-_EXAMPLES = """examples:
-  %(prog)s photos/ --output photos.csv
-  %(prog)s photos/ --output photos.jsonl --resume
-  curl -s https://example.com/cat.jpg | %(prog)s -
-  %(prog)s -- -name-that-begins-with-a-dash.jpg
-"""
+_EXAMPLES = (
+    "%(prog)s photos/ --output photos.csv",
+    "%(prog)s photos/ --output photos.jsonl --resume",
+    "curl -s https://example.com/cat.jpg | %(prog)s -",
+    "%(prog)s -- -name-that-begins-with-a-dash.jpg",
+)
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,14 @@ class Options(Connection):
 
 def read_options(arguments: Sequence[str] | None = None) -> Options:
     """Return the options of the command line. Raises UsageError; --help ends the process with 0."""
-    options = parse(_parser(), Options, arguments)
-    for is_wrong, fault in _conflicts(options):
-        if is_wrong:
-            raise UsageError(fault)
-    return options
+    return read(make_parser(), Options, _conflicts, arguments)
 
 
-def _conflicts(options: Options) -> Sequence[tuple[bool, str]]:
+def _conflicts(options: Options) -> Conflicts:
     return (*_conflicts_of_inputs(options), *_conflicts_of_outputs(options))
 
 
-def _conflicts_of_inputs(options: Options) -> Sequence[tuple[bool, str]]:
+def _conflicts_of_inputs(options: Options) -> Conflicts:
     asks_for_items = bool(options.what or options.urls)
     of_input = [*options.what, options.urls].count(STANDARD_INPUT)
     return (
@@ -108,7 +105,7 @@ def _conflicts_of_inputs(options: Options) -> Sequence[tuple[bool, str]]:
     )
 
 
-def _conflicts_of_outputs(options: Options) -> Sequence[tuple[bool, str]]:
+def _conflicts_of_outputs(options: Options) -> Conflicts:
     output, kind = options.output, options.kind
     return (
         (options.resume and output is None, "--resume: needs the file to resume; name it with --output FILE.jsonl"),
@@ -121,7 +118,7 @@ def _conflicts_of_outputs(options: Options) -> Sequence[tuple[bool, str]]:
     )
 
 
-def conflicts_of_file(option: str, file: Path | None, *, resume: bool) -> Sequence[tuple[bool, str]]:
+def conflicts_of_file(option: str, file: Path | None, *, resume: bool) -> Conflicts:
     """Return what prevents writing `file`, the value of `option`: pairs of (is so, message)."""
     if file is None:
         return ()
@@ -145,14 +142,9 @@ def _kind_of(output: Path) -> str:
     return kind
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog=program(),
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(program(), _DESCRIPTION, _EXAMPLES)
     _add_inputs(parser)
     _add_outputs(parser)
     add_address(parser)

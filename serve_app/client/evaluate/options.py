@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import ClassVar
 
 from serve_app.client.connection import (
+    EVALUATE,
+    Conflicts,
     Connection,
     Parser,
     add_address,
     add_cache,
     add_limits,
-    parse,
+    number,
     program,
+    read,
     route_prefix,
     server_address,
 )
-from serve_app.client.errors import UsageError
 from serve_app.client.options import conflicts_of_file
 
 _DESCRIPTION = (
@@ -25,12 +27,12 @@ _DESCRIPTION = (
     "often two services agree.\n\nExit codes: 0 done, and the gate met; 1 the gate missed, pictures failed, or a "
     "service became\nunreachable; 2 an argument is invalid; 130 stopped by Ctrl-C."
 )
-_EXAMPLES = """examples:
-  %(prog)s photos/                       # photos/tench/1.jpg, photos/goldfish/2.jpg, ...
-  %(prog)s imagenet_val/ --synsets imagenet_class_index.json --page wrong.html
-  %(prog)s photos/ --labels truth.csv --output answers.jsonl --resume --min-top1 0.74
-  %(prog)s photos/ --against http://127.0.0.1:8100 --min-agreement 0.99
-"""
+_EXAMPLES = (
+    "%(prog)s photos/                       # photos/tench/1.jpg, photos/goldfish/2.jpg, ...",
+    "%(prog)s imagenet_val/ --synsets imagenet_class_index.json --page wrong.html",
+    "%(prog)s photos/ --labels truth.csv --output answers.jsonl --resume --min-top1 0.74",
+    "%(prog)s photos/ --against http://127.0.0.1:8100 --min-agreement 0.99",
+)
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,10 @@ class EvaluateOptions(Connection):
 
 def read_evaluate_options(arguments: Sequence[str]) -> EvaluateOptions:
     """Return the options of the command line. Raises UsageError; --help ends the process with 0."""
-    options = parse(_parser(), EvaluateOptions, arguments)
-    for is_wrong, fault in _conflicts(options):
-        if is_wrong:
-            raise UsageError(fault)
-    return options
+    return read(make_parser(), EvaluateOptions, _conflicts, arguments)
 
 
-def _conflicts(options: EvaluateOptions) -> Sequence[tuple[bool, str]]:
+def _conflicts(options: EvaluateOptions) -> Conflicts:
     compares = options.against is not None
     of_labels = {"--labels": options.labels, "--synsets": options.synsets, "--min-top1": options.min_top1}
     of_two = {
@@ -116,14 +114,9 @@ def _conflicts(options: EvaluateOptions) -> Sequence[tuple[bool, str]]:
     )
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog=f"{program()} evaluate",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def make_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(f"{program()} {EVALUATE}", _DESCRIPTION, _EXAMPLES)
     _add_labels(parser)
     _add_results(parser)
     add_address(parser)
@@ -227,10 +220,4 @@ def _add_second(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1, such as 0.74")
-    return share
+    return number(text, lambda share: 0 <= share <= 1, "a share from 0 to 1, such as 0.74")

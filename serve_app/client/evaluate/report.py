@@ -33,7 +33,9 @@ class Gate:
     def describe(self) -> str:
         """Return one line that says whether it is met, and whether more pictures could change that."""
         low, high = self.share.interval
-        unsure = f"; {self.least:g} is within the interval: more pictures would tell" if low < self.least < high else ""
+        unsure = (
+            f"; {self.least:g} is within the interval: more pictures would decide" if low < self.least < high else ""
+        )
         return f"{'met' if self.is_met else 'MISSED'}: {self.share.value:.4f} of at least {self.least:g}{unsure}"
 
 

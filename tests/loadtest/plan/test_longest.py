@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.plan.longest import longest_cell_s, longest_load_s, longest_run_s
+from loadtest.plan.longest import longest_cell_s, longest_load_s
 from loadtest.plan.plan import Plan
 
 STARTED = {"name": "a", "start": "serve", "url": "http://127.0.0.1:1", "ready_timeout_s": 100, "stop_timeout_s": 20}
@@ -25,14 +25,13 @@ def plan(**changes: object) -> Plan:
     return Plan.model_validate(keys)
 
 
-def test_a_run_takes_no_longer_than_all_its_cells() -> None:
+def test_a_cell_takes_no_longer_than_its_start_its_load_and_its_stop() -> None:
     asked = plan()
     each_s = [longest_cell_s(asked, target) for target in asked.targets]
     load_s = longest_load_s(asked, 30)
     assert load_s > 30 + 5
     assert each_s[1] == 7 + load_s
     assert each_s[0] > 100 + load_s + 20
-    assert longest_run_s(asked) == 2 * 3 * sum(each_s)
 
 
 @pytest.mark.parametrize(

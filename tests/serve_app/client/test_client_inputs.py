@@ -1,16 +1,20 @@
 """What the client takes and where it writes: names with dashes, pipes, standard input and output, lists with a BOM."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from serve_app.client import options
+from serve_app.client.connection import Connection, parse
+from serve_app.client.evaluate import options as evaluate_options
 from serve_app.client.options import read_options
 from tests.known_service import KnownService, known_service
 
@@ -140,7 +144,7 @@ def test_an_unknown_option_is_told_in_one_line(known: KnownService, arguments: l
 
 
 def test_every_option_has_an_example_and_its_default_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = options._parser()
+    parser = options.make_parser()
     for action in parser._actions:
         assert action.help is not None
         if action.dest == "help":
@@ -154,6 +158,25 @@ def test_every_option_has_an_example_and_its_default_in_the_help(capsys: pytest.
     shown = " ".join(capsys.readouterr().out.split())
     assert shown.startswith("usage: python -m serve_app.client [")
     assert "(default: 120 for an answer, 10 for the first contact, 60 for a download)" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [(options, options.Options), (evaluate_options, evaluate_options.EvaluateOptions)]
+)
+def test_every_example_in_the_help_is_parsed(command: ModuleType, kind: type[Connection]) -> None:
+    parser = command.make_parser()
+    examples = parser.format_help().partition("\nexamples:\n")[2].splitlines()
+    examples += [
+        f"{parser.prog} {action.help.rpartition('for example: ')[2]}"
+        for action in parser._actions
+        if action.help and action.dest != "help"
+    ]
+    assert len(examples) > 10
+    for example in examples:
+        words = shlex.split(example.rpartition("|")[2], comments=True)
+        prog = parser.prog.split()
+        assert words[: len(prog)] == prog
+        assert isinstance(parse(command.make_parser(), kind, words[len(prog) :]), kind), example
 
 
 @pytest.mark.parametrize("name", ["serve-app-client", "serve-app"])

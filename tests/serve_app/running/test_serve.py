@@ -21,8 +21,8 @@ from tests.serve_app.running.shared import ANSWER_S, KEY, client_of, config_of
 from tests.service import ROOT, START_S, Service, is_alive, processes_of
 
 LEAVING = 200
-CLIENTS = 4
-PAUSE_S = 0.2
+CLIENTS = 2
+PAUSE_S = 0.5
 
 
 async def expect_known_pictures(running: Service, fitted: Fitted) -> None:

@@ -173,7 +173,7 @@ async def test_the_gate_is_the_exit_code(server: str, folder: Path, evaluate: Ev
     assert re.search(r"--min-top1 met: 0\.9500 of at least 0\.9 *$", out, re.MULTILINE)
     code, out, err = await evaluate(server, folder, "--min-top1", "0.96")
     assert code == 1, err
-    assert "--min-top1 MISSED: 0.9500 of at least 0.96; 0.96 is within the interval: more pictures would tell" in out
+    assert "--min-top1 MISSED: 0.9500 of at least 0.96; 0.96 is within the interval: more pictures would decide" in out
 
 
 async def test_a_run_is_resumed_where_it_ended_and_only_with_the_same_model(
@@ -355,7 +355,7 @@ def test_wrong_arguments_are_one_line(
 
 
 def test_every_option_has_an_example_and_its_default_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for action in options._parser()._actions:
+    for action in options.make_parser()._actions:
         assert action.help is not None
         assert action.dest == "help" or "for example: " in action.help, action.dest
         assert action.dest in ("what", "help") or "(default: " in action.help, action.dest
