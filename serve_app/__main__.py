@@ -11,24 +11,22 @@ from serve_app.places import find_config
 
 DEFAULT_CONFIG = "configs/one_replica.yaml"
 _PROGRAM = "serve-app"
+_EPILOG = """examples:
+  %(prog)s                          configs/one_replica.yaml, on 127.0.0.1:8000, until Ctrl-C
+  %(prog)s my_service.yaml          your own config
+  %(prog)s --check two_models       a shipped config by its name, only checked
+
+exit codes:
+  0  stopped by Ctrl-C or SIGTERM; with --check: the config can be used
+  1  not deployed: a replica did not start, or Ray ended; the last lines say why and where the logs are
+  2  not started: config, environment or options are wrong; each fault is one line with its key and remedy
+"""
 
 
 def main() -> int:
     """Serve until SIGTERM or Ctrl-C. Exit codes: 0 stopped when asked, 1 not deployed, 2 bad config or busy port."""
     typed = _PROGRAM if Path(sys.argv[0]).stem == _PROGRAM else "python -m serve_app"
-    parser = argparse.ArgumentParser(prog=typed, description=__doc__)
-    parser.add_argument(
-        "config", nargs="?", default=DEFAULT_CONFIG, help="a Serve config, or the name of a shipped one (%(default)s)"
-    )
-    parser.add_argument("--check", action="store_true", help="only check the config, and what it needs of this machine")
-    parser.add_argument("--timeout-s", type=float, default=1800, help="longest wait until ready (default: %(default)s)")
-    parser.add_argument(
-        "--drain-s",
-        type=float,
-        default=20,
-        help="when stopped, longest wait for the answers to accepted requests (default: %(default)s)",
-    )
-    arguments = parser.parse_args()
+    arguments = build_parser(typed).parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container is else not ended by it
     try:
         path = find_config(arguments.config)
@@ -48,6 +46,36 @@ def main() -> int:
     except SetupError as exc:
         return _refuse(exc)
     return 0
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line, with the name by which it was typed."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Start Ray on this machine, deploy a config, and say when the service answers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "config", nargs="?", default=DEFAULT_CONFIG, help="a Serve config, or the name of a shipped one (%(default)s)"
+    )
+    parser.add_argument("--check", action="store_true", help="only check the config, and what it needs of this machine")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=1800,
+        metavar="S",
+        help="longest wait until ready (default: %(default)s: the first start may download and prepare a model)",
+    )
+    parser.add_argument(
+        "--drain-s",
+        type=float,
+        default=20,
+        metavar="S",
+        help="when stopped, longest wait for the answers to accepted requests (default: %(default)s: Kubernetes kills "
+        "after 30 s)",
+    )
+    return parser
 
 
 def _check(path: Path) -> int:

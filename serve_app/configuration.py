@@ -16,7 +16,8 @@ from serve_app.cache.settings import CacheSettings
 from serve_app.classifier.job_settings import JobSettings
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import options, ports
-from serve_app.deployments.config_file import SERVE_SCHEMAS, serve_default
+from serve_app.deployments.config_file import SERVE_SCHEMAS
+from serve_app.deployments.invalid_values import serve_default
 from serve_app.entrance import haproxy, under_way
 from serve_app.entrance.environment import SERVE_ENV
 from serve_app.entrance.keys import KeySource

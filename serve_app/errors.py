@@ -34,6 +34,7 @@ SetupError                             a deployment or a command cannot start; n
 └── SetupFaults                        the same for several reasons, all told at once
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -234,6 +235,9 @@ class IdempotencyKeyReused(ServiceError):
     code = "idempotency_key_reused"
 
 
+_KEYED = re.compile(r"([a-z][a-z0-9_.]*): (.+)", re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Fault:
     """Why a service cannot start, or, as a warning, what it starts without: one line for the person who starts it."""
@@ -254,8 +258,11 @@ class SetupError(Exception):
 
     @property
     def fault(self) -> Fault:
-        """Return the message as a fault, with its key if it was raised with one."""
-        return self.args[0] if isinstance(self.args[0], Fault) else Fault("", str(self), "")
+        """Return the message as a fault, with its key if it was raised with one or begins with one."""
+        if isinstance(self.args[0], Fault):
+            return self.args[0]
+        keyed = _KEYED.fullmatch(str(self))
+        return Fault(keyed[1], keyed[2], "") if keyed else Fault("", str(self), "")
 
 
 class SetupFaults(SetupError):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from serve_app.errors import Fault, SetupError
+from serve_app.places import why_not_writable
 
 VARIABLE = "SERVE_APP_RUN_DIR"
 """The folder to use instead of /tmp/serve-app-UID."""
@@ -33,6 +34,10 @@ MAX_BYTES = 34
 RAY_VARIABLE = "RAY_TMPDIR"
 RAY_MAX_BYTES = 43
 """Of a folder for Ray's sessions that RAY_TMPDIR names: the names of Ray's sockets add 64."""
+
+TEMPORARY_VARIABLE = "TMPDIR"
+TEMPORARY_MAX_BYTES = 75
+"""Of a folder that TMPDIR names: the name of a socket between the processes of Ray's dashboard adds 32."""
 
 _FACTS = "service.json"
 _METRICS = "metrics.json"
@@ -57,9 +62,9 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
     try:
         lock = _claim(folder)
     except OSError as exc:
-        raise SetupError(f"{folder} cannot be used ({exc.strerror}); free it or set {VARIABLE}") from exc
+        raise SetupError(_unusable(folder, exc.strerror or str(exc))) from exc
     if lock is None:
-        raise SetupError(f"port {port} cannot be used: another service of yours starts or stops there just now")
+        raise SetupError(f"port {port} cannot be used: another service of yours is starting or stopping there")
     try:
         yield folder
     finally:
@@ -74,10 +79,26 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
         lock.close()
 
 
+def check_usable(port: int) -> None:
+    """Return if the service on `port` can have its folder, which nobody makes yet. Raises SetupError."""
+    folder = folder_of(port)
+    check_length(folder)
+    for each in (folder,) if VARIABLE in os.environ else (folder.parent, folder):
+        if os.path.lexists(each) and sys.platform != "win32":
+            _check_owner(each)
+    if reason := why_not_writable(folder):
+        raise SetupError(_unusable(folder, reason))
+
+
+def is_running(port: int) -> bool:
+    """Tell whether a service of this user starts, runs or stops on `port`."""
+    return _is_held(folder_of(port))
+
+
 def check_length(folder: Path, variable: str = VARIABLE, most_bytes: int = MAX_BYTES) -> None:
     """Return if sockets may have names below a folder that `variable` sets. Raises SetupError when it is too long."""
     if len(os.fsencode(folder)) > most_bytes and sys.platform != "win32":
-        what = f"{folder} has more than {most_bytes} bytes, and names of sockets may not be so long"
+        what = f"{folder} is longer than {most_bytes} bytes, the limit for a folder with sockets"
         raise SetupError(Fault(variable, what, "set it to a shorter path"))
 
 
@@ -142,13 +163,22 @@ def _claim(folder: Path) -> "_Lock | None":
 def _make_private(folder: Path, *, is_shared: bool = False) -> None:
     """Make a folder that only this user can use. Raises OSError, and SetupError when somebody else has made it."""
     with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, parents=is_shared)
     if is_shared or sys.platform == "win32":
         return
+    _check_owner(folder)
+    folder.chmod(0o700)
+
+
+def _check_owner(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise SetupError(f"{folder} belongs to somebody else; remove it, or set {VARIABLE} to a folder of yours")
-    folder.chmod(0o700)
+        remedy = f"remove it, or set {VARIABLE} to a folder of yours"
+        raise SetupError(Fault(VARIABLE, f"{folder} belongs to somebody else", remedy))
+
+
+def _unusable(folder: Path, reason: str) -> Fault:
+    return Fault(VARIABLE, f"{folder} cannot be written: {reason}", "set it to a folder that you can write")
 
 
 class _Lock:

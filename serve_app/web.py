@@ -4,7 +4,6 @@ Knows nothing of users, pictures or Ray. Called by both APIs and the entrance.
 """
 
 import asyncio
-import difflib
 import logging
 import re
 import uuid
@@ -33,6 +32,7 @@ from serve_app.errors import (
     ServiceError,
     meanings_of_codes,
 )
+from serve_app.spelling import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _MOST_PATH_CHARACTERS = 200
 _MOST_NAME_CHARACTERS = 40
 _MOST_UNKNOWN = 8
-_LIKE = 0.6
-"""Of 1: from this likeness on (difflib's ratio) a known parameter is named as the one that was meant."""
 _WEBSOCKET_ANSWER = "websocket.http.response"
 """ASGI's extension by which a server lets the application answer a WebSocket handshake with an HTTP response."""
 # Errors of Starlette and of Serve that have one of ours.
@@ -207,8 +205,8 @@ class NoWebSocket:
 
 
 def _describe_unknown(name: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, 1, _LIKE)
-    meant = f" (did you mean {nearest[0]}?)" if nearest else ""
+    near = nearest(name, known)
+    meant = f" (did you mean {near}?)" if near else ""
     return f"query.{name}: unknown parameter{meant}"
 
 

@@ -72,8 +72,13 @@ class JobSettings(BaseModel):
     def _one_upload_fits(self) -> Self:
         least = int(HELD_PER_UPLOAD * self.max_job_bytes)
         if self.max_held_bytes < least:
-            raise ValueError(f"max_held_bytes must be at least {least}: {HELD_PER_UPLOAD} × max_job_bytes")
+            raise ValueError(
+                f"max_held_bytes: must be at least {least}, {HELD_PER_UPLOAD} × max_job_bytes; raise it, or lower "
+                "max_job_bytes"
+            )
         least = self.max_job_bytes + FILE_BYTES * self.max_files
         if self.max_waiting_bytes < least:
-            raise ValueError(f"max_waiting_bytes must be at least {least}: max_job_bytes and {FILE_BYTES} × max_files")
+            raise ValueError(
+                f"max_waiting_bytes: must be at least {least}, max_job_bytes and {FILE_BYTES} × max_files; raise it"
+            )
         return self

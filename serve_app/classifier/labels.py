@@ -49,5 +49,11 @@ def placeholder_labels(classes: int) -> list[str]:
     return [f"class_{index:04d}" for index in range(classes)]
 
 
+def no_imagenet_labels(classes: int | None) -> Fault:
+    """Return why ImageNet's labels do not fit a network with so many classes."""
+    what = f"imagenet has {IMAGENET_CLASSES} labels; this network has {classes} classes"
+    return Fault("labels", what, "name a file with one label for each class, or write `labels: auto`")
+
+
 def _refusal(what: str) -> SetupError:
     return SetupError(Fault("labels", what, "name a file with one label for each class, or write `labels: auto`"))

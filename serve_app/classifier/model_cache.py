@@ -157,7 +157,8 @@ def _locked(path: Path) -> Iterator[None]:
         with FileLock(path, timeout=LOCK_TIMEOUT_S):
             yield
     except Timeout as exc:
-        raise SetupError(f"another process has been preparing the model for {LOCK_TIMEOUT_S} s ({path})") from exc
+        what = f"another process has been preparing the model for {LOCK_TIMEOUT_S} s"
+        raise SetupError(Fault("", what, f"wait for it, or end it and delete {path}")) from exc
 
 
 def _read_manifest(target: Path) -> Manifest | None:

@@ -1,7 +1,6 @@
 """The classifier's settings, as written under `args:` of the `model` application in configs/*.yaml."""
 
 import re
-from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -12,6 +11,7 @@ from serve_app.cache.settings import CacheSettings
 from serve_app.classifier.families import FAMILIES, PreprocessingName
 from serve_app.classifier.job_settings import JobSettings
 from serve_app.entrance.keys import AUTH_MEANING, Auth
+from serve_app.spelling import nearest
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
@@ -171,7 +171,8 @@ class ClassifierSettings(BaseModel):
         least = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
         if self.max_held_bytes < least:
             raise ValueError(
-                f"max_held_bytes must be at least {least}: max_upload_bytes and {MULTIPART_OVERHEAD_BYTES}"
+                f"max_held_bytes: must be at least {least}, max_upload_bytes and {MULTIPART_OVERHEAD_BYTES}; raise it, "
+                "or lower max_upload_bytes"
             )
         return self
 
@@ -193,14 +194,15 @@ class ClassifierSettings(BaseModel):
     def _urls_need_a_checksum(self) -> Self:
         for field in ("model", "weights", "labels"):
             if is_url(getattr(self, field)) and getattr(self, f"{field}_sha256") is None:
-                raise ValueError(f"{field} is a URL: give {field}_sha256 too (sha256sum of the file)")
+                raise ValueError(f"{field}_sha256: {field} is a URL; give {field}_sha256 too (sha256sum of the file)")
         return self
 
     @model_validator(mode="after")
     def _keras_judges_weights_by_their_suffix(self) -> Self:
         if self.weights not in SOURCE_WORDS and not self.weights.partition("?")[0].endswith(WEIGHTS_SUFFIXES):
             raise ValueError(
-                f"weights must be one of {', '.join(SOURCE_WORDS)} or end in {' or '.join(WEIGHTS_SUFFIXES)}"
+                f"weights: must be {', '.join(SOURCE_WORDS)}, or a file whose name ends in "
+                f"{' or '.join(WEIGHTS_SUFFIXES)}; correct the word or the name"
             )
         return self
 
@@ -209,7 +211,7 @@ class ClassifierSettings(BaseModel):
         for field, words in (("model", FAMILIES), ("weights", SOURCE_WORDS), ("labels", ("auto", "imagenet"))):
             if getattr(self, f"{field}_sha256") and getattr(self, field) in words:
                 raise ValueError(
-                    f"{field}_sha256 belongs to a file or URL; remove it with {field}: {getattr(self, field)}"
+                    f"{field}_sha256: belongs to a file or URL; remove it with {field}: {getattr(self, field)}"
                 )
         return self
 
@@ -223,10 +225,10 @@ class ClassifierSettings(BaseModel):
     def _model_is_a_known_name_or_a_file(self) -> Self:
         if self.model in FAMILIES or self.is_model_file:
             return self
-        near = get_close_matches(self.model, FAMILIES, n=1)
+        near = nearest(self.model, FAMILIES)
         raise ValueError(
             f"model: {self.model!r} is neither a file ({', '.join(MODEL_SUFFIXES)}) nor a known network"
-            + (f"; did you mean {near[0]}?" if near else f": {', '.join(FAMILIES)}")
+            + (f"; did you mean {near}?" if near else f": {', '.join(FAMILIES)}")
         )
 
     @model_validator(mode="after")
@@ -234,10 +236,10 @@ class ClassifierSettings(BaseModel):
         if not self.is_model_file:
             return self
         if self.weights != "auto":
-            raise ValueError(f"weights: {shown(self.model)} has weights of its own; remove the key weights")
+            raise ValueError(f"weights: {shown(self.model)} has weights of its own; remove the key")
         if self.preprocessing == "auto":
             raise ValueError(
-                f"preprocessing: say what {shown(self.model)} expects: resnet50, torchvision, scale_0_1, "
+                f"preprocessing: missing; write what {shown(self.model)} expects: resnet50, torchvision, scale_0_1, "
                 "scale_minus1_1, or none if its own layers scale the pixels"
             )
         return self

@@ -10,41 +10,34 @@ from pathlib import Path
 
 from serve_app.classifier.engines.download import find_fault, is_fetched
 from serve_app.classifier.engines.model_file import check_model_file
-from serve_app.classifier.engines.weights_file import ResNetWeights, look_into, read_shapes
-from serve_app.classifier.labels import IMAGENET_CLASSES, read_labels
+from serve_app.classifier.engines.weights_file import count_classes
+from serve_app.classifier.family_weights import FAMILY_WEIGHTS
+from serve_app.classifier.labels import IMAGENET_CLASSES, no_imagenet_labels, read_labels
 from serve_app.classifier.model_cache import checked_sha256, find_engine_fault, is_prepared
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 
 ANSWER_S = 4.0
-"""Longest wait for each answer of a server that has weights or labels."""
-IMAGENET_URLS = {
-    "weights": "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
-    "resnet50_weights_tf_dim_ordering_tf_kernels.h5",
-    "labels": "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json",
-}
-"""Where Keras fetches them from; a test compares with Keras."""
+"""Longest wait for the answer of a server that has weights or labels."""
+LABELS_URL = "https://storage.googleapis.com/download.tensorflow.org/data/imagenet_class_index.json"
+"""Where Keras fetches the labels from; a test compares with Keras."""
 _WAYS = {
-    "weights": "give a copy of them (`weights: /path/to/file.h5`), or write `weights: auto`, which goes on with random "
-    "weights where these cannot be had: predictions then mean nothing",
+    "weights": "give a copy of them (`weights: /path/to/file.h5`), or write `weights: auto`, which starts with random "
+    "weights instead, whose predictions mean nothing",
     "labels": f"give a file of {IMAGENET_CLASSES} names (`labels: /path/to/file.json`), or write `labels: auto`, which "
-    "goes on with placeholders where these cannot be had",
+    "starts with placeholders instead",
 }
 
 
 def find_source_faults(settings: ClassifierSettings) -> Iterator[Fault]:
-    """Yield why the model cannot be prepared, by the keys of `settings`. Waits 2 × ANSWER_S at most for each source."""
+    """Yield why the model cannot be prepared, by the keys of `settings`. Waits ANSWER_S at most for each source."""
     if fault := find_engine_fault(settings.engine):
         yield fault
     elif _is_prepared(settings):
         return
     weights = list(_weights_faults(settings))
     yield from weights
-    if settings.labels not in SOURCE_WORDS:
-        check = partial(read_labels, classes=_count_classes(settings))
-        yield from _file_or_url_faults("labels", settings.labels, settings.labels_sha256, check)
-    elif "imagenet" in (settings.labels, settings.weights) and not weights:
-        yield from _imagenet_faults("labels", "labels" if settings.labels == "imagenet" else "weights")
+    yield from _labels_faults(settings, None if weights else _count_classes(settings), has_weights=not weights)
 
 
 def _is_prepared(settings: ClassifierSettings) -> bool:
@@ -58,19 +51,29 @@ def _weights_faults(settings: ClassifierSettings) -> Iterator[Fault]:
     if settings.is_model_file:
         yield from _file_or_url_faults("model", settings.model, settings.model_sha256, check_model_file)
     elif settings.weights == "imagenet":
-        yield from _imagenet_faults("weights") if settings.model == "resnet50" else ()
+        known = FAMILY_WEIGHTS[settings.model]
+        yield from _imagenet_faults("weights", known.url, known.file_name)
     elif settings.weights not in SOURCE_WORDS:
         check = partial(_check_weights, model=settings.model)
         yield from _file_or_url_faults("weights", settings.weights, settings.weights_sha256, check)
 
 
-def _imagenet_faults(field: str, asked_by: str | None = None) -> Iterator[Fault]:
-    url = IMAGENET_URLS[field]
+def _labels_faults(settings: ClassifierSettings, classes: int | None, *, has_weights: bool) -> Iterator[Fault]:
+    if settings.labels not in SOURCE_WORDS:
+        check = partial(read_labels, classes=classes)
+        yield from _file_or_url_faults("labels", settings.labels, settings.labels_sha256, check)
+    elif settings.labels == "imagenet" and classes not in (None, IMAGENET_CLASSES):
+        yield no_imagenet_labels(classes)
+    elif "imagenet" in (settings.labels, settings.weights) and has_weights:
+        asked_by = "labels" if settings.labels == "imagenet" else "weights"
+        yield from _imagenet_faults("labels", LABELS_URL, LABELS_URL.rpartition("/")[2], asked_by)
+
+
+def _imagenet_faults(field: str, url: str, file_name: str, asked_by: str | None = None) -> Iterator[Fault]:
     keras_home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
-    if not (keras_home / "models" / url.rpartition("/")[2]).is_file() and (reason := find_fault(url, ANSWER_S)):
-        yield Fault(
-            field, f"the ImageNet {field} cannot be fetched from {shown(url)}: {reason}", _WAYS[asked_by or field]
-        )
+    if not (keras_home / "models" / file_name).is_file() and (reason := find_fault(url, ANSWER_S)):
+        what = f"the ImageNet {field} cannot be fetched from {shown(url)}: {reason}"
+        yield Fault(field, what, _WAYS[asked_by or field])
 
 
 def _file_or_url_faults(
@@ -79,7 +82,9 @@ def _file_or_url_faults(
     if is_url(source):
         assert sha256 is not None  # ClassifierSettings asks for one with every URL
         if not is_fetched(source, sha256) and (reason := find_fault(source, ANSWER_S)):
-            yield Fault(field, f"{shown(source)} cannot be fetched: {reason}", "correct the URL, or name a file")
+            yield Fault(
+                field, f"{shown(source)} cannot be fetched: {reason}", "correct the URL, or name a file on this machine"
+            )
         return
     try:
         checked_sha256(Path(source), sha256, field)
@@ -90,18 +95,16 @@ def _file_or_url_faults(
 
 def _check_weights(path: Path, model: str) -> None:
     try:
-        found = look_into(path) if model == "resnet50" else read_shapes(path)
+        count_classes(path, model)
     except ValueError as exc:
-        found = str(exc)
-    if isinstance(found, str):
-        raise SetupError(Fault("weights", f"{path} cannot be used: {found}", f"name Keras weights of a {model}"))
+        what = f"{path} cannot be used: {exc}"
+        raise SetupError(Fault("weights", what, f"name a file of Keras weights of {model}")) from exc
 
 
 def _count_classes(settings: ClassifierSettings) -> int | None:
-    """Return how many classes the network has, where that is known without building it."""
+    """Return how many classes the network has, where that is known without building it; `settings` have no fault."""
     if settings.is_model_file or is_url(settings.weights):
         return None
-    if settings.weights in SOURCE_WORDS:
-        return IMAGENET_CLASSES
-    found = look_into(Path(settings.weights)) if settings.model == "resnet50" else None
-    return found.classes if isinstance(found, ResNetWeights) else None
+    return (
+        IMAGENET_CLASSES if settings.weights in SOURCE_WORDS else count_classes(Path(settings.weights), settings.model)
+    )

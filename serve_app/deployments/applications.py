@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +12,7 @@ from ray.serve.schema import HTTPOptionsSchema
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, USERS_NAME
-from serve_app.deployments.thread_budget import Replicas
+from serve_app.deployments.thread_budget import Classifier, Replicas
 from serve_app.entrance.keys import KeySource
 from serve_app.users.settings import UsersSettings
 
@@ -21,15 +20,6 @@ Settings = UsersSettings | ClassifierSettings
 
 BUILDER_ARGS: dict[str, type[Settings]] = {USERS: UsersSettings, MODEL: ClassifierSettings}
 DEPLOYMENT_NAMES = {USERS: USERS_NAME, MODEL: CLASSIFIER_NAME}
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """The classifier replicas of one application: threads of each, and how many there may be."""
-
-    application: str
-    threads: int
-    replicas: Replicas
 
 
 def our_settings(config: dict[str, Any]) -> Iterator[tuple[str, Settings]]:

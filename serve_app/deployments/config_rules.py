@@ -1,6 +1,5 @@
 """Rules for values that Serve's schema lets pass, and on which a start would fail late or not be what was meant."""
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from serve_app.deployments.applications import (
 from serve_app.entrance.keys import REMEDY, is_loopback
 from serve_app.errors import Fault
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
+from serve_app.spelling import nearest
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
 
 _ROUTE_PREFIX = re.compile(r"/|/[^{}]*[^{}/]")
@@ -58,8 +58,9 @@ def _applications(config: dict[str, Any]) -> Iterator[Fault]:
     for index, application in enumerate(dicts(config.get("applications"))):
         for key, example in (("name", "model"), ("route_prefix", "/model")):
             if application.get(key) is None:
-                what = "missing; the start asks each application whether it is ready"
-                yield Fault(f"applications[{index}].{key}", what, f"write one, such as `{key}: {example}`")
+                what = "missing"
+                remedy = f"write one, such as `{key}: {example}`: the start asks each application whether it is ready"
+                yield Fault(f"applications[{index}].{key}", what, remedy)
         prefix = application.get("route_prefix")
         if isinstance(prefix, str) and not _ROUTE_PREFIX.fullmatch(prefix):
             what = "must begin with /, not end with /, and contain no { or }"
@@ -74,7 +75,7 @@ def _import_paths(config: dict[str, Any]) -> Iterator[Fault]:
         module = path.rpartition(":")[0] or path.rpartition(".")[0]
         is_ours = module.partition(".")[0] == __package__.partition(".")[0]
         brings_code = isinstance(runtime_env, dict) and not _BRING_CODE.isdisjoint(runtime_env)
-        if is_ours or not (brings_code or _is_there(module)):
+        if module and (is_ours or not (brings_code or _is_there(module))):
             what = f"there is no {path}" if is_ours else f"there is no module {module}"
             yield Fault(f"applications[{application.get('name')}].import_path", what, _choose(path, BUILDER_ARGS))
 
@@ -136,8 +137,8 @@ def _runtime_envs(application: dict[str, Any]) -> Iterator[tuple[str, dict[str, 
 def _choose(given: str, known: Iterable[str]) -> str:
     """Return a remedy that names the nearest of the `known`, or all of them."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(given, names, 1)
-    return f"did you mean {nearest[0]}?" if nearest else f"write one of {', '.join(names)}, or a module that is there"
+    near = nearest(given, names)
+    return f"did you mean {near}?" if near else f"write one of {', '.join(names)}, or a module that is there"
 
 
 RULES: tuple[Callable[[dict[str, Any]], Iterator[Fault]], ...] = (

@@ -65,7 +65,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
             claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,
         ):
             _say(f"starting {path}")
-            for warning in (*warnings, *_thread_faults(config)):
+            for warning in filter(None, (*warnings, thread_budget_fault(list(classifiers(config)), usable_cores()))):
                 _say(f"WARNING: {warning}")
             _prepare_models(config)
             os.environ |= _folder_environment(folder)
@@ -101,15 +101,6 @@ def _prepare(name: str, settings: ClassifierSettings) -> None:
     except SetupError as exc:
         key = ".".join(part for part in (f"applications[{name}].args", exc.fault.key) if part)
         raise SetupError(replace(exc.fault, key=key)) from exc
-
-
-def _thread_faults(config: dict[str, Any]) -> Iterator[str]:
-    found = list(classifiers(config))
-    all_threads = sum(each.threads * each.replicas.most for each in found)
-    for each in found:
-        others = all_threads - each.threads * each.replicas.most
-        if fault := thread_budget_fault(each.threads, each.replicas, usable_cores(), other_threads=others):
-            yield fault
 
 
 def _say(text: str) -> None:

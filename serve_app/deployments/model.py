@@ -16,7 +16,7 @@ from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME
-from serve_app.deployments.thread_budget import Replicas, pinning_fault, thread_budget_fault
+from serve_app.deployments.thread_budget import Classifier, Replicas, pinning_fault, thread_budget_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.errors import SetupFaults
@@ -59,7 +59,9 @@ class ClassifierDeployment:
         return guard.protect(api, GATE.drain)
 
     def _warn_of_thread_budget(self) -> None:
-        if fault := thread_budget_fault(self._settings.threads, _replicas(), usable_cores()):
+        own = Classifier(serve.get_replica_context().app_name, self._settings.threads, _replicas())
+        # Cores that stay idle are the launcher's to tell: here nobody knows of other applications, which may use them.
+        if own.most_threads > usable_cores() and (fault := thread_budget_fault([own], usable_cores())):
             logger.warning(fault)
 
     def _warn_of_pinning(self) -> None:

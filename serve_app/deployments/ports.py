@@ -14,7 +14,7 @@ from functools import partialmethod
 
 from serve_app.address import MOST_PORT, AddressFault, read_port
 from serve_app.entrance.environment import HAPROXY_SWITCH
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError, SetupFaults
 
 _TRIES = 100
 # A replica's port must never become one of another service: HAProxy may still send requests there for a moment.
@@ -22,7 +22,7 @@ _REPLICA_BLOCKS = range(30_000, 32_500, 250)
 _ANYWHERE = "0.0.0.0"  # noqa: S104 HAProxies of other kinds listen everywhere
 REPLICA_PORTS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
 _USUAL_BLOCK = ("30000", "31000")
-API_PORT = "http_options.port in the config"
+API_PORT = "http_options.port"
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ def chosen_ports(api_port: int) -> Iterator[dict[str, str]]:
     """
     with ExitStack() as held:
         if not _hold(api_port, held):
-            raise SetupError(
-                f"port {api_port} cannot be used: another service chooses it just now, or somebody has the UDP port of "
-                f"that number; free it or set {API_PORT}"
-            )
+            what = f"port {api_port} cannot be used: another service uses it, or a program has its UDP port"
+            raise SetupError(Fault(API_PORT, what, "free it, or choose another"))
         taken: dict[str, str] = {}
         if os.environ.get(HAPROXY_SWITCH) == "1":
             named = _named(api_port)
@@ -73,13 +71,30 @@ def dashboard_port(ports: Mapping[str, str]) -> int:
     return int(ports[_DASHBOARD])
 
 
-def check_free(host: str, port: int, where: str) -> None:
-    """Return if `port` can be listened on. Raises SetupError that says what to change, `where`."""
+def find_named_faults(api_port: int) -> Iterator[Fault]:
+    """Yield a fault for each port that the environment names for HAProxy and cannot be used."""
+    used = {api_port: API_PORT}
+    for use in HAPROXY_PORTS if os.environ.get(HAPROXY_SWITCH) == "1" else ():
+        if (given := os.environ.get(use.variable)) is not None:
+            try:
+                port = _read(use.variable, given)
+                if port not in used:
+                    check_free(_ANYWHERE, port, use.variable)
+            except SetupError as exc:
+                yield exc.fault
+                continue
+            if port in used:
+                yield Fault(use.variable, f"port {port} is that of {used[port]}", "choose another")
+            used[port] = use.variable
+
+
+def check_free(host: str, port: int, key: str) -> None:
+    """Return if `port` can be listened on. Raises SetupError with the `key` that names the port."""
     try:
         _bind(host, port)
     except (OSError, OverflowError) as exc:  # beyond MOST_PORT
         reason = getattr(exc, "strerror", None) or f"it is not from 1 to {MOST_PORT}"
-        raise SetupError(f"port {port} cannot be used ({reason}); free it or set {where}") from exc
+        raise SetupError(Fault(key, f"port {port} cannot be used ({reason})", "free it, or choose another")) from exc
 
 
 def why_not_listening(host: str) -> str | None:
@@ -109,25 +124,18 @@ def free_agent_port() -> Iterator[None]:
 
 
 def _named(api_port: int) -> dict[str, int]:
-    """Return the ports that the environment names, by variable."""
-    used = {api_port: API_PORT}
-    named: dict[str, int] = {}
-    for use in HAPROXY_PORTS:
-        if (given := os.environ.get(use.variable)) is not None:
-            port = _read(use.variable, given)
-            if port in used:
-                raise SetupError(f"port {port} is named twice; set another for {use.variable} or for {used[port]}")
-            check_free(_ANYWHERE, port, use.variable)
-            used[port] = use.variable
-            named[use.variable] = port
-    return named
+    """Return the ports that the environment names, by variable. Raises SetupFaults."""
+    if faults := list(find_named_faults(api_port)):
+        raise SetupFaults(faults)
+    return {use.variable: int(os.environ[use.variable]) for use in HAPROXY_PORTS if use.variable in os.environ}
 
 
 def _read(variable: str, given: str) -> int:
     try:
         return read_port(given)
     except AddressFault:
-        raise SetupError(f"{variable} must be the number of a port, 1 to {MOST_PORT} (given: {given!r})") from None
+        what = f"must be the number of a port, 1 to {MOST_PORT} (given: {given!r})"
+        raise SetupError(Fault(variable, what, "write another, or remove the variable")) from None
 
 
 def _choose_replicas(held: ExitStack, others: Collection[int]) -> str:
@@ -137,7 +145,8 @@ def _choose_replicas(held: ExitStack, others: Collection[int]) -> str:
         fitting = (block for block in blocks if not any(port in block for port in others))
         block = next((block for block in fitting if _hold(block[0], held) and all(map(_is_free, block))), None)
         if block is None:
-            raise SetupError(f"all ports from {_REPLICA_BLOCKS.start} to {_REPLICA_BLOCKS.stop - 1} are in use")
+            what = f"all ports from {_REPLICA_BLOCKS.start} to {_REPLICA_BLOCKS.stop - 1} are in use"
+            raise SetupError(Fault(" and ".join(REPLICA_PORTS), what, "name a free range"))
         os.environ |= dict(zip(REPLICA_PORTS, map(str, (block.start, block.stop)), strict=True))
     # Serve's own defaults.
     first, end = (
@@ -145,10 +154,9 @@ def _choose_replicas(held: ExitStack, others: Collection[int]) -> str:
     )
     clash = next((port for port in others if port in range(first, end)), None)
     if first >= end or clash is not None:
-        fault = "hold no port" if clash is None else f"hold {clash}, which is for something else"
-        raise SetupError(
-            f"{' and '.join(REPLICA_PORTS)}: from {first} to {end} (not included) they {fault}; set others"
-        )
+        fault = "has no port" if clash is None else f"includes {clash}, which has another use"
+        what = f"the range from {first} to {end} (not included) {fault}"
+        raise SetupError(Fault(" and ".join(REPLICA_PORTS), what, "choose another range"))
     return f"{first}-{end - 1}"
 
 
@@ -157,7 +165,7 @@ def _first_free(usual: int, held: ExitStack, others: Iterable[int] = ()) -> int:
     for port in range(usual, usual + _TRIES):
         if port not in passed_over and _hold(port, held) and _is_free(port):
             return port
-    raise SetupError(f"all ports from {usual} to {usual + _TRIES - 1} are in use")
+    raise SetupError(f"all ports from {usual} to {usual + _TRIES - 1} are in use; free one of them")
 
 
 def _hold(port: int, held: ExitStack) -> bool:

@@ -4,11 +4,11 @@ The checks run side by side and have LONGEST_S together; nothing of TensorFlow i
 `python -m serve_app`, with and without `--check`; the builders ask the same of weights and labels for `serve run`.
 """
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from serve_app.deployments.applications import api_port, http_host, key_sources,
 from serve_app.deployments.config_file import config_faults
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_placement_faults
-from serve_app.deployments.ports import API_PORT, check_free, why_not_listening
+from serve_app.deployments.ports import API_PORT, check_free, find_named_faults, why_not_listening
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
 from serve_app.entrance.keys import read_keys
 from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
@@ -33,7 +33,13 @@ from serve_app.users.settings import UsersSettings, database_url
 LONGEST_S = 10.0
 REDIS_S = 3.0
 _TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", AUTH_FILE_VARIABLE)
-_WITHOUT_REDIS = "start it, or correct the address; until then nothing is cached, and jobs are answered 503"
+_FOLDERS_OF_SOCKETS = {
+    service_folder.RAY_VARIABLE: service_folder.RAY_MAX_BYTES,
+    service_folder.TEMPORARY_VARIABLE: service_folder.TEMPORARY_MAX_BYTES,
+}
+_WITHOUT_REDIS = "until Redis answers, nothing is cached and jobs get status 503"
+_NO_POSTGRES = "start PostgreSQL, or correct host, port, user, password and database in the URL"
+_NO_SQLITE = "name an SQLite database that you can read, or a new file: the service then makes it"
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Start:
 
     config: dict[str, Any]
     environment: Mapping[str, str]
+    is_to_listen: bool = False
+    """Whether the service starts now; otherwise the config is only checked."""
 
     def settings(self, kind: type[UsersSettings] | type[ClassifierSettings]) -> Iterator[tuple[str, Any]]:
         """Yield name and settings of each application of one kind."""
@@ -58,13 +66,14 @@ class Check(NamedTuple):
 def startable_config(path: Path, *, is_to_listen: bool) -> tuple[dict[str, Any], list[Fault]]:
     """Return the config at `path` and what its service would start without, if nothing stands in its way.
 
-    The port must be free only if it `is_to_listen`: a config may be checked while its service runs. Raises SetupFaults.
+    Unless it `is_to_listen`, a port in use is a warning, and none while a service of this user runs there: a config may
+    be checked beside it. Raises SetupFaults.
     """
     config = read_config(path)
     faults = list(config_faults(config))
-    has_port = all(fault.key != "http_options.port" for fault in faults)
-    asked = (*CHECKS, *(CHECKS_OF_PORT[: 1 + is_to_listen] if has_port else ()))
-    faults += find_faults(Start(config, os.environ), asked)
+    has_port = all(fault.key != API_PORT for fault in faults)
+    asked = CHECKS + CHECKS_OF_PORT if has_port else CHECKS
+    faults += find_faults(Start(config, os.environ, is_to_listen=is_to_listen), asked)
     if fatal := [fault for fault in faults if not fault.is_warning]:
         raise SetupFaults(fatal)
     return config, faults
@@ -132,8 +141,9 @@ def _database(start: Start) -> Iterator[Fault]:
         try:
             check_table(url, settings)
         except DatabaseUnavailable as exc:
-            remedy = "start it, or correct host, port, user, password and name"
-            yield Fault(DATABASE_VARIABLE, f"the database cannot be asked: {exc.detail}", remedy)
+            remedy = _NO_SQLITE if url.startswith("sqlite") else _NO_POSTGRES
+            yield Fault(DATABASE_VARIABLE, f"the database cannot be used: {exc.detail}", remedy)
+            return
 
 
 def _queues(start: Start) -> Iterator[Fault]:
@@ -142,24 +152,25 @@ def _queues(start: Start) -> Iterator[Fault]:
     for name, settings in start.settings(ClassifierSettings) if start.environment.get(REDIS_VARIABLE) else ():
         owner = owners.setdefault(settings.jobs.queue, name)
         if owner != name:
-            what = f"{settings.jobs.queue} is the queue of {owner} too, whose model would do these jobs"
-            yield Fault(f"applications[{name}].args.jobs.queue", what, f"write, for example, queue: {name}")
+            what = f"{settings.jobs.queue} is also the queue of {owner}, whose model would take these jobs"
+            yield Fault(f"applications[{name}].args.jobs.queue", what, f"write, for example, `queue: {name}`")
 
 
 def _redis(start: Start) -> Iterator[Fault]:
-    for name, settings in start.settings(ClassifierSettings):
-        url = redis_url(start.environment)
+    served = list(start.settings(ClassifierSettings))
+    url = redis_url(start.environment) if served else None
+    for name, settings in served:
         try:
             settings.cache.kind_with(url)
         except SetupError as exc:
             yield replace(exc.fault, key=f"applications[{name}].args.{exc.fault.key}")
-        if url is not None:
-            from serve_app.redis.connection import find_fault
+    if url is not None:
+        from serve_app.redis.connection import find_fault
 
-            if fault := asyncio.run(find_fault(url, REDIS_S)):
-                is_optional = fault.is_down and settings.cache.store != "redis"
-                remedy = _WITHOUT_REDIS if is_optional else "start it, or correct host, port, user, password and number"
-                yield Fault(REDIS_VARIABLE, f"Redis cannot be used: {fault.words}", remedy, is_warning=is_optional)
+        if fault := find_fault(url, REDIS_S):
+            is_optional = fault.is_down and all(settings.cache.store != "redis" for _, settings in served)
+            remedy = f"{fault.remedy}; {_WITHOUT_REDIS}" if is_optional else fault.remedy
+            yield Fault(REDIS_VARIABLE, f"Redis cannot be used: {fault.words}", remedy, is_warning=is_optional)
 
 
 def _placement(start: Start) -> Iterator[Fault]:
@@ -170,7 +181,7 @@ def _folders(start: Start) -> Iterator[Fault]:
     home = Path(start.environment.get("HOME") or Path.home())
     is_home_there = home.is_dir()
     if not is_home_there and any(home in folder.parents for _, folder, _ in _needed(start, home)):
-        what = f"{home} is not a folder; Ray's token, and data and prepared models, are kept there"
+        what = f"{home} is not a folder (Ray's token, the demo users and prepared models are kept there)"
         yield Fault("HOME", what, "set HOME to a folder that you can write")
     for key, folder, remedy in _needed(start, home):
         if (is_home_there or home not in folder.parents) and (reason := why_not_writable(folder)):
@@ -188,11 +199,17 @@ def _needed(start: Start, home: Path) -> Iterator[tuple[str, Path, str]]:
         yield "HOME", token, f"set HOME to a folder that you can write, or {' or '.join(_TOKEN_VARIABLES)}"
 
 
-def _sockets(start: Start) -> Iterator[Fault]:
-    service_folder.check_length(service_folder.folder_of(api_port(start.config)))
-    if given := start.environment.get(service_folder.RAY_VARIABLE):
-        service_folder.check_length(Path(given), service_folder.RAY_VARIABLE, service_folder.RAY_MAX_BYTES)
-    yield from ()
+def _service_folder(start: Start) -> Iterator[Fault]:
+    checks: list[Callable[[], None]] = [partial(service_folder.check_usable, api_port(start.config))]
+    for variable, most_bytes in _FOLDERS_OF_SOCKETS.items():
+        given = start.environment.get(variable, "")
+        if given and (variable == service_folder.RAY_VARIABLE or Path(given).is_dir()):  # Python passes over the other
+            checks.append(partial(service_folder.check_length, Path(given), variable, most_bytes))
+    for check in checks:
+        try:
+            check()
+        except SetupError as exc:
+            yield exc.fault
 
 
 def _host(start: Start) -> Iterator[Fault]:
@@ -201,15 +218,22 @@ def _host(start: Start) -> Iterator[Fault]:
         remedy = "write 127.0.0.1, or 0.0.0.0 for every interface; a proxy in front can take IPv6"
         yield Fault("http_options.host", f"{host} is IPv6, which is not served", remedy)
     elif reason := why_not_listening(host):
-        what = f"{host} is no address of this machine ({reason})"
+        what = f"{host} is not an address of this machine ({reason})"
         yield Fault("http_options.host", what, "write 127.0.0.1, 0.0.0.0, or the address of an interface")
 
 
-def _port(start: Start) -> Iterator[Fault]:
-    host = http_host(start.config)
+def _ports(start: Start) -> Iterator[Fault]:
+    host, port = http_host(start.config), api_port(start.config)
+    if not start.is_to_listen and service_folder.is_running(port):
+        return
+    faults = list(find_named_faults(port))
     if why_not_listening(host) is None:
-        check_free(host, api_port(start.config), API_PORT)
-    yield from ()
+        try:
+            check_free(host, port, API_PORT)
+        except SetupError as exc:
+            faults.append(exc.fault)
+    for fault in faults:
+        yield replace(fault, is_warning=not start.is_to_listen)
 
 
 CHECKS = (
@@ -222,5 +246,5 @@ CHECKS = (
     Check("HOME", _folders),
     Check("http_options.host", _host),
 )
-CHECKS_OF_PORT = (Check(service_folder.VARIABLE, _sockets), Check("http_options.port", _port))
-"""Of a config whose port is one; the last only if the service is to listen there now."""
+CHECKS_OF_PORT = (Check(service_folder.VARIABLE, _service_folder), Check(API_PORT, _ports))
+"""Of a config whose port is one."""

@@ -12,8 +12,9 @@ from typing import Any
 
 import psutil
 
-from serve_app.deployments.applications import Classifier, api_port, classifiers, http_host, key_sources
+from serve_app.deployments.applications import api_port, classifiers, http_host, key_sources
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE, DIRECT
+from serve_app.deployments.thread_budget import Classifier
 from serve_app.entrance.keys import read_keys
 
 

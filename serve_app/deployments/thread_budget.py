@@ -1,5 +1,7 @@
 """Whether the classifier replicas of a node fit its cores. Called by the launcher and by each replica."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -13,25 +15,50 @@ class Replicas(NamedTuple):
         return f"{self.most} replica(s)" if self.least == self.most else f"{self.least} to {self.most} replica(s)"
 
 
-def thread_budget_fault(threads: int, replicas: Replicas, cores: int, *, other_threads: int = 0) -> str | None:
-    """Return a loud line if the engine threads of all replicas do not fit the number of cores, else None.
+@dataclass(frozen=True)
+class Classifier:
+    """The classifier replicas of one application: threads of each, and how many there may be."""
+
+    application: str
+    threads: int
+    replicas: Replicas
+
+    @property
+    def most_threads(self) -> int:
+        """Return the engine threads of all its replicas."""
+        return self.threads * self.replicas.most
+
+
+def thread_budget_fault(classifiers: Sequence[Classifier], cores: int) -> str | None:
+    """Return one loud line if the engine threads of all `classifiers` do not fit the number of cores, else None.
 
     Ray reserves CPUs on paper only; engines that together have more threads than cores take turns and all get slower.
     Autoscaled replicas count at their most: with fewer, cores are idle on purpose. `cores` are those that affinity mask
-    and quotas leave, `other_threads` those of other classifiers on the same cores. What the line recommends fits.
+    and quotas leave. What the line recommends fits.
     """
-    left = max(1, cores - other_threads)
-    wanted = threads * replicas.most
-    is_too_much = wanted + other_threads > cores
-    fitting = min(replicas.most, left)
-    if threads == left // replicas.most and not is_too_much:
+    wanted = sum(each.most_threads for each in classifiers)
+    replicas = sum(each.replicas.most for each in classifiers)
+    if 0 <= cores - wanted < replicas:  # with one thread more for each, there would be too many
         return None
-    beside = f", beside {other_threads} of other classifiers," if other_threads else ""
+    summands = " + ".join(f"{each.replicas} × {each.threads}" for each in classifiers)
+    judgement = "they will slow each other down" if wanted > cores else "cores will stay idle"
     return (
-        f"THREADS: {replicas} × {threads} engine thread(s) = {wanted}{beside} on {cores} core(s) "
-        f"(by CPU affinity and quota): {'they will slow each other down' if is_too_much else 'cores will stay idle'}. "
-        f"Set {_replica_keys(replicas, fitting)} and `threads: {left // fitting}` in the config."
+        f"THREADS: {summands} engine thread(s) = {wanted} on {cores} core(s) (by CPU affinity and quota): {judgement}. "
+        f"{_recommend(classifiers, replicas, cores)}"
     )
+
+
+def _recommend(classifiers: Sequence[Classifier], replicas: int, cores: int) -> str:
+    names = ", ".join(each.application for each in classifiers)
+    if len(classifiers) == 1:
+        fitting = min(replicas, cores)
+        keys = f"{_replica_keys(classifiers[0].replicas, fitting)} and `threads: {cores // fitting}`"
+        return f"Set {keys} in the config."
+    if replicas <= cores:
+        return f"Set `threads: {cores // replicas}` for each of {names} in the config."
+    if len(classifiers) <= cores:
+        return f"Set `threads: 1` for each of {names}, and {cores} replica(s) for all of them together, in the config."
+    return f"Serve at most {cores} of {names} on this machine, each with `num_replicas: 1` and `threads: 1`."
 
 
 def _replica_keys(replicas: Replicas, fitting: int) -> str:

@@ -106,7 +106,9 @@ def read_keys(source: KeySource) -> list[str]:
     """Return the keys; from # to the end of a line is a comment. Raises SetupError, which shows none of them."""
     keys = [key for key in _SEPARATORS.split(_COMMENT.sub("", _read_text(source))) if key]
     if not keys:
-        raise SetupError(f"{source} holds no API key")
+        raise SetupError(
+            f"{source} holds no API key; write one or more there, each of {MIN_KEY_LENGTH} characters or more"
+        )
     for number, key in enumerate(keys, start=1):
         if len(key) < MIN_KEY_LENGTH or not (key.isascii() and key.isprintable()):
             raise SetupError(
@@ -123,9 +125,12 @@ def _read_text(source: KeySource) -> str:
     try:
         return Path(source.keys_file).read_text(encoding="utf-8")
     except OSError as exc:
-        raise SetupError(f"the file {source.keys_file} with the API keys cannot be read: {exc.strerror}") from exc
+        what = f"the file {source.keys_file} with the API keys cannot be read: {exc.strerror}"
+        raise SetupError(f"{what}; correct the path, or the rights of the file") from exc
     except UnicodeDecodeError:
-        raise SetupError(f"the file {source.keys_file} with the API keys is not text") from None
+        raise SetupError(
+            f"the file {source.keys_file} with the API keys is not UTF-8 text; write one key a line"
+        ) from None
 
 
 def _hashed(key: str) -> bytes:

@@ -1,5 +1,6 @@
 """Clients of the Redis that REDIS_URL names, and what its faults are called. Called when a replica starts."""
 
+import asyncio
 import os
 import re
 import socket
@@ -11,21 +12,23 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from serve_app.redis.address import read_redis_url
+from serve_app.deadline import answer_within
+from serve_app.redis.address import VARIABLE, read_redis_url
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
-    (exceptions.AuthenticationError, "it refuses user or password"),
+    (exceptions.AuthenticationError, "it rejects user or password"),
     (exceptions.NoPermissionError, "its user may not do this"),
-    (exceptions.InvalidResponse, "what answers there is no Redis"),
+    (exceptions.InvalidResponse, "the server that answers there is not Redis"),
     (exceptions.BusyLoadingError, "it is still loading its data"),
-    (exceptions.ReadOnlyError, "it takes no writes"),
+    (exceptions.ReadOnlyError, "it is read-only"),
     (exceptions.OutOfMemoryError, "its memory is full"),
     (exceptions.MaxConnectionsError, "all connections of this replica are in use"),
     (TimeoutError, "no answer in time"),
     (exceptions.TimeoutError, "no answer in time"),
-    (socket.gaierror, "its host name leads nowhere"),
+    (socket.gaierror, "its host name cannot be resolved"),
     (ssl.SSLError, "the TLS connection fails; its certificate or the ssl_ options of REDIS_URL are wrong"),
 )
+_NO_SUCH_DATABASE = f"the server has no database with the number in {VARIABLE}"
 _CODE = re.compile(r"[A-Z]{3,20}")
 
 
@@ -56,24 +59,35 @@ def connect(url: str, timeout_s: float, max_connections: int = 20) -> Redis:
 
 
 class RedisFault(NamedTuple):
-    """What is wrong with Redis, in words of ours, and whether that is only that it is not there now."""
+    """What is wrong with Redis, in words of ours, what mends it, and whether it is only that nothing answers now."""
 
     words: str
+    remedy: str
     is_down: bool
 
 
-async def find_fault(url: str, timeout_s: float) -> RedisFault | None:
-    """Return why the Redis at `url` cannot be used, or None if it answers."""
+def find_fault(url: str, timeout_s: float) -> RedisFault | None:
+    """Return why the Redis at `url` cannot be used, or None if it answers within `timeout_s`."""
+    try:
+        answer_within(timeout_s, lambda: asyncio.run(_ping(url, timeout_s)))
+    except (exceptions.RedisError, OSError) as exc:
+        words = describe_fault(exc)
+        if isinstance(exc, exceptions.AuthenticationError):
+            return RedisFault(words, f"correct user and password in {VARIABLE}", is_down=False)
+        if words == _NO_SUCH_DATABASE:
+            return RedisFault(words, "write a smaller number after the host, such as /0", is_down=False)
+        is_other = isinstance(exc, exceptions.InvalidResponse)
+        is_down = isinstance(exc, exceptions.ConnectionError | exceptions.TimeoutError | OSError) and not is_other
+        return RedisFault(words, f"start Redis, or correct host and port in {VARIABLE}", is_down)
+    return None
+
+
+async def _ping(url: str, timeout_s: float) -> None:
     redis = connect(url, timeout_s)
     try:
         await redis.ping()
-    except (exceptions.RedisError, OSError) as exc:
-        is_other = isinstance(exc, exceptions.AuthenticationError | exceptions.InvalidResponse)
-        is_down = isinstance(exc, exceptions.ConnectionError | exceptions.TimeoutError | OSError) and not is_other
-        return RedisFault(describe_fault(exc), is_down)
     finally:
         await redis.aclose()
-    return None
 
 
 def describe_fault(fault: BaseException) -> str:
@@ -86,7 +100,7 @@ def describe_fault(fault: BaseException) -> str:
         if isinstance(cause, OSError) and cause.errno is not None:
             return os.strerror(cause.errno)
     if str(fault).startswith("DB index"):
-        return "it has no database of the number that REDIS_URL names"
+        return _NO_SUCH_DATABASE
     code = _CODE.match(str(fault)) if isinstance(fault, exceptions.ResponseError) else None
     return f"{type(fault).__name__} {code[0]}" if code else type(fault).__name__
 

@@ -139,13 +139,13 @@ def _ssl_mode(given: Mapping[str, str]) -> str | None:
 
 def _refuse_channel_binding(wanted: str) -> None:
     if wanted not in ("disable", "prefer"):  # the driver has none: to prefer it is to go on without
-        raise AddressFault("channel_binding cannot be had with the driver asyncpg; remove it, sslmode=require stays")
+        raise AddressFault("channel_binding is not supported by the driver asyncpg; remove it, sslmode=require stays")
 
 
 def _refuse_missing_driver() -> None:
     if find_spec("asyncpg") is None:
-        remedy = "install it with `.venv/bin/uv pip install -c requirements.lock -e '.[postgres]'`"
-        raise SetupError(f"{VARIABLE} needs the driver asyncpg: {remedy}")
+        remedy = "install it: .venv/bin/uv pip install -c requirements.lock -e '.[postgres]'"
+        raise SetupError(Fault(VARIABLE, "PostgreSQL needs the driver asyncpg, which is not installed", remedy))
 
 
 def _escaped(text: str) -> str:

@@ -48,6 +48,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from serve_app.deadline import answer_within
 from serve_app.errors import DatabaseUnavailable, NotReady, ServiceError, SetupError
 from serve_app.users.demo import demo_users
 from serve_app.users.settings import UsersSettings, database_url
@@ -58,7 +59,7 @@ logger = logging.getLogger(__name__)
 MAX_USER_ID = 2**63 - 1
 
 _SEED_CONNECT_S = 5.0
-_CHECK_S = 4.0
+_CHECK_S = 3.0
 """Longest wait for the database before a start."""
 _SEED_S = 60.0
 _SEED_BATCH = 10_000
@@ -327,10 +328,10 @@ def _cause(exc: BaseException) -> BaseException:
 def _describe(exc: Exception) -> str:
     """Return what failed, without the driver's words: PostgreSQL's name user and database, those below it the host."""
     cause = _cause(exc)
-    if isinstance(cause, TimeoutError):
+    if isinstance(exc, TimeoutError) or isinstance(cause, TimeoutError):  # asyncio's has a CancelledError as its cause
         return "no answer in time"
     if isinstance(cause, socket.gaierror):
-        return "the host name leads nowhere"
+        return "the host name cannot be resolved"
     if isinstance(cause, OSError) and cause.errno is not None:
         return os.strerror(cause.errno) + (f": {cause.filename}" if cause.filename else "")
     if isinstance(cause, sqlite3.Error):
@@ -429,17 +430,19 @@ def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
 
 
 def _find_postgres_misfit(url: URL, settings: UsersSettings) -> str | None:
+    engine = serving_engine(url.render_as_string(hide_password=False), settings)
+
     async def find() -> str | None:
-        engine = serving_engine(url.render_as_string(hide_password=False), settings)
         try:
-            async with asyncio.timeout(_CHECK_S), engine.connect() as connection:
+            async with engine.connect() as connection:
                 return await _misfit_of(connection)
-        except _faults_of(engine.dialect) as exc:
-            raise DatabaseUnavailable(_describe(exc)) from exc
         finally:
             await engine.dispose()
 
-    return asyncio.run(find())
+    try:
+        return answer_within(_CHECK_S, lambda: asyncio.run(find()))
+    except _faults_of(engine.dialect) as exc:
+        raise DatabaseUnavailable(_describe(exc)) from exc
 
 
 async def _misfit_of(connection: AsyncConnection) -> str | None:

@@ -193,7 +193,7 @@ def test_no_variable_means_no_redis() -> None:
         ("postgresql://u:s3@cret@h/x", "an @ too many"),
         ("postgresql://u:s3cret@h:99999/x", "port is not a number"),
         ("postgresql://u:s3cret@h/x?port=0", "port is not a number"),
-        ("postgresql://u:s3cret@h/x?channel_binding=require", "channel_binding cannot be had"),
+        ("postgresql://u:s3cret@h/x?channel_binding=require", "channel_binding is not supported"),
         ("postgresql://u:s3cret@h/x?foo=s3cret", "the unknown parameter foo"),
         ("postgresql://u:s3cret@h/x?sslmode=s3cret", "sslmode must be one of"),
         ("postgresql://u:s3cret@h/x?sslmode=require&ssl=require", "both ssl and sslmode"),

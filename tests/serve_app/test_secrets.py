@@ -341,9 +341,9 @@ async def test_a_password_that_is_escaped_opens_redis_whatever_is_in_it(guarded_
 @pytest.mark.parametrize(
     ("login", "db", "words"),
     [
-        (f":{PLANTED}@", 0, "it refuses user or password"),
-        ("", 0, "it refuses user or password"),
-        (f":{ESCAPED}@", 9999, "no database of the number"),
+        (f":{PLANTED}@", 0, "it rejects user or password"),
+        ("", 0, "it rejects user or password"),
+        (f":{ESCAPED}@", 9999, "no database with the number"),
     ],
 )
 async def test_what_redis_refuses_is_logged_in_words_of_ours(
@@ -358,7 +358,7 @@ async def test_what_redis_refuses_is_logged_in_words_of_ours(
 
 @pytest.mark.parametrize(
     ("place", "words"),
-    [("127.0.0.1:1", "Connection refused"), ("host.invalid", "host name leads nowhere")],
+    [("127.0.0.1:1", "Connection refused"), ("host.invalid", "host name cannot be resolved")],
 )
 async def test_a_redis_that_is_not_there_is_logged_without_its_address(
     caplog: pytest.LogCaptureFixture, place: str, words: str

@@ -151,7 +151,7 @@ def test_a_folder_that_is_not_made_by_this_user_is_refused(top: Path) -> None:
 
 def test_a_path_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "/tmp/" + "x" * MAX_BYTES)
-    with pytest.raises(SetupError, match=f"{VARIABLE}: .* more than {MAX_BYTES} bytes"):
+    with pytest.raises(SetupError, match=f"{VARIABLE}: .* longer than {MAX_BYTES} bytes"):
         claimed_folder(PORT, is_over=is_over).__enter__()
 
 

@@ -78,7 +78,8 @@ async def test_every_documented_parameter_is_known(apis: list[FastAPI]) -> None:
     [
         ("topk=2", "query.topk: unknown parameter (did you mean top_k?)"),
         ("top-k=2&deadline=1", "query.deadline: unknown parameter"),
-        ("TOP_K=2", "POST /x/predict takes top_k"),
+        ("TOP_K=2", "query.TOP_K: unknown parameter (did you mean top_k?)"),
+        ("Top-K=2", "query.Top-K: unknown parameter (did you mean top_k?)"),
         ("%00%ff=1", "takes top_k"),
         ("k" * 5000, "query." + "k" * 40 + ": unknown"),
         ("&".join(f"parameter_{number}" for number in range(500)), "query.parameter_7: unknown"),

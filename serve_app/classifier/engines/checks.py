@@ -50,21 +50,23 @@ def judge_outputs(
     Raises SetupError if `asked` says otherwise, or if they are neither: not finite, too few, or of several labels.
     """
     if scores.shape[1] < 2:  # noqa: PLR2004
-        raise SetupError(
-            f"model: {name} has one output; served are networks with a score for each of two classes or more"
-        )
+        raise SetupError(f"model: {name} has one output; it must have a score for each of two or more classes")
     if not np.isfinite(scores).all():
-        raise SetupError(f"model: {name} returns numbers that are not finite; do its weights fit the preprocessing?")
+        raise SetupError(
+            f"model: {name} returns numbers that are not finite; check its weights and the key preprocessing"
+        )
     is_within = bool((scores >= -SUM_WITHIN).all() and (scores <= 1 + SUM_WITHIN).all())
     is_distribution = is_within and not is_sigmoid and bool(np.allclose(scores.sum(axis=1), 1, atol=SUM_WITHIN))
     if asked == "probabilities" and not is_distribution:
-        raise SetupError(f"outputs: {name} returns no probabilities: they sum to {scores[0].sum():.4g}, not 1")
+        raise SetupError(
+            f"outputs: {name} does not return probabilities: their sum is {scores[0].sum():.4g}, not 1; remove the key"
+        )
     if asked == "logits" and is_distribution:
-        raise SetupError(f"outputs: {name} returns probabilities (they sum to 1), not logits; remove the key")
+        raise SetupError(f"outputs: {name} returns probabilities, whose sum is 1, not logits; remove the key")
     if asked == "auto" and is_within and not is_distribution:
         raise SetupError(
-            f"outputs: {name} returns numbers from 0 to 1 that do not sum to 1: it gives a picture several labels, "
-            "which is not served; if they are logits, say outputs: logits"
+            f"outputs: {name} returns numbers from 0 to 1 whose sum is not 1: networks with several labels for one "
+            "picture are not served; if these are logits, write `outputs: logits`"
         )
     return "probabilities" if is_distribution else "logits"
 
@@ -72,9 +74,11 @@ def judge_outputs(
 def check_side(name: str, height: int | None, width: int | None, crop: int | None) -> int:
     """Return the side of the square input; `crop` is the configured one. Raises SetupError."""
     if height != width:
-        raise SetupError(f"model: {name} has an input of {height}×{width} pixels; only square ones are served")
+        raise SetupError(f"model: {name} has an input of {height}×{width} pixels; only square inputs are served")
     if height is None and crop is None:
-        raise SetupError(f"model: {name} leaves the size of its input open; give crop: (pixels of the square's side)")
+        raise SetupError(
+            f"model: {name} does not fix the size of its input; set `crop` to the side of the square in pixels"
+        )
     if height is not None and crop not in (None, height):
         raise SetupError(f"crop: {crop} differs from the {height}×{height} pixels that {name} takes; remove the key")
     side = height or crop

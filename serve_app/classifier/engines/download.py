@@ -17,6 +17,7 @@ from urllib.error import ContentTooShortError, HTTPError
 from serve_app.address import Address, read_address
 from serve_app.classifier.model_cache import UnavailableError
 from serve_app.classifier.settings import file_name, is_url, shown
+from serve_app.deadline import answer_within
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 _SUBFOLDER = "downloads"
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (ContentTooShortError, "the download broke off"),
-    (socket.gaierror, "the host name leads nowhere"),
+    (socket.gaierror, "the host name cannot be resolved"),
     (TimeoutError, "no answer in time"),
     (ssl.SSLError, "the TLS connection failed"),
 )
@@ -48,7 +49,10 @@ def fetch(field: str, url: str, sha256: str) -> Path:
             )
     except Exception as exc:  # a bare Exception when it cannot be fetched, a ValueError for a wrong checksum
         reason = describe_fault(exc)
-        raise SetupError(f"{field}: {shown(url)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}") from exc
+        raise SetupError(
+            f"{field}: {shown(url)} cannot be fetched, or its SHA-256 is not {sha256}: {reason}; correct the URL or "
+            f"{field}_sha256"
+        ) from exc
     return Path(path)
 
 
@@ -67,16 +71,16 @@ def fetch_imagenet(field: str, get: Callable[[], T]) -> T:
     except SetupError:
         raise
     except Exception as exc:  # Keras raises a bare Exception when it cannot fetch
-        raise UnavailableError(f"{field}: the ImageNet {field} cannot be had: {describe_fault(exc)}") from exc
+        raise UnavailableError(f"{field}: the ImageNet {field} cannot be downloaded: {describe_fault(exc)}") from exc
 
 
 def find_fault(url: str, timeout_s: float) -> str | None:
-    """Return why a URL cannot be fetched, or None if its server begins to send it. Each wait is at most `timeout_s`."""
+    """Return why a URL cannot be fetched, or None if its server begins to send it within `timeout_s`."""
     address = read_address(url)
     opener = urllib.request.build_opener(*_login_handlers(address))
     try:
         # No HEAD: a signed URL is good for one method only.
-        opener.open(address.without_login(), timeout=timeout_s).close()
+        answer_within(timeout_s, lambda: opener.open(address.without_login(), timeout=timeout_s).close())
     except (OSError, HTTPException, ValueError) as exc:
         return describe_fault(exc)
     return None

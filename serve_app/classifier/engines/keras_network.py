@@ -1,7 +1,6 @@
 """A network of Keras, by name or from a file, as one function from pixels to probabilities. Called by `prepare`."""
 
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +20,8 @@ from serve_app.classifier.engines.folding import fold_batch_norm
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL, probe
 from serve_app.classifier.engines.source_file import copied
-from serve_app.classifier.engines.weights_file import ElsewhereError, read_shapes
+from serve_app.classifier.engines.weights_file import ElsewhereError, count_classes
 from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
-from serve_app.classifier.labels import IMAGENET_CLASSES
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import Fault, SetupError
 
@@ -111,7 +109,7 @@ def _build_family(settings: ClassifierSettings) -> _Source:
         network = fetch_imagenet("weights", lambda: _with_imagenet(settings))
         return _Source(network, "imagenet", None, preprocessing)
     with copied("weights", settings.weights, settings.weights_sha256) as file:
-        network = _with_weights(settings, file.path, build(weights=None))
+        network = _with_weights(settings, file.path)
     return _Source(network, file_name(settings.weights), file.sha256, preprocessing)
 
 
@@ -135,36 +133,19 @@ def _with_imagenet(settings: ClassifierSettings) -> keras.Model:
     return other
 
 
-def _with_weights(settings: ClassifierSettings, path: Path, network: keras.Model) -> keras.Model:
+def _with_weights(settings: ClassifierSettings, path: Path) -> keras.Model:
     """Return the named network with the weights of a file, and as many classes as they have."""
     try:
-        classes = _count_classes(network, read_shapes(path))
-        if classes != IMAGENET_CLASSES:
-            network = _builder(settings)(weights=None, classes=classes)
+        network = _builder(settings)(weights=None, classes=count_classes(path, settings.model))
         network.load_weights(path)
     except ElsewhereError as exc:
-        raise SetupError(
-            f"weights: {shown(settings.weights)}: {exc}; a file of weights holds all of them itself"
-        ) from exc
+        raise SetupError(f"weights: {shown(settings.weights)}: {exc}; save the weights in one file") from exc
     except KERAS_FAULTS as exc:
         raise SetupError(
-            f"weights: {shown(settings.weights)} is not a readable Keras weights file of a "
-            f"{FAMILIES[settings.model].function} (truncated, or of another network?): {first_line(exc)}"
+            f"weights: {shown(settings.weights)} is not a readable Keras weights file of "
+            f"{settings.model}: {first_line(exc)}; name another file"
         ) from exc
     return network
-
-
-def _count_classes(network: keras.Model, in_file: list[tuple[int, ...]]) -> int:
-    """Return for how many classes the weights are: shapes other than those of `network` are those of its last layer."""
-    built = Counter(tuple(weight.shape) for weight in network.weights)
-    further = Counter(in_file) - built
-    if not further:
-        return IMAGENET_CLASSES
-    classes = {shape[-1] for shape in further}
-    if len(classes) != 1 or sum(further.values()) > 2:  # noqa: PLR2004 a kernel and a bias
-        [shape, *_] = further
-        raise ValueError(f"it has a weight of shape {shape}, which this network has not")
-    return classes.pop()
 
 
 def _read_model_file(settings: ClassifierSettings) -> _Source:
@@ -176,7 +157,7 @@ def _read_model_file(settings: ClassifierSettings) -> _Source:
             _ = network.inputs, network.outputs  # those of a Sequential that was never built are missing
         except Exception as exc:  # a file from elsewhere may make Keras raise anything
             raise SetupError(
-                f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}"
+                f"model: {shown(settings.model)} is not a readable Keras model: {first_line(exc)}; save it again"
             ) from exc
     return _Source(network, file_name(settings.model), file.sha256, settings.preprocessing)
 
@@ -186,7 +167,7 @@ def _check_input(name: str, network: keras.Model, crop: int | None) -> int:
     if len(network.inputs) != 1 or len(shape := tuple(network.inputs[0].shape)) != 4 or shape[3] != 3:  # noqa: PLR2004
         shapes = " and ".join(str(tuple(each.shape)) for each in network.inputs)
         raise SetupError(
-            f"model: {name} has an input of shape {shapes}; served are RGB pictures: (None, side, side, 3)"
+            f"model: {name} has an input of shape {shapes}; it must take RGB pictures: (None, side, side, 3)"
         )
     return check_side(name, shape[1], shape[2], crop)
 
@@ -195,8 +176,8 @@ def _check_output(name: str, network: keras.Model) -> int:
     shapes = [tuple(output.shape) for output in network.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:  # noqa: PLR2004
         raise SetupError(
-            f"model: {name} has outputs of shape {' and '.join(map(str, shapes))}; served are networks with one score "
-            "for each class: (None, classes)"
+            f"model: {name} has outputs of shape {' and '.join(map(str, shapes))}; it must have one score for "
+            "each class: (None, classes)"
         )
     return int(shapes[0][1])
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from serve_app.classifier.engines.download import fetch_imagenet
 from serve_app.classifier.engines.source_file import copied
-from serve_app.classifier.labels import IMAGENET_CLASSES, placeholder_labels, read_labels
+from serve_app.classifier.labels import IMAGENET_CLASSES, no_imagenet_labels, placeholder_labels, read_labels
 from serve_app.classifier.model_cache import UnavailableError
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
-from serve_app.errors import Fault, SetupError
+from serve_app.errors import SetupError
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ def obtain_labels(settings: ClassifierSettings, classes: int) -> Labels:
     if settings.labels == "auto" and (settings.weights == "random" or not is_imagenet):
         return Labels("placeholder", placeholder_labels(classes))
     if classes != IMAGENET_CLASSES:
-        what = f"imagenet has {IMAGENET_CLASSES} labels; this network has {classes} classes"
-        raise SetupError(Fault("labels", what, "name a file with one label for each class"))
+        raise SetupError(no_imagenet_labels(classes))
     try:
         return Labels("imagenet", fetch_imagenet("labels", _imagenet_labels))
     except UnavailableError:

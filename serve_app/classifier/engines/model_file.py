@@ -84,17 +84,19 @@ def check_model_file(path: Path, name: str | None = None) -> None:
     except SetupError:
         raise
     except ElsewhereError as exc:
-        raise SetupError(f"model: {name}: {exc}; a model file holds all of its data itself") from exc
+        raise SetupError(f"model: {name}: {exc}; save the model in one file") from exc
     except OSError as exc:
-        raise SetupError(f"model: {name} cannot be read: {exc.strerror or _first_line(exc)}") from exc
+        raise SetupError(f"model: {name} cannot be read: {exc.strerror or _first_line(exc)}; correct the path") from exc
     except Exception as exc:  # readers of damaged files raise anything
-        raise SetupError(f"model: {name} is not a readable {path.suffix} file: {_first_line(exc)}") from exc
+        raise SetupError(
+            f"model: {name} is not a readable {path.suffix} file: {_first_line(exc)}; save the model again"
+        ) from exc
 
 
 def _check_size(path: Path, name: str) -> None:
     size = path.stat().st_size
     if size > MAX_MODEL_BYTES:
-        raise SetupError(f"model: {name} has {size:,} bytes; a model file may have {MAX_MODEL_BYTES:,}")
+        raise SetupError(f"model: {name} has {size:,} bytes; the most is {MAX_MODEL_BYTES:,}")
 
 
 def _read_hdf5(path: Path, name: str) -> Any:
@@ -105,14 +107,16 @@ def _read_hdf5(path: Path, name: str) -> Any:
             found = file.attrs.get_id("model_config") if "model_config" in file.attrs else None
             if found is None:
                 raise SetupError(
-                    f"model: {name} has weights only, no architecture; name the network with model: and give the file "
-                    "as weights:, or save the whole model"
+                    f"model: {name} has weights only, no architecture; save the whole model, or name the network with "
+                    "`model` and the file with `weights`"
                 )
             if found.get_storage_size() > MAX_CONFIG_BYTES:
                 raise SetupError(_too_large(name))
             return _parse(name, file.attrs["model_config"])
     except OSError as exc:
-        raise SetupError(f"model: {name} is not a readable HDF5 file: {_first_line(exc)}") from exc
+        raise SetupError(
+            f"model: {name} is not a readable HDF5 file: {_first_line(exc)}; save the model again"
+        ) from exc
 
 
 def _read_archive(path: Path, name: str) -> Any:
@@ -121,9 +125,11 @@ def _read_archive(path: Path, name: str) -> Any:
         members = archive.infolist()
         names = [member.filename for member in members]
         if further := sorted(set(names) - KERAS_MEMBERS):
-            raise SetupError(f"model: {name} contains {further[0]}, which no layer that is served here needs")
+            raise SetupError(
+                f"model: {name} contains {further[0]}, which no accepted layer needs; save the model without it"
+            )
         if len(names) != len(set(names)):
-            raise SetupError(f"model: {name} contains a file twice")
+            raise SetupError(f"model: {name} contains a file twice; save the model again")
         if (unpacked := sum(member.file_size for member in members)) > MAX_MODEL_BYTES:
             raise SetupError(f"model: {name} unpacks to {unpacked:,} bytes; the most is {MAX_MODEL_BYTES:,}")
         if WEIGHTS_OF_A_MODEL in names:
@@ -139,14 +145,16 @@ def _read_archive(path: Path, name: str) -> Any:
 
 
 def _too_large(name: str) -> str:
-    return f"model: the architecture in {name} has more than {MAX_CONFIG_BYTES:,} bytes"
+    return f"model: the architecture in {name} has more than {MAX_CONFIG_BYTES:,} bytes; use a smaller network"
 
 
 def _parse(name: str, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as exc:
-        raise SetupError(f"model: the architecture in {name} is not readable JSON: {_first_line(exc)}") from exc
+        raise SetupError(
+            f"model: the architecture in {name} is not readable JSON: {_first_line(exc)}; save the model again"
+        ) from exc
 
 
 def _check_config(name: str, config: Any) -> None:
@@ -157,7 +165,7 @@ def _check_config(name: str, config: Any) -> None:
             raise SetupError(
                 f"model: {name} contains {shown!r}"
                 + (f" of {module}" if isinstance(module, str) and not module.startswith("keras") else "")
-                + ", which is not on the list of accepted classes: Keras' own that only compute"
+                + ", which is not accepted; use only Keras' own layers that compute and do nothing else"
             )
 
 

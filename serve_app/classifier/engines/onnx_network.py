@@ -64,13 +64,13 @@ def obtain_network(settings: ClassifierSettings) -> OnnxNetwork:
             raise
         except Exception as exc:  # both engines raise types of their own, some of them bare RuntimeErrors
             raise SetupError(
-                f"model: {name} cannot be computed by engine: {settings.engine} (damaged, or its weights are in a "
-                f"second file?): {first_line(exc)}"
+                f"model: {name} cannot be computed by engine: {settings.engine}: {first_line(exc)}; is it complete, "
+                "with its weights in the same file?"
             ) from exc
         if scores.ndim != 2 or len(scores) != len(pictures) or not np.allclose(scores[:1], one, atol=1e-2):  # noqa: PLR2004
             raise SetupError(
-                f"model: {name} returns an array of shape {scores.shape} for {len(pictures)} pictures; served are "
-                "networks with one row of scores for each picture"
+                f"model: {name} returns an array of shape {scores.shape} for {len(pictures)} pictures; it "
+                "must return one row of scores for each picture"
             )
         outputs = judge_outputs(name, scores, settings.outputs)
         base = file_name(settings.model)
@@ -82,12 +82,14 @@ def _input_of(name: str, shape: list[int | None], settings: ClassifierSettings) 
     is_first = len(shape) == RANK and shape[1] == CHANNELS
     if not is_first and not (len(shape) == RANK and shape[3] == CHANNELS):
         raise SetupError(
-            f"model: {name} has an input of shape {tuple(shape)}; served are RGB pictures: (n, 3, side, side) or "
+            f"model: {name} has an input of shape {tuple(shape)}; it must take RGB pictures: (n, 3, side, side) or "
             "(n, side, side, 3)"
         )
     height, width = shape[2:] if is_first else shape[1:3]
     if shape[0] not in (None, 1):
-        raise SetupError(f"model: {name} takes exactly {shape[0]} pictures at once; export it with an open batch size")
+        raise SetupError(
+            f"model: {name} takes exactly {shape[0]} pictures at once; export it with a dynamic batch size"
+        )
     assert settings.preprocessing != "auto"
     return OnnxInput(
         side=check_side(name, height, width, settings.crop),
@@ -103,7 +105,7 @@ class _OpenVino:
     def __init__(self, model: Any) -> None:
         self._model = model
         if len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise SetupError("model: only networks with one input and one output are served")
+            raise SetupError("model: it has several inputs or outputs; export it with one input and one output")
         self.shape = [size.get_length() if size.is_static else None for size in model.inputs[0].partial_shape]
 
     @classmethod
@@ -157,7 +159,7 @@ class _OnnxRuntime:
         self._session = open_session(path, threads=1)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(self._session.get_outputs()) != 1:
-            raise SetupError("model: only networks with one input and one output are served")
+            raise SetupError("model: it has several inputs or outputs; export it with one input and one output")
         self.shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
         self._input: OnnxInput | None = None
 

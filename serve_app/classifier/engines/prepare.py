@@ -30,7 +30,10 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
     facts = network.facts
     resize = settings.resize or round(facts.crop / CENTRE)
     if resize < facts.crop:
-        raise SetupError(f"resize: {resize} is smaller than the {facts.crop} pixels that {facts.name} takes")
+        raise SetupError(
+            f"resize: {resize} is smaller than the {facts.crop} pixels that {facts.name} takes; raise it, or remove "
+            "the key"
+        )
     labels = obtain_labels(settings, facts.classes)
     folder.mkdir(parents=True)
     network.save(folder)

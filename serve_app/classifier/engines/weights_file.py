@@ -1,16 +1,15 @@
 """Looks into a file of Keras weights without TensorFlow: a start learns in a second what Keras says in a minute."""
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 
-FEATURES = 2048
-CONVOLUTIONS = 53
-"""Of a ResNet50; each has one kernel."""
-MATRIX_AXES, KERNEL_AXES = 2, 4
+from serve_app.classifier.family_weights import FAMILY_WEIGHTS
+
+KERNEL_AXES = 4
 WEIGHTS_OF_A_MODEL = "model.weights.h5"
 """In a .keras file, which is a ZIP."""
 
@@ -19,31 +18,25 @@ class ElsewhereError(ValueError):
     """A part of the file is in another file."""
 
 
-def look_into(path: Path) -> "ResNetWeights | str":
-    """Return what a file, .h5 or .keras, holds of a ResNet50, or why it cannot be its weights."""
-    try:
-        shapes = read_shapes(path)
-    except ValueError as exc:
-        return str(exc)
-    classes = {shape[1] for shape in shapes if len(shape) == MATRIX_AXES and shape[0] == FEATURES}
-    convolutions = sum(len(shape) == KERNEL_AXES for shape in shapes)
-    if convolutions != CONVOLUTIONS or len(classes) != 1:
-        return f"it is of another network: it has {convolutions} convolutions, a ResNet50 has {CONVOLUTIONS}"
-    return ResNetWeights(classes.pop())
+def count_classes(path: Path, model: str) -> int:
+    """Return for how many classes a file, .h5 or .keras, has weights of the network `model`, a name in FAMILIES.
 
-
-@dataclass(frozen=True)
-class ResNetWeights:
-    """The weights of a ResNet50 for some number of classes."""
-
-    classes: int
-
-
-def read_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of all weights in a file but the optimizer's.
-
-    Raises ValueError if it is no such file, and ElsewhereError if a part of it is in another one.
+    Raises ValueError that says why they cannot be its weights; ElsewhereError if a part of them is in another file.
     """
+    known = FAMILY_WEIGHTS[model]
+    shapes = _read_shapes(path)
+    kernels = sum(len(shape) == KERNEL_AXES for shape in shapes)
+    if kernels != known.kernels:
+        raise ValueError(f"it belongs to another network: {kernels} convolution kernels instead of {known.kernels}")
+    alike = Counter(shape[-1] for shape in shapes if shape and shape[:-1] == known.head)
+    found = list((alike - Counter(known.beside)).elements())
+    if len(found) != 1:
+        raise ValueError("it lacks the last layer of this network (saved with include_top=False?)")
+    return found[0]
+
+
+def _read_shapes(path: Path) -> list[tuple[int, ...]]:
+    """Return the shapes of all weights in a file but the optimizer's. Raises ValueError if it holds none."""
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as model, model.open(WEIGHTS_OF_A_MODEL) as weights, h5py.File(weights) as file:
@@ -51,7 +44,7 @@ def read_shapes(path: Path) -> list[tuple[int, ...]]:
         with h5py.File(path) as file:
             return _shapes_in(file)
     except (OSError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as exc:
-        raise ValueError("it is no whole file of Keras weights (truncated, or of another kind?)") from exc
+        raise ValueError("it is not a complete file of Keras weights (truncated, or of another format?)") from exc
 
 
 def _shapes_in(file: h5py.File) -> list[tuple[int, ...]]:

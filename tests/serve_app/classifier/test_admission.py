@@ -284,5 +284,5 @@ async def test_an_upload_that_takes_too_long_is_a_408_and_leaves_nothing_in_memo
 
 
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match="max_held_bytes must be at least 1016384"):
+    with pytest.raises(ValueError, match="max_held_bytes: must be at least 1016384"):
         ClassifierSettings(max_upload_bytes=1_000_000, max_held_bytes=1_000_000)

@@ -128,7 +128,7 @@ def test_without_a_login_none_is_sent_even_after_one_was(server: Server, tmp_pat
         ("http://us3r:pl4nted@{place}/half/labels.json?key=t0ken", SHA256, "the download broke off"),
         ("http://us3r:pl4nted@{place}/labels.json?key=t0ken", "0" * 64, "SHA-256 is not 0000"),
         ("http://us3r:pl4nted@127.0.0.1:1/labels.json?key=t0ken", SHA256, "Connection refused"),
-        ("http://us3r:pl4nted@host.invalid/labels.json?key=t0ken", SHA256, "the host name leads nowhere"),
+        ("http://us3r:pl4nted@host.invalid/labels.json?key=t0ken", SHA256, "the host name cannot be resolved"),
         ("http://us3r:pl4nted@{place}/labels%20.json?key=t0ken", SHA256, "the server answered 404"),
     ],
 )

@@ -81,7 +81,7 @@ def test_logits_become_probabilities(folder: Path) -> None:
 
     wanted = settings(model=str(folder / "logits.keras"), preprocessing="scale_0_1")
     assert obtain_network(wanted).facts.outputs == "logits"
-    with pytest.raises(SetupError, match=r"outputs: .* returns no probabilities"):
+    with pytest.raises(SetupError, match=r"outputs: .* does not return probabilities"):
         obtain_network(wanted.model_copy(update={"outputs": "probabilities"}))
 
 
@@ -188,7 +188,7 @@ def test_every_family_is_served_as_the_bare_network_computes_it(name: str) -> No
         ({"model": "resnet5"}, "did you mean resnet50"),
         ({"model": "m.onnx", "preprocessing": "none"}, "use engine: openvino or engine: onnxruntime"),
         ({"engine": "onnxruntime"}, r"engine: onnxruntime computes \.onnx files only"),
-        ({"model": "m.keras"}, "preprocessing: say what m.keras expects"),
+        ({"model": "m.keras"}, "preprocessing: missing; write what m.keras expects"),
         ({"model": "m.keras", "preprocessing": "none", "weights": "w.h5"}, "has weights of its own"),
         ({"model": "https://example.com/m.keras", "preprocessing": "none"}, "give model_sha256 too"),
         ({"resize": 100, "crop": 200}, "resize: 100 is smaller than crop: 200"),
@@ -311,8 +311,8 @@ def test_networks_that_are_no_classifiers_of_pictures_are_refused(tmp_path: Path
     }
     words = {
         "grey": r"input of shape \(None, 8, 8, 1\)",
-        "oblong": "only square ones",
-        "open": "give crop",
+        "oblong": "only square inputs",
+        "open": "set `crop`",
         "maps": "outputs of shape",
         "labels": "several labels",
         "one": "one output",

@@ -134,7 +134,7 @@ def start_two_replicas(caplog: pytest.LogCaptureFixture) -> PreparedModel:
     assert caplog.text.count("preparing the model (weights: imagenet)") == 1
     assert found.manifest.weights == "random"
     assert found.manifest.labels_from == "placeholder"
-    assert "cannot be had" in (found.note or "")
+    assert "cannot be downloaded" in (found.note or "")
     return found
 
 
@@ -162,9 +162,9 @@ def test_imagenet_weights_or_labels_that_cannot_be_had_are_an_error() -> None:
     from serve_app.classifier.engines.keras_network import obtain_network
     from serve_app.classifier.engines.labels import obtain_labels
 
-    with pytest.raises(SetupError, match="ImageNet weights cannot be had"):
+    with pytest.raises(SetupError, match="ImageNet weights cannot be downloaded"):
         obtain_network(settings(weights="imagenet"))
-    with pytest.raises(SetupError, match="ImageNet labels cannot be had"):
+    with pytest.raises(SetupError, match="ImageNet labels cannot be downloaded"):
         obtain_labels(settings(weights="imagenet"), 1000)
 
 
@@ -234,7 +234,7 @@ def test_a_file_that_is_not_a_resnet50s_weights_is_refused(fitted: Fitted, tmp_p
         import keras
 
         keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]).save_weights(path)
-    with pytest.raises(SetupError, match="not a readable Keras weights file of a ResNet50"):
+    with pytest.raises(SetupError, match="not a readable Keras weights file of resnet50"):
         obtain_network(settings(weights=str(path)))
 
 
@@ -271,7 +271,7 @@ def test_unusable_labels_are_refused(tmp_path: Path, text: str, words: str) -> N
         ({"weights": "w.h5", "weights_sha256": "123"}, "pattern"),
         ({"precision": "bfloat16"}, "openvino"),
         ({"threads": 0}, "greater than or equal to 1"),
-        ({"weights": "model.bin"}, "must be one of auto, imagenet, random or end in .h5"),
+        ({"weights": "model.bin"}, "weights: must be auto, imagenet, random, or a file whose name ends in .h5"),
         ({"thread": 2}, "Extra inputs are not permitted"),
     ],
 )

@@ -13,9 +13,9 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers
-from serve_app.deployments.config_file import check_config, find_unknown_keys, load_config
+from serve_app.deployments.config_file import check_config, config_faults, find_unknown_keys, load_config
 from serve_app.deployments.rest import ServeRest
-from serve_app.deployments.thread_budget import Replicas, thread_budget_fault
+from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import SetupError
@@ -148,6 +148,48 @@ def test_a_key_like_no_other_is_named_with_all_that_there_are(tmp_path: Path) ->
         SetupError, match=r"args\.colour: no such key; the application knows auth, demo_users, pool_size"
     ):
         load_config(path)
+
+
+MODEL = ("applications", 1, "args")
+CLASSIFIER = ("applications", 1, "deployments", 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "values", "told"),
+    [
+        (MODEL, {"threads": 0}, "args.threads: must be greater than or equal to 1 (given: 0); correct it, or remove"),
+        (MODEL, {"threads": "two"}, "the key to use the default, 1"),
+        (MODEL, {"engine": "tensorflo"}, "args.engine: must be 'tensorflow', 'openvino' or 'onnxruntime'; did you"),
+        (MODEL, {"cache": {"store": "Rediss"}}, "args.cache.store: must be 'auto', 'redis', 'memory' or 'off'; did"),
+        (MODEL, {"cache": "off"}, "args.cache: must have keys of its own; docs/configuration.md describes it"),
+        (MODEL, {"resize": 2}, "args.resize: must be greater than or equal to 8 (given: 2); correct it, or remove the"),
+        (MODEL, {"model": "resnet5"}, "args.model: 'resnet5' is neither a file (.keras, .h5, .onnx) nor a known"),
+        (MODEL, {"max_held_bytes": 5}, "args.max_held_bytes: must be at least 10016384, max_upload_bytes and 16384;"),
+        (MODEL, {"jobs": {"max_waiting_bytes": 3}}, "args.jobs.max_waiting_bytes: must be at least"),
+        (MODEL, {"weights": "https://h/w.h5"}, "args.weights_sha256: weights is a URL; give weights_sha256 too"),
+        (MODEL, {"Max_Batch": 3}, "args.Max_Batch: no such key; did you mean max_batch?"),
+        (CLASSIFIER, {"num_replicas": "many"}, "; write a whole number, or auto"),
+        (CLASSIFIER, {"max_ongoing_requests": 0}, "ongoing_requests: must be greater than 0 (given: 0); correct it"),
+        (CLASSIFIER, {"autoscaling_config": {"min_replicas": 5, "max_replicas": 2}}, "; raise max_replicas, or lower"),
+        (("applications", 0), {"name": "model"}, "; give each application another name"),
+        (("applications", 0), {"route_prefix": "/model"}, "; give each application another route_prefix"),
+        (("applications", 0), {"import_path": None}, "applications[users].import_path: must be a valid string (given:"),
+        ((), {"proxy_location": "EveryNodes"}, "proxy_location: must be 'Disabled', 'HeadOnly' or 'EveryNode'; did"),
+        ((), {"http_options": []}, "http_options: must have keys of its own; docs/configuration.md describes it"),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_refused_has_its_key_and_a_remedy(
+    where: tuple[str | int, ...], values: dict[str, Any], told: str
+) -> None:
+    config = inner = read_config("one_replica.yaml")
+    for step in where:
+        inner = inner[step]  # type: ignore[index]
+    inner.update(values)
+    faults = list(config_faults(config))
+    assert told in "\n".join(map(str, faults))
+    for fault in faults:
+        assert fault.key
+        assert "; " in str(fault)
 
 
 @pytest.mark.parametrize("given", ["one_thread", "one_thread.yaml", "configs/one_thread.yaml", "configs/one_thread"])
@@ -301,7 +343,7 @@ def test_ray_starts_haproxy_through_the_program_that_hardens_it(
 @pytest.mark.parametrize(("threads", "replicas", "cores"), [(2, 1, 2), (1, 2, 2), (4, 2, 8), (3, 2, 7)])
 def test_threads_that_fit_the_cores_are_not_mentioned(threads: int, replicas: int, cores: int) -> None:
     for least in {0, 1, replicas}:
-        assert thread_budget_fault(threads, Replicas(least, replicas), cores) is None
+        assert thread_budget_fault([Classifier("model", threads, Replicas(least, replicas))], cores) is None
 
 
 @pytest.mark.parametrize(
@@ -320,22 +362,29 @@ def test_threads_that_fit_the_cores_are_not_mentioned(threads: int, replicas: in
     ],
 )  # fmt: skip
 def test_threads_that_do_not_are_a_loud_line(threads: int, replicas: tuple[int, int], cores: int, words: str) -> None:
-    fault = thread_budget_fault(threads, Replicas(*replicas), cores)
+    fault = thread_budget_fault([Classifier("model", threads, Replicas(*replicas))], cores)
     assert fault is not None
     assert fault.startswith("THREADS")
     assert words in fault
 
 
-@pytest.mark.parametrize("other_threads", [0, 1, 3])
-def test_what_the_loud_line_recommends_is_not_warned_of_again(other_threads: int) -> None:
-    for threads, most, cores in product(range(1, 6), range(1, 6), range(other_threads + 1, 8)):
+def test_what_the_loud_line_recommends_is_not_warned_of_again() -> None:
+    for threads, most, cores in product(range(1, 6), range(1, 6), range(1, 8)):
         for least in {1, most}:
-            fault = thread_budget_fault(threads, Replicas(least, most), cores, other_threads=other_threads)
+            fault = thread_budget_fault([Classifier("model", threads, Replicas(least, most))], cores)
             if fault is not None:
                 [replicas] = re.findall(r"(?:num|max)_replicas: (\d+)", fault)
                 [better] = re.findall(r"`threads: (\d+)`", fault)
                 count = Replicas(min(least, int(replicas)), int(replicas))
-                assert thread_budget_fault(int(better), count, cores, other_threads=other_threads) is None
+                assert thread_budget_fault([Classifier("model", int(better), count)], cores) is None
+
+
+def test_the_share_that_two_applications_are_told_is_not_warned_of_again() -> None:
+    for threads, first, second, cores in product(range(1, 6), range(1, 4), range(1, 4), range(6, 12)):
+        replicas = [Replicas(1, first), Replicas(1, second)]
+        if fault := thread_budget_fault([Classifier("model", threads, each) for each in replicas], cores):
+            [better] = re.findall(r"`threads: (\d+)`", fault)
+            assert thread_budget_fault([Classifier("model", int(better), each) for each in replicas], cores) is None
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.deployments.applications import classifiers
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.thread_budget import Replicas, pinning_fault, thread_budget_fault
+from serve_app.deployments.ready import _model_lines
+from serve_app.deployments.thread_budget import Classifier, Replicas, pinning_fault, thread_budget_fault
 from tests.control_groups import SYSTEMS, UNLIMITED, half_a_core, write_system
+from tests.service import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks and quotas are Linux's")
 MACHINE = frozenset(range(16))
@@ -43,21 +46,54 @@ def test_a_mask_with_fewer_cores_than_the_quota_decides(tmp_path: Path, monkeypa
 
 
 def test_two_replicas_in_a_container_of_one_core_are_a_loud_line(tmp_path: Path) -> None:
-    fault = thread_budget_fault(
-        1, Replicas(2, 2), usable_cores(write_system(tmp_path, SYSTEMS["version 2, a container"]))
-    )
+    cores = usable_cores(write_system(tmp_path, SYSTEMS["version 2, a container"]))
+    fault = thread_budget_fault([Classifier("model", 1, Replicas(2, 2))], cores)
     assert fault
     assert "on 1 core(s) (by CPU affinity and quota): they will slow each other down" in fault
 
 
-def test_the_threads_of_other_classifiers_count() -> None:
-    assert thread_budget_fault(1, Replicas(1, 1), 2, other_threads=1) is None
-    fault = thread_budget_fault(2, Replicas(1, 1), 2, other_threads=2)
-    assert fault
-    assert (
-        "beside 2 of other classifiers, on 2 core(s) (by CPU affinity and quota): they will slow each other down"
-        in fault
+def two(threads: int, model: Replicas, cats: Replicas) -> list[Classifier]:
+    return [Classifier("model", threads, model), Classifier("cats", threads, cats)]
+
+
+def test_two_applications_get_one_sentence_and_one_share_of_the_cores_for_each_replica() -> None:
+    one = Replicas(1, 1)
+    assert thread_budget_fault(two(1, one, one), 2) is None
+    assert thread_budget_fault([Classifier("model", 3, one), Classifier("cats", 1, one)], 4) is None
+    told = thread_budget_fault(two(2, one, Replicas(1, 3)), 8)
+    assert told is None
+    told = thread_budget_fault(two(4, one, Replicas(1, 3)), 8)
+    assert told == (
+        "THREADS: 1 replica(s) × 4 + 1 to 3 replica(s) × 4 engine thread(s) = 16 on 8 core(s) (by CPU affinity and "
+        "quota): they will slow each other down. Set `threads: 2` for each of model, cats in the config."
     )
+    told = thread_budget_fault(two(1, one, one), 5)
+    assert told
+    assert "cores will stay idle. Set `threads: 2` for each of model, cats" in told
+
+
+def test_more_replicas_or_applications_than_cores_are_told_how_many_fit() -> None:
+    told = thread_budget_fault(two(2, Replicas(2, 2), Replicas(1, 2)), 3)
+    assert told
+    assert "Set `threads: 1` for each of model, cats, and 3 replica(s) for all of them together" in told
+    told = thread_budget_fault(two(1, Replicas(1, 1), Replicas(1, 1)), 1)
+    assert told
+    assert "Serve at most 1 of model, cats on this machine" in told
+
+
+@pytest.mark.parametrize(("deployment", "words"), [
+    ({"num_replicas": 3}, "3 replica(s) × 2 thread(s)"),
+    ({"autoscaling_config": {"min_replicas": 1, "max_replicas": 4}}, "1 to 4 replica(s) × 2 thread(s)"),
+])  # fmt: skip
+def test_the_ready_block_names_replicas_and_threads_fixed_and_autoscaled(
+    deployment: dict[str, object], words: str
+) -> None:
+    config = read_config("one_replica.yaml")
+    config["applications"][1]["deployments"] = [{"name": "Classifier", **deployment}]
+    [found] = classifiers(config)
+    told = {"name": "resnet50", "engine": "openvino", "precision": "float32", "weights": "w.h5", "labels": "l.txt"}
+    [line] = _model_lines(found, {**told, "cache": "off"})
+    assert words in line
 
 
 @pytest.mark.parametrize(

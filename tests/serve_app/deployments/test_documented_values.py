@@ -198,5 +198,5 @@ def test_other_words_for_the_store_are_refused_by_name(tmp_path: Path, word: str
     if yaml.safe_load(word) is False:
         check_config(read_config(path), path)
         return
-    with pytest.raises(SetupError, match=r"args\.cache\.store: Input should be 'auto', 'redis', 'memory' or 'off'"):
+    with pytest.raises(SetupError, match=r"args\.cache\.store: must be 'auto', 'redis', 'memory' or 'off'"):
         check_config(read_config(path), path)

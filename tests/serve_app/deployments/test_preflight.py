@@ -1,23 +1,30 @@
 """What can be known is told before Ray starts: every fault at once, each in one line with its key and remedy."""
 
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.sources import IMAGENET_URLS, find_source_faults
+from serve_app.classifier.sources import LABELS_URL, find_source_faults
 from serve_app.deployments import model
 from serve_app.deployments.preflight import CHECKS, Check, Start, _queues, find_faults, startable_config
 from serve_app.errors import Fault, SetupFaults
+from serve_app.service_folder import claimed_folder
 from tests.conftest import Fitted
+from tests.ports import free_port
 from tests.redis_server import RedisServer
-from tests.service import CONFIGS, ROOT, read_config
-from tests.startup_mistakes import BEGIN, END, MISTAKES, PAGE, Mistake, cell, rows, shown, write_files
+from tests.service import ROOT, read_config
+from tests.startup_mistakes import BEGIN, END, MISTAKES, PAGE, Mistake, cell, rows, shown
 
 RUN_S = 120
 PAGE_TEXT = PAGE.read_text(encoding="utf-8")
@@ -25,12 +32,15 @@ PAGE_TEXT = PAGE.read_text(encoding="utf-8")
 
 def messages(mistake: Mistake, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what a start with this mistake says, in this process."""
-    write_files(folder)
-    for name, value in mistake.variables(folder).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SetupFaults) as caught:
-        startable_config(mistake.write(folder), is_to_listen=False)
-    return shown(str(caught.value), folder).splitlines()
+    port = free_port()
+    if mistake.missing_package is not None:
+        monkeypatch.setitem(sys.modules, mistake.missing_package, None)
+    with mistake.made(folder, port) as (config, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SetupFaults) as caught:
+            startable_config(config, is_to_listen=True)
+    return shown(str(caught.value), folder, port).splitlines()
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
@@ -38,22 +48,26 @@ def test_each_mistake_is_told_as_the_page_says(
     mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = messages(mistake, tmp_path, monkeypatch)
-    assert dict(rows(PAGE_TEXT))[mistake.name] == cell(told)
-    assert all("secret" not in line and ": " in line for line in told)
+    assert {name: message for name, message, _ in rows(PAGE_TEXT)}[mistake.name] == cell(told)
+    assert all("secret" not in line for line in told)
+    for line in told:
+        key, _, words = line.partition(": ")
+        assert re.fullmatch(r"[\w.\[\]…]+", key), line
+        assert "; " in words, line  # what is wrong, and what mends it
 
 
 def test_the_page_has_every_mistake_once_in_their_order() -> None:
-    assert [name for name, _ in rows(PAGE_TEXT)] == [mistake.name for mistake in MISTAKES]
+    assert [name for name, *_ in rows(PAGE_TEXT)] == [mistake.name for mistake in MISTAKES]
     assert PAGE_TEXT.count(BEGIN) == PAGE_TEXT.count(END) == 1
 
 
 def run_launcher(mistake: Mistake, folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    write_files(folder)
-    command = [sys.executable, "-m", "serve_app", *options, str(mistake.write(folder))]
-    environment = {**os.environ, **mistake.variables(folder)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=RUN_S, check=False
-    )
+    with mistake.made(folder, free_port()) as (config, environment):
+        command = [sys.executable, "-m", "serve_app", *options, str(config)]
+        return subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **environment},
+            capture_output=True, text=True, timeout=RUN_S, check=False,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [(), ("--check",)])
@@ -68,12 +82,13 @@ def test_all_faults_are_told_at_once_and_nothing_is_started(tmp_path: Path, opti
 
 
 def test_a_shipped_config_has_no_fault_and_an_optional_redis_that_is_down_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:9/0")
-    _, [warning] = startable_config(CONFIGS / "one_replica.yaml", is_to_listen=False)
+    config = Mistake("none").write(tmp_path, free_port())
+    _, [warning] = startable_config(config, is_to_listen=False)
     assert warning.is_warning
-    assert str(warning).startswith("REDIS_URL: Redis cannot be used: Connection refused; start it")
+    assert str(warning).startswith("REDIS_URL: Redis cannot be used: Connection refused; start Redis")
     assert "secret" not in str(warning)
 
 
@@ -86,7 +101,7 @@ def test_two_models_with_one_job_queue_are_a_fault(own_redis: RedisServer) -> No
     assert [*_queues(Start(config, {"REDIS_URL": own_redis.url}))] == []
     config["applications"][2]["args"].pop("jobs")
     [fault] = _queues(Start(config, {"REDIS_URL": own_redis.url}))
-    assert str(fault).startswith("applications[cats].args.jobs.queue: model is the queue of model too")
+    assert str(fault).startswith("applications[cats].args.jobs.queue: model is also the queue of model")
     assert [*_queues(Start(config, {}))] == []
 
 
@@ -103,14 +118,14 @@ def test_a_redis_that_answers_is_no_fault_and_what_is_none_is_one(own_redis: Red
     assert faults_with("REDIS_URL", own_redis.url) == []
     [refused] = faults_with("REDIS_URL", f"{own_redis.url.rpartition('/')[0]}/99999")
     assert not refused.is_warning
-    assert "no database of the number" in str(refused)
+    assert "no database with the number" in str(refused)
     with socket.create_server(("127.0.0.1", 0)) as server:
         answering = threading.Thread(target=answer_as_a_web_server, args=(server,))
         answering.start()
         [other] = faults_with("REDIS_URL", f"redis://127.0.0.1:{server.getsockname()[1]}/0")
         answering.join()
     assert not other.is_warning
-    assert "what answers there is no Redis" in str(other)
+    assert "the server that answers there is not Redis" in str(other)
 
 
 def test_a_check_that_hears_nothing_is_a_fault_and_holds_nothing_up() -> None:
@@ -126,13 +141,73 @@ def test_a_check_that_hears_nothing_is_a_fault_and_holds_nothing_up() -> None:
     assert str(fault).startswith("DATABASE_URL: no answer within 0.01 s")
 
 
-def test_the_port_must_be_free_only_for_a_start(tmp_path: Path) -> None:
+def test_a_port_in_use_stops_a_start_and_is_a_warning_of_a_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        port, metrics = taken.getsockname()[1], other.getsockname()[1]
+        monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+        monkeypatch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", str(metrics))
+        config = Mistake("taken").write(tmp_path, port)
+        _, told = startable_config(config, is_to_listen=False)
+        assert [(fault.key, fault.is_warning) for fault in told] == [
+            ("RAY_SERVE_HAPROXY_METRICS_PORT", True), ("http_options.port", True),
+        ]  # fmt: skip
+        with pytest.raises(SetupFaults) as caught:
+            startable_config(config, is_to_listen=True)
+    assert [line.partition(": ")[0] for line in caught.value.lines] == [fault.key for fault in told]
+    assert f"port {metrics} cannot be used (Address already in use); free it" in str(caught.value)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Return a folder in which sockets may have names."""
+    path = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def test_the_port_of_a_running_service_is_no_fault_of_a_check(
+    short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVE_APP_RUN_DIR", str(short_folder))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        config = Mistake("taken").write(tmp_path, port)
-        startable_config(config, is_to_listen=False)
-        with pytest.raises(SetupFaults, match=rf"http_options\.port: port {port} cannot be used"):
-            startable_config(config, is_to_listen=True)
+        with claimed_folder(port, is_over=lambda: True):
+            _, told = startable_config(Mistake("runs").write(tmp_path, port), is_to_listen=False)
+    assert told == []
+
+
+def test_hosts_whose_names_are_looked_up_without_end_are_told_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the libraries are for each address, and none of them bounds a name server that says nothing."""
+    ended = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def look_up_slowly(host: object, *args: Any, **options: Any) -> Any:
+        if host == "silent.example":
+            ended.wait()
+            raise socket.gaierror
+        return look_up(host, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_slowly)
+    config = read_config("one_replica.yaml")
+    url = "http://silent.example/labels.json"
+    config["applications"][1]["args"] |= {"weights": "random", "labels": url, "labels_sha256": "0" * 64}
+    addresses = {"DATABASE_URL": "postgresql://silent.example/x", "REDIS_URL": "redis://silent.example/0"}
+    try:
+        told = find_faults(Start(config, {**addresses, "RAY_AUTH_TOKEN": "x"}), CHECKS, longest_s=RUN_S)
+        assert not ended.is_set()
+    finally:
+        ended.set()
+    assert [fault.key for fault in told] == ["applications[model].args.labels", "DATABASE_URL", "REDIS_URL"]
+    assert all("no answer in time; " in str(fault) for fault in told)
+
+
+def test_redis_is_asked_once_for_several_models() -> None:
+    [warning] = find_faults(
+        Start(read_config("two_models.yaml"), {"REDIS_URL": "redis://127.0.0.1:9/0", "RAY_AUTH_TOKEN": "x"}), CHECKS
+    )
+    assert warning.is_warning
 
 
 def test_whole_weights_of_a_resnet50_are_no_fault(fitted: Fitted, tmp_path: Path) -> None:
@@ -140,7 +215,7 @@ def test_whole_weights_of_a_resnet50_are_no_fault(fitted: Fitted, tmp_path: Path
     assert list(find_source_faults(whole)) == []
     cut.write_bytes(fitted.weights.read_bytes()[:50_000_000])
     [fault] = find_source_faults(ClassifierSettings(weights=str(cut)))
-    assert "no whole file of Keras weights" in str(fault)
+    assert "not a complete file of Keras weights" in str(fault)
 
 
 def test_serve_run_is_told_of_weights_before_a_replica_starts() -> None:
@@ -148,9 +223,7 @@ def test_serve_run_is_told_of_weights_before_a_replica_starts() -> None:
         model.build(ClassifierSettings(auth="none", weights="/no/such.h5"))
 
 
-def test_the_imagenet_files_are_asked_for_where_keras_fetches_them() -> None:
-    from keras.src.applications import imagenet_utils, resnet
+def test_the_imagenet_labels_are_asked_for_where_keras_fetches_them() -> None:
+    from keras.src.applications import imagenet_utils
 
-    base, _, file = IMAGENET_URLS["weights"].rpartition("/")
-    assert (f"{base}/", file) == (resnet.BASE_WEIGHTS_PATH, "resnet50_weights_tf_dim_ordering_tf_kernels.h5")
-    assert IMAGENET_URLS["labels"] == imagenet_utils.CLASS_INDEX_PATH
+    assert imagenet_utils.CLASS_INDEX_PATH == LABELS_URL

@@ -130,7 +130,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="cannot be read"):
         ApiKeys(KeySource(keys_file=str(tmp_path / "nothing")))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SetupError, match="is not text"):
+    with pytest.raises(SetupError, match="is not UTF-8 text; write one key a line"):
         ApiKeys(KeySource(keys_file=str(tmp_path / "binary")))
 
 

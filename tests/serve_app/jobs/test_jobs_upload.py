@@ -94,10 +94,10 @@ async def test_a_bad_upload_is_a_clear_400(desk: Desk, name: str) -> None:
 
 
 def test_a_queue_for_less_than_one_upload_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match="max_waiting_bytes must be at least 50256000: max_job_bytes"):
+    with pytest.raises(ValueError, match="max_waiting_bytes: must be at least 50256000, max_job_bytes"):
         JobSettings(max_waiting_bytes=50_255_999)
 
 
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match="max_held_bytes must be at least 3100"):
+    with pytest.raises(ValueError, match="max_held_bytes: must be at least 3100"):
         JobSettings(max_job_bytes=1000, max_held_bytes=2000)

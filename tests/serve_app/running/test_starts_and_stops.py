@@ -194,7 +194,7 @@ def test_a_model_that_cannot_be_prepared_ends_a_start_before_ray(fitted: Fitted,
     with service(launcher(config), own_environment(tmp_path), tmp_path, port) as failing:
         assert failing.process.wait(START_S) == 2
         printed = failing.printed()
-        assert f"error: applications[model].args: weights: {weights} is not a readable Keras weights file" in printed
+        assert f"error: applications[model].args.weights: {weights} is not a readable Keras weights file" in printed
         assert "stopping" not in printed  # no Ray was there to stop
         assert len(printed.splitlines()) < 50
 

@@ -199,8 +199,8 @@ def test_a_database_that_fits_or_is_empty_does_not_stop_the_launcher(tmp_path: P
 def test_a_database_that_cannot_be_asked_stops_the_launcher(tmp_path: Path) -> None:
     (tmp_path / "own.sqlite3").write_bytes(b"no database" * 1000)
     for url, words in (
-        ("postgresql://user:secret@127.0.0.1:1/x", "the database cannot be asked: Connection refused; start it, or"),
-        (f"sqlite:///{tmp_path}/own.sqlite3", "the database cannot be asked: file is not a database; start it, or"),
+        ("postgresql://user:secret@127.0.0.1:1/x", "the database cannot be used: Connection refused; start PostgreSQL"),
+        (f"sqlite:///{tmp_path}/own.sqlite3", "the database cannot be used: file is not a database; name an SQLite"),
     ):
         [told] = faults_before_the_start(url)
         assert told.startswith(f"DATABASE_URL: {words}")

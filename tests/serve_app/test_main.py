@@ -1,0 +1,33 @@
+"""The command line of `serve-app`."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+from serve_app.__main__ import build_parser
+from serve_app.places import CONFIGS
+from tests.service import ROOT
+
+RUN_S = 120
+
+
+def test_the_help_has_examples_that_can_be_typed_exit_codes_and_defaults() -> None:
+    help_text = build_parser("serve-app").format_help()
+    examples = re.findall(r"^  serve-app(.*?)(?:  +\S.*)?$", help_text.partition("examples:")[2], re.MULTILINE)
+    read = [build_parser("serve-app").parse_args(shlex.split(example)) for example in examples]
+    assert [(one.config, one.check) for one in read] == [
+        ("configs/one_replica.yaml", False), ("my_service.yaml", False), ("two_models", True),
+    ]  # fmt: skip
+    assert (CONFIGS / "two_models.yaml").is_file()
+    assert re.findall(r"^  (\d)  \w+", help_text.partition("exit codes:")[2], re.MULTILINE) == ["0", "1", "2"]
+    assert "default: 1800" in help_text
+    assert "default: 20:" in help_text
+
+
+def test_it_is_printed_without_ray() -> None:
+    code = "import sys; from serve_app.__main__ import main\ntry: main()\nfinally: print('ray' in sys.modules)"
+    command = [sys.executable, "-c", code, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=True)
+    assert "exit codes:" in done.stdout
+    assert done.stdout.endswith("False\n")
