@@ -1,7 +1,7 @@
-"""Takes what is waiting and runs it as one batch: no timer, so a lone picture never waits for company.
+"""Takes what is waiting and runs it as a batch: no timer, so a lone picture never waits for company.
 
-While the engine runs, arrivals queue up; when it is done, the next batch takes them. Batches thus grow exactly when
-the engine is the bottleneck. Called by `Classifier`; knows nothing of pictures' origin, TensorFlow or Ray.
+While the engine is full, arrivals queue up; when a batch is done, the next one takes them. Batches thus grow exactly
+when the engine is the bottleneck. Called by `Classifier`; knows nothing of pictures' origin, TensorFlow or Ray.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +38,23 @@ class _Waiting:
     answer: asyncio.Future[Inference]
 
 
-class MicroBatcher:
-    """Runs `infer` in `executor`, one batch at a time, first come first served, background last.
+@dataclass(eq=False)
+class _Run:
+    """A batch in the engine."""
 
-    `on_batch` is told of each batch that came back and was not background: how many pictures, and how many seconds. The
-    queue has no bound of its own: who comes in is decided before decoding (`admission`). A background picture begins
-    only when no other waits, in batches of `max_background_batch`: longer no client's picture waits for one.
+    batch: list[_Waiting]
+    on_batch: OnBatch
+    began: float = field(default_factory=time.monotonic)
+    engine_s: float = 0.0
+
+
+class MicroBatcher:
+    """Runs `infer` in `executor`, first come first served, background last.
+
+    Up to `at_once` batches run at a time, with `max_batch` pictures together. `on_batch` is told of each batch that
+    came back and was not background: how many pictures, and how many seconds of the engine, of which batches that run
+    at the same time have equal shares. The queue has no bound of its own: who comes in is decided before decoding
+    (`admission`). A background picture begins only when no other waits or runs, in batches of `max_background_batch`.
     """
 
     def __init__(
@@ -54,17 +65,19 @@ class MicroBatcher:
         max_batch: int,
         on_batch: OnBatch,
         max_background_batch: int = 1,
+        at_once: int = 1,
     ) -> None:
         self._infer = infer
         self._executor = executor
-        self._max_batch = max_batch
+        self._at_once = at_once
+        self._max_batch = max(1, max_batch // at_once)
         self._max_background_batch = max_background_batch
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._background: deque[_Waiting] = deque()
-        self._running: list[_Waiting] = []
-        self._run_began = 0.0
-        self._arrival = asyncio.Event()
+        self._running: list[_Run] = []
+        self._shared_at = 0.0
+        self._change = asyncio.Event()
         self._loop_task = asyncio.create_task(self._run_batches())
         # However the loop ends, nobody may be left waiting for it.
         self._loop_task.add_done_callback(lambda _: self._give_up())
@@ -76,8 +89,8 @@ class MicroBatcher:
 
     @property
     def running_for_s(self) -> float:
-        """Seconds since the running batch went to the engine; 0 between batches."""
-        return time.monotonic() - self._run_began if self._run_began else 0.0
+        """Seconds since the oldest batch that runs went to the engine; 0 between batches."""
+        return max((time.monotonic() - run.began for run in self._running), default=0.0)
 
     async def infer(self, picture: Picture, *, is_background: bool = False) -> Inference:
         """Return the scores of `picture` (uint8, one engine input).
@@ -88,49 +101,62 @@ class MicroBatcher:
             raise NotReady("the batch loop of this replica has ended; try again")
         waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
         (self._background if is_background else self._waiting).append(waiting)
-        self._arrival.set()
+        self._change.set()
         return await waiting.answer
 
     async def close(self) -> None:
-        """Stop the batch loop; whoever still waits, in the queue or for the running batch, is cancelled."""
+        """Stop the batch loop; whoever still waits, in the queue or for a running batch, is cancelled."""
         self._loop_task.cancel()
         await asyncio.wait([self._loop_task])
 
     def _give_up(self) -> None:
-        for waiting in (*self._running, *self._waiting, *self._background):
+        running = [waiting for run in self._running for waiting in run.batch]
+        for waiting in (*running, *self._waiting, *self._background):
             waiting.answer.cancel()
 
     async def _run_batches(self) -> None:
-        while True:
-            await self._arrival.wait()
-            self._running = _take(self._waiting, self._max_batch)
-            on_batch = self._on_batch
-            if not self._running:
-                self._running = _take(self._background, self._max_background_batch)
-                on_batch = _tell_nobody
-            if not self._waiting and not self._background:
-                self._arrival.clear()
-            if self._running:
-                await self._run(self._running, on_batch)
+        async with asyncio.TaskGroup() as runs:
+            while True:
+                await self._change.wait()
+                self._change.clear()
+                while run := self._next_run():
+                    self._share_out()
+                    self._running.append(run)
+                    runs.create_task(self._run(run))
 
-    async def _run(self, batch: list[_Waiting], on_batch: OnBatch) -> None:
-        pictures = np.stack([waiting.picture for waiting in batch])
-        run = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
-        self._run_began = time.monotonic()
-        await asyncio.wait([run])
-        self._run_began = 0.0
-        fault = run.exception()
+    def _next_run(self) -> "_Run | None":
+        free = self._at_once - len(self._running)
+        if free and (batch := _take(self._waiting, min(self._max_batch, -(-len(self._waiting) // free)))):
+            return _Run(batch, self._on_batch)
+        if not self._running and (batch := _take(self._background, self._max_background_batch)):
+            return _Run(batch, _tell_nobody)
+        return None
+
+    async def _run(self, run: "_Run") -> None:
+        pictures = np.stack([waiting.picture for waiting in run.batch])
+        computing = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
+        await asyncio.wait([computing])
+        self._share_out()
+        self._running.remove(run)
+        self._change.set()
+        fault = computing.exception()
         if fault is None:
-            _, started, ended = run.result()
-            on_batch(len(batch), ended - started)
-        for row, waiting in enumerate(batch):
+            run.on_batch(len(run.batch), run.engine_s)
+        for row, waiting in enumerate(run.batch):
             if waiting.answer.done():
                 continue
             if fault is not None:
                 waiting.answer.set_exception(fault)
             else:
-                scores, started, ended = run.result()
-                waiting.answer.set_result(Inference(scores[row], started, ended, len(batch)))
+                scores, started, ended = computing.result()
+                waiting.answer.set_result(Inference(scores[row], started, ended, len(run.batch)))
+
+    def _share_out(self) -> None:
+        """Give the time since the last call to the batches that have run since then, in equal shares."""
+        now = time.monotonic()
+        for run in self._running:
+            run.engine_s += (now - self._shared_at) / len(self._running)
+        self._shared_at = now
 
 
 def _take(waiting: deque[_Waiting], count: int) -> list[_Waiting]:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # A batch takes half a second; whatever takes this long will not come back.
 STUCK_AFTER_S = 60
 LOWEST_PRIORITY = 19
+MOST_AT_ONCE = 2
 HASHED_AT_ONCE_BYTES = 131_072
 """Up to here the event loop hashes an upload itself: handing it to a thread would cost as much."""
 
@@ -94,6 +95,7 @@ class Classifier:
             max_batch=settings.max_batch,
             on_batch=admission.learn,
             max_background_batch=settings.jobs.max_batch,
+            at_once=int(os.environ.get("X_AT_ONCE", engine.at_once)),
         )
         classifier = cls(settings, prepared, pools, batcher, admission)
         classifier.held_cores = held_cores
@@ -219,7 +221,7 @@ class _Pools:
         # Much of a start is the import of TensorFlow, CPU that replicas which serve must not lack.
         self.load = ThreadPoolExecutor(1, "load", _lower_priority, (LOWEST_PRIORITY,))
         self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", _lower_priority, lower)
-        self.engine = ThreadPoolExecutor(1, "engine", _lower_priority, lower)
+        self.engine = ThreadPoolExecutor(MOST_AT_ONCE, "engine", _lower_priority, lower)
 
     def shut_down(self) -> None:
         self.load.shutdown(wait=False, cancel_futures=True)

@@ -37,6 +37,8 @@ _KERAS = ("tensorflow", "keras")
 # How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again.
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
+PROCESSOR = Path("/proc/cpuinfo")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of Arm
 # Exit code of `engines.prepare` for a SetupError; any other failure is a fault of ours and shown whole.
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
@@ -92,7 +94,7 @@ def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
 
     Safe when several replicas start at once: one prepares, the others wait. Raises SetupError.
     """
-    if fault := find_engine_fault(settings.engine):
+    if fault := find_engine_fault(settings):
         raise SetupError(fault)
     folder = cache_dir() / "models"
     _make_folder(folder)
@@ -100,12 +102,23 @@ def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
     return _find_or_make_auto(settings, folder) if is_auto else _find_or_make(settings, folder)
 
 
-def find_engine_fault(engine: str) -> Fault | None:
-    """Return why an engine cannot be used: it is an extra that is not installed."""
-    if find_spec(engine) is not None:
-        return None
-    remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
-    return Fault("engine", f"{engine} is not installed", remedy)
+def find_engine_fault(settings: ClassifierSettings, processor: Path = PROCESSOR) -> Fault | None:
+    """Return why the engine cannot be used: it is an extra that is not installed, or the processor lacks bfloat16."""
+    engine = settings.engine
+    if find_spec(engine) is None:
+        remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
+        return Fault("engine", f"{engine} is not installed", remedy)
+    if (engine, settings.precision) == ("tensorflow", "bfloat16") and not _has_bfloat16(processor):
+        return Fault("precision", "this processor has no bfloat16, which tensorflow needs", "write `precision: float32`")
+    return None
+
+
+def _has_bfloat16(processor: Path) -> bool:
+    """Tell whether a processor's flags, as in /proc/cpuinfo, name an instruction for bfloat16."""
+    try:
+        return not _BFLOAT16.isdisjoint(processor.read_text(encoding="ascii", errors="replace").split())
+    except OSError:  # no Linux: nothing tells
+        return False
 
 
 def is_prepared(settings: ClassifierSettings) -> bool:

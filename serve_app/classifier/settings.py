@@ -76,7 +76,9 @@ class ClassifierSettings(BaseModel):
         "the memory. .onnx files are computed by these two, `onnxruntime` computes nothing else.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Arithmetic of the engine; `bfloat16` only with `engine: openvino`."
+        "float32",
+        description="Arithmetic of the engine. `bfloat16` is for `openvino`, and for `tensorflow` where the processor has "
+        "it.",
     )
     threads: int = Field(
         1,
@@ -216,9 +218,9 @@ class ClassifierSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _bfloat16_is_openvino_only(self) -> Self:
-        if self.precision == "bfloat16" and self.engine != "openvino":
-            raise ValueError(f"precision: bfloat16 needs engine: openvino; with {self.engine} use float32")
+    def _onnxruntime_has_no_bfloat16(self) -> Self:
+        if self.precision == "bfloat16" and self.engine == "onnxruntime":
+            raise ValueError("precision: bfloat16 needs engine: openvino or tensorflow; with onnxruntime use float32")
         return self
 
     @model_validator(mode="after")

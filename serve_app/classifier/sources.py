@@ -31,7 +31,7 @@ _WAYS = {
 
 def find_source_faults(settings: ClassifierSettings) -> Iterator[Fault]:
     """Yield why the model cannot be prepared, by the keys of `settings`. Waits ANSWER_S at most for each source."""
-    if fault := find_engine_fault(settings.engine):
+    if fault := find_engine_fault(settings):
         yield fault
     elif _is_prepared(settings):
         return

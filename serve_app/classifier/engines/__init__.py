@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 
 class Engine(Protocol):
-    """A loaded network; used by one thread."""
+    """A loaded network."""
+
+    at_once: int
+    """How many threads may call `infer` at the same time, and gain by it."""
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the class probabilities, shape (n, classes), of RGB pictures, shape (n, crop, crop, 3)."""
@@ -32,4 +35,4 @@ def load_engine(name: str, folder: Path, *, threads: int, precision: str) -> Eng
         return OnnxRuntimeEngine(folder, threads=threads)
     from serve_app.classifier.engines.tensorflow_engine import TensorFlowEngine
 
-    return TensorFlowEngine(folder, threads=threads)
+    return TensorFlowEngine(folder, threads=threads, precision=precision)

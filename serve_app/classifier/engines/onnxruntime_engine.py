@@ -16,6 +16,8 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(ui
 class OnnxRuntimeEngine:
     """A session with its own number of threads."""
 
+    at_once = 1
+
     def __init__(self, folder: Path, *, threads: int) -> None:
         try:
             self._input, self._is_logits = OnnxInput.read(folder)

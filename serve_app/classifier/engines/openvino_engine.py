@@ -17,6 +17,8 @@ FOR_REPLICAS = {"ENABLE_CPU_PINNING": False}
 class OpenVinoEngine:
     """A compiled model with its own number of threads."""
 
+    at_once = 1
+
     def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
         options = {
             "INFERENCE_NUM_THREADS": threads,

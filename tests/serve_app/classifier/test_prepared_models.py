@@ -269,7 +269,7 @@ def test_unusable_labels_are_refused(tmp_path: Path, text: str, words: str) -> N
         ({"labels": "https://example.com/l.json"}, "labels_sha256"),
         ({"weights_sha256": "0" * 64}, "belongs to a file or URL"),
         ({"weights": "w.h5", "weights_sha256": "123"}, "pattern"),
-        ({"precision": "bfloat16"}, "openvino"),
+        ({"precision": "bfloat16", "engine": "onnxruntime"}, "openvino or tensorflow"),
         ({"threads": 0}, "greater than or equal to 1"),
         ({"weights": "model.bin"}, "weights: must be auto, imagenet, random, or a file whose name ends in .h5"),
         ({"thread": 2}, "Extra inputs are not permitted"),
