@@ -109,7 +109,9 @@ def find_engine_fault(settings: ClassifierSettings, processor: Path = PROCESSOR)
         remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
         return Fault("engine", f"{engine} is not installed", remedy)
     if (engine, settings.precision) == ("tensorflow", "bfloat16") and not _has_bfloat16(processor):
-        return Fault("precision", "this processor has no bfloat16, which tensorflow needs", "write `precision: float32`")
+        return Fault(
+            "precision", "this processor has no bfloat16, which tensorflow needs", "write `precision: float32`"
+        )
     return None
 
 

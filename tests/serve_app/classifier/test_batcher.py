@@ -40,11 +40,16 @@ class HeldEngine:
 
 @asynccontextmanager
 async def batching(
-    engine: HeldEngine, *, max_batch: int = 4, on_batch: OnBatch = lambda *_: None
+    engine: HeldEngine, *, max_batch: int = 4, at_once: int = 1, on_batch: OnBatch = lambda *_: None
 ) -> AsyncIterator[MicroBatcher]:
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(at_once) as executor:
         batcher = MicroBatcher(
-            engine.infer, executor, max_batch=max_batch, on_batch=on_batch, max_background_batch=BACKGROUND_BATCH
+            engine.infer,
+            executor,
+            max_batch=max_batch,
+            at_once=at_once,
+            on_batch=on_batch,
+            max_background_batch=BACKGROUND_BATCH,
         )
         try:
             yield batcher
@@ -191,6 +196,71 @@ async def test_closing_leaves_no_background_picture_waiting() -> None:
     engine = HeldEngine()
     async with batching(engine) as batcher:
         tasks = await ask_while_free(engine, batcher, 1) + await ask(batcher, 50, is_background=True)
+        await batcher.close()
+        for task in tasks:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, HANG_S)
+
+
+async def test_a_second_batch_begins_beside_the_first_and_a_third_waits() -> None:
+    engine = HeldEngine()
+    async with batching(engine, at_once=2) as batcher:
+        tasks = await ask_while_free(engine, batcher, 1)
+        tasks += await ask_while_free(engine, batcher, 2)
+        tasks += await ask(batcher, 3, 4, 5)
+        assert engine.batches == [[1], [2]]
+        engine.go.release()
+        await engine.begun()
+        assert engine.batches == [[1], [2], [3, 4]]
+        engine.go.release(10)
+        assert await asyncio.gather(*tasks) == [1, 2, 3, 4, 5]
+
+
+async def test_what_arrives_together_is_divided_among_the_batches_that_run_at_once() -> None:
+    engine = HeldEngine()
+    async with batching(engine, at_once=2) as batcher:
+        tasks = await ask(batcher, 1, 2, 3)
+        await engine.begun()
+        await engine.begun()
+        assert sorted(engine.batches) == [[1, 2], [3]]
+        engine.go.release(10)
+        assert await asyncio.gather(*tasks) == [1, 2, 3]
+
+
+async def test_batches_that_run_at_once_share_the_seconds_of_the_engine() -> None:
+    engine, told, began_s = HeldEngine(), list[float](), time.monotonic()
+    async with batching(engine, at_once=2, on_batch=lambda _, took_s: told.append(took_s)) as batcher:
+        tasks = await ask_while_free(engine, batcher, 1)
+        tasks += await ask_while_free(engine, batcher, 2)
+        both_s = time.monotonic()
+        await asyncio.to_thread(time.sleep, 0.1)
+        both_s = time.monotonic() - both_s
+        engine.go.release(10)
+        await asyncio.gather(*tasks)
+    assert sum(told) <= time.monotonic() - began_s
+    assert min(told) >= both_s / 2
+
+
+async def test_a_picture_begins_beside_a_background_batch_and_none_of_those_beside_a_picture() -> None:
+    engine = HeldEngine()
+    async with batching(engine, at_once=2) as batcher:
+        tasks = await ask(batcher, 50, 51, 52, 53, is_background=True)
+        await engine.begun()
+        tasks += await ask_while_free(engine, batcher, 1)
+        assert engine.batches == [[50, 51], [1]]
+        engine.go.release()  # either of them
+        engine.go.release()
+        await engine.begun()
+        assert engine.batches == [[50, 51], [1], [52, 53]]
+        engine.go.release(10)
+        assert await asyncio.gather(*tasks) == [50, 51, 52, 53, 1]
+
+
+async def test_closing_leaves_nobody_waiting_for_one_of_two_batches() -> None:
+    engine = HeldEngine()
+    async with batching(engine, at_once=2) as batcher:
+        tasks = await ask_while_free(engine, batcher, 1)
+        tasks += await ask_while_free(engine, batcher, 2)
         await batcher.close()
         for task in tasks:
             with pytest.raises(asyncio.CancelledError):
