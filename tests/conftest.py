@@ -95,6 +95,7 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ["SERVE_APP_CACHE_DIR"] = str(_folder_of_all_processes(tmp_path_factory) / "cache")
     os.environ["SERVE_APP_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
     os.environ["KERAS_HOME"] = str(tmp_path_factory.mktemp("keras"))
+    os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] = "0"  # in pytest's processes several networks are computed
     os.environ["SSL_CERT_FILE"] = str(_one_certificate(tmp_path_factory.mktemp("certificates")))
     os.environ["https_proxy"] = "http://127.0.0.1:9"  # refused at once: the ImageNet weights cannot be had
     os.environ["no_proxy"] = "127.0.0.1,localhost"

@@ -14,6 +14,8 @@ from tests.held_engine import HeldEngine
 class Gate(HeldEngine):
     """An engine whose batches wait while the gate is shut, and their sizes, in order."""
 
+    at_once = 1
+
     def __init__(self, infer: Infer) -> None:
         """Begin with the gate open."""
         super().__init__(infer)

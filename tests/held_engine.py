@@ -15,7 +15,7 @@ import numpy as np
 
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.api import build_model_api
-from serve_app.classifier.batcher import Infer, MicroBatcher, Scores
+from serve_app.classifier.batcher import BatchLimits, Infer, MicroBatcher, Scores
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.metrics import Metrics
@@ -72,7 +72,7 @@ async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, 
     settings = ClassifierSettings.model_validate({**loaded.settings.model_dump(), **args})
     engine = HeldEngine(loaded._batcher._infer)
     admission = Admission(settings, metrics, picture_s=picture_s)
-    batcher = MicroBatcher(engine.infer, loaded._pools.engine, max_batch=settings.max_batch, on_batch=admission.learn)
+    batcher = MicroBatcher(engine.infer, loaded._pools.engine, BatchLimits(settings.max_batch), admission.learn)
     classifier = Classifier(settings, loaded.prepared, loaded._pools, batcher, admission)
     transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:

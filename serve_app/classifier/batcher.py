@@ -33,6 +33,17 @@ class Inference:
 
 
 @dataclass(frozen=True)
+class BatchLimits:
+    """How much the engine computes at a time."""
+
+    pictures: int
+    """Of all batches together."""
+    batches: int = 1
+    background_pictures: int = 1
+    """In a batch that no client waits for."""
+
+
+@dataclass(frozen=True)
 class _Waiting:
     picture: Picture
     answer: asyncio.Future[Inference]
@@ -51,27 +62,16 @@ class _Run:
 class MicroBatcher:
     """Runs `infer` in `executor`, first come first served, background last.
 
-    Up to `at_once` batches run at a time, with `max_batch` pictures together. `on_batch` is told of each batch that
-    came back and was not background: how many pictures, and how many seconds of the engine, of which batches that run
-    at the same time have equal shares. The queue has no bound of its own: who comes in is decided before decoding
-    (`admission`). A background picture begins only when no other waits or runs, in batches of `max_background_batch`.
+    `on_batch` is told of each batch that came back and was not background: how many pictures, and how many seconds of
+    the engine, of which batches that run at the same time have equal shares. The queue has no bound of its own: who
+    comes in is decided before decoding (`admission`). Background pictures begin only when no other waits or runs.
     """
 
-    def __init__(
-        self,
-        infer: Infer,
-        executor: Executor,
-        *,
-        max_batch: int,
-        on_batch: OnBatch,
-        max_background_batch: int = 1,
-        at_once: int = 1,
-    ) -> None:
+    def __init__(self, infer: Infer, executor: Executor, limits: BatchLimits, on_batch: OnBatch) -> None:
         self._infer = infer
         self._executor = executor
-        self._at_once = at_once
-        self._max_batch = max(1, max_batch // at_once)
-        self._max_background_batch = max_background_batch
+        self._limits = limits
+        self._max_batch = max(1, limits.pictures // limits.batches)
         self._on_batch = on_batch
         self._waiting: deque[_Waiting] = deque()
         self._background: deque[_Waiting] = deque()
@@ -125,10 +125,10 @@ class MicroBatcher:
                     runs.create_task(self._run(run))
 
     def _next_run(self) -> "_Run | None":
-        free = self._at_once - len(self._running)
+        free = self._limits.batches - len(self._running)
         if free and (batch := _take(self._waiting, min(self._max_batch, -(-len(self._waiting) // free)))):
             return _Run(batch, self._on_batch)
-        if not self._running and (batch := _take(self._background, self._max_background_batch)):
+        if not self._running and (batch := _take(self._background, self._limits.background_pictures)):
             return _Run(batch, _tell_nobody)
         return None
 

@@ -17,7 +17,7 @@ from serve_app.cache.classification import KEPT_CLASSES, BestClasses, Classifica
 from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
-from serve_app.classifier.batcher import MicroBatcher, Scores
+from serve_app.classifier.batcher import BatchLimits, MicroBatcher, Scores
 from serve_app.classifier.engines import Engine, import_engine, load_engine
 from serve_app.classifier.families import Geometry
 from serve_app.classifier.fingerprint import fingerprint_model
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 STUCK_AFTER_S = 60
 LOWEST_PRIORITY = 19
 MOST_AT_ONCE = 2
+"""Batches that any engine computes at the same time."""
 HASHED_AT_ONCE_BYTES = 131_072
 """Up to here the event loop hashes an upload itself: handing it to a thread would cost as much."""
 
@@ -92,10 +93,8 @@ class Classifier:
         batcher = MicroBatcher(
             engine.infer,
             pools.engine,
-            max_batch=settings.max_batch,
-            on_batch=admission.learn,
-            max_background_batch=settings.jobs.max_batch,
-            at_once=int(os.environ.get("X_AT_ONCE", engine.at_once)),
+            BatchLimits(settings.max_batch, engine.at_once, settings.jobs.max_batch),
+            admission.learn,
         )
         classifier = cls(settings, prepared, pools, batcher, admission)
         classifier.held_cores = held_cores
@@ -214,7 +213,7 @@ def _sha256(data: bytes) -> str:
 
 
 class _Pools:
-    """The threads of one replica: several decode, exactly one runs the engine; another one loads at the start."""
+    """The threads of one replica: several decode, MOST_AT_ONCE run the engine; another one loads at the start."""
 
     def __init__(self, settings: ClassifierSettings) -> None:
         lower = (settings.niceness,)

@@ -77,7 +77,7 @@ class ClassifierSettings(BaseModel):
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Arithmetic of the engine. `bfloat16` is for openvino, and for tensorflow on processors that have it.",
+        description="Arithmetic of the engine. `bfloat16` is for openvino, and for tensorflow if the processor has it.",
     )
     threads: int = Field(
         1,

@@ -9,6 +9,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Here several networks are computed: kernels must not keep the weights of one, as `tensorflow_engine` lets them.
+os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] = "0"
 
 import keras
 import numpy as np

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # Kernels may keep the weights in the order in which they compute with them: those of a loaded network never change.
-# Without it each run orders them anew. It holds for all that TensorFlow computes in this process.
+# Without it each run orders them anew. It holds for the whole process, in which only one network may be computed then.
 os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
 
 import tensorflow as tf
@@ -22,13 +22,12 @@ from serve_app.errors import SetupError
 class TensorFlowEngine:
     """A loaded SavedModel with its own number of threads; TensorFlow's pools are per process, so one of them each."""
 
-    at_once = 2
-    """Threads that one batch leaves idle, at the end of each of its operations, compute the other."""
-
     def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
-        # One operation at a time, all threads in it: few networks have branches worth running side by side.
+        # All threads in each operation, and an operation of each batch at a time: threads that one batch leaves idle,
+        # at the end of each of its operations, compute the other. A single thread is never idle.
+        self.at_once = min(2, threads)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(self.at_once)
         if precision == "bfloat16":
             tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
         try:

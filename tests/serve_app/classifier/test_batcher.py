@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from serve_app.classifier.batcher import MicroBatcher, OnBatch
+from serve_app.classifier.batcher import BatchLimits, MicroBatcher, OnBatch
 from serve_app.errors import NotReady
 
 BACKGROUND_BATCH = 2
@@ -43,14 +43,7 @@ async def batching(
     engine: HeldEngine, *, max_batch: int = 4, at_once: int = 1, on_batch: OnBatch = lambda *_: None
 ) -> AsyncIterator[MicroBatcher]:
     with ThreadPoolExecutor(at_once) as executor:
-        batcher = MicroBatcher(
-            engine.infer,
-            executor,
-            max_batch=max_batch,
-            at_once=at_once,
-            on_batch=on_batch,
-            max_background_batch=BACKGROUND_BATCH,
-        )
+        batcher = MicroBatcher(engine.infer, executor, BatchLimits(max_batch, at_once, BACKGROUND_BATCH), on_batch)
         try:
             yield batcher
         finally:
@@ -147,7 +140,7 @@ async def test_an_engine_that_loses_a_row_fails_its_batch_and_no_other() -> None
         return pictures[1:].astype(np.float32) if 13 in pictures else pictures.astype(np.float32)
 
     with ThreadPoolExecutor(1) as executor:
-        batcher = MicroBatcher(lose_a_row, executor, max_batch=8, on_batch=lambda *_: None)
+        batcher = MicroBatcher(lose_a_row, executor, BatchLimits(8), lambda *_: None)
         with pytest.raises(RuntimeError, match="0 rows for 1 pictures"):
             await batcher.infer(picture(13))
         assert (await batcher.infer(picture(4))).scores[0] == 4

@@ -3,10 +3,12 @@
 import hashlib
 import http.server
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,14 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.classifier import model_cache
-from serve_app.classifier.model_cache import Manifest, PreparedModel, find_or_prepare
+from serve_app.classifier.model_cache import (
+    PROCESSOR,
+    Manifest,
+    PreparedModel,
+    _has_bfloat16,
+    find_engine_fault,
+    find_or_prepare,
+)
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
@@ -81,6 +90,66 @@ def test_the_engine_computes_what_the_bare_keras_model_computes(fitted: Fitted, 
     assert np.allclose(engine.infer(fitted.crops), fitted.expected, atol=1e-4)
     for row, picture in zip(fitted.expected, fitted.crops, strict=True):
         assert np.allclose(engine.infer(picture[np.newaxis]), row, atol=1e-4)
+
+
+def test_batches_that_tensorflow_computes_at_once_are_computed_as_one_alone(
+    fitted: Fitted, prepared: PreparedModel
+) -> None:
+    from serve_app.classifier.engines import load_engine
+
+    engine = load_engine("tensorflow", prepared.folder, threads=THREADS, precision="float32")
+    assert engine.at_once == 2
+    sizes = [1, 4, 2, 3] * 5
+    with ThreadPoolExecutor(engine.at_once) as threads:
+        computed = list(threads.map(lambda size: engine.infer(fitted.crops[-size:]), sizes))
+    for size, scores in zip(sizes, computed, strict=True):
+        assert np.allclose(scores, fitted.expected[-size:], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [
+        ("float32", 1e-4),
+        pytest.param(
+            "bfloat16", 0.3, marks=pytest.mark.skipif(not _has_bfloat16(PROCESSOR), reason="the processor has none")
+        ),
+    ],
+)
+def test_a_replicas_tensorflow_gives_the_same_names(
+    fitted: Fitted, prepared: PreparedModel, precision: str, tolerance: float
+) -> None:
+    """In a process of its own, as in a replica: kernels keep the weights, and one precision is that of all."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        runs = process.submit(_computed_twice, prepared.folder, fitted.crops, precision).result()
+    for scores in runs:
+        assert np.abs(scores - fitted.expected).max() < tolerance
+        assert (scores.argmax(axis=1) == fitted.expected.argmax(axis=1)).all()
+    if precision == "bfloat16":
+        assert np.abs(runs[0] - fitted.expected).max() > 1e-4
+
+
+def _computed_twice(folder: Path, pictures: np.ndarray, precision: str) -> list[np.ndarray]:
+    from serve_app.classifier.engines import load_engine
+
+    del os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"]
+    engine = load_engine("tensorflow", folder, threads=THREADS, precision=precision)
+    assert os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] == "1"
+    return [engine.infer(pictures), engine.infer(pictures)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "key"), [("avx2 avx512f avx512_bf16", None), ("amx_bf16", None), ("avx512f avx512vl", "precision")]
+)
+def test_tensorflow_is_refused_bfloat16_by_name_where_the_processor_has_none(
+    tmp_path: Path, flags: str, key: str | None
+) -> None:
+    processor = tmp_path / "cpuinfo"
+    processor.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    fault = find_engine_fault(settings(precision="bfloat16"), processor)
+    assert (fault and fault.key) == key
+    assert fault is None or "this processor has no bfloat16" in str(fault)
+    assert find_engine_fault(settings(precision="float32"), processor) is None
+    assert find_engine_fault(settings(engine="openvino", precision="bfloat16"), processor) is None
 
 
 @pytest.fixture(scope="module")

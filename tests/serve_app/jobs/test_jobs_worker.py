@@ -387,14 +387,14 @@ async def test_a_prediction_comes_before_all_pictures_of_jobs_and_these_do_not_c
             await until(lambda: sum(gate.batches) + len(batcher._background) == 4, "all that a worker takes at a time")
             assert classifier.admission.wait_s == 0
             predicted = asyncio.create_task(model_client.post("/predict", content=data))
-            await until(lambda: len(batcher._waiting) == 1, "the prediction in the queue")
+            await until(lambda: len(gate.batches) == 2, "the prediction in the engine, beside the job's pictures")
             assert (await desk.look(job))["state"] == "running"
             gate.release()
             assert (await predicted).json()["prediction"] == "thing 7"
             assert (await desk.ended(job))["state"] == "done"
     assert sum(gate.batches) == 7
     assert gate.batches[0] <= 2  # of the job, in the engine already
-    assert gate.batches[1] == 1  # the client's, though two and more of the job were there before
+    assert gate.batches[1] == 1  # the client's, though two and more of the job were there before, and waited
 
 
 async def test_what_may_cost_jobs_is_said_at_the_start(
