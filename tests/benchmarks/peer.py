@@ -58,7 +58,9 @@ def main() -> int:
 
 def measure(report: Report, side: str, url: str, rounds: Rounds, arguments: argparse.Namespace) -> None:
     """Load one side with each number of connections, after a few seconds in which batches get their sizes."""
-    rounds.measure(url, users=max(arguments.connections), round_s=WARM_UP_S)
+    before = rounds.measure(url, users=max(arguments.connections), round_s=WARM_UP_S)
+    if before.steady is None or before.steady.failures:
+        raise RuntimeError(f"{side} does not answer predictions: {'; '.join(before.reasons)}")
     for connections in arguments.connections:
         cell = rounds.measure(url, users=connections, round_s=arguments.round_s, warm_up_s=WARM_UP_S)
         rate = report.append_cell(_table(connections), side, cell)
