@@ -152,7 +152,7 @@ def _queues(start: Start) -> Iterator[Fault]:
     for name, settings in start.settings(ClassifierSettings) if start.environment.get(REDIS_VARIABLE) else ():
         owner = owners.setdefault(settings.jobs.queue, name)
         if owner != name:
-            what = f"{settings.jobs.queue} is also the queue of {owner}, whose model would take these jobs"
+            what = f"the queue {settings.jobs.queue} is that of application {owner} too, which would take these jobs"
             yield Fault(f"applications[{name}].args.jobs.queue", what, f"write, for example, `queue: {name}`")
 
 

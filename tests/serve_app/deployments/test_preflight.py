@@ -101,7 +101,7 @@ def test_two_models_with_one_job_queue_are_a_fault(own_redis: RedisServer) -> No
     assert [*_queues(Start(config, {"REDIS_URL": own_redis.url}))] == []
     config["applications"][2]["args"].pop("jobs")
     [fault] = _queues(Start(config, {"REDIS_URL": own_redis.url}))
-    assert str(fault).startswith("applications[cats].args.jobs.queue: model is also the queue of model")
+    assert str(fault).startswith("applications[cats].args.jobs.queue: the queue model is that of application model")
     assert [*_queues(Start(config, {}))] == []
 
 
