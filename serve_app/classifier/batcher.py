@@ -137,8 +137,6 @@ class MicroBatcher:
         computing = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
         await asyncio.wait([computing])
         self._share_out()
-        self._running.remove(run)
-        self._change.set()
         fault = computing.exception()
         if fault is None:
             run.on_batch(len(run.batch), run.engine_s)
@@ -150,6 +148,8 @@ class MicroBatcher:
             else:
                 scores, started, ended = computing.result()
                 waiting.answer.set_result(Inference(scores[row], started, ended, len(run.batch)))
+        self._running.remove(run)
+        self._change.set()
 
     def _share_out(self) -> None:
         """Give the time since the last call to the batches that have run since then, in equal shares."""

@@ -258,3 +258,19 @@ async def test_closing_leaves_nobody_waiting_for_one_of_two_batches() -> None:
         for task in tasks:
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.wait_for(task, HANG_S)
+
+
+async def test_a_fault_of_the_batcher_itself_leaves_nobody_waiting() -> None:
+    def fail(_pictures: int, _took_s: float) -> None:
+        raise ZeroDivisionError
+
+    engine = HeldEngine()
+    async with batching(engine, at_once=2, on_batch=fail) as batcher:
+        tasks = await ask_while_free(engine, batcher, 1)
+        tasks += await ask_while_free(engine, batcher, 2)
+        tasks += await ask(batcher, 3)
+        engine.go.release(10)
+        for task in tasks:
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, HANG_S)
+        assert not batcher.is_running
