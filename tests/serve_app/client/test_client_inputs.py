@@ -69,7 +69,7 @@ def test_a_pipe_is_read_like_a_file(known: KnownService) -> None:
 
 
 def test_a_process_substitution_is_read_like_a_file(known: KnownService) -> None:
-    line = f"{sys.executable} -m serve_app.client --server {known.url} --format csv <(printf label:one:) a.jpg"
+    line = f"{shlex.quote(sys.executable)} -m serve_app.client --server {known.url} --format csv <(printf label:one:) a.jpg"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=RUN_S, check=True)
     assert [prediction for _, prediction in found(ended.stdout)] == ["one", "file"]
 
@@ -99,7 +99,7 @@ def test_a_dash_is_standard_input_and_standard_output(known: KnownService, mode:
 def test_standard_input_that_is_too_large_or_closed_fails_alone(known: KnownService) -> None:
     code, out, _ = client(known, "-", "a.jpg", "--format", "csv", stdin=bytes(known.max_upload_bytes + 1))
     assert (code, found(out)) == (1, [("stdin", ""), ("a.jpg", "file")])
-    line = f"exec {sys.executable} -m serve_app.client --server {known.url} --format csv - a.jpg <&-"
+    line = f"exec {shlex.quote(sys.executable)} -m serve_app.client --server {known.url} --format csv - a.jpg <&-"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=RUN_S, check=False)
     assert (ended.returncode, found(ended.stdout)) == (1, [("stdin", ""), ("a.jpg", "file")]), ended.stderr
 
