@@ -69,7 +69,8 @@ def test_a_pipe_is_read_like_a_file(known: KnownService) -> None:
 
 
 def test_a_process_substitution_is_read_like_a_file(known: KnownService) -> None:
-    line = f"{shlex.quote(sys.executable)} -m serve_app.client --server {known.url} --format csv <(printf label:one:) a.jpg"
+    python = shlex.quote(sys.executable)
+    line = f"{python} -m serve_app.client --server {known.url} --format csv <(printf label:one:) a.jpg"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=RUN_S, check=True)
     assert [prediction for _, prediction in found(ended.stdout)] == ["one", "file"]
 
