@@ -18,7 +18,7 @@ from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import BatchLimits, MicroBatcher, Scores
-from serve_app.classifier.engines import Engine, import_engine, load_engine
+from serve_app.classifier.engines import MOST_AT_ONCE, Engine, import_engine, load_engine
 from serve_app.classifier.families import Geometry
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 # A batch takes half a second; whatever takes this long will not come back.
 STUCK_AFTER_S = 60
 LOWEST_PRIORITY = 19
-MOST_AT_ONCE = 2
-"""Batches that any engine computes at the same time."""
 HASHED_AT_ONCE_BYTES = 131_072
 """Up to here the event loop hashes an upload itself: handing it to a thread would cost as much."""
 

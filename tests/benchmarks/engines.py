@@ -21,6 +21,7 @@ from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
 from tests.benchmarks.report import ROOT, begin, command_line, finish, interleave, progress, run
+from tests.benchmarks.service import hear
 
 PINNED = "openvino, pinned"
 
@@ -56,11 +57,11 @@ def measure(engine: str, shape: str, arguments: argparse.Namespace) -> tuple[flo
     with ExitStack() as stack:
         children = [stack.enter_context(_child(wanted)) for _ in range(processes)]
         for child in children:  # warm, all of them, before the first computes
-            _hear(child)
+            hear(child)
         for child in children:
             assert child.stdin
             child.stdin.close()
-        heard = [_hear(child) for child in children]
+        heard = [hear(child) for child in children]
     return sum(one["images_per_s"] for one in heard), sum(one["cores"] for one in heard)
 
 
@@ -72,15 +73,6 @@ def _child(wanted: dict[str, object]) -> Iterator["subprocess.Popen[str]"]:
             yield child
         finally:
             child.kill()
-
-
-def _hear(child: "subprocess.Popen[str]") -> dict[str, float]:
-    assert child.stdout
-    line = child.stdout.readline()
-    if not line:
-        raise RuntimeError(f"an engine process ended with code {child.wait()}")
-    heard: dict[str, float] = json.loads(line)
-    return heard
 
 
 def compute(wanted: dict[str, float], name: str) -> None:

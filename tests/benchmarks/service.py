@@ -1,5 +1,6 @@
 """The service under a benchmark: started and taken down by the kit's own code, loaded by the kit, read by role."""
 
+import json
 import math
 import os
 import resource
@@ -97,6 +98,16 @@ def running_child(command: list[str], **options: Any) -> Iterator["subprocess.Po
             child.terminate()
             kill(wait_for_end(family(child.pid), CHILD_STOP_S))
             child.wait()
+
+
+def hear(child: "subprocess.Popen[str]") -> dict[str, float]:
+    """Return the line of JSON that a helper process prints next. Raises RuntimeError if it has ended."""
+    assert child.stdout is not None
+    line = child.stdout.readline()
+    if not line:
+        raise RuntimeError(f"a helper process ended with code {child.wait()}")
+    heard: dict[str, float] = json.loads(line)
+    return heard
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, interleave, progress, run
-from tests.benchmarks.service import running_child, scratch_folder
+from tests.benchmarks.service import hear, running_child, scratch_folder
 
 TABLE = "TensorFlow, one network in several forms"
 SAVED, SERVED, BFLOAT16 = "SavedModel", "SavedModel as served", "SavedModel as served, bfloat16"
@@ -56,7 +56,7 @@ def main() -> int:
             wanted = {"form": form, "folder": str(prepared.folder), "frozen": str(frozen), "threads": arguments.threads}
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             children[form] = stack.enter_context(running_child([*command, json.dumps(wanted)], **pipes))
-            loaded = _hear(children[form])
+            loaded = hear(children[form])
             progress(f"{form}: loaded in {loaded['load_s']:.1f} s")
             report.append(TABLE, form, "load", "s", loaded["load_s"])
         for form in interleave(list(children), arguments.rounds):
@@ -82,16 +82,7 @@ def measure(
 def _ask(child: "subprocess.Popen[str]", question: dict[str, float]) -> dict[str, float]:
     assert child.stdin is not None
     print(json.dumps(question), file=child.stdin, flush=True)
-    return _hear(child)
-
-
-def _hear(child: "subprocess.Popen[str]") -> dict[str, float]:
-    assert child.stdout is not None
-    line = child.stdout.readline()
-    if not line:
-        raise RuntimeError(f"a form's process ended with code {child.wait()}")
-    heard: dict[str, float] = json.loads(line)
-    return heard
+    return hear(child)
 
 
 def be_child(wanted: dict[str, Any]) -> None:

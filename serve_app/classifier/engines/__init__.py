@@ -7,6 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_AT_ONCE = 2
+"""The most batches that an engine computes at the same time."""
+
 
 class Engine(Protocol):
     """A loaded network."""

@@ -1,6 +1,5 @@
 """A file that is read once: what is looked through, hashed and given to a framework are the same bytes."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from serve_app.classifier.engines.download import obtain_file
+from serve_app.classifier.model_cache import checked_sha256
 from serve_app.classifier.settings import shown
 from serve_app.errors import Fault, SetupError
 
@@ -36,8 +36,7 @@ def copied(field: str, source: str, sha256: str | None) -> Iterator[SourceFile]:
         except OSError as exc:
             what = f"{original} cannot be read: {exc.strerror or exc}"
             raise SetupError(Fault(field, what, "correct the path")) from exc
-        with copy.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        actual = checked_sha256(copy, None, field)
         if sha256 is not None and actual != sha256:
             what = f"{shown(source)} changed while the model was prepared from it"
             raise SetupError(Fault(field, what, "start again once it is complete; replace it by renaming a whole file"))

@@ -15,6 +15,7 @@ os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
 
 import tensorflow as tf
 
+from serve_app.classifier.engines import MOST_AT_ONCE
 from serve_app.classifier.engines.prepared_files import INPUT, OUTPUT, SAVED_MODEL
 from serve_app.errors import SetupError
 
@@ -25,7 +26,7 @@ class TensorFlowEngine:
     def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
         # All threads in each operation, and an operation of each batch at a time: threads that one batch leaves idle,
         # at the end of each of its operations, compute the other. A single thread is never idle.
-        self.at_once = min(2, threads)
+        self.at_once = min(MOST_AT_ONCE, threads)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(self.at_once)
         if precision == "bfloat16":
