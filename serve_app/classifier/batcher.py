@@ -63,7 +63,7 @@ class MicroBatcher:
     """Runs `infer` in `executor`, first come first served, background last.
 
     `on_batch` is told of each batch that came back and was not background: how many pictures, and how many seconds of
-    the engine, of which batches that run at the same time have equal shares. The queue has no bound of its own: who
+    the engine. Batches that run at the same time share these seconds equally. The queue has no bound of its own: who
     comes in is decided before decoding (`admission`). Background pictures begin only when no other waits or runs.
     """
 

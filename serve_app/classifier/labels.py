@@ -51,8 +51,7 @@ def placeholder_labels(classes: int) -> list[str]:
 
 def no_imagenet_labels(classes: int | None) -> Fault:
     """Return why ImageNet's labels do not fit a network with so many classes."""
-    what = f"imagenet has {IMAGENET_CLASSES} labels; this network has {classes} classes"
-    return Fault("labels", what, "name a file with one label for each class, or write `labels: auto`")
+    return _refusal(f"imagenet has {IMAGENET_CLASSES} labels; this network has {classes} classes").fault
 
 
 def _refusal(what: str) -> SetupError:

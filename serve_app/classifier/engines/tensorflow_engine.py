@@ -24,8 +24,8 @@ class TensorFlowEngine:
     """A loaded SavedModel with its own number of threads; TensorFlow's pools are per process, so one of them each."""
 
     def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
-        # All threads in each operation, and an operation of each batch at a time: threads that one batch leaves idle,
-        # at the end of each of its operations, compute the other. A single thread is never idle.
+        # Each operation uses all threads, and each batch is in one operation. Threads that wait at the end of an
+        # operation of one batch compute the other batch meanwhile. A single thread never waits.
         self.at_once = min(MOST_AT_ONCE, threads)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(self.at_once)
