@@ -173,12 +173,13 @@ def _serve_section(place: str, schema: type[BaseModel]) -> Iterator[str]:
 
 def _options_table() -> Iterator[str]:
     yield from _table(
-        ("key", "`Users`", "`Classifier`", "unit", "meaning"),
+        ("key", "`Users`", "`Classifier`", "`Engine`", "unit", "meaning"),
         (
             (
                 f"`{key}`",
                 _shown(getattr(options.USERS, key)),
                 _shown(getattr(options.CLASSIFIER, key)),
+                _shown(getattr(options.ENGINE, key)),
                 unit_of(key, field),
                 field.description or "",
             )

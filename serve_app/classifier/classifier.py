@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 import logging
-import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,12 +16,10 @@ from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import BatchLimits, MicroBatcher, Scores
-from serve_app.classifier.engines import MOST_AT_ONCE, Engine, import_engine, load_engine
-from serve_app.classifier.families import Geometry
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
+from serve_app.classifier.loading import LoadEngine, engine_threads, load_and_warm, load_own_engine, lower_priority
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
-from serve_app.classifier.pinning import watch_pinning
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import DeadlineExceeded, NotReady
 from serve_app.metrics import CACHE_LOOKUPS, MISSED_DEADLINES, Metrics
@@ -70,32 +66,35 @@ class Classifier:
         self._background_decoder = asyncio.Semaphore(1)  # the other threads stay free for whom a client waits
 
     @classmethod
-    async def load(cls, settings: ClassifierSettings, metrics: Metrics | None = None) -> Self:
+    async def load(
+        cls, settings: ClassifierSettings, metrics: Metrics | None = None, load_engine: LoadEngine = load_own_engine
+    ) -> Self:
         """Return a warm classifier that counts into `metrics`. Raises SetupError if its model cannot be had."""
         metrics = metrics or Metrics()
         pools = _Pools(settings)
         run = asyncio.get_running_loop().run_in_executor
         try:
-            prepared = await run(pools.load, _find_model_and_import_engine, settings)
+            prepared = await run(pools.load, find_or_prepare, settings)
+            load = await run(pools.load, load_engine, settings, prepared)
             _tell_weights(prepared)
             store = build_store(settings.cache, len(prepared.manifest.labels), metrics)
             pools.load.shutdown(wait=False)
             await run(pools.decode, warm_up_decoder)
             started = perf_counter()
-            engine, picture_s, held_cores = await run(pools.engine, _load_and_warm, settings, prepared)
+            warm = await run(pools.engine, load_and_warm, load, settings.max_batch, prepared.manifest.geometry)
         except BaseException:
             pools.shut_down()
             raise
         logger.info("%s engine loaded and warm in %.1f s", settings.engine, perf_counter() - started)
-        admission = Admission(settings, metrics, picture_s=picture_s)
+        admission = Admission(settings, metrics, picture_s=warm.picture_s)
         batcher = MicroBatcher(
-            engine.infer,
+            warm.engine.infer,
             pools.engine,
-            BatchLimits(settings.max_batch, engine.at_once, settings.jobs.max_batch),
+            BatchLimits(settings.max_batch, warm.engine.at_once, settings.jobs.max_batch),
             admission.learn,
         )
         classifier = cls(settings, prepared, pools, batcher, admission)
-        classifier.held_cores = held_cores
+        classifier.held_cores = warm.held_cores
         if store is not None:
             await store.open()
             classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission.share, metrics)
@@ -214,11 +213,10 @@ class _Pools:
     """The threads of one replica: several decode, MOST_AT_ONCE run the engine; another one loads at the start."""
 
     def __init__(self, settings: ClassifierSettings) -> None:
-        lower = (settings.niceness,)
         # Much of a start is the import of TensorFlow, CPU that replicas which serve must not lack.
-        self.load = ThreadPoolExecutor(1, "load", _lower_priority, (LOWEST_PRIORITY,))
-        self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", _lower_priority, lower)
-        self.engine = ThreadPoolExecutor(MOST_AT_ONCE, "engine", _lower_priority, lower)
+        self.load = ThreadPoolExecutor(1, "load", lower_priority, (LOWEST_PRIORITY,))
+        self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", lower_priority, (settings.niceness,))
+        self.engine = engine_threads(settings)
 
     def shut_down(self) -> None:
         self.load.shutdown(wait=False, cancel_futures=True)
@@ -231,36 +229,6 @@ def best_classes(scores: Scores) -> BestClasses:
     order = np.argsort(-scores, kind="stable")[:KEPT_CLASSES]
     # Probabilities of a network from elsewhere may leave 0 to 1 in their last bits.
     return [(int(index), min(1.0, max(0.0, float(scores[index])))) for index in order]
-
-
-def _find_model_and_import_engine(settings: ClassifierSettings) -> PreparedModel:
-    prepared = find_or_prepare(settings)
-    import_engine(settings.engine)
-    return prepared
-
-
-def _load_and_warm(settings: ClassifierSettings, prepared: PreparedModel) -> tuple[Engine, float, frozenset[int]]:
-    """Return the engine, seconds for one picture of a full batch, and the cores on which it holds its threads."""
-    engine = load_engine(settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
-    geometry = prepared.manifest.geometry
-    # The first run builds the kernels and the largest batch the buffers; sizes in between then cost nothing extra.
-    _, held_cores = watch_pinning(lambda: _time_batch(engine, 1, geometry))
-    took_s = [_time_batch(engine, settings.max_batch, geometry) for _ in range(2)]
-    # The shorter one: who also starts now slows the other, and too long an estimate would refuse the first clients.
-    return engine, min(took_s) / settings.max_batch, held_cores
-
-
-def _time_batch(engine: Engine, pictures: int, geometry: Geometry) -> float:
-    started = perf_counter()
-    engine.infer(np.zeros((pictures, geometry.crop, geometry.crop, 3), np.uint8))
-    return perf_counter() - started
-
-
-def _lower_priority(niceness: int) -> None:
-    # On Linux the priority belongs to the thread, and the threads that an engine starts inherit it: lookups and this
-    # replica's own event loop stay in front of the arithmetic. Elsewhere it would be the whole process.
-    if sys.platform == "linux":
-        os.nice(niceness)
 
 
 def _tell_weights(prepared: PreparedModel) -> None:

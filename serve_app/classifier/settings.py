@@ -86,6 +86,12 @@ class ClassifierSettings(BaseModel):
         description="Engine threads of one replica. threads × num_replicas should be the cores of the machine.",
         json_schema_extra={"unit": "threads"},
     )
+    shared_engine: bool = Field(
+        default=False,
+        description="Whether the replicas only take and decode pictures, and one engine in a deployment of its own, "
+        "`Engine`, computes those of all of them. For engines that are faster than one replica can take and decode; "
+        "docs/models.md.",
+    )
     weights: Source = Field(
         "auto",
         description="`imagenet`: ImageNet weights, or no start. `random`: seeded random ones, with which predictions "

@@ -11,7 +11,7 @@ from ray.serve.schema import HTTPOptionsSchema
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS
-from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, USERS_NAME
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE_NAME, USERS_NAME
 from serve_app.deployments.thread_budget import Classifier, Replicas
 from serve_app.entrance.keys import KeySource
 from serve_app.users.settings import UsersSettings
@@ -19,7 +19,7 @@ from serve_app.users.settings import UsersSettings
 Settings = UsersSettings | ClassifierSettings
 
 BUILDER_ARGS: dict[str, type[Settings]] = {USERS: UsersSettings, MODEL: ClassifierSettings}
-DEPLOYMENT_NAMES = {USERS: USERS_NAME, MODEL: CLASSIFIER_NAME}
+DEPLOYMENT_NAMES = {USERS: (USERS_NAME,), MODEL: (CLASSIFIER_NAME, ENGINE_NAME)}
 
 
 def our_settings(config: dict[str, Any]) -> Iterator[tuple[str, Settings]]:
@@ -32,13 +32,15 @@ def our_settings(config: dict[str, Any]) -> Iterator[tuple[str, Settings]]:
 
 
 def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
-    """Yield the classifier replicas of each application that has any."""
+    """Yield the engines of each application that has any."""
     settings_of = dict(our_settings(config))
     for application in dicts(config.get("applications")):
         settings = settings_of.get(str(application.get("name")))
         if isinstance(settings, ClassifierSettings):
-            given = (each for each in dicts(application.get("deployments")) if each.get("name") == CLASSIFIER_NAME)
-            yield Classifier(application["name"], settings.threads, replicas_of(next(given, {})))
+            name = ENGINE_NAME if settings.shared_engine else CLASSIFIER_NAME
+            given = (each for each in dicts(application.get("deployments")) if each.get("name") == name)
+            replicas = replicas_of(next(given, {}))
+            yield Classifier(application["name"], settings.threads, replicas, is_shared=settings.shared_engine)
 
 
 def replicas_of(deployment: dict[str, Any]) -> Replicas:

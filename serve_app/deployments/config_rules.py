@@ -7,6 +7,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from serve_app.address import MOST_PORT, AddressFault, read_port
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.applications import (
     BUILDER_ARGS,
     DEPLOYMENT_NAMES,
@@ -16,6 +17,7 @@ from serve_app.deployments.applications import (
     key_sources,
     our_settings,
 )
+from serve_app.deployments.options import CLASSIFIER_NAME, ENGINE_NAME
 from serve_app.entrance.keys import REMEDY, is_loopback
 from serve_app.errors import Fault
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
@@ -94,13 +96,27 @@ def _is_there(module: str) -> bool:
 
 
 def _deployments(config: dict[str, Any]) -> Iterator[Fault]:
+    settings_of = dict(our_settings(config))
     for application in dicts(config.get("applications")):
-        known = DEPLOYMENT_NAMES.get(str(application.get("import_path")))
+        known = DEPLOYMENT_NAMES.get(str(application.get("import_path")), ())
+        settings = settings_of.get(str(application.get("name")))
         for deployment in dicts(application.get("deployments")):
             name = deployment.get("name")
-            if known is not None and isinstance(name, str) and name != known:
-                where = f"applications[{application.get('name')}].deployments[{name}].name"
-                yield Fault(where, "the application has no such deployment", f"write `name: {known}`")
+            here = f"applications[{application.get('name')}].deployments[{name}]"
+            if known and isinstance(name, str) and name not in known:
+                yield Fault(f"{here}.name", "the application has no such deployment", f"write `name: {known[0]}`")
+            elif name == ENGINE_NAME and isinstance(settings, ClassifierSettings):
+                yield from _engine(here, deployment, settings)
+
+
+def _engine(here: str, deployment: dict[str, Any], settings: ClassifierSettings) -> Iterator[Fault]:
+    if not settings.shared_engine:
+        what = "each replica has an engine of its own"
+        yield Fault(f"{here}.name", what, f"write `name: {CLASSIFIER_NAME}`, or args.shared_engine: true")
+    elif deployment.get("autoscaling_config") or deployment.get("num_replicas") not in (None, 1):
+        key = "autoscaling_config" if deployment.get("autoscaling_config") else "num_replicas"
+        what = "the replicas share one engine"
+        yield Fault(f"{here}.{key}", what, f"remove the key; the number of replicas belongs to {CLASSIFIER_NAME}")
 
 
 def _open_applications(config: dict[str, Any]) -> Iterator[Fault]:

@@ -6,17 +6,19 @@ No `from __future__ import annotations` here: Serve reads the builder's annotati
 """
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME
-from serve_app.deployments.thread_budget import Classifier, Replicas, pinning_fault, thread_budget_fault
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE, ENGINE_NAME
+from serve_app.deployments.thread_budget import Replicas, pinning_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.errors import SetupFaults
@@ -30,14 +32,18 @@ logger = logging.getLogger(__name__)
 class ClassifierDeployment:
     """One classifier replica; how many there are is in the YAML."""
 
-    def __init__(self, settings: ClassifierSettings) -> None:
+    def __init__(self, settings: ClassifierSettings, engine: DeploymentHandle[Any] | None = None) -> None:
+        """With `engine`, the deployment that the replicas share, which starts with them: they reach it by a socket."""
         self._settings = settings
+        self._engine = engine
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Imported in the replica: the builder runs in a process of its own, which every start waits for.
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
+        from serve_app.classifier.loading import load_own_engine
+        from serve_app.deployments.engine import connect_to_engine, warn_of_thread_budget
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
         from serve_app.jobs.intake import job_bounds
@@ -46,9 +52,11 @@ class ClassifierDeployment:
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth, running_http_host)
         url = redis_url()
-        self._warn_of_thread_budget()
+        load = connect_to_engine if self._engine else load_own_engine
+        if not self._engine:
+            warn_of_thread_budget(self._settings, _replicas())
         metrics = ServeMetrics()
-        self._classifier = await Classifier.load(self._settings, metrics)
+        self._classifier = await Classifier.load(self._settings, metrics, load)
         self._warn_of_pinning()
         if not guard.asks_for_keys:  # who has none is not told how full it is
             GATE.put(build_early_refusal(self._classifier.admission))
@@ -57,12 +65,6 @@ class ClassifierDeployment:
         add_job_routes(api, self._settings, self._jobs)
         GATE.drain = job_bounds(self._settings).drain
         return guard.protect(api, GATE.drain)
-
-    def _warn_of_thread_budget(self) -> None:
-        own = Classifier(serve.get_replica_context().app_name, self._settings.threads, _replicas())
-        # Cores that stay idle are the launcher's to tell: here nobody knows of other applications, which may use them.
-        if own.most_threads > usable_cores() and (fault := thread_budget_fault([own], usable_cores())):
-            logger.warning(fault)
 
     def _warn_of_pinning(self) -> None:
         replicas = serve.get_replica_context().world_size
@@ -88,8 +90,12 @@ def build(args: ClassifierSettings) -> Application:
     args.cache.kind_with(redis_url())
     if faults := list(find_source_faults(args)):
         raise SetupFaults(faults)
-    application: Application = ClassifierDeployment.bind(args)  # type: ignore[attr-defined]
-    return application
+    if not args.shared_engine:
+        return ClassifierDeployment.bind(args)  # type: ignore[attr-defined,no-any-return]
+    from serve_app.deployments.engine import EngineReplica
+
+    engine = serve.deployment(name=ENGINE_NAME, **ENGINE.model_dump())(EngineReplica).bind(args)
+    return ClassifierDeployment.bind(args, engine)  # type: ignore[attr-defined,no-any-return]
 
 
 def _replicas() -> Replicas:

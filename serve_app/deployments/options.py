@@ -6,6 +6,8 @@ from pydantic import BaseModel, Field
 
 USERS_NAME = "Users"
 CLASSIFIER_NAME = "Classifier"
+ENGINE_NAME = "Engine"
+"""With `shared_engine`."""
 
 
 class DeploymentOptions(BaseModel, extra="forbid", frozen=True):
@@ -51,4 +53,10 @@ CLASSIFIER = DeploymentOptions(
     health_check_timeout_s=60,
     graceful_shutdown_timeout_s=35,
     ray_actor_options={"num_cpus": 0.1},
+)
+ENGINE = CLASSIFIER.model_copy(
+    update={
+        "max_surge_percent": 100,
+        "graceful_shutdown_timeout_s": 60,  # the replicas that use it are replaced meanwhile
+    }
 )

@@ -66,7 +66,8 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
     cache = f", cache: {model['cache']}" if model["cache"] != "off" else ""
     yield (
         f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
-        f"{classifier.replicas} × {classifier.threads} thread(s), "
+        f"{'one engine for all replicas' if classifier.is_shared else classifier.replicas} × "
+        f"{classifier.threads} thread(s), "
         f"weights: {model['weights']}, labels: {model['labels']}{cache}"
     )
     if model["weights"] == "random":

@@ -17,11 +17,13 @@ class Replicas(NamedTuple):
 
 @dataclass(frozen=True)
 class Classifier:
-    """The classifier replicas of one application: threads of each, and how many there may be."""
+    """The engines of one application: threads of each, and of how many replicas there may be one."""
 
     application: str
     threads: int
     replicas: Replicas
+    is_shared: bool = False
+    """Whether one engine computes for other replicas, which have none."""
 
     @property
     def most_threads(self) -> int:

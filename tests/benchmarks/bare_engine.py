@@ -16,9 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from loadtest.load.pictures import PicturePool
-from serve_app.classifier.classifier import _load_and_warm
 from serve_app.classifier.engines import Engine
 from serve_app.classifier.images import Picture, decode_image
+from serve_app.classifier.loading import load_and_warm, load_own_engine
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 
@@ -30,7 +30,8 @@ BATCHES_IN_FLIGHT = 2
 def main() -> None:
     settings = ClassifierSettings.model_validate_json(sys.argv[1])
     prepared = find_or_prepare(settings)
-    engine, *_ = _load_and_warm(settings, prepared)
+    load = load_own_engine(settings, prepared)
+    engine = load_and_warm(load, settings.max_batch, prepared.manifest.geometry).engine
     pool = PicturePool(POOL_SIZE)
     _say({"weights": prepared.manifest.weights, "fingerprint": prepared.fingerprint})
     for line in sys.stdin:

@@ -1,0 +1,90 @@
+"""The deployment `Engine`: with `shared_engine`, the one engine for all classifier replicas of a machine.
+
+No request reaches it through Serve: the replicas send it batches over a Unix socket beside Ray's own. It is a
+deployment so that Serve starts it, watches it, and replaces it when it dies.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray._private import worker
+
+from serve_app.classifier.engines import Engine
+from serve_app.classifier.fingerprint import fingerprint_model
+from serve_app.classifier.loading import LoadEngine, engine_threads, load_and_warm, load_own_engine
+from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
+from serve_app.deployments.cores import usable_cores
+from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault
+from serve_app.errors import NotReady
+
+logger = logging.getLogger(__name__)
+
+STARTS_WITHIN_S = 600.0
+"""How long replicas wait for the engine at the start: a GPU compiles for minutes."""
+STUCK_AFTER_S = 60
+LEAVES_AFTER_S = 50.0
+"""How long an engine that is replaced goes on for the replicas that still use it; Serve gives it 60 s."""
+_NAME_CHARACTERS = 12
+
+
+class EngineReplica:
+    """Loads the engine that the settings name, and computes what the replicas send."""
+
+    load_engine: LoadEngine = staticmethod(load_own_engine)
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        """Return once the engine is warm and its socket is there. Raises SetupError and OSError."""
+        send_logs_to_serve()
+        warn_of_thread_budget(settings, Replicas(1, 1))
+        prepared = find_or_prepare(settings)
+        threads = engine_threads(settings)
+        load = self.load_engine(settings, prepared)
+        warm = threads.submit(load_and_warm, load, settings.max_batch, prepared.manifest.geometry).result()
+        self._server = EngineServer(warm.engine, _shape(prepared), settings.max_batch)
+        self._server.listen(_socket_path(settings, prepared), threads.submit)
+
+    async def check_health(self) -> None:
+        """Raise if the engine hangs; Serve then replaces it."""
+        if self._server.running_for_s > STUCK_AFTER_S:
+            raise NotReady(f"the engine has not come back for {STUCK_AFTER_S} s; Serve will replace it")
+
+    async def __del__(self) -> None:
+        """Go on until the replicas that use this engine have ended, or have another one."""
+        if (server := getattr(self, "_server", None)) is not None:
+            await asyncio.to_thread(server.wait_until_unused, LEAVES_AFTER_S)
+            server.close()
+
+
+def connect_to_engine(settings: ClassifierSettings, prepared: PreparedModel) -> Callable[[], Engine]:
+    """Return what finds the engine of this application on this machine. A LoadEngine for replicas."""
+    path = _socket_path(settings, prepared)
+    return partial(SharedEngine, path, _shape(prepared), within_s=STARTS_WITHIN_S)
+
+
+def warn_of_thread_budget(settings: ClassifierSettings, replicas: Replicas) -> None:
+    """Log a line if the engines of this application have more threads than there are cores."""
+    own = Classifier(serve.get_replica_context().app_name, settings.threads, replicas)
+    # Cores that stay idle are the launcher's to tell: here nobody knows of other applications, which may use them.
+    if own.most_threads > usable_cores() and (fault := thread_budget_fault([own], usable_cores())):
+        logger.warning(fault)
+
+
+def _shape(prepared: PreparedModel) -> Shape:
+    return Shape(prepared.manifest.geometry.crop, len(prepared.manifest.labels))
+
+
+def _socket_path(settings: ClassifierSettings, prepared: PreparedModel) -> Path:
+    """Return where the engine listens: apart for each application, and for each network that a redeploy brings."""
+    parts = (serve.get_replica_context().app_name, fingerprint_model(settings, prepared), str(settings.max_batch))
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_NAME_CHARACTERS]
+    node: Any = worker._global_node  # noqa: SLF001 Ray tells it in no other way
+    return Path(node.get_sockets_dir_path()) / name
