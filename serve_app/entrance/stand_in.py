@@ -16,7 +16,9 @@ from pathlib import Path
 
 import psutil
 
-_SCAN_EVERY_S = 1.0
+_SCAN_EVERY_S = 5.0
+_SCAN_AGAIN_S = 1.0
+"""While something changes: reading all processes of a machine takes a hundredth of a core at this pace."""
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"  # in those tables
 _ADMIN_SOCKET = re.compile(r"^ *stats socket .*\n", re.MULTILINE)
@@ -40,10 +42,11 @@ class IngressWatch:
             return
         if self._binary and (some_died or not self._known) and not _is_listened_to(self._port):
             self._stand_in()
-        self._scan()
-        self._scan_s = time.monotonic() + _SCAN_EVERY_S
+        is_settled = self._scan()
+        self._scan_s = time.monotonic() + (_SCAN_EVERY_S if is_settled else _SCAN_AGAIN_S)
 
-    def _scan(self) -> None:
+    def _scan(self) -> bool:
+        """Return whether Serve's own HAProxy is the only one."""
         found = {process for process in psutil.Process().children(recursive=True) if _is_haproxy(process)}
         own = {process for process in found if _parent_id(process) == os.getpid()}
         psutil.wait_procs(own, timeout=0)
@@ -54,6 +57,7 @@ class IngressWatch:
             for process in own:
                 with suppress(psutil.Error):
                     process.send_signal(signal.SIGUSR1)  # it answers what it has, and takes no more
+        return bool(self._known) and not own
 
     def _learn(self, processes: Iterable[psutil.Process]) -> None:
         for process in processes:

@@ -171,7 +171,7 @@ CLASSIFIER = ("applications", 1, "deployments", 0)
         (CLASSIFIER, {"num_replicas": "many"}, "; write a whole number, or auto"),
         (CLASSIFIER, {"max_ongoing_requests": 0}, "ongoing_requests: must be greater than 0 (given: 0); correct it"),
         (CLASSIFIER, {"autoscaling_config": {"min_replicas": 5, "max_replicas": 2}}, "; raise max_replicas, or lower"),
-        (CLASSIFIER, {"name": "Engine"}, "each replica has an engine of its own; write `name: Classifier`, or args.shared_engine"),
+        (CLASSIFIER, {"name": "Engine"}, "each replica has an engine of its own; write `name: Classifier`, or args"),
         (("applications", 0), {"name": "model"}, "; give each application another name"),
         (("applications", 0), {"route_prefix": "/model"}, "; give each application another route_prefix"),
         (("applications", 0), {"import_path": None}, "applications[users].import_path: must be a valid string (given:"),
