@@ -40,7 +40,7 @@ def thread_budget_fault(classifiers: Sequence[Classifier], cores: int) -> str | 
     """
     wanted = sum(each.most_threads for each in classifiers)
     replicas = sum(each.replicas.most for each in classifiers)
-    if 0 <= cores - wanted < replicas:  # with one thread more for each, there would be too many
+    if not classifiers or 0 <= cores - wanted < replicas:  # with one thread more for each, there would be too many
         return None
     summands = " + ".join(f"{each.replicas} × {each.threads}" for each in classifiers)
     judgement = "they will slow each other down" if wanted > cores else "cores will stay idle"

@@ -15,7 +15,6 @@ import httpx
 from loadtest.measure.target import RunningTarget
 from loadtest.plan.targets import Target
 from serve_app.users.settings import UsersSettings
-from tests.benchmarks.lookup_load import LookupLoad, require_wrk, run_lookups
 from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
 from tests.benchmarks.service import (
     SHIPPED,
@@ -27,6 +26,7 @@ from tests.benchmarks.service import (
     scratch_folder,
     service_environment,
 )
+from tests.benchmarks.wrk import WrkLoad, require_wrk, run_lookups
 from tests.ports import free_port
 
 PLAIN, SERVE, SERVE_PYTHON_PROXY = "plain uvicorn", "Ray Serve", "Ray Serve with its Python proxy"
@@ -76,7 +76,7 @@ def compare(report: Report, name: str, environment: dict[str, str], arguments: a
     report.append_ratios(table, name, PLAIN, "rate")
 
 
-def append_round(report: Report, table: str, side: str, load: LookupLoad, usage: dict[str, float]) -> None:
+def append_round(report: Report, table: str, side: str, load: WrkLoad, usage: dict[str, float]) -> None:
     """Add what one round of one side showed."""
     progress(f"  {side}: {load.rps:,.0f} requests/s, p99 {load.p99_ms:.1f} ms")
     report.append(table, side, "rate", "requests/s", load.rps)

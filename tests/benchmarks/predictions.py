@@ -20,7 +20,6 @@ import httpx
 
 from loadtest.figures.figures import CellFigures
 from serve_app.classifier.settings import ClassifierSettings
-from tests.benchmarks.lookup_load import LookupLoad, require_wrk, run_lookups
 from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
 from tests.benchmarks.service import (
     BARE,
@@ -34,6 +33,7 @@ from tests.benchmarks.service import (
     scratch_folder,
     service_environment,
 )
+from tests.benchmarks.wrk import WrkLoad, require_wrk, run_lookups
 
 SERVICE = "service"
 PREDICTIONS, LOOKUPS = "Predictions", "GET /user/, one connection"
@@ -158,7 +158,7 @@ def measure_lookups(report: Report, arguments: argparse.Namespace, url: str, rou
             report.faults.append(f"{moment}: {lookups.failures} lookups failed")
 
 
-def look_up_beside_predictions(report: Report, arguments: argparse.Namespace, url: str, rounds: Rounds) -> LookupLoad:
+def look_up_beside_predictions(report: Report, arguments: argparse.Namespace, url: str, rounds: Rounds) -> WrkLoad:
     """Measure lookups within the time in which predictions are at full load."""
     with ThreadPoolExecutor(1) as background:
         lookups = background.submit(look_up_after, arguments.warm_up_s, url, arguments)
@@ -168,13 +168,13 @@ def look_up_beside_predictions(report: Report, arguments: argparse.Namespace, ur
         return lookups.result()
 
 
-def look_up_after(pause_s: float, url: str, arguments: argparse.Namespace) -> LookupLoad:
+def look_up_after(pause_s: float, url: str, arguments: argparse.Namespace) -> WrkLoad:
     """Ask for users once the load generator has started and so much of its load is over."""
     time.sleep(GENERATOR_START_S + pause_s)
     return look_up(url, arguments)
 
 
-def look_up(url: str, arguments: argparse.Namespace) -> LookupLoad:
+def look_up(url: str, arguments: argparse.Namespace) -> WrkLoad:
     """Ask for one page of users at a time."""
     page = f"{url}/user/?limit=20"
     return run_lookups(page, connections=1, duration_s=arguments.round_s, pause_ms=LOOKUP_PAUSE_MS)

@@ -1,10 +1,27 @@
--- Lets wrk print exact numbers as one line of JSON, and pause between requests. Arguments after `--`: pause in ms.
+-- Lets wrk print exact numbers as one line of JSON, pause between requests, and post pictures.
+-- Arguments after `--`: pause in ms; and where pictures are posted, a folder with 0.jpg, 1.jpg … and how many there are.
 -- wrk's own text rounds, and has no p95. Latencies are in µs, corrected by wrk for requests that a slow answer held up.
 
 function init(arguments)
   local pause_ms = tonumber(arguments[1] or "0")
   if pause_ms > 0 then
     delay = function() return pause_ms end
+  end
+  if arguments[2] then
+    post_pictures(arguments[2], tonumber(arguments[3]))
+  end
+end
+
+function post_pictures(folder, count)
+  local requests, at = {}, 0
+  for number = 0, count - 1 do
+    local file = io.open(string.format("%s/%d.jpg", folder, number), "rb")
+    requests[number] = wrk.format("POST", nil, {["Content-Type"] = "image/jpeg"}, file:read("*a"))
+    file:close()
+  end
+  request = function()
+    at = (at + 1) % count
+    return requests[at]
   end
 end
 

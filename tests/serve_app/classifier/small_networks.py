@@ -51,12 +51,14 @@ def trained(*, scaling: bool = True, softmax: bool = True) -> Any:
     return network
 
 
-def write_onnx(path: Path, *, channels_first: bool = True, batch: int | str = "n", softmax: bool = False) -> Path:
+def write_onnx(
+    path: Path, *, channels_first: bool = True, batch: int | str = "n", softmax: bool = False, side: int = SIDE
+) -> Path:
     """Write a network whose score for a colour is its mean, and return `path`. Its input are pixels 0 to 1."""
     import onnx
     from onnx import TensorProto, helper
 
-    shape: list[int | str] = [batch, 3, SIDE, SIDE] if channels_first else [batch, SIDE, SIDE, 3]
+    shape: list[int | str] = [batch, 3, side, side] if channels_first else [batch, side, side, 3]
     axes = onnx.numpy_helper.from_array(np.array([2, 3] if channels_first else [1, 2]), "axes")
     nodes = [
         helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),

@@ -59,6 +59,7 @@ def two(threads: int, model: Replicas, cats: Replicas) -> list[Classifier]:
 def test_two_applications_get_one_sentence_and_one_share_of_the_cores_for_each_replica() -> None:
     one = Replicas(1, 1)
     assert thread_budget_fault(two(1, one, one), 2) is None
+    assert thread_budget_fault([], 2) is None  # users alone
     assert thread_budget_fault([Classifier("model", 3, one), Classifier("cats", 1, one)], 4) is None
     told = thread_budget_fault(two(2, one, Replicas(1, 3)), 8)
     assert told is None

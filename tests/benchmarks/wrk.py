@@ -1,4 +1,4 @@
-"""Drives GET requests with wrk, a generator light enough to share two cores with the service."""
+"""Drives requests with wrk, a generator light enough to share two cores with the service."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
-class LookupLoad:
+class WrkLoad:
     """What wrk saw in one round. `failures`: answers that were not 2xx or 3xx, and requests without an answer."""
 
     rps: float
@@ -29,19 +29,28 @@ def require_wrk() -> None:
         raise RuntimeError("wrk is needed: apt-get install wrk (or https://github.com/wg/wrk)")
 
 
-def run_lookups(url: str, *, connections: int, duration_s: float, pause_ms: int = 0) -> LookupLoad:
+def run_lookups(url: str, *, connections: int, duration_s: float, pause_ms: int = 0) -> WrkLoad:
     """Request `url` over kept connections, each asking again `pause_ms` after its last answer.
 
     wrk takes whole seconds: `duration_s` is rounded up. Raises RuntimeError if wrk fails.
     """
+    return _run(url, [str(pause_ms)], connections, duration_s)
+
+
+def post_pictures(url: str, folder: Path, count: int, *, connections: int, duration_s: float) -> WrkLoad:
+    """Post the pictures 0.jpg, 1.jpg, … of `folder`, `count` in all, in turn. As `run_lookups`."""
+    return _run(url, ["0", str(folder), str(count)], connections, duration_s)
+
+
+def _run(url: str, arguments: list[str], connections: int, duration_s: float) -> WrkLoad:
     whole_s = max(1, -int(-duration_s // 1))
     command = ["wrk", "-t1", f"-c{connections}", f"-d{whole_s}s", f"--timeout={TIMEOUT_S}s", f"-s{SCRIPT}", url]
-    done = subprocess.run([*command, "--", str(pause_ms)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"wrk ended with code {done.returncode}: {done.stderr or done.stdout}")
     found = json.loads(done.stdout.splitlines()[-1])
     took_s = found["duration_us"] / 1e6
-    return LookupLoad(
+    return WrkLoad(
         rps=found["requests"] / took_s,
         p50_ms=found["p50_us"] / 1000,
         p95_ms=found["p95_us"] / 1000,
