@@ -13,10 +13,10 @@ from tests.ports import free_port
 
 
 @asynccontextmanager
-async def served(api: ASGIApp) -> AsyncIterator[str]:
-    """Serve `api` below /model on a free port, in this event loop; yields the address."""
-    mounted = FastAPI()
-    mounted.mount("/model", api)
+async def served(api: ASGIApp, *, at: str = "/model") -> AsyncIterator[str]:
+    """Serve `api` below the path `at` on a free port, in this event loop; yields the address."""
+    mounted = FastAPI(openapi_url=None)
+    mounted.mount(at, api)
     port = free_port()
     # Without uvicorn's log_config, which closes all handlers of this process, and absl's closes the stream of pytest.
     server = uvicorn.Server(

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray._private.worker import get_dashboard_url
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
@@ -21,6 +22,7 @@ from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE, E
 from serve_app.deployments.thread_budget import Replicas, pinning_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
+from serve_app.entrance.keys import is_loopback
 from serve_app.errors import SetupFaults
 from serve_app.redis.address import redis_url
 
@@ -48,6 +50,7 @@ class ClassifierDeployment:
         from serve_app.jobs.api import add_job_routes
         from serve_app.jobs.intake import job_bounds
         from serve_app.jobs.replica import ReplicaJobs
+        from serve_app.try_page.page import add_try_page
 
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth, running_http_host)
@@ -63,6 +66,7 @@ class ClassifierDeployment:
         self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)
+        add_try_page(api, dashboard=await _dashboard_for_this_machine())
         GATE.drain = job_bounds(self._settings).drain
         return guard.protect(api, GATE.drain)
 
@@ -96,6 +100,12 @@ def build(args: ClassifierSettings) -> Application:
 
     engine = serve.deployment(name=ENGINE_NAME, **ENGINE.model_dump())(EngineReplica).bind(args)
     return ClassifierDeployment.bind(args, engine)  # type: ignore[attr-defined,no-any-return]
+
+
+async def _dashboard_for_this_machine() -> str | None:
+    """Return the dashboard's URL; None where others reach the service, who cannot reach the dashboard."""
+    is_here = is_loopback(await running_http_host())
+    return f"http://{get_dashboard_url()}" if is_here else None  # type: ignore[no-untyped-call]
 
 
 def _replicas() -> Replicas:

@@ -15,7 +15,7 @@ from serve_app.errors import SetupError, Unauthorized
 from serve_app.web import Drain, answer_service_error, discard_body, documented
 
 KEY_HEADER = "x-api-key"
-OPEN_PATHS = ("/ready", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/")
+OPEN_PATHS = ("/ready", "/try", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/")
 """Below an application, what needs no key; a path that ends with a slash stands for all below it."""
 
 

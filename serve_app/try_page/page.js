@@ -1,0 +1,300 @@
+"use strict";
+
+const AT_ONCE = 4;
+const MOST_RESULTS = 100;
+const USERS_PER_PAGE = 10;
+const model = new URL("./", location.href);
+const $ = (id) => document.getElementById(id);
+
+let key = null; // in memory only
+let about = null;
+let underWay = 0;
+const waiting = [];
+
+// ---- the service ----------------------------------------------------------------------------------------------------
+
+class Refused extends Error {
+  constructor(status, body, retryAfter) {
+    super(body.detail || `the service answered ${status}`);
+    this.status = status;
+    this.code = body.code || "";
+    this.id = body.request_id || "";
+    this.retryAfter = retryAfter;
+  }
+}
+
+async function ask(url, options = {}) {
+  const headers = { ...options.headers, ...(key === null ? {} : { "X-API-Key": key }) };
+  let response;
+  try {
+    response = await fetch(url, { ...options, headers });
+  } catch {
+    throw new Refused(0, { detail: "the service does not answer; check that it runs and that you are connected, then send again" });
+  }
+  const body = await response.json().catch(() => ({}));
+  if (response.status === 401) {
+    key = null;
+    $("keys").hidden = false;
+  }
+  if (!response.ok) throw new Refused(response.status, body, response.headers.get("Retry-After"));
+  return { body, headers: response.headers };
+}
+
+function describeFault(error) {
+  const parts = [error.message];
+  if (error.retryAfter) parts.push(`Try again in ${error.retryAfter} s.`);
+  return parts.join(". ").replace(/\.\. /g, ". ");
+}
+
+// ---- what is served -------------------------------------------------------------------------------------------------
+
+async function showServed() {
+  try {
+    ({ body: about } = await ask(model));
+  } catch (error) {
+    $("served").textContent = error.status === 401 ? "Give a key to see what is served." : describeFault(error);
+    return;
+  }
+  $("keys").hidden = true;
+  $("served").textContent =
+    `${about.name} on ${about.engine} (${about.precision}), ${about.classes} classes, weights: ${about.weights}, ` +
+    `labels: ${about.labels}. Formats: ${about.formats.join(", ")}.`;
+  document.title = `Try ${about.name}`;
+  const warnings = [];
+  if (about.weights === "random") {
+    warnings.push("Random weights: these predictions mean nothing. Set `weights:` in the config for real ones.");
+  } else if (about.labels === "placeholder") {
+    warnings.push("The classes have numbers for names. Set `labels:` in the config.");
+  }
+  $("warning").hidden = warnings.length === 0;
+  $("warning").textContent = warnings.join(" ");
+}
+
+async function showLinks() {
+  let routes = {};
+  try {
+    ({ body: routes } = await ask(new URL("/-/routes", location.origin)));
+  } catch {
+    routes = { [model.pathname.replace(/\/$/, "")]: "model" };
+  }
+  const entries = [];
+  for (const [prefix, name] of Object.entries(routes)) {
+    const base = new URL(`${prefix.replace(/\/$/, "")}/`, location.origin);
+    entries.push([`API of ${name}`, new URL("docs", base)]);
+    if (name === "users") users.begin(base);
+    else if (base.href !== model.href) entries.push([`Try ${name}`, new URL("try", base)]);
+  }
+  const dashboard = document.documentElement.dataset.dashboard;
+  if (dashboard) entries.push(["Ray dashboard", new URL(dashboard)]);
+  $("links").replaceChildren(...entries.map(([text, url]) => element("li", {}, element("a", { href: url.href }, text))));
+}
+
+// ---- pictures -------------------------------------------------------------------------------------------------------
+
+function take(files) {
+  for (const file of files) waiting.push({ file, item: addResult(file) });
+  $("clear").hidden = $("results").children.length === 0;
+  sendNext();
+}
+
+function sendNext() {
+  while (underWay < AT_ONCE && waiting.length) {
+    underWay += 1;
+    const { file, item } = waiting.shift();
+    send(file, item).finally(() => {
+      underWay -= 1;
+      sendNext();
+    });
+  }
+  const left = underWay + waiting.length;
+  $("progress").textContent = left ? `${left} picture${left > 1 ? "s" : ""} under way` : "";
+}
+
+async function send(file, item) {
+  const out = item.querySelector(".out");
+  const top = topClasses();
+  out.replaceChildren(element("p", { class: "dim" }, "Under way …"));
+  try {
+    if (about && file.size > about.max_upload_bytes) {
+      throw new Refused(413, { detail: `the picture has ${file.size.toLocaleString("en")} bytes, more than the ${about.max_upload_bytes.toLocaleString("en")} that are taken; send a smaller one` });
+    }
+    const began = performance.now();
+    const type = file.type || "application/octet-stream";
+    const { body, headers } = await ask(new URL(`predict?top_k=${top}`, model), {
+      method: "POST",
+      body: file,
+      headers: { "Content-Type": type },
+    });
+    const took = performance.now() - began;
+    out.replaceChildren(...describe(body, headers.get("Server-Timing") || "", took), curlLine(file, top));
+  } catch (error) {
+    const again = element("button", { type: "button" }, "Send again");
+    again.addEventListener("click", () => {
+      waiting.push({ file, item });
+      sendNext();
+    });
+    const code = [error.code, error.id && `request ${error.id}`].filter(Boolean).join(", ");
+    out.replaceChildren(
+      element("p", { class: "fault", role: "alert" }, describeFault(error)),
+      ...(code ? [element("p", { class: "dim" }, code)] : []),
+      again,
+      curlLine(file, top),
+    );
+  }
+}
+
+function topClasses() {
+  const wanted = Number.parseInt($("top").value, 10);
+  return Math.min(10, Math.max(1, Number.isNaN(wanted) ? 5 : wanted));
+}
+
+function addResult(file) {
+  const url = URL.createObjectURL(file);
+  const picture = element("img", { src: url, alt: "" });
+  picture.addEventListener("error", () => picture.remove()); // the browser does not show it; the service may
+  const item = element(
+    "li",
+    {},
+    element("div", {}, picture),
+    element("div", {}, element("h3", {}, file.name || "pasted picture"), element("div", { class: "out" })),
+  );
+  item.dataset.url = url;
+  $("results").prepend(item);
+  while ($("results").children.length > MOST_RESULTS) removeResult($("results").lastElementChild);
+  return item;
+}
+
+function removeResult(item) {
+  URL.revokeObjectURL(item.dataset.url);
+  item.remove();
+}
+
+function describe(answer, timing, took) {
+  const rows = answer.predictions.map(({ label, score }) => {
+    const percent = `${(100 * score).toFixed(1)} %`;
+    const bar = element("div", { class: "bar", "aria-hidden": "true" });
+    bar.style.width = `${100 * score}%`;
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, label),
+      element("td", {}, bar),
+      element("td", { class: "score" }, percent),
+    );
+  });
+  const table = element(
+    "table",
+    { class: "classes" },
+    element("caption", { class: "dim" }, answer.cached ? "Classes, from the cache" : "Classes"),
+    element("tbody", {}, ...rows),
+  );
+  return [table, ...timeSpent(timing, took)];
+}
+
+function timeSpent(timing, took) {
+  const stages = [...timing.matchAll(/([a-z]+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]);
+  const served = stages.reduce((sum, [, ms]) => sum + ms, 0);
+  const parts = [...stages, ["network", Math.max(0, took - served)]].filter(([, ms]) => ms >= 0.05);
+  const bar = element("div", { class: "time", "aria-hidden": "true" });
+  for (const [name, ms] of parts) {
+    const part = element("div", { class: name });
+    part.style.flexGrow = ms;
+    bar.append(part);
+  }
+  const legend = parts.map(([name, ms]) =>
+    element("li", {}, element("i", { class: name, "aria-hidden": "true" }), `${name} ${ms.toFixed(1)} ms`),
+  );
+  return [bar, element("ul", { class: "legend", "aria-label": "Where the time went" }, ...legend)];
+}
+
+function curlLine(file, top) {
+  const quote = (text) => `'${text.replace(/'/g, "'\\''")}'`;
+  const withKey = key === null ? "" : ' -H "X-API-Key: $API_KEY"';
+  const name = file.name || "picture.png";
+  const line = `curl${withKey} --data-binary @${quote(name)} ${quote(new URL(`predict?top_k=${top}`, model).href)}`;
+  return element("details", {}, element("summary", {}, "The same request with curl"), element("pre", { tabindex: "0" }, line));
+}
+
+// ---- users ----------------------------------------------------------------------------------------------------------
+
+const users = {
+  base: null,
+  pages: [0], // the `after` of each page up to the one that is shown
+  next: null,
+
+  begin(base) {
+    this.base = base;
+    $("users").hidden = false;
+    this.show();
+  },
+
+  async show() {
+    const url = new URL(this.base);
+    url.searchParams.set("limit", USERS_PER_PAGE);
+    url.searchParams.set("after", this.pages.at(-1));
+    try {
+      const { body } = await ask(url);
+      const cells = ({ id, name, email }) => [id, name ?? "", email ?? ""].map((text) => element("td", {}, String(text)));
+      $("people").replaceChildren(...body.users.map((user) => element("tr", {}, ...cells(user))));
+      this.next = body.next;
+      $("users-fault").hidden = true;
+    } catch (error) {
+      $("users-fault").textContent = describeFault(error);
+      $("users-fault").hidden = false;
+    }
+    $("previous").disabled = this.pages.length === 1;
+    $("next").disabled = this.next === null;
+  },
+};
+
+// ---- the page -------------------------------------------------------------------------------------------------------
+
+function element(name, attributes, ...children) {
+  const made = document.createElement(name);
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
+  made.append(...children);
+  return made;
+}
+
+$("files").addEventListener("change", (event) => {
+  take(event.target.files);
+  event.target.value = ""; // the same file may be chosen again
+});
+document.addEventListener("paste", (event) => take(event.clipboardData.files));
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (event.relatedTarget === null) document.body.classList.remove("over");
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  take(event.dataTransfer.files);
+});
+$("clear").addEventListener("click", () => {
+  [...$("results").children].forEach(removeResult);
+  waiting.length = 0;
+  $("clear").hidden = true;
+  $("files").focus();
+});
+$("keys").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key = $("key").value.trim();
+  $("key").value = "";
+  $("keys").hidden = true;
+  showServed();
+  if (users.base) users.show();
+});
+$("previous").addEventListener("click", () => {
+  users.pages.pop();
+  users.show();
+});
+$("next").addEventListener("click", () => {
+  users.pages.push(users.next);
+  users.show();
+});
+
+showServed();
+showLinks();
