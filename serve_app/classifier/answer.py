@@ -23,7 +23,7 @@ class ModelName(BaseModel):
     """What computed an answer."""
 
     name: str
-    engine: Literal["tensorflow", "openvino", "onnxruntime"]
+    engine: Literal["tensorflow", "openvino", "onnxruntime", "jax"]
     precision: Literal["float32", "bfloat16"]
     weights: str = Field(description="imagenet, a file's name, or `random`: then the prediction means nothing.")
 

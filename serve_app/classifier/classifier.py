@@ -5,21 +5,21 @@ import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Literal, Self
 
-import numpy as np
-
 from serve_app.cache.cache import PredictionCache
-from serve_app.cache.classification import KEPT_CLASSES, BestClasses, Classification
+from serve_app.cache.classification import Classification
 from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
-from serve_app.classifier.batcher import BatchLimits, MicroBatcher, Scores
+from serve_app.classifier.batcher import BatchLimits, MicroBatcher
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
 from serve_app.classifier.loading import LoadEngine, engine_threads, load_and_warm, load_own_engine, lower_priority
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
+from serve_app.classifier.scores import best_classes
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import DeadlineExceeded, NotReady
 from serve_app.metrics import CACHE_LOOKUPS, MISSED_DEADLINES, Metrics
@@ -60,6 +60,10 @@ class Classifier:
         """What every answer is signed with."""
         self.held_cores: frozenset[int] = frozenset()
         """Cores on which the engine holds its threads; empty when the system places them."""
+        self.device = "cpu"
+        """What the engine computes on: `cpu`, or the name of a GPU."""
+        self.has_tf32 = False
+        """Whether the engine multiplies float32 as TF32."""
         self._pools = pools
         self._batcher = batcher
         self._cache: PredictionCache | None = None
@@ -67,14 +71,22 @@ class Classifier:
 
     @classmethod
     async def load(
-        cls, settings: ClassifierSettings, metrics: Metrics | None = None, load_engine: LoadEngine = load_own_engine
+        cls,
+        settings: ClassifierSettings,
+        metrics: Metrics | None = None,
+        load_engine: LoadEngine = load_own_engine,
+        gpu_share: float = 0.0,
     ) -> Self:
-        """Return a warm classifier that counts into `metrics`. Raises SetupError if its model cannot be had."""
+        """Return a warm classifier that counts into `metrics`, whose engine has so much of a GPU.
+
+        Raises SetupError if its model cannot be had.
+        """
         metrics = metrics or Metrics()
         pools = _Pools(settings)
         run = asyncio.get_running_loop().run_in_executor
         try:
-            prepared = await run(pools.load, find_or_prepare, settings)
+            prepared = await run(pools.load, partial(find_or_prepare, settings, gpu_share=gpu_share))
+            settings = prepared.settle(settings)
             load = await run(pools.load, load_engine, settings, prepared)
             _tell_weights(prepared)
             store = build_store(settings.cache, len(prepared.manifest.labels), metrics)
@@ -95,6 +107,7 @@ class Classifier:
         )
         classifier = cls(settings, prepared, pools, batcher, admission)
         classifier.held_cores = warm.held_cores
+        classifier.device, classifier.has_tf32 = warm.engine.device, warm.engine.has_tf32
         if store is not None:
             await store.open()
             classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission.share, metrics)
@@ -222,13 +235,6 @@ class _Pools:
         self.load.shutdown(wait=False, cancel_futures=True)
         self.decode.shutdown(wait=False, cancel_futures=True)
         self.engine.shutdown(wait=False, cancel_futures=True)
-
-
-def best_classes(scores: Scores) -> BestClasses:
-    """Return the KEPT_CLASSES highest of `scores`, shape (classes,), as (class index, score), highest first."""
-    order = np.argsort(-scores, kind="stable")[:KEPT_CLASSES]
-    # Probabilities of a network from elsewhere may leave 0 to 1 in their last bits.
-    return [(int(index), min(1.0, max(0.0, float(scores[index])))) for index in order]
 
 
 def _tell_weights(prepared: PreparedModel) -> None:

@@ -1,12 +1,14 @@
 """Prepared models on disk. A replica loads a prepared model; preparing one (Keras, seconds, 2 GB) is a child process.
 
 Each prepared model is a folder named by the fingerprint of everything that went into it, with `manifest.json` and
-the engine's files. Called by `Classifier.load`; the child is `engines.prepare`.
+the engine's files. What `engine: auto` and `precision: auto` were decided by is a folder with `choice.json` (`choice`).
+Called by `Classifier.load`; the child is `engines.prepare`.
 """
 
 import hashlib
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +25,9 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.classifier.choice import Choice, candidates, choose, find_pictures, settled
 from serve_app.classifier.families import Geometry, PreprocessingName
+from serve_app.classifier.machine import PROCESSOR, describe_processor, find_gpus, has_bfloat16
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
@@ -33,12 +38,11 @@ logger = logging.getLogger(__name__)
 RECIPE = 3
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
-_KERAS = ("tensorflow", "keras")
 # How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again.
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
-PROCESSOR = Path("/proc/cpuinfo")
-_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86, and of Arm
+CHOICE = "choice.json"
+CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 # Exit code of `engines.prepare` for a SetupError; any other failure is a fault of ours and shown whole.
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
@@ -71,6 +75,8 @@ class Manifest(BaseModel):
     crop: int = 224
     outputs: Literal["probabilities", "logits"] = "probabilities"
     """What the network returned; the prepared one always returns probabilities."""
+    device: str = "cpu"
+    """For what the files of the engine were made: a GPU's name, or cpu."""
 
     @property
     def geometry(self) -> Geometry:
@@ -86,82 +92,127 @@ class PreparedModel(BaseModel):
     folder: Path
     manifest: Manifest
     fingerprint: str
+    choice: Choice | None = None
+    """What `engine: auto` or `precision: auto` was decided by."""
     note: str | None = None
+    gpu_share: float = 0.0
+    """Of a GPU, for each engine that computes it."""
+
+    def settle(self, settings: ClassifierSettings) -> ClassifierSettings:
+        """Return `settings` with engine and precision of this model in place of `auto`."""
+        return settled(settings, self.choice.chosen.engine, self.choice.chosen.precision) if self.choice else settings
 
 
-def find_or_prepare(settings: ClassifierSettings) -> PreparedModel:
+def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0) -> PreparedModel:
     """Return the prepared model that `settings` ask for, preparing it first if it is not in the cache.
 
-    Safe when several replicas start at once: one prepares, the others wait. Raises SetupError.
+    It is for an engine that has so much of a GPU. Safe when several replicas start at once: one prepares, the others
+    wait. Raises SetupError.
     """
     if fault := find_engine_fault(settings):
         raise SetupError(fault)
-    folder = cache_dir() / "models"
-    _make_folder(folder)
+    cache = _Cache(cache_dir() / "models", gpu_share > 0)
+    _make_folder(cache.folder)
     is_auto = settings.weights == "auto" and not settings.is_model_file
-    return _find_or_make_auto(settings, folder) if is_auto else _find_or_make(settings, folder)
+    found = cache.find_or_make_auto(settings) if is_auto else cache.find_or_choose(settings)
+    return found.model_copy(update={"gpu_share": gpu_share})
 
 
 def find_engine_fault(settings: ClassifierSettings, processor: Path = PROCESSOR) -> Fault | None:
-    """Return why the engine cannot be used: it is an extra that is not installed, or the processor lacks bfloat16."""
+    """Return why the engine cannot be used: it is an extra that is not installed, or the processor lacks bfloat16.
+
+    That of `auto` is why the last of its candidates cannot be used, if none can.
+    """
+    if settings.is_auto:
+        faults = [find_engine_fault(each, processor) for each in candidates(settings)]
+        return None if None in faults else faults[-1]
     engine = settings.engine
-    if find_spec(engine) is None:
-        remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
-        return Fault("engine", f"{engine} is not installed", remedy)
-    if (engine, settings.precision) == ("tensorflow", "bfloat16") and not _has_bfloat16(processor):
+    for package in _packages(settings):
+        if find_spec(package) is None:
+            for_engine = "" if package == engine else f", which prepares models for engine: {engine}"
+            remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
+            return Fault("engine", f"{package} is not installed{for_engine}", remedy)
+    if (engine, settings.precision) == ("tensorflow", "bfloat16") and not has_bfloat16(processor):
         return Fault(
             "precision", "this processor has no bfloat16, which tensorflow needs", "write `precision: float32`"
         )
     return None
 
 
-def _has_bfloat16(processor: Path) -> bool:
-    """Tell whether a processor's flags, as in /proc/cpuinfo, name an instruction for bfloat16."""
-    try:
-        return not _BFLOAT16.isdisjoint(processor.read_text(encoding="ascii", errors="replace").split())
-    except OSError:  # no Linux: nothing tells
-        return False
-
-
 def is_prepared(settings: ClassifierSettings) -> bool:
     """Tell whether the model that `settings` ask for is in the cache. Raises SetupError on a bad file."""
-    return _read_manifest(cache_dir() / "models" / _fingerprint(settings)) is not None
+    return any(_Cache(cache_dir() / "models", on_gpu).has(settings) for on_gpu in (False, True))
 
 
-def _find_or_make_auto(settings: ClassifierSettings, folder: Path) -> PreparedModel:
-    imagenet = settings.model_copy(update={"weights": "imagenet"})
-    failure = folder / f"{_fingerprint(imagenet)}-unavailable.txt"
-    with _locked(folder / "auto.lock"):
-        if not _is_recent(failure) or (folder / _fingerprint(imagenet)).is_dir():
-            try:
-                return _find_or_make(imagenet, folder)
-            except UnavailableError as exc:
-                failure.write_text(str(exc))
-    random = _find_or_make(settings.model_copy(update={"weights": "random"}), folder)
-    return random.model_copy(update={"note": failure.read_text()})
+@dataclass(frozen=True)
+class _Cache:
+    """The prepared models in `folder`, for replicas that have a GPU, or that have none."""
+
+    folder: Path
+    on_gpu: bool
+
+    def place_of(self, settings: ClassifierSettings) -> Path:
+        """Return the folder of what `settings` ask for, whether it is there or not. Raises SetupError."""
+        return self.folder / _name(pin_files(settings), on_gpu=self.on_gpu)
+
+    def has(self, settings: ClassifierSettings) -> bool:
+        """Tell whether the model that `settings` ask for is there. Raises SetupError."""
+        place = self.place_of(settings)
+        if not settings.is_auto:
+            return _read_manifest(place) is not None
+        choice = _read_choice(place)
+        return choice is not None and self.has(settled(settings, choice.chosen.engine, choice.chosen.precision))
+
+    def find_or_make_auto(self, settings: ClassifierSettings) -> PreparedModel:
+        """Return the model with ImageNet's weights, or with random ones if those cannot be fetched."""
+        imagenet = settings.model_copy(update={"weights": "imagenet"})
+        place = self.place_of(imagenet)
+        failure = self.folder / f"{place.name}-unavailable.txt"
+        with _locked(self.folder / "auto.lock"):
+            if not _is_recent(failure) or place.is_dir():
+                try:
+                    return self.find_or_choose(imagenet)
+                except UnavailableError as exc:
+                    failure.write_text(str(exc))
+        random = self.find_or_choose(settings.model_copy(update={"weights": "random"}))
+        return random.model_copy(update={"note": failure.read_text()})
+
+    def find_or_choose(self, settings: ClassifierSettings) -> PreparedModel:
+        """Return the model for the engine and precision of `settings`, or for those that `auto` ends with."""
+        if not settings.is_auto:
+            return self._find_or_make(settings)
+        settings = pin_files(settings)
+        place = self.place_of(settings)
+        with _locked(place.with_suffix(".lock")):
+            if (choice := _read_choice(place)) is None:
+                choice = choose(settings, _is_usable, self._find_or_make, on_gpu=self.on_gpu)
+                place.mkdir(exist_ok=True)
+                making = place / f"{CHOICE}.making"
+                making.write_text(choice.model_dump_json())
+                making.replace(place / CHOICE)
+        made = self._find_or_make(settled(settings, choice.chosen.engine, choice.chosen.precision))
+        return made.model_copy(update={"choice": choice})
+
+    def _find_or_make(self, settings: ClassifierSettings) -> PreparedModel:
+        settings = pin_files(settings)
+        target = self.place_of(settings)
+        manifest = _read_manifest(target)
+        if manifest is None:
+            with _locked(target.with_suffix(".lock")):
+                manifest = _read_manifest(target) or _make(settings, target, on_gpu=self.on_gpu)
+        return PreparedModel(folder=target, manifest=manifest, fingerprint=target.name)
 
 
 def _is_recent(path: Path) -> bool:
     return path.exists() and time.time() - path.stat().st_mtime < AUTO_RETRY_S
 
 
-def _find_or_make(settings: ClassifierSettings, folder: Path) -> PreparedModel:
-    settings = pin_files(settings)
-    fingerprint = _name(settings)
-    target = folder / fingerprint
-    manifest = _read_manifest(target)
-    if manifest is None:
-        with _locked(folder / f"{fingerprint}.lock"):
-            manifest = _read_manifest(target) or _make(settings, target)
-    return PreparedModel(folder=target, manifest=manifest, fingerprint=fingerprint)
-
-
-def _make(settings: ClassifierSettings, target: Path) -> Manifest:
+def _make(settings: ClassifierSettings, target: Path, *, on_gpu: bool) -> Manifest:
     prefix = f".making-{target.name}-"
     for left_by_a_kill in target.parent.glob(f"{prefix}*"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as making:
-        _run_prepare(settings, Path(making) / "model")
+        _run_prepare(settings, Path(making) / "model", on_gpu=on_gpu)
         _replace(Path(making) / "model", target)
     return Manifest.model_validate_json((target / MANIFEST).read_bytes())
 
@@ -187,6 +238,18 @@ def _read_manifest(target: Path) -> Manifest | None:
     return None if manifest.labels_are_missing and not _is_recent(path) else manifest
 
 
+def _is_usable(settings: ClassifierSettings) -> bool:
+    return find_engine_fault(settings) is None
+
+
+def _read_choice(place: Path) -> Choice | None:
+    """Return what was chosen, or None if that has to be found out."""
+    try:
+        return Choice.model_validate_json((place / CHOICE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+
+
 def _replace(made: Path, target: Path) -> None:
     if target.exists():  # unreadable, or it would have been taken
         target.rename(made.with_name("unreadable"))
@@ -208,12 +271,12 @@ def pin_files(settings: ClassifierSettings) -> ClassifierSettings:
 
 
 def _fingerprint(settings: ClassifierSettings) -> str:
-    return _name(pin_files(settings))
+    return _name(pin_files(settings), on_gpu=False)
 
 
-def _name(pinned: ClassifierSettings) -> str:
-    """Return a name for everything that decides what `engines.prepare` writes."""
-    parts = {
+def _name(pinned: ClassifierSettings, *, on_gpu: bool) -> str:
+    """Return a name for everything that decides what `engines.prepare` writes, or what `auto` ends with."""
+    parts: dict[str, object] = {
         "recipe": RECIPE,
         "engine": pinned.engine,
         "versions": converter_versions(pinned),
@@ -223,13 +286,36 @@ def _name(pinned: ClassifierSettings) -> str:
         "labels": _identity(pinned.labels, pinned.labels_sha256),
         "seed": pinned.seed if pinned.weights == "random" else None,
     }
+    if pinned.is_auto or pinned.engine == "jax":
+        # Made, compiled and measured on this machine, and for one precision.
+        machine = [describe_processor(), *(find_gpus() if on_gpu else [])]
+        parts |= {"precision": pinned.precision, "machine": machine, "on_gpu": on_gpu}
+    if pinned.is_auto:
+        parts |= {"timed_with": [pinned.threads, pinned.max_batch], "agreement": _agreement_parts(pinned)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def _agreement_parts(settings: ClassifierSettings) -> list[object]:
+    if settings.agreement_pictures is None:
+        return [settings.min_agreement]
+    files = find_pictures(Path(settings.agreement_pictures))
+    facts = [(str(file), (known := file.stat()).st_size, known.st_mtime_ns) for file in files]
+    return [settings.min_agreement, settings.max_pixels, settings.reduced_decoding, facts]
+
+
 def converter_versions(settings: ClassifierSettings) -> dict[str, str]:
-    """Return the versions of the libraries that decide what the prepared model computes."""
-    names = {*(() if settings.is_onnx else _KERAS), settings.engine}
-    return {name: version(name) for name in sorted(names)}
+    """Return the versions of the libraries that decide what the prepared model computes: for `auto`, all that may."""
+    asked = [*filter(_is_usable, candidates(settings))] if settings.is_auto else [settings]
+    return {name: version(name) for name in sorted({name for each in asked for name in _packages(each)})}
+
+
+def _packages(settings: ClassifierSettings) -> list[str]:
+    """Return what an engine needs to prepare a model and to compute it; packages are called as their modules are."""
+    if settings.is_onnx:
+        return [settings.engine]
+    return (
+        ["keras", "jax"] if settings.engine == "jax" else list(dict.fromkeys((settings.engine, "tensorflow", "keras")))
+    )
 
 
 def _identity(source: str, sha256: str | None) -> str:
@@ -250,7 +336,7 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
     return actual
 
 
-def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
+def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) -> None:
     source = shown(settings.model) if settings.is_model_file else f"weights: {shown(settings.weights)}"
     logger.info("preparing the model (%s); this is done once and kept in the cache", source)
     command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", str(target)]
@@ -258,6 +344,7 @@ def _run_prepare(settings: ClassifierSettings, target: Path) -> None:
         done = subprocess.run(
             command,
             input=settings.model_dump_json(),  # not an argument: `ps` would show a URL's password
+            env=os.environ | {"JAX_PLATFORMS": "cuda" if on_gpu else "cpu"},
             check=False,
             capture_output=True,
             text=True,

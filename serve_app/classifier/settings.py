@@ -70,14 +70,29 @@ class ClassifierSettings(BaseModel):
         "auto",
         description="What the network returns. `auto` finds out by running it; logits become probabilities (softmax).",
     )
-    engine: Literal["tensorflow", "openvino", "onnxruntime"] = Field(
+    engine: Literal["tensorflow", "openvino", "onnxruntime", "jax", "auto"] = Field(
         "tensorflow",
-        description="What computes the network. `openvino` and `onnxruntime` are extras; `openvino` needs about half "
-        "the memory. .onnx files are computed by these two, `onnxruntime` computes nothing else.",
+        description="What computes the network. `openvino`, `onnxruntime` and `jax` are extras; `openvino` needs about "
+        "half the memory. .onnx files are computed by `openvino` and `onnxruntime`, which computes nothing else. `jax` "
+        "computes on a GPU if `ray_actor_options` has `num_gpus` (extra `gpu`). `auto`: the fastest one that is "
+        "installed and agrees with float32; docs/engines.md.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
-        description="Arithmetic of the engine. `bfloat16` is for openvino, and for tensorflow if the processor has it.",
+        description="Arithmetic of the engine. `bfloat16` is for openvino and jax, and for tensorflow if the processor "
+        "has it. `float32` of jax on a GPU is TF32. `auto`: the fastest one that agrees with float32.",
+    )
+    min_agreement: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        description="Least share of pictures of which an engine that `auto` chooses names the same best class as "
+        "float32.",
+    )
+    agreement_pictures: Source | None = Field(
+        None,
+        description="A folder of pictures on which `auto` measures agreement, besides generated ones; up to 256 of "
+        "them are taken.",
     )
     threads: int = Field(
         1,
@@ -229,6 +244,12 @@ class ClassifierSettings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _agreement_is_for_auto(self) -> Self:
+        if not self.is_auto and self.agreement_pictures is not None:
+            raise ValueError("agreement_pictures: needs engine: auto or precision: auto; remove the key")
+        return self
+
+    @model_validator(mode="after")
     def _model_is_a_known_name_or_a_file(self) -> Self:
         if self.model in FAMILIES or self.is_model_file:
             return self
@@ -253,8 +274,10 @@ class ClassifierSettings(BaseModel):
 
     @model_validator(mode="after")
     def _the_engine_can_compute_the_model(self) -> Self:
-        if self.is_onnx and self.engine == "tensorflow":
-            raise ValueError("engine: tensorflow computes no .onnx file; use engine: openvino or engine: onnxruntime")
+        if self.is_onnx and self.engine in ("tensorflow", "jax"):
+            raise ValueError(
+                f"engine: {self.engine} computes no .onnx file; use engine: openvino or engine: onnxruntime"
+            )
         if self.engine == "onnxruntime" and not self.is_onnx:
             raise ValueError(
                 "engine: onnxruntime computes .onnx files only; use engine: tensorflow or engine: openvino"
@@ -266,6 +289,11 @@ class ClassifierSettings(BaseModel):
         if self.resize is not None and self.crop is not None and self.resize < self.crop:
             raise ValueError(f"resize: {self.resize} is smaller than crop: {self.crop}; make it at least as large")
         return self
+
+    @property
+    def is_auto(self) -> bool:
+        """Tell whether engine or precision are chosen when the model is prepared."""
+        return "auto" in (self.engine, self.precision)
 
     @property
     def is_model_file(self) -> bool:

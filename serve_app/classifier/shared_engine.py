@@ -203,6 +203,8 @@ class SharedEngine:
     """The engine of another process, as a replica sees it. A batch that is lost with that process is sent again."""
 
     at_once = MOST_AT_ONCE
+    device = "cpu"
+    has_tf32 = False
 
     def __init__(self, path: Path, shape: Shape, *, within_s: float) -> None:
         """Connect to the server at `path`. Raises SetupError when none is there `within_s` seconds."""

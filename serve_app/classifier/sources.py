@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from serve_app.classifier.choice import find_pictures, no_pictures
 from serve_app.classifier.engines.download import find_fault, is_fetched
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.weights_file import count_classes
@@ -31,6 +32,8 @@ _WAYS = {
 
 def find_source_faults(settings: ClassifierSettings) -> Iterator[Fault]:
     """Yield why the model cannot be prepared, by the keys of `settings`. Waits ANSWER_S at most for each source."""
+    if settings.agreement_pictures is not None and not find_pictures(folder := Path(settings.agreement_pictures)):
+        yield no_pictures(folder)
     if fault := find_engine_fault(settings):
         yield fault
     elif _is_prepared(settings):

@@ -38,9 +38,19 @@ def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
         settings = settings_of.get(str(application.get("name")))
         if isinstance(settings, ClassifierSettings):
             name = ENGINE_NAME if settings.shared_engine else CLASSIFIER_NAME
-            given = (each for each in dicts(application.get("deployments")) if each.get("name") == name)
-            replicas = replicas_of(next(given, {}))
-            yield Classifier(application["name"], settings.threads, replicas, is_shared=settings.shared_engine)
+            [deployment, *_] = [*items_of(application, name), {}]
+            yield Classifier(
+                application["name"],
+                settings.threads,
+                replicas_of(deployment),
+                is_shared=settings.shared_engine,
+                gpu_share=gpu_share_of(deployment),
+            )
+
+
+def items_of(application: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return the items of an application's `deployments` that have a name."""
+    return [each for each in dicts(application.get("deployments")) if each.get("name") == name]
 
 
 def replicas_of(deployment: dict[str, Any]) -> Replicas:
@@ -56,6 +66,13 @@ def replicas_of(deployment: dict[str, Any]) -> Replicas:
                 bounds = AutoscalingConfig.model_validate(autoscaling)
             return Replicas(bounds.min_replicas, bounds.max_replicas)
     return Replicas(1, 1)
+
+
+def gpu_share_of(deployment: dict[str, Any]) -> float:
+    """Return how much of a GPU an item of `deployments` asks for, for each replica."""
+    [options, *_] = [*dicts([deployment.get("ray_actor_options")]), {}]
+    share = options.get("num_gpus")
+    return float(share) if isinstance(share, int | float) and not isinstance(share, bool) else 0.0
 
 
 def key_sources(config: dict[str, Any]) -> dict[str, KeySource]:

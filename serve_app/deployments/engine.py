@@ -8,10 +8,11 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray._private import worker
 
@@ -36,6 +37,15 @@ LEAVES_AFTER_S = 50.0
 _NAME_CHARACTERS = 12
 
 
+@dataclass(frozen=True)
+class EngineFacts:
+    """What the replicas need to know of the engine that they share."""
+
+    gpu_share: float
+    device: str
+    has_tf32: bool
+
+
 class EngineReplica:
     """Loads the engine that the settings name, and computes what the replicas send."""
 
@@ -45,12 +55,19 @@ class EngineReplica:
         """Return once the engine is warm and its socket is there. Raises SetupError and OSError."""
         send_logs_to_serve()
         warn_of_thread_budget(settings, Replicas(1, 1))
-        prepared = find_or_prepare(settings)
+        share = gpu_share_of_replica()
+        prepared = find_or_prepare(settings, gpu_share=share)
+        settings = prepared.settle(settings)
         threads = engine_threads(settings)
         load = self.load_engine(settings, prepared)
         warm = threads.submit(load_and_warm, load, settings.max_batch, prepared.manifest.geometry).result()
+        self._facts = EngineFacts(share, warm.engine.device, warm.engine.has_tf32)
         self._server = EngineServer(warm.engine, _shape(prepared), settings.max_batch)
         self._server.listen(_socket_path(settings, prepared), threads.submit)
+
+    async def facts(self) -> EngineFacts:
+        """Return what it computes on, once it is warm."""
+        return self._facts
 
     async def check_health(self) -> None:
         """Raise if the engine hangs; Serve then replaces it."""
@@ -64,15 +81,30 @@ class EngineReplica:
             server.close()
 
 
-def connect_to_engine(settings: ClassifierSettings, prepared: PreparedModel) -> Callable[[], Engine]:
-    """Return what finds the engine of this application on this machine. A LoadEngine for replicas."""
+def connect_to_engine(
+    facts: EngineFacts, settings: ClassifierSettings, prepared: PreparedModel
+) -> Callable[[], Engine]:
+    """Return what finds the engine of this application on this machine. With `facts`, a LoadEngine for replicas."""
     path = _socket_path(settings, prepared)
-    return partial(SharedEngine, path, _shape(prepared), within_s=STARTS_WITHIN_S)
+
+    def connect() -> Engine:
+        engine = SharedEngine(path, _shape(prepared), within_s=STARTS_WITHIN_S)
+        engine.device, engine.has_tf32 = facts.device, facts.has_tf32
+        return engine
+
+    return connect
+
+
+def gpu_share_of_replica() -> float:
+    """Return how much of a GPU Ray has given to this replica."""
+    context: Any = ray.get_runtime_context()
+    return float(context.get_assigned_resources().get("GPU", 0))
 
 
 def warn_of_thread_budget(settings: ClassifierSettings, replicas: Replicas) -> None:
     """Log a line if the engines of this application have more threads than there are cores."""
-    own = Classifier(serve.get_replica_context().app_name, settings.threads, replicas)
+    name = serve.get_replica_context().app_name
+    own = Classifier(name, settings.threads, replicas, gpu_share=gpu_share_of_replica())
     # Cores that stay idle are the launcher's to tell: here nobody knows of other applications, which may use them.
     if own.most_threads > usable_cores() and (fault := thread_budget_fault([own], usable_cores())):
         logger.warning(fault)

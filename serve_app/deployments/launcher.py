@@ -89,15 +89,16 @@ def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *,
 
 def _prepare_models(config: dict[str, Any]) -> None:
     """Have every model in the cache, so that what is wrong with one is known before Ray starts. Raises SetupError."""
+    shares = {each.application: each.gpu_share for each in classifiers(config)}
     for name, settings in our_settings(config):
         if isinstance(settings, ClassifierSettings):
             with waiting_for(f"the model of {name} to be prepared", _say):
-                _prepare(name, settings)
+                _prepare(name, settings, shares[name])
 
 
-def _prepare(name: str, settings: ClassifierSettings) -> None:
+def _prepare(name: str, settings: ClassifierSettings, gpu_share: float) -> None:
     try:
-        find_or_prepare(settings)
+        find_or_prepare(settings, gpu_share=gpu_share)
     except SetupError as exc:
         key = ".".join(part for part in (f"applications[{name}].args", exc.fault.key) if part)
         raise SetupError(replace(exc.fault, key=key)) from exc

@@ -6,6 +6,7 @@ No `from __future__ import annotations` here: Serve reads the builder's annotati
 """
 
 import logging
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -45,7 +46,7 @@ class ClassifierDeployment:
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
         from serve_app.classifier.loading import load_own_engine
-        from serve_app.deployments.engine import connect_to_engine, warn_of_thread_budget
+        from serve_app.deployments.engine import connect_to_engine, gpu_share_of_replica, warn_of_thread_budget
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
         from serve_app.jobs.intake import job_bounds
@@ -55,11 +56,13 @@ class ClassifierDeployment:
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth, running_http_host)
         url = redis_url()
-        load = connect_to_engine if self._engine else load_own_engine
+        facts = await self._engine.facts.remote() if self._engine else None
+        load = partial(connect_to_engine, facts) if facts else load_own_engine
         if not self._engine:
             warn_of_thread_budget(self._settings, _replicas())
         metrics = ServeMetrics()
-        self._classifier = await Classifier.load(self._settings, metrics, load)
+        share = facts.gpu_share if facts else gpu_share_of_replica()
+        self._classifier = await Classifier.load(self._settings, metrics, load, share)
         self._warn_of_pinning()
         if not guard.asks_for_keys:  # who has none is not told how full it is
             GATE.put(build_early_refusal(self._classifier.admission))

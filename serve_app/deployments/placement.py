@@ -2,11 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.util import find_spec
+from math import ceil
 from typing import Any
 
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
-from serve_app.deployments.applications import DEPLOYMENT_NAMES, dicts, replicas_of
+from serve_app.classifier.model_cache import CUDA_PLUGINS
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.applications import (
+    DEPLOYMENT_NAMES,
+    classifiers,
+    dicts,
+    our_settings,
+    replicas_of,
+)
 from serve_app.deployments.options import CLASSIFIER
 from serve_app.errors import Fault
 
@@ -32,6 +42,36 @@ def find_placement_faults(config: dict[str, Any]) -> Iterator[Fault]:
         if not is_told and wanted > there.get(name, 0) + _ROUNDING:
             what = f"all replicas together ask for {wanted:g} {name}, and this machine has {there.get(name, 0):g}"
             yield Fault("applications", what, "lower num_replicas, or what each of them asks for in ray_actor_options")
+
+
+def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator[Fault]:
+    """Yield a fault for each classifier that could not use the GPU it asks for, and a warning for GPUs left idle.
+
+    `gpus` are those of this machine, which Ray counts.
+    """
+    if gpus is None:
+        found: Any = ResourceAndLabelSpec().resolve(is_head=True, node_ip_address="127.0.0.1")
+        gpus = int(found.to_resource_dict().get("GPU", 0))
+    settings_of = {name: each for name, each in our_settings(config) if isinstance(each, ClassifierSettings)}
+    served = list(classifiers(config))
+    for each in served:
+        key = f"applications[{each.application}].deployments[{each.deployment}].ray_actor_options.num_gpus"
+        engine = settings_of[each.application].engine
+        if each.gpu_share > 1:
+            what = f"{each.gpu_share:g}, and a replica computes on one GPU"
+            yield Fault(key, what, "write 1, or a part of one, and one replica or more for each GPU in num_replicas")
+        elif each.gpu_share and engine not in ("jax", "auto"):
+            yield Fault(key, f"engine: {engine} computes on the CPU", "write `engine: jax`, or remove the key")
+        elif each.gpu_share and not any(map(find_spec, CUDA_PLUGINS)):
+            remedy = "install it: .venv/bin/uv pip install -c requirements.lock -e '.[gpu]'"
+            yield Fault(key, "jax is not installed with CUDA", remedy)
+        elif gpus and engine == "jax" and not each.gpu_share:
+            what = f"jax computes on the CPU, and this machine has {gpus} GPU(s)"
+            yield Fault(key, what, "write `num_gpus: 1` below ray_actor_options", is_warning=True)
+    used = sum(each.gpu_share * each.replicas.most for each in served)
+    if used and ceil(used) < gpus:
+        what = f"the replicas use {used:g} of {gpus} GPUs"
+        yield Fault("applications", what, "raise num_replicas, or hide GPUs with CUDA_VISIBLE_DEVICES", is_warning=True)
 
 
 def _deployments(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

@@ -19,7 +19,7 @@ from serve_app.classifier.sources import find_source_faults
 from serve_app.deployments.applications import api_port, http_host, key_sources, our_settings
 from serve_app.deployments.config_file import config_faults
 from serve_app.deployments.config_text import read_config
-from serve_app.deployments.placement import find_placement_faults
+from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, check_free, find_named_faults, why_not_listening
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
 from serve_app.entrance.keys import read_keys
@@ -175,6 +175,7 @@ def _redis(start: Start) -> Iterator[Fault]:
 
 def _placement(start: Start) -> Iterator[Fault]:
     yield from find_placement_faults(start.config)
+    yield from find_gpu_faults(start.config)
 
 
 def _folders(start: Start) -> Iterator[Fault]:

@@ -63,15 +63,32 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
 
 
 def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]:
+    precision = f"{model['precision']} as TF32" if model["tf32"] else model["precision"]
     cache = f", cache: {model['cache']}" if model["cache"] != "off" else ""
     yield (
-        f"  model       {model['name']} on {model['engine']} ({model['precision']}), "
+        f"  model       {model['name']} on {model['engine']} ({precision}), "
         f"{'one engine for all replicas' if classifier.is_shared else classifier.replicas} × "
         f"{classifier.threads} thread(s), "
         f"weights: {model['weights']}, labels: {model['labels']}{cache}"
     )
+    if model["device"] != "cpu":
+        yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each replica"
+    if model["choice"]:
+        yield from _choice_lines(model["choice"])
     if model["weights"] == "random":
         yield "  WARNING     random weights: predictions mean nothing; see `weights:` in the config"
+
+
+def _choice_lines(choice: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for what `auto` has chosen, and one for each of the others."""
+    for place, trial in enumerate(choice["trials"]):
+        word = "refused" if trial["refused"] else "runner-up" if place else "chosen"
+        facts = [f"{trial['images_per_s']:.1f} img/s"] if trial["images_per_s"] is not None else []
+        facts += [f"{each['same_class']} of {each['of']} {each['pictures']}" for each in trial["agreement"]]
+        if trial["refused"]:
+            facts.append(trial["refused"])
+        yield f"  {word:<11} {trial['engine']} ({trial['precision']}): {'; '.join(facts)}"
+    yield f"              pictures with the same best class as {choice['reference']}; of one replica's engine alone"
 
 
 def application_url(config: dict[str, Any], application: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from serve_app.deployments.options import CLASSIFIER_NAME, ENGINE_NAME
+
 
 class Replicas(NamedTuple):
     """How many replicas a deployment may have: the same number twice unless it is autoscaled."""
@@ -24,6 +26,13 @@ class Classifier:
     replicas: Replicas
     is_shared: bool = False
     """Whether one engine computes for other replicas, which have none."""
+    gpu_share: float = 0.0
+    """Of a GPU, for each replica. With one, its engine threads only hand over pictures and count for nothing."""
+
+    @property
+    def deployment(self) -> str:
+        """Return the name of the deployment that has the engines."""
+        return ENGINE_NAME if self.is_shared else CLASSIFIER_NAME
 
     @property
     def most_threads(self) -> int:
@@ -38,6 +47,7 @@ def thread_budget_fault(classifiers: Sequence[Classifier], cores: int) -> str | 
     Autoscaled replicas count at their most: with fewer, cores are idle on purpose. `cores` are those that affinity mask
     and quotas leave. What the line recommends fits.
     """
+    classifiers = [each for each in classifiers if not each.gpu_share]
     wanted = sum(each.most_threads for each in classifiers)
     replicas = sum(each.replicas.most for each in classifiers)
     if not classifiers or 0 <= cores - wanted < replicas:  # with one thread more for each, there would be too many

@@ -1,4 +1,4 @@
-"""Where the network is computed: the only folder that imports TensorFlow, Keras, OpenVINO and ONNX Runtime."""
+"""Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO and ONNX Runtime."""
 
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,10 @@ class Engine(Protocol):
 
     at_once: int
     """How many threads may call `infer` at the same time, and gain by it."""
+    device: str
+    """What computes it: `cpu`, or the name of a GPU."""
+    has_tf32: bool
+    """Whether it multiplies float32 as TF32, with 10 bits of mantissa."""
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the class probabilities, shape (n, classes), of RGB pictures, shape (n, crop, crop, 3)."""
@@ -26,8 +30,18 @@ def import_engine(name: str) -> None:
     import_module(f"serve_app.classifier.engines.{name}_engine")
 
 
-def load_engine(name: str, folder: Path, *, threads: int, precision: str) -> Engine:
-    """Load the prepared model in `folder`. Raises SetupError."""
+def load_engine(  # noqa: PLR0913 the last two are for one engine
+    name: str, folder: Path, *, threads: int, precision: str, max_batch: int = 8, gpu_share: float = 0.0
+) -> Engine:
+    """Load the prepared model in `folder`, for up to `max_batch` pictures in a batch. Raises SetupError.
+
+    `precision` is one of the settings, or `highest` of engine `jax`, with which its other ones are compared.
+    `gpu_share` is what Ray has given of a GPU to this process: 0 where it has given none.
+    """
+    if name == "jax":
+        from serve_app.classifier.engines.jax_engine import JaxEngine
+
+        return JaxEngine(folder, threads=threads, precision=precision, max_batch=max_batch, gpu_share=gpu_share)
     if name == "openvino":
         from serve_app.classifier.engines.openvino_engine import OpenVinoEngine
 

@@ -38,8 +38,8 @@ class Network(Protocol):
     def facts(self) -> NetworkFacts:
         """What it is."""
 
-    def save(self, folder: Path) -> None:
-        """Write it for the engine of the settings, from uint8 RGB pictures to probabilities."""
+    def save(self, folder: Path) -> str:
+        """Write it for the engine of the settings, from uint8 RGB pictures to probabilities; return for what device."""
 
 
 def judge_outputs(

@@ -32,12 +32,28 @@ def fold_batch_norm(network: keras.Model, probe: NDArray[np.float32]) -> keras.M
         folded = _fold(graph, {name: node.operation for name, node in nodes.items()}, nested)
         pairs = [(node.output_tensors[0], folded.get_layer(node.operation.name).output) for node in nodes.values()]
         pairs.append((graph.outputs[0], folded.outputs[0]))
-        wanted = keras.Model(graph.inputs[0], [before for before, _ in pairs])(probe, training=False)
-        found = keras.Model(folded.inputs[0], [after for _, after in pairs])(probe, training=False)
+        wanted = compute(keras.Model(graph.inputs[0], [before for before, _ in pairs]), probe)
+        found = compute(keras.Model(folded.inputs[0], [after for _, after in pairs]), probe)
     except Exception:  # a network from elsewhere may be built in any way; unfolded it is right, only slower
         logger.warning("BatchNormalization is not folded: the network cannot be taken apart", exc_info=True)
         return network
     return folded if all(map(_is_same, wanted, found)) else network
+
+
+def compute(network: keras.Model, inputs: Any) -> Any:
+    """Return what a network returns for `inputs`, as one compiled whole where Keras computes with JAX.
+
+    JAX would compile each operation by itself: 25 s for a ResNet50 instead of 5 s.
+    """
+    if keras.backend.backend() != "jax":
+        return network(inputs, training=False)
+    import jax
+
+    weights = (
+        [each.value for each in variables]
+        for variables in (network.trainable_variables, network.non_trainable_variables)
+    )
+    return jax.jit(lambda *given: network.stateless_call(*given, training=False)[0])(*weights, inputs)
 
 
 def _fold(network: keras.Model, norms: dict[str, Any], nested: dict[str, keras.Model]) -> keras.Model:
@@ -73,7 +89,7 @@ def _folded_layers(graph: keras.Model, probe: NDArray[np.float32]) -> Iterator[t
     for node in nodes:
         layer = node.operation
         if isinstance(layer, keras.Model) and uses[id(layer)] == len(layer.inputs) == len(layer.outputs) == 1:
-            given = keras.Model(graph.inputs[0], node.input_tensors[0])(probe, training=False)
+            given = compute(keras.Model(graph.inputs[0], node.input_tensors[0]), probe)
             folded = fold_batch_norm(layer, given)
             if folded is not layer:
                 yield layer.name, folded

@@ -1,4 +1,7 @@
-"""A network of Keras, by name or from a file, as one function from pixels to probabilities. Called by `prepare`."""
+"""A network of Keras, by name or from a file, as one function from pixels to probabilities. Called by `prepare`.
+
+Keras computes with the framework that `choose_backend` named: JAX for `engine: jax`, else TensorFlow.
+"""
 
 import os
 from collections.abc import Callable
@@ -8,27 +11,24 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # replicas may compute on the same GPU
 # Here several networks are computed: kernels must not keep the weights of one, as `tensorflow_engine` lets them.
 os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] = "0"
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
 from serve_app.classifier.engines.download import fetch_imagenet
-from serve_app.classifier.engines.folding import fold_batch_norm
+from serve_app.classifier.engines.folding import compute, fold_batch_norm
 from serve_app.classifier.engines.model_file import check_model_file
-from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL, probe
+from serve_app.classifier.engines.prepared_files import probe
+from serve_app.classifier.engines.random_weights import is_drawn_elsewhere, obtain_random_weights
 from serve_app.classifier.engines.source_file import copied
 from serve_app.classifier.engines.weights_file import ElsewhereError, count_classes
 from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import Fault, SetupError
-
-# What Keras raises on files that are damaged, or of another network.
-KERAS_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, tf.errors.OpError)
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,29 @@ class KerasNetwork:
 
     facts: NetworkFacts
     network: keras.Model
-    engine: str
+    settings: ClassifierSettings
 
-    def save(self, folder: Path) -> None:
-        """Write it for the engine, with BatchNormalization folded away where that applies."""
+    def save(self, folder: Path) -> str:
+        """See Network.save; BatchNormalization is folded away where that applies. Raises SetupError."""
         preprocessing = PREPROCESSING[self.facts.preprocessing]
         network = fold_batch_norm(self.network, preprocess(probe(self.facts.crop), preprocessing))
-        module = served_function(network, self.facts.crop, preprocessing, is_logits=self.facts.outputs == "logits")
-        (_save_for_openvino if self.engine == "openvino" else _save_for_tensorflow)(module, folder)
+        is_logits = self.facts.outputs == "logits"
+
+        def serve(pictures: Any, call: Callable[[Any], Any]) -> Any:
+            """Return class probabilities of uint8 RGB pictures, shape (n, crop, crop, 3)."""
+            scores = keras.ops.cast(call(preprocess(pictures, preprocessing)), "float32")
+            return keras.ops.softmax(scores) if is_logits else scores
+
+        if self.settings.engine == "jax":
+            from serve_app.classifier.engines.jax_network import save_for_jax
+
+            assert self.settings.precision != "auto"
+            return save_for_jax(network, serve, self.facts.crop, folder, self.settings.precision)
+        from serve_app.classifier.engines.tensorflow_network import save_for_openvino, save_for_tensorflow
+
+        save = save_for_openvino if self.settings.engine == "openvino" else save_for_tensorflow
+        save(network, serve, self.facts.crop, folder)
+        return "cpu"
 
 
 def obtain_network(settings: ClassifierSettings) -> KerasNetwork:
@@ -65,7 +80,7 @@ def obtain_network(settings: ClassifierSettings) -> KerasNetwork:
     classes = _check_output(name, source.network)
     inputs = preprocess(probe(crop), PREPROCESSING[source.preprocessing])
     try:
-        scores = np.asarray(source.network(inputs, training=False), np.float32)
+        scores = np.asarray(compute(source.network, inputs), np.float32)
     except Exception as exc:  # a network from elsewhere may fail in any way
         raise SetupError(f"model: {name} does not compute pictures of {crop}×{crop}: {first_line(exc)}") from exc
     facts = NetworkFacts(
@@ -77,27 +92,14 @@ def obtain_network(settings: ClassifierSettings) -> KerasNetwork:
         classes=classes,
         outputs=judge_outputs(name, scores, settings.outputs, is_sigmoid=_ends_in_sigmoid(source.network)),
     )
-    return KerasNetwork(facts, source.network, settings.engine)
+    return KerasNetwork(facts, source.network, settings)
 
 
-def preprocess(pictures: Any, preprocessing: Preprocessing) -> tf.Tensor:
+def preprocess(pictures: Any, preprocessing: Preprocessing) -> Any:
     """Return uint8 RGB pictures, shape (n, side, side, 3), as the network wants them: float32, of the same shape."""
-    pixels = (tf.cast(pictures, tf.float32) - tf.constant(preprocessing.mean)) / tf.constant(preprocessing.scale)
+    mean, scale = (np.asarray(values, np.float32) for values in (preprocessing.mean, preprocessing.scale))
+    pixels = (keras.ops.cast(pictures, "float32") - mean) / scale
     return pixels[..., ::-1] if preprocessing.is_bgr else pixels
-
-
-def served_function(network: keras.Model, crop: int, preprocessing: Preprocessing, *, is_logits: bool) -> tf.Module:
-    """Return the network from uint8 RGB pictures to class probabilities as a module with one signature."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None, crop, crop, 3], tf.uint8, name=INPUT)])  # type: ignore[untyped-decorator]
-    def serve(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
-        scores = tf.cast(network(preprocess(pictures, preprocessing), training=False), tf.float32)
-        return {OUTPUT: tf.nn.softmax(scores) if is_logits else scores}
-
-    module = tf.Module()
-    module.network = network  # a SavedModel keeps the variables that it can reach
-    module.serve = serve
-    return module
 
 
 def _build_family(settings: ClassifierSettings) -> _Source:
@@ -106,7 +108,10 @@ def _build_family(settings: ClassifierSettings) -> _Source:
     preprocessing = family.preprocessing if settings.preprocessing == "auto" else settings.preprocessing
     if settings.weights == "random":
         keras.utils.set_random_seed(settings.seed)
-        return _Source(build(weights=None), "random", None, preprocessing)
+        network = build(weights=None)
+        if is_drawn_elsewhere():
+            network.set_weights(obtain_random_weights(settings))
+        return _Source(network, "random", None, preprocessing)
     if settings.weights == "imagenet":
         network = fetch_imagenet("weights", lambda: _with_imagenet(settings))
         return _Source(network, "imagenet", None, preprocessing)
@@ -142,7 +147,7 @@ def _with_weights(settings: ClassifierSettings, path: Path) -> keras.Model:
         network.load_weights(path)
     except ElsewhereError as exc:
         raise SetupError(f"weights: {shown(settings.weights)}: {exc}; save the weights in one file") from exc
-    except KERAS_FAULTS as exc:
+    except Exception as exc:  # a file that is damaged, or of another network, may make Keras raise anything
         raise SetupError(
             f"weights: {shown(settings.weights)} is not a readable Keras weights file of "
             f"{settings.model}: {first_line(exc)}; name another file"
@@ -186,18 +191,3 @@ def _check_output(name: str, network: keras.Model) -> int:
 
 def _ends_in_sigmoid(network: keras.Model) -> bool:
     return getattr(network.layers[-1], "activation", None) is keras.activations.sigmoid
-
-
-def _save_for_tensorflow(module: tf.Module, folder: Path) -> None:
-    tf.saved_model.save(module, str(folder / SAVED_MODEL), signatures=module.serve.get_concrete_function())
-
-
-def _save_for_openvino(module: tf.Module, folder: Path) -> None:
-    import openvino
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    frozen = convert_variables_to_constants_v2(module.serve.get_concrete_function())
-    graph = folder / "frozen.pb"
-    graph.write_bytes(frozen.graph.as_graph_def().SerializeToString())
-    openvino.save_model(openvino.Core().read_model(graph), folder / OPENVINO_MODEL, compress_to_fp16=False)
-    graph.unlink()

@@ -25,9 +25,10 @@ class OnnxNetwork:
     facts: NetworkFacts
     reader: "_Reader"
 
-    def save(self, folder: Path) -> None:
-        """Write it for that engine."""
+    def save(self, folder: Path) -> str:
+        """See Network.save."""
         self.reader.save(folder, is_logits=self.facts.outputs == "logits")
+        return "cpu"
 
 
 class _Reader(Protocol):

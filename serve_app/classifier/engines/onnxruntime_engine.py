@@ -17,6 +17,8 @@ class OnnxRuntimeEngine:
     """A session with its own number of threads."""
 
     at_once = 1
+    device = "cpu"
+    has_tf32 = False
 
     def __init__(self, folder: Path, *, threads: int) -> None:
         try:

@@ -18,6 +18,8 @@ class OpenVinoEngine:
     """A compiled model with its own number of threads."""
 
     at_once = 1
+    device = "cpu"
+    has_tf32 = False
 
     def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
         options = {

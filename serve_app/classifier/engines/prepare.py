@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from serve_app.classifier.engines.checks import Network
+from serve_app.classifier.engines.keras_backend import choose_backend
 from serve_app.classifier.engines.labels import obtain_labels
 from serve_app.classifier.model_cache import CANNOT_FETCH, CANNOT_PREPARE, MANIFEST, Manifest, UnavailableError
 from serve_app.classifier.settings import ClassifierSettings
@@ -36,7 +37,7 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
         )
     labels = obtain_labels(settings, facts.classes)
     folder.mkdir(parents=True)
-    network.save(folder)
+    device = network.save(folder)
     manifest = Manifest(
         name=facts.name,
         weights=facts.weights,
@@ -48,6 +49,7 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
         resize=resize,
         crop=facts.crop,
         outputs=facts.outputs,
+        device=device,
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json())
 
@@ -67,8 +69,10 @@ def main() -> int:
     """Prepare as stdin says; exit CANNOT_PREPARE or CANNOT_FETCH, with one line on stderr, when that fails."""
     socket.setdefaulttimeout(DOWNLOAD_STALL_S)
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
+    settings = ClassifierSettings.model_validate_json(sys.stdin.read())
+    choose_backend(settings.engine)
     try:
-        prepare(ClassifierSettings.model_validate_json(sys.stdin.read()), Path(sys.argv[1]))
+        prepare(settings, Path(sys.argv[1]))
     except SetupError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
         return CANNOT_FETCH if isinstance(exc, UnavailableError) else CANNOT_PREPARE

@@ -23,6 +23,9 @@ from serve_app.errors import SetupError
 class TensorFlowEngine:
     """A loaded SavedModel with its own number of threads; TensorFlow's pools are per process, so one of them each."""
 
+    device = "cpu"
+    has_tf32 = False
+
     def __init__(self, folder: Path, *, threads: int, precision: str) -> None:
         # Each operation uses all threads, and each batch is in one operation. Threads that wait at the end of an
         # operation of one batch compute the other batch meanwhile. A single thread never waits.

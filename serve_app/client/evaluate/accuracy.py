@@ -3,44 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
+from serve_app.agreement import Best, Share
 from serve_app.client.errors import RunStopped
 
-CONFIDENCE = 0.95
 TOP = 5
-
-Best = tuple[tuple[int, float], ...]
-"""Pairs of class index and probability, best first."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """How many of how many; `of` is above 0."""
-
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float:
-        """The share, 0 to 1."""
-        return self.count / self.of
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The bounds of the share with CONFIDENCE: the score interval, Wilson 1927, JASA 22(158), equation (4).
-
-        (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) ÷ (1 + z²/n), where z is the normal quantile.
-        """
-        z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
-        share, n = self.value, self.of
-        middle = share + z**2 / (2 * n)
-        half = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-        low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
-        # Rounding must not put the observed share outside.
-        return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 @dataclass(frozen=True, slots=True)

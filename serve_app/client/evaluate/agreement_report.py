@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve_app.client.evaluate.agreement import Agreement, Pair
+from serve_app.agreement import Agreement, Pair
 from serve_app.client.evaluate.report import (
     MOST_CARDS,
     MOST_LINES,

@@ -82,6 +82,23 @@ class Classes:
         return f"a label of the service such as {printable(self.labels[0])}, an index from 0 to {last}, or {synset}"
 
 
+def match_classes(first: Sequence[str], second: Sequence[str], *, by_index: bool) -> Sequence[int]:
+    """Return for each class of the second service the index that its answers have in a Pair.
+
+    `by_index` where labels are placeholders on one side. Otherwise classes with the same label are the same; one that
+    the first service does not have gets an index behind its classes. Raises UsageError without a class in common.
+    """
+    if list(first) == list(second) or (by_index and len(first) == len(second)):
+        return range(len(second))
+    indexes = {label: index for index, label in reversed(list(enumerate(first)))}
+    if by_index or not indexes.keys() & set(second):
+        raise UsageError(
+            f"--against: its {len(second):,} classes and the {len(first):,} of --server have no label in common: "
+            "their answers cannot be compared; serve both with the same `labels:`"
+        )
+    return [indexes.get(label, len(first) + place) for place, label in enumerate(second)]
+
+
 def read_synsets(path: Path) -> Synsets:
     """Return the synsets of a file like Keras' index: {"0": ["n01440764", "tench"], …}. Raises UsageError."""
     try:

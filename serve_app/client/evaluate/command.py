@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from serve_app.agreement import Pair, measure_agreement
 from serve_app.client.answers import Answers, open_answers
 from serve_app.client.connection import Connection
 from serve_app.client.contact import first_contact, first_patience, most_in_a_row, open_service
@@ -14,9 +15,8 @@ from serve_app.client.contents import Contents
 from serve_app.client.errors import ItemError, RunStopped, UsageError
 from serve_app.client.evaluate.accuracy import TOP, Verdict, measure_accuracy, read_best
 from serve_app.client.evaluate.accuracy_report import report_accuracy
-from serve_app.client.evaluate.agreement import Pair, match_classes, measure_agreement
 from serve_app.client.evaluate.agreement_report import report_agreement
-from serve_app.client.evaluate.classes import Classes, read_synsets
+from serve_app.client.evaluate.classes import Classes, match_classes, read_synsets
 from serve_app.client.evaluate.labels import LabelledPictures, find_labelled
 from serve_app.client.evaluate.options import EvaluateOptions, read_evaluate_options
 from serve_app.client.evaluate.page import write_page

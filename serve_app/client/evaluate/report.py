@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from serve_app.client.evaluate.accuracy import Best, Share
+from serve_app.agreement import Best, Share
 from serve_app.client.plain_text import without_login
 from serve_app.client.service import About
 from serve_app.client.table import print_rows

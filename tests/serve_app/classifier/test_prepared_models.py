@@ -16,14 +16,8 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.classifier import model_cache
-from serve_app.classifier.model_cache import (
-    PROCESSOR,
-    Manifest,
-    PreparedModel,
-    _has_bfloat16,
-    find_engine_fault,
-    find_or_prepare,
-)
+from serve_app.classifier.machine import has_bfloat16
+from serve_app.classifier.model_cache import Manifest, PreparedModel, find_engine_fault, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
@@ -110,9 +104,7 @@ def test_batches_that_tensorflow_computes_at_once_are_computed_as_one_alone(
     ("precision", "tolerance"),
     [
         ("float32", 1e-4),
-        pytest.param(
-            "bfloat16", 0.3, marks=pytest.mark.skipif(not _has_bfloat16(PROCESSOR), reason="the processor has none")
-        ),
+        pytest.param("bfloat16", 0.3, marks=pytest.mark.skipif(not has_bfloat16(), reason="the processor has none")),
     ],
 )
 def test_a_replicas_tensorflow_gives_the_same_names(

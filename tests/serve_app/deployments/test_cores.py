@@ -93,6 +93,7 @@ def test_the_ready_block_names_replicas_and_threads_fixed_and_autoscaled(
     config["applications"][1]["deployments"] = [{"name": "Classifier", **deployment}]
     [found] = classifiers(config)
     told = {"name": "resnet50", "engine": "openvino", "precision": "float32", "weights": "w.h5", "labels": "l.txt"}
+    told |= {"device": "cpu", "tf32": False, "choice": None}
     [line] = _model_lines(found, {**told, "cache": "off"})
     assert words in line
 

@@ -2,10 +2,11 @@
 
 import pytest
 
+from serve_app.agreement import Pair, Share, measure_agreement
 from serve_app.classifier.families import FAMILIES
 from serve_app.client.errors import RunStopped, UsageError
-from serve_app.client.evaluate.accuracy import Share, Verdict, measure_accuracy, read_best
-from serve_app.client.evaluate.agreement import Pair, match_classes, measure_agreement
+from serve_app.client.evaluate.accuracy import Verdict, measure_accuracy, read_best
+from serve_app.client.evaluate.classes import match_classes
 from serve_app.client.evaluate.published import BY_NAME, find_published
 
 

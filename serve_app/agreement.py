@@ -1,16 +1,45 @@
-"""How far two services agree about pictures whose classes nobody knows. Arithmetic only."""
+"""How far two services, or two engines, agree about pictures whose classes nobody knows. Arithmetic only."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
+from statistics import NormalDist
 
-from serve_app.client.errors import UsageError
-from serve_app.client.evaluate.accuracy import Best, Share
-
+CONFIDENCE = 0.95
 BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.5, 1.0)
 """Upper bounds of the groups in which differences of probability are counted."""
 PERCENTS = {"median": 50, "p90": 90, "p99": 99, "largest": 100}
+
+Best = tuple[tuple[int, float], ...]
+"""Pairs of class index and probability, best first."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of how many; `of` is above 0."""
+
+    count: int
+    of: int
+
+    @property
+    def value(self) -> float:
+        """The share, 0 to 1."""
+        return self.count / self.of
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The bounds of the share with CONFIDENCE: the score interval, Wilson 1927, JASA 22(158), equation (4).
+
+        (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) ÷ (1 + z²/n), where z is the normal quantile.
+        """
+        z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+        share, n = self.value, self.of
+        middle = share + z**2 / (2 * n)
+        half = z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+        low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+        # Rounding must not put the observed share outside.
+        return max(0.0, min(low, share)), min(1.0, max(high, share))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +97,3 @@ def measure_agreement(pairs: Sequence[Pair]) -> Agreement:
         groups=[(bound, groups.count(place)) for place, bound in enumerate(BOUNDS)],
         worst=sorted(pairs, key=lambda pair: (pair.agrees, -pair.difference, pair.file)),
     )
-
-
-def match_classes(first: Sequence[str], second: Sequence[str], *, by_index: bool) -> Sequence[int]:
-    """Return for each class of the second service the index that its answers have in a Pair.
-
-    `by_index` where labels are placeholders on one side. Otherwise classes with the same label are the same; one that
-    the first service does not have gets an index behind its classes. Raises UsageError without a class in common.
-    """
-    if list(first) == list(second) or (by_index and len(first) == len(second)):
-        return range(len(second))
-    indexes = {label: index for index, label in reversed(list(enumerate(first)))}
-    if by_index or not indexes.keys() & set(second):
-        raise UsageError(
-            f"--against: its {len(second):,} classes and the {len(first):,} of --server have no label in common: "
-            "their answers cannot be compared; serve both with the same `labels:`"
-        )
-    return [indexes.get(label, len(first) + place) for place, label in enumerate(second)]

@@ -1,0 +1,287 @@
+"""`engine: auto` and `precision: auto`: the fastest engine here that agrees with float32. Called by `model_cache`.
+
+Every engine that is installed is tried on its prepared model, one after the other and each in a process of its own
+(`engines.trial`), as a replica would load it. It agrees if it names the same best class as the reference in a share of
+`min_agreement` of the pictures: generated ones, and those of the folder `agreement_pictures`.
+"""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serve_app.agreement import Agreement, Pair, measure_agreement
+from serve_app.classifier.families import Geometry
+from serve_app.classifier.images import decode_image
+from serve_app.classifier.scores import best_classes
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import Fault, ServiceError, SetupError
+
+if TYPE_CHECKING:
+    from serve_app.classifier.model_cache import PreparedModel
+
+logger = logging.getLogger(__name__)
+
+GENERATED = 128
+"""One picture with another best class is less than 0.01 of them."""
+MOST_OF_A_FOLDER = 256
+TRIAL_TIMEOUT_S = 900
+_ENGINES = ("tensorflow", "openvino", "jax", "onnxruntime")
+_PRECISIONS = ("float32", "bfloat16")
+_MOST_GRID = 24
+_GRAIN = 6
+"""Standard deviation of the noise in generated pictures, of 255 levels."""
+
+Pictures = NDArray[np.uint8]
+Scores = NDArray[np.float32]
+
+
+class Agreed(BaseModel):
+    """How far an engine agrees with the reference about some pictures."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: str
+    same_class: int
+    of: int
+    largest_difference: float = Field(description="Of the probability of any class, 0 to 1.")
+
+
+class Trial(BaseModel):
+    """One engine with one precision: how fast it is, and whether it may be chosen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: Literal["tensorflow", "openvino", "onnxruntime", "jax"]
+    precision: Literal["float32", "bfloat16"]
+    images_per_s: float | None = Field(None, description="Of one replica's engine, without decoding and HTTP.")
+    agreement: list[Agreed] = []
+    refused: str | None = Field(None, description="Why it was not chosen, however fast it is.")
+
+
+class Choice(BaseModel):
+    """What `auto` was decided by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reference: str
+    trials: list[Trial] = Field(description="The chosen one first, then from fast to slow, then the refused ones.")
+
+    @property
+    def chosen(self) -> Trial:
+        """Return the trial of what serves."""
+        return self.trials[0]
+
+
+@dataclass(frozen=True)
+class _PictureSet:
+    name: str
+    pictures: Pictures
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    images_per_s: float
+    scores: list[Scores]
+    """For each set of pictures."""
+
+
+class _TrialFailed(Exception):
+    """An engine's process ended without an answer."""
+
+
+def candidates(settings: ClassifierSettings) -> Iterator[ClassifierSettings]:
+    """Yield `settings` with each engine and precision in place of `auto` that can compute this model."""
+    for engine in _ENGINES if settings.engine == "auto" else (settings.engine,):
+        for precision in _PRECISIONS if settings.precision == "auto" else (settings.precision,):
+            try:
+                yield settled(settings, engine, precision)
+            except ValidationError:  # this engine does not compute such files, or not in this precision
+                continue
+
+
+def settled(settings: ClassifierSettings, engine: str, precision: str) -> ClassifierSettings:
+    """Return `settings` with an engine and a precision in place of `auto`. Raises ValidationError."""
+    changes = {"engine": engine, "precision": precision, "agreement_pictures": None}
+    return ClassifierSettings.model_validate({**settings.model_dump(), **changes})
+
+
+def choose(
+    settings: ClassifierSettings,
+    is_usable: Callable[[ClassifierSettings], bool],
+    prepare: Callable[[ClassifierSettings], "PreparedModel"],
+    *,
+    on_gpu: bool,
+) -> Choice:
+    """Return which of the candidates that can be used here is the fastest one that agrees with the reference.
+
+    `prepare` makes a candidate's prepared model. Raises SetupError if none agrees, or the reference cannot be prepared.
+    """
+    installed = [candidate for candidate in candidates(settings) if is_usable(candidate)]
+    reference = next(filter(is_usable, _references(settings)))
+    prepared = prepare(reference)
+    sets = list(_make_pictures(settings, prepared.manifest.geometry))
+    bench = _Bench(settings, sets, on_gpu)
+    # On a GPU float32 of jax is TF32.
+    highest = "highest" if reference.engine == "jax" else reference.precision
+    try:
+        wanted = bench.run(prepared.folder, reference.engine, highest)
+    except _TrialFailed as exc:
+        raise SetupError(Fault("engine", f"{reference.engine} computes no picture: {exc}", "name another one")) from exc
+    trials = []
+    for candidate in installed:
+        logger.info("trying engine %s with precision %s", candidate.engine, candidate.precision)
+        trials.append(_try(candidate, prepare, bench, wanted))
+        logger.info("%s", trials[-1])
+    trials.sort(key=lambda trial: (trial.refused is not None, -(trial.images_per_s or 0)))
+    if trials[0].refused:
+        told = "; ".join(f"{trial.engine} ({trial.precision}): {trial.refused}" for trial in trials)
+        what = f"no installed engine agrees with {reference.engine} (float32): {told}"
+        raise SetupError(Fault("engine", what, "write `precision: auto` or `precision: float32`"))
+    return Choice(reference=f"{reference.engine} ({highest})", trials=trials)
+
+
+def _references(settings: ClassifierSettings) -> Iterator[ClassifierSettings]:
+    """Yield the engines whose float32 may be what the others are compared with: the first one that is there is."""
+    for engine in ("onnxruntime", "openvino") if settings.is_onnx else ("tensorflow", "jax"):
+        yield settled(settings, engine, "float32")
+
+
+def _try(
+    candidate: ClassifierSettings,
+    prepare: Callable[[ClassifierSettings], "PreparedModel"],
+    bench: "_Bench",
+    wanted: _Outcome,
+) -> Trial:
+    about: dict[str, object] = {"engine": candidate.engine, "precision": candidate.precision}
+    try:
+        found = bench.run(prepare(candidate).folder, candidate.engine, candidate.precision)
+    except (SetupError, _TrialFailed) as exc:
+        return Trial.model_validate({**about, "refused": " ".join(str(exc).split())})
+    about |= {"images_per_s": found.images_per_s}
+    if not all(np.isfinite(scores).all() for scores in found.scores):
+        return Trial.model_validate({**about, "refused": "it gives numbers that are not finite"})
+    measured = [_measure(*each) for each in zip(bench.sets, wanted.scores, found.scores, strict=True)]
+    least = min(measured, key=lambda each: each.same_class / each.of)
+    refused = None
+    if least.same_class < bench.settings.min_agreement * least.of:
+        refused = f"another best class in {least.of - least.same_class} of {least.of} {least.pictures}"
+    return Trial.model_validate({**about, "agreement": measured, "refused": refused})
+
+
+def _measure(given: _PictureSet, wanted: Scores, found: Scores) -> Agreed:
+    agreement: Agreement = measure_agreement(
+        [
+            Pair(str(number), tuple(best_classes(first)), tuple(best_classes(second)))
+            for number, (first, second) in enumerate(zip(wanted, found, strict=True))
+        ]
+    )
+    top1 = agreement.top1
+    return Agreed(
+        pictures=given.name,
+        same_class=top1.count,
+        of=top1.of,
+        largest_difference=agreement.percentiles["largest"],
+    )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where engines are tried: on the same pictures, with the threads and batches of a replica."""
+
+    settings: ClassifierSettings
+    sets: list[_PictureSet]
+    on_gpu: bool
+
+    def run(self, folder: Path, engine: str, precision: str) -> _Outcome:
+        """Return how fast an engine computes the prepared model in `folder`, and its scores. Raises _TrialFailed."""
+        from serve_app.classifier.engines.trial import Question
+
+        with TemporaryDirectory() as place:
+            asked, answered = Path(place) / "pictures.npz", Path(place) / "scores.npz"
+            np.savez(asked, *(each.pictures for each in self.sets))
+            question = Question(
+                folder=folder,
+                engine=engine,
+                precision=precision,
+                threads=self.settings.threads,
+                max_batch=self.settings.max_batch,
+                gpu_share=float(self.on_gpu),
+                pictures=asked,
+                answer=answered,
+            )
+            command = [sys.executable, "-m", "serve_app.classifier.engines.trial"]
+            try:
+                done = subprocess.run(
+                    command,
+                    input=question.model_dump_json(),
+                    check=False,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=TRIAL_TIMEOUT_S,
+                )
+            except subprocess.TimeoutExpired as exc:
+                raise _TrialFailed(f"it took longer than {TRIAL_TIMEOUT_S} s") from exc
+            if done.returncode != 0:
+                told = done.stderr.strip().splitlines() or [f"it ended with exit code {done.returncode}"]
+                raise _TrialFailed(told[-1])
+            with np.load(answered) as found:
+                scores = [found[f"arr_{number}"] for number in range(len(self.sets))]
+                return _Outcome(float(found["images_per_s"]), scores)
+
+
+def _make_pictures(settings: ClassifierSettings, geometry: Geometry) -> Iterator[_PictureSet]:
+    yield _PictureSet("generated pictures", generate_pictures(GENERATED, geometry.crop))
+    if settings.agreement_pictures is not None:
+        folder = Path(settings.agreement_pictures)
+        decoded = [
+            picture for file in find_pictures(folder) if (picture := _decode(file, settings, geometry)) is not None
+        ]
+        if not decoded:
+            raise SetupError(no_pictures(folder))
+        yield _PictureSet(f"pictures of {folder}", np.stack(decoded))
+
+
+def _decode(file: Path, settings: ClassifierSettings, geometry: Geometry) -> Pictures | None:
+    try:
+        return decode_image(file.read_bytes(), settings.max_pixels, geometry, draft=settings.reduced_decoding)
+    except (OSError, ServiceError):  # a folder may contain other files
+        return None
+
+
+def no_pictures(folder: Path) -> Fault:
+    """Return the fault of a folder without pictures."""
+    return Fault("agreement_pictures", f"{folder} is no folder of pictures", "name a folder that has some")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return up to MOST_OF_A_FOLDER files below `folder`, evenly spread over their names."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    places = np.linspace(0, len(files) - 1, min(MOST_OF_A_FOLDER, len(files))).astype(int)
+    return [files[place] for place in places]
+
+
+def generate_pictures(count: int, side: int) -> Pictures:
+    """Return pictures of coloured patches with grain, shape (count, side, side, 3), the same each time.
+
+    Patches are smooth, from a few large to many small ones, as network inputs are: noise alone looks like one class.
+    """
+    random = np.random.default_rng(0)
+    made = np.empty((count, side, side, 3), np.uint8)
+    for picture in made:
+        grid = int(random.integers(2, _MOST_GRID))
+        patches = random.uniform(0, 255, (grid, grid, 3)) * random.uniform(0.2, 1, 3)
+        knots = np.linspace(0, side - 1, grid)
+        weights = np.stack([np.interp(np.arange(side), knots, one) for one in np.eye(grid)])
+        smooth = np.einsum("gi,hj,ghc->ijc", weights, weights, patches, optimize=True)
+        picture[:] = np.clip(smooth + random.normal(0, _GRAIN, (side, side, 1)), 0, 255).astype(np.uint8)
+    return made

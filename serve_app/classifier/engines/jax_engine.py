@@ -1,0 +1,143 @@
+"""Networks on JAX (extra `jax`, or `gpu` with CUDA), from the StableHLO that `engines.prepare` wrote. No Keras."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from serve_app.classifier.engines import MOST_AT_ONCE
+from serve_app.classifier.engines.checks import first_line
+from serve_app.classifier.engines.prepared_files import COMPILED, HIGHEST_STABLEHLO, STABLEHLO, WEIGHTS
+from serve_app.errors import Fault, SetupError
+
+# Read when JAX finds its devices: each replica takes the memory of a GPU as it needs it, up to its share.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import jax
+from jax import export
+from jax.experimental.compilation_cache import compilation_cache
+
+MEMORY_OF_SHARE = 0.9
+"""Of a replica's share of a GPU; the rest is for CUDA itself."""
+TF32_SINCE = 8.0
+"""Compute capability from which on XLA multiplies float32 with 10 bits of mantissa, unless asked for the highest."""
+LOCK_TIMEOUT_S = 1500
+
+
+class JaxEngine:
+    """A network compiled for several sizes of batch; JAX's threads are per process, so one number of them each."""
+
+    def __init__(self, folder: Path, *, threads: int, precision: str, max_batch: int, gpu_share: float) -> None:
+        device = _find_device(threads, gpu_share)
+        self._pads = device.platform != "cpu"
+        # On a GPU the copies of one batch go on while another one is computed.
+        self.at_once = MOST_AT_ONCE if self._pads else 1
+        self.device = str(device.device_kind)
+        self.has_tf32 = precision == "float32" and _has_tf32(device)
+        try:
+            network = export.deserialize(bytearray((folder / _file_of(precision)).read_bytes()))
+            with np.load(folder / WEIGHTS) as kept:
+                weights = [kept[name] for name in kept.files]
+        except (OSError, ValueError) as exc:
+            raise SetupError(f"the prepared model {folder} cannot be loaded; delete that folder: {exc}") from exc
+        try:
+            # NumPy reads bfloat16, which it does not know, as two bytes.
+            typed = [array.view(wanted.dtype) for array, wanted in zip(weights, network.in_avals, strict=False)]
+            self._weights = jax.device_put(typed, device)
+            self._compiled = self._compile(network, bucket_sizes(max_batch), folder / COMPILED)
+        except RuntimeError as exc:  # JAX's own are among them
+            what = f"jax cannot compute the network on {self.device}: {first_line(exc)}"
+            raise SetupError(Fault("engine", what, "lower max_batch, or the number of replicas on one GPU")) from exc
+
+    def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See Engine.infer."""
+        parts = split_batch(len(pictures), [*self._compiled], pads=self._pads)
+        scores, start = [], 0
+        for size in parts:
+            part = pictures[start : start + size]
+            start += size
+            missing = size - len(part)
+            padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.uint8)]) if missing else part
+            scores.append(np.asarray(self._compiled[size](self._weights, padded))[: len(part)])
+        return scores[0] if len(scores) == 1 else np.concatenate(scores)
+
+    def _compile(self, network: Any, sizes: list[int], kept: Path) -> dict[int, Any]:
+        """Return the network compiled for each of `sizes`, one after the other: side by side, they tune amiss.
+
+        What one replica has compiled, the others find in the folder `kept`.
+        """
+        jax.config.update("jax_compilation_cache_dir", str(kept))
+        compilation_cache.reset_cache()  # what this process has compiled before was kept elsewhere, or nowhere
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        of_weights, of_pictures = network.in_avals[:-1], network.in_avals[-1]
+        shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in of_weights]
+        with FileLock(kept.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S):
+            return {
+                size: jax.jit(network.call)
+                .lower(shapes, jax.ShapeDtypeStruct((size, *of_pictures.shape[1:]), of_pictures.dtype))
+                .compile()
+                for size in sizes
+            }
+
+
+def bucket_sizes(max_batch: int) -> list[int]:
+    """Return the sizes of batch for which a network is compiled, smallest first: powers of two, and `max_batch`."""
+    return sorted({max_batch, *(2**power for power in range(max_batch.bit_length()))})
+
+
+def split_batch(pictures: int, sizes: list[int], *, pads: bool) -> list[int]:
+    """Return the compiled `sizes` in which so many pictures are computed, one after the other.
+
+    With `pads` the last one may be larger than what is left: a GPU takes as long for five pictures as for eight. A CPU
+    does not.
+    """
+    parts: list[int] = []
+    while (left := pictures - sum(parts)) > 0:
+        fitting = [size for size in sizes if size <= left]
+        larger = [size for size in sizes if size >= left]
+        parts.append(larger[0] if larger and (pads or not fitting) else fitting[-1])
+    return parts
+
+
+def _file_of(precision: str) -> str:
+    return HIGHEST_STABLEHLO if precision == "highest" else STABLEHLO
+
+
+def _find_device(threads: int, gpu_share: float) -> Any:
+    """Return what JAX computes on. Raises SetupError if that is no GPU although the replica has been given one."""
+    jax.config.update("jax_platforms", "cuda" if gpu_share else "cpu")
+    if gpu_share:
+        fraction = MEMORY_OF_SHARE * min(1.0, gpu_share)
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{fraction:.3f}")
+    try:
+        with _threads_of_cpu(threads):
+            [device, *_] = jax.local_devices()
+    except RuntimeError as exc:
+        what = f"jax finds no GPU, though ray_actor_options.num_gpus gives the replica one: {first_line(exc)}"
+        remedy = "install the extra gpu and NVIDIA's driver, or remove num_gpus"
+        raise SetupError(Fault("engine", what, remedy)) from exc
+    return device
+
+
+@contextmanager
+def _threads_of_cpu(threads: int) -> Iterator[None]:
+    """Let XLA's CPU client have so many threads, if it is made meanwhile: it asks for the cores in no other way."""
+    before = os.environ.get("NPROC")
+    os.environ["NPROC"] = str(threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NPROC"]
+        else:
+            os.environ["NPROC"] = before
+
+
+def _has_tf32(device: Any) -> bool:
+    return float(getattr(device, "compute_capability", 0) or 0) >= TF32_SINCE
