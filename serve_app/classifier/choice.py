@@ -170,11 +170,16 @@ def _try(
     if not all(np.isfinite(scores).all() for scores in found.scores):
         return Trial.model_validate({**about, "refused": "it gives numbers that are not finite"})
     measured = [_measure(*each) for each in zip(bench.sets, wanted.scores, found.scores, strict=True)]
-    least = min(measured, key=lambda each: each.same_class / each.of)
-    refused = None
-    if least.same_class < bench.settings.min_agreement * least.of:
-        refused = f"another best class in {least.of - least.same_class} of {least.of} {least.pictures}"
+    refused = why_refused(measured, bench.settings.min_agreement)
     return Trial.model_validate({**about, "agreement": measured, "refused": refused})
+
+
+def why_refused(measured: list[Agreed], min_agreement: float) -> str | None:
+    """Return why an engine that agrees so far may not serve, or None if it may."""
+    least = min(measured, key=lambda each: each.same_class / each.of)
+    if least.same_class >= min_agreement * least.of:
+        return None
+    return f"another best class in {least.of - least.same_class} of {least.of} {least.pictures}"
 
 
 def _measure(given: _PictureSet, wanted: Scores, found: Scores) -> Agreed:

@@ -88,6 +88,7 @@ class ClassifierSettings(BaseModel):
         le=1,
         description="Least share of pictures of which an engine that `auto` chooses names the same best class as "
         "float32.",
+        json_schema_extra={"unit": "–"},
     )
     agreement_pictures: Source | None = Field(
         None,

@@ -24,10 +24,14 @@ from tests.service import CONFIGS, read_config, whole_config
 
 REFERENCE_CORES = 2
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+OTHERS = {"fastest.yaml", "two_models.yaml"}
+"""Which serve something else than one float32 network on TensorFlow."""
 
 
 def test_one_and_two_replicas_and_one_that_leaves_a_core_free_are_shipped() -> None:
-    assert SHIPPED == ["one_replica.yaml", "one_thread.yaml", "two_models.yaml", "two_replicas.yaml"]
+    assert SHIPPED == [
+        "fastest.yaml", "one_replica.yaml", "one_thread.yaml", "two_models.yaml", "two_replicas.yaml",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -44,7 +48,7 @@ def test_replicas_are_as_the_name_says_and_use_the_reference_machine_once(name: 
 
 
 def test_the_configs_differ_in_replicas_and_threads_only() -> None:
-    one, *others = (read_config(name) for name in SHIPPED if name != "two_models.yaml")
+    one, *others = (read_config(name) for name in SHIPPED if name not in OTHERS)
     for other in others:
         model = other["applications"][1]
         model["deployments"][0]["num_replicas"], model["args"]["threads"] = 1, 2
@@ -159,7 +163,7 @@ CLASSIFIER = ("applications", 1, "deployments", 0)
     [
         (MODEL, {"threads": 0}, "args.threads: must be greater than or equal to 1 (given: 0); correct it, or remove"),
         (MODEL, {"threads": "two"}, "the key to use the default, 1"),
-        (MODEL, {"engine": "tensorflo"}, "args.engine: must be 'tensorflow', 'openvino' or 'onnxruntime'; did you"),
+        (MODEL, {"engine": "tensorflo"}, "'openvino', 'onnxruntime', 'jax' or 'auto'; did you mean tensorflow?"),
         (MODEL, {"cache": {"store": "Rediss"}}, "args.cache.store: must be 'auto', 'redis', 'memory' or 'off'; did"),
         (MODEL, {"cache": "off"}, "args.cache: must have keys of its own; docs/configuration.md describes it"),
         (MODEL, {"resize": 2}, "args.resize: must be greater than or equal to 8 (given: 2); correct it, or remove the"),
@@ -207,7 +211,7 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
     Path("one_thread").touch()
     assert find_config("one_thread") == Path("one_thread")
     with pytest.raises(
-        SetupError, match=r"two cannot be read: .*\(one_replica, one_thread, two_models, two_replicas\)"
+        SetupError, match=r"two cannot be read: .*\(fastest, one_replica, one_thread, two_models, two_replicas\)"
     ):
         find_config("two")
 

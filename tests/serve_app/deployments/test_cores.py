@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +84,12 @@ def test_more_replicas_or_applications_than_cores_are_told_how_many_fit() -> Non
     assert "Serve at most 1 of model, cats on this machine" in told
 
 
+TOLD: dict[str, Any] = {
+    "name": "resnet50", "engine": "openvino", "precision": "float32", "weights": "w.h5", "labels": "l.txt",
+    "cache": "off", "device": "cpu", "tf32": False, "choice": None,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("deployment", "words"), [
     ({"num_replicas": 3}, "3 replica(s) × 2 thread(s)"),
     ({"autoscaling_config": {"min_replicas": 1, "max_replicas": 4}}, "1 to 4 replica(s) × 2 thread(s)"),
@@ -92,10 +100,38 @@ def test_the_ready_block_names_replicas_and_threads_fixed_and_autoscaled(
     config = read_config("one_replica.yaml")
     config["applications"][1]["deployments"] = [{"name": "Classifier", **deployment}]
     [found] = classifiers(config)
-    told = {"name": "resnet50", "engine": "openvino", "precision": "float32", "weights": "w.h5", "labels": "l.txt"}
-    told |= {"device": "cpu", "tf32": False, "choice": None}
-    [line] = _model_lines(found, {**told, "cache": "off"})
+    [line] = _model_lines(found, TOLD)
     assert words in line
+
+
+def test_the_ready_block_names_a_gpu_and_what_auto_has_chosen() -> None:
+    config = read_config("fastest.yaml")
+    config["applications"][1]["deployments"][0]["ray_actor_options"] = {"num_gpus": 0.5}
+    [found] = classifiers(config)
+    agreed = [{"pictures": "generated pictures", "same_class": 126, "of": 128, "largest_difference": 0.1}]
+    trials = [
+        {"engine": "jax", "precision": "float32", "images_per_s": 9000.0, "agreement": agreed, "refused": None},
+        {"engine": "openvino", "precision": "float32", "images_per_s": 33.7, "agreement": agreed, "refused": None},
+        {"engine": "jax", "precision": "bfloat16", "images_per_s": None, "agreement": [], "refused": "not finite"},
+    ]
+    told = TOLD | {"engine": "jax", "device": "NVIDIA H100", "tf32": True}
+    told["choice"] = {"reference": "tensorflow (float32)", "trials": trials}
+    assert list(_model_lines(found, told)) == [
+        "  model       resnet50 on jax (float32 as TF32), 1 replica(s) × 2 thread(s), weights: w.h5, labels: l.txt",
+        "  device      NVIDIA H100, 0.5 of one for each replica",
+        "  chosen      jax (float32): 9000.0 img/s; 126 of 128 generated pictures",
+        "  runner-up   openvino (float32): 33.7 img/s; 126 of 128 generated pictures",
+        "  refused     jax (bfloat16): not finite",
+        "              pictures with the same best class as tensorflow (float32); of one replica's engine alone",
+    ]
+
+
+def test_replicas_on_a_gpu_do_not_count_as_threads() -> None:
+    [found] = classifiers(read_config("one_replica.yaml"))
+    on_gpu = replace(found, threads=64, gpu_share=0.5)
+    assert thread_budget_fault([on_gpu], 2) is None
+    assert thread_budget_fault([on_gpu, replace(found, threads=2)], 2) is None
+    assert thread_budget_fault([replace(on_gpu, gpu_share=0.0)], 2) is not None
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
     (ClassifierSettings, "weights_sha256"): [SHA256],
     (ClassifierSettings, "labels"): ["auto", "imagenet", "/path/of/labels.json", "labels.txt", "https://host/l.json"],
     (ClassifierSettings, "labels_sha256"): [SHA256],
+    (ClassifierSettings, "agreement_pictures"): ["/path/of/pictures"],
     (ClassifierSettings, "cache"): ["{store: off}", "{store: memory, max_entries: 10000}"],
     (ClassifierSettings, "jobs"): ["{queue: model}"],
     (KeySource, "keys_env"): ["API_KEYS"],
@@ -55,6 +56,7 @@ TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
 # What else must be said then.
 BESIDE: dict[tuple[str, str], dict[str, object]] = {
     ("precision", "bfloat16"): {"engine": "openvino"},
+    ("agreement_pictures", "/path/of/pictures"): {"engine": "auto"},
     ("engine", "onnxruntime"): FILE | {"model": "/path/of/m.onnx"},
     ("model", "/path/of/m.keras"): FILE,
     ("model", "m.h5"): FILE,
@@ -139,8 +141,8 @@ def test_a_documented_value_starts(
         builders: tuple[Any, ...] = (users.build, model.build)
         for application, build in zip(schema.applications, builders, strict=True):
             for line in refusal_of(build, application.args):  # the value is taken; the file that it names is not there
-                assert key.startswith(("model", "weights", "labels")) or value == "onnxruntime"
-                assert re.match(r"(model|weights|labels): .* cannot be", line)
+                assert key.startswith(("model", "weights", "labels", "agreement")) or value == "onnxruntime"
+                assert re.match(r"(model|weights|labels): .* cannot be|agreement_pictures: .* is no folder", line)
 
 
 def test_no_key_is_left_out() -> None:
@@ -171,7 +173,7 @@ def test_what_a_config_explains_in_a_comment_can_be_written_as_it_stands(name: s
         assert UsersSettings.model_validate({"auth": yaml.safe_load(value)}).auth is not None
     words = re.findall(r"^ +(\w+): (\w+) +# or (\w+(?:, \w+)*)", text, re.MULTILINE)
     of_one_model = ["encoding", "log_level", "engine", "store"]
-    assert [key for key, *_ in words] == ([] if name == "two_models.yaml" else of_one_model)
+    assert [key for key, *_ in words] == ([] if name in {"fastest.yaml", "two_models.yaml"} else of_one_model)
     for key, default, others in words:
         for value in others.split(", "):
             changed = text.replace(f" {key}: {default} ", f" {key}: {value} ")

@@ -1,0 +1,154 @@
+"""`engine: auto` and `precision: auto`: what is tried, what is chosen, and that it is found again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from serve_app.classifier.choice import (
+    GENERATED,
+    MOST_OF_A_FOLDER,
+    Agreed,
+    candidates,
+    find_pictures,
+    generate_pictures,
+    why_refused,
+)
+from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.fingerprint import fingerprint_model
+from serve_app.classifier.model_cache import CHOICE, find_engine_fault, find_or_prepare, is_prepared
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.sources import find_source_faults
+from serve_app.errors import SetupError
+from tests.conftest import THREADS
+from tests.serve_app.classifier.small_networks import pictures, write_onnx
+
+
+def settings(**args: object) -> ClassifierSettings:
+    return ClassifierSettings.model_validate({"engine": "auto", "precision": "auto", "threads": THREADS, **args})
+
+
+def of_file(model: Path, **args: object) -> ClassifierSettings:
+    return settings(model=str(model), preprocessing="scale_0_1", **args)
+
+
+@pytest.mark.parametrize(
+    ("args", "found"),
+    [
+        (
+            {},
+            {
+                ("tensorflow", "float32"), ("tensorflow", "bfloat16"), ("jax", "float32"), ("jax", "bfloat16"),
+                ("openvino", "float32"), ("openvino", "bfloat16"),
+            },
+        ),
+        ({"precision": "float32"}, {("tensorflow", "float32"), ("openvino", "float32"), ("jax", "float32")}),
+        ({"engine": "openvino"}, {("openvino", "float32"), ("openvino", "bfloat16")}),
+        (
+            {"model": "m.onnx", "preprocessing": "none"},
+            {("openvino", "float32"), ("openvino", "bfloat16"), ("onnxruntime", "float32")},
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_tried_is_what_can_compute_the_model(args: dict[str, object], found: set[tuple[str, str]]) -> None:
+    assert {(each.engine, each.precision) for each in candidates(settings(**args))} == found
+
+
+async def test_the_fastest_engine_that_agrees_serves_and_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ONNX file, for which neither Keras nor TensorFlow is loaded."""
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "pictures").mkdir()
+    for number, picture in enumerate(pictures(5)[0]):
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.png")
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    wanted = of_file(write_onnx(tmp_path / "colours.onnx"), agreement_pictures=str(tmp_path / "pictures"))
+    assert not is_prepared(wanted)
+    found = find_or_prepare(wanted)
+    assert is_prepared(wanted)
+    choice = found.choice
+    assert choice is not None
+    assert choice.reference == "onnxruntime (float32)"
+    assert {(each.engine, each.precision) for each in choice.trials} == {
+        ("openvino", "float32"), ("openvino", "bfloat16"), ("onnxruntime", "float32"),
+    }  # fmt: skip
+    eligible = [each.images_per_s for each in choice.trials if each.refused is None]
+    assert choice.chosen.refused is None
+    assert choice.chosen.images_per_s == max(eligible, key=lambda speed: speed or 0)
+    for each in choice.trials:
+        assert [(told.of, told.pictures) for told in each.agreement] == [
+            (GENERATED, "generated pictures"), (5, f"pictures of {tmp_path / 'pictures'}"),
+        ]  # fmt: skip
+    [same] = [each for each in choice.trials if (each.engine, each.precision) == ("onnxruntime", "float32")]
+    assert [told.largest_difference for told in same.agreement] == [0, 0]
+
+    [kept] = (tmp_path / "cache" / "models").glob(f"*/{CHOICE}")
+    before = kept.stat().st_mtime_ns
+    classifier = await Classifier.load(wanted)
+    try:
+        assert (classifier.model.engine, classifier.model.precision) == (choice.chosen.engine, choice.chosen.precision)
+        assert classifier.prepared == found
+        assert fingerprint_model(classifier.settings, found) == fingerprint_model(found.settle(wanted), found)
+    finally:
+        await classifier.close()
+    assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("same", "least", "words"),
+    [(128, 0.99, None), (127, 0.99, None), (126, 0.99, "another best class in 2 of 128 generated pictures"),
+     (126, 0.98, None), (127, 1.0, "another best class in 1 of 128 generated pictures")],
+)  # fmt: skip
+def test_an_engine_that_names_other_classes_is_refused(same: int, least: float, words: str | None) -> None:
+    agreed = Agreed(pictures="generated pictures", same_class=same, of=128, largest_difference=0.2)
+    right = Agreed(pictures="pictures of /folder", same_class=5, of=5, largest_difference=0)
+    assert why_refused([right, agreed], least) == words
+    assert why_refused([agreed, right], least) == words
+
+
+def test_generated_pictures_are_the_same_each_time_and_differ_from_each_other() -> None:
+    made = generate_pictures(6, 40)
+    assert made.shape == (6, 40, 40, 3)
+    assert (made == generate_pictures(6, 40)).all()
+    assert len({picture.tobytes() for picture in made}) == 6
+    assert all(picture.std() > 10 for picture in made)
+
+
+def test_pictures_of_a_large_folder_are_taken_evenly(tmp_path: Path) -> None:
+    for number in range(2 * MOST_OF_A_FOLDER):
+        (tmp_path / f"{number:04}.jpg").touch()
+    names = [int(file.stem) for file in find_pictures(tmp_path)]
+    assert (len(names), names[0], names[-1]) == (MOST_OF_A_FOLDER, 0, 2 * MOST_OF_A_FOLDER - 1)
+    assert np.diff(names).max() <= 3
+
+
+def test_a_folder_without_pictures_is_told_before_the_start(tmp_path: Path) -> None:
+    model = write_onnx(tmp_path / "colours.onnx")
+    (tmp_path / "empty").mkdir()
+    [fault] = find_source_faults(of_file(model, agreement_pictures=str(tmp_path / "empty")))
+    assert (
+        str(fault) == f"agreement_pictures: {tmp_path / 'empty'} is no folder of pictures; name a folder that has some"
+    )
+    (tmp_path / "empty" / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SetupError, match=r"agreement_pictures: .* is no folder of pictures"):
+        find_or_prepare(of_file(model, agreement_pictures=str(tmp_path / "empty")))
+
+
+def test_pictures_to_agree_about_need_something_to_choose() -> None:
+    with pytest.raises(ValidationError, match="agreement_pictures: needs engine: auto or precision: auto"):
+        ClassifierSettings(agreement_pictures="/path")
+
+
+def test_auto_needs_one_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    onnx = settings(model="m.onnx", preprocessing="none")
+    assert find_engine_fault(onnx) is None
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    fault = find_engine_fault(onnx)
+    assert fault is not None
+    assert "is not installed" in str(fault)

@@ -1,0 +1,132 @@
+"""The engine `jax`, prepared where TensorFlow is not installed, and what it refuses. On the CPU: no GPU is needed."""
+
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from serve_app.classifier.engines import load_engine
+from serve_app.classifier.engines.jax_engine import bucket_sizes, split_batch
+from serve_app.classifier.engines.prepare import CANNOT_PREPARE
+from serve_app.classifier.model_cache import MANIFEST, Manifest, converter_versions
+from serve_app.classifier.settings import ClassifierSettings
+from tests.conftest import THREADS
+from tests.serve_app.classifier.small_networks import SIDE, pictures, trained
+from tests.service import ROOT
+
+PICTURES, CLASSES = pictures(9, seed=9)
+
+pytestmark = pytest.mark.usefixtures("tensorflow_threads")
+
+
+def settings(model: Path, **args: object) -> ClassifierSettings:
+    given = {"model": str(model), "preprocessing": "none", "engine": "jax", "threads": THREADS, **args}
+    return ClassifierSettings.model_validate(given)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tensorflow_threads: None) -> Path:  # noqa: ARG001 before it computes
+    """A folder with a trained network, and what TensorFlow computes of PICTURES with it."""
+    folder = tmp_path_factory.mktemp("models")
+    network = trained()
+    network.save(folder / "colours.keras")
+    np.save(folder / "expected.npy", network(PICTURES.astype(np.float32), training=False).numpy())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a Python that has every package of this one but TensorFlow; it needs the option -S."""
+    packages = tmp_path_factory.mktemp("packages")
+    for part in Path(site.getsitepackages()[0]).iterdir():
+        if not part.name.startswith("tensorflow") and part.suffix != ".pth":
+            (packages / part.name).symlink_to(part)
+    return os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}", "JAX_PLATFORMS": "cpu"}
+
+
+def prepare(wanted: ClassifierSettings, to: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Prepare a model in a process of its own, as a start does."""
+    command = [sys.executable, "-S", "-m", "serve_app.classifier.engines.prepare", str(to)]
+    return subprocess.run(
+        command, input=wanted.model_dump_json(), env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path, without_tensorflow: dict[str, str]) -> Path:
+    done = prepare(settings(folder / "colours.keras"), folder / "prepared", without_tensorflow)
+    assert done.returncode == 0, done.stderr
+    return folder / "prepared"
+
+
+def test_a_network_prepared_without_tensorflow_answers_as_tensorflow_does(folder: Path, prepared: Path) -> None:
+    engine = load_engine("jax", prepared, threads=THREADS, precision="float32", max_batch=4)
+    expected = np.load(folder / "expected.npy")
+    assert (expected.argmax(axis=1) == CLASSES).all()
+    for count in (1, 3, 4, 9):  # of one size, of several, and more than fit into one batch
+        assert np.abs(engine.infer(PICTURES[:count]) - expected[:count]).max() < 1e-5
+    assert (engine.device, engine.at_once, engine.has_tf32) == ("cpu", 1, False)
+    manifest = Manifest.model_validate_json((prepared / MANIFEST).read_bytes())
+    assert (manifest.name, manifest.crop, manifest.device) == ("colours.keras", SIDE, "cpu")
+
+
+def test_what_one_replica_has_compiled_the_next_one_finds(prepared: Path) -> None:
+    def compiled() -> set[str]:
+        load_engine("jax", prepared, threads=THREADS, precision="float32", max_batch=4)
+        return {file.name for file in (prepared / "compiled").iterdir() if file.name.endswith("-cache")}
+
+    first = compiled()
+    assert len(first) >= len(bucket_sizes(4))
+    assert compiled() == first
+
+
+def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, without_tensorflow: dict[str, str]) -> None:
+    """Numbers of a hundred thousand, of whose differences bfloat16 keeps nothing."""
+    import keras
+
+    base = trained()
+    layers = [
+        keras.Input((SIDE, SIDE, 3)),
+        keras.layers.Rescaling(1, offset=100_000),
+        keras.layers.Rescaling(1, offset=-100_000),
+        *base.layers,
+    ]
+    keras.Sequential(layers).save(folder / "far.keras")
+    done = prepare(settings(folder / "far.keras", precision="bfloat16"), folder / "far", without_tensorflow)
+    assert done.returncode == CANNOT_PREPARE, done.stderr
+    told = done.stderr.strip().splitlines()[-1]
+    assert told.startswith("precision: bfloat16 gives wrong answers (probabilities are off by up to ")
+    assert told.endswith("with engine: jax on cpu; write `precision: float32`")
+
+
+@pytest.mark.parametrize(
+    ("max_batch", "sizes"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8]), (128, [1, 2, 4, 8, 16, 32, 64, 128])]
+)
+def test_batches_are_compiled_in_a_few_sizes(max_batch: int, sizes: list[int]) -> None:
+    assert bucket_sizes(max_batch) == sizes
+
+
+@pytest.mark.parametrize(
+    ("pictures", "on_cpu", "on_gpu"),
+    [(1, [1], [1]), (3, [2, 1], [4]), (5, [4, 1], [8]), (8, [8], [8]), (19, [8, 8, 2, 1], [8, 8, 4])],
+)
+def test_a_cpu_computes_no_picture_too_many_and_a_gpu_one_batch(
+    pictures: int, on_cpu: list[int], on_gpu: list[int]
+) -> None:
+    sizes = bucket_sizes(8)
+    assert split_batch(pictures, sizes, pads=False) == on_cpu
+    assert split_batch(pictures, sizes, pads=True) == on_gpu
+
+
+def test_versions_of_tensorflow_are_no_part_of_what_jax_computes(folder: Path) -> None:
+    assert converter_versions(settings(folder / "colours.keras")).keys() == {"jax", "keras"}
+
+
+def test_an_onnx_file_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"engine: jax computes no \.onnx file"):
+        settings(Path("m.onnx"))

@@ -1,0 +1,63 @@
+"""What a start says about GPUs, before Ray starts. No GPU is needed: how many there are is given."""
+
+import re
+from typing import Any
+
+import pytest
+
+from serve_app.deployments.applications import gpu_share_of
+from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
+from tests.service import read_config
+
+
+def config(engine: str, num_gpus: object, replicas: int = 1) -> dict[str, Any]:
+    made = read_config("one_replica.yaml")
+    model = made["applications"][1]
+    model["args"]["engine"] = engine
+    model["deployments"][0] |= {"num_replicas": replicas}
+    if num_gpus is not None:
+        model["deployments"][0]["ray_actor_options"] = {"num_cpus": 0.1, "num_gpus": num_gpus}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("engine", "num_gpus", "replicas", "gpus", "words"),
+    [
+        ("jax", 2, 1, 2, "num_gpus: 2, and a replica computes on one GPU; write 1, or a part of one"),
+        ("tensorflow", 1, 1, 1, "num_gpus: engine: tensorflow computes on the CPU; write `engine: jax`"),
+        ("jax", 1, 1, 1, "num_gpus: jax is not installed with CUDA; install it: .*gpu"),
+        ("auto", 0.5, 2, 1, "num_gpus: jax is not installed with CUDA; install it: .*gpu"),
+        ("jax", None, 1, 1, "num_gpus: jax computes on the CPU, and this machine has 1 GPU.s.; write `num_gpus: 1`"),
+        ("jax", None, 1, 0, None),
+        ("tensorflow", None, 1, 2, None),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_is_one_line(
+    engine: str, num_gpus: object, replicas: int, gpus: int, words: str | None
+) -> None:
+    told = [str(fault) for fault in find_gpu_faults(config(engine, num_gpus, replicas), gpus)]
+    if words is None:
+        assert told == []
+        return
+    where = "applications[model].deployments[Classifier].ray_actor_options."
+    assert told[0].startswith(where)
+    assert re.match(words, told[0].removeprefix(where)), told[0]
+
+
+def test_gpus_left_idle_are_a_warning() -> None:
+    *_, fault = find_gpu_faults(config("jax", 1), 2)
+    assert fault.is_warning
+    assert str(fault).startswith("applications: the replicas use 1 of 2 GPUs; raise num_replicas")
+    assert not any(each.key == "applications" for each in find_gpu_faults(config("jax", 0.5, replicas=4), 2))
+
+
+def test_a_machine_without_a_gpu_is_one_line() -> None:
+    told = [str(fault) for fault in find_placement_faults(config("jax", 1))]
+    where = "applications[model].deployments[Classifier].ray_actor_options.num_gpus"
+    assert told == [f"{where}: 1 for each replica, and this machine has 0; remove the key"]
+
+
+@pytest.mark.parametrize(("given", "share"), [(0.25, 0.25), (1, 1.0), (True, 0.0), ("1", 0.0), (None, 0.0)])
+def test_the_share_of_a_gpu_is_that_of_the_item(given: object, share: float) -> None:
+    assert gpu_share_of({"ray_actor_options": {"num_gpus": given}}) == share
+    assert gpu_share_of({}) == 0
