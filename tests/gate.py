@@ -15,6 +15,8 @@ class Gate(HeldEngine):
     """An engine whose batches wait while the gate is shut, and their sizes, in order."""
 
     at_once = 1
+    device = "cpu"
+    has_tf32 = False
 
     def __init__(self, infer: Infer) -> None:
         """Begin with the gate open."""

@@ -14,10 +14,12 @@ from serve_app.deployments.applications import (
     DEPLOYMENT_NAMES,
     classifiers,
     dicts,
+    gpu_share_of,
+    items_of,
     our_settings,
     replicas_of,
 )
-from serve_app.deployments.options import CLASSIFIER
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE_NAME
 from serve_app.errors import Fault
 
 _KEYS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
@@ -57,6 +59,10 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
     for each in served:
         key = f"applications[{each.application}].deployments[{each.deployment}].ray_actor_options.num_gpus"
         engine = settings_of[each.application].engine
+        if each.is_shared and _asks_for_gpu(config, each.application, CLASSIFIER_NAME):
+            what = "with shared_engine: true, the replicas have no engine"
+            wrong = key.replace(each.deployment, CLASSIFIER_NAME)
+            yield Fault(wrong, what, f"write num_gpus below the deployment {ENGINE_NAME}")
         if each.gpu_share > 1:
             what = f"{each.gpu_share:g}, and a replica computes on one GPU"
             yield Fault(key, what, "write 1, or a part of one, and one replica or more for each GPU in num_replicas")
@@ -72,6 +78,15 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
     if used and ceil(used) < gpus:
         what = f"the replicas use {used:g} of {gpus} GPUs"
         yield Fault("applications", what, "raise num_replicas, or hide GPUs with CUDA_VISIBLE_DEVICES", is_warning=True)
+
+
+def _asks_for_gpu(config: dict[str, Any], application: str, deployment: str) -> bool:
+    return any(
+        gpu_share_of(item) > 0
+        for each in dicts(config.get("applications"))
+        if each.get("name") == application
+        for item in items_of(each, deployment)
+    )
 
 
 def _deployments(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:

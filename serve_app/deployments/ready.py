@@ -72,7 +72,7 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
         f"weights: {model['weights']}, labels: {model['labels']}{cache}"
     )
     if model["device"] != "cpu":
-        yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each replica"
+        yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each engine"
     if model["choice"]:
         yield from _choice_lines(model["choice"])
     if model["weights"] == "random":

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from serve_app.classifier.engines import load_engine
 from serve_app.classifier.engines.jax_engine import bucket_sizes, split_batch
-from serve_app.classifier.engines.prepare import CANNOT_PREPARE
-from serve_app.classifier.model_cache import MANIFEST, Manifest, converter_versions
+from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, converter_versions
 from serve_app.classifier.settings import ClassifierSettings
 from tests.conftest import THREADS
 from tests.serve_app.classifier.small_networks import SIDE, pictures, trained

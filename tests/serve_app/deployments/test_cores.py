@@ -118,7 +118,7 @@ def test_the_ready_block_names_a_gpu_and_what_auto_has_chosen() -> None:
     told["choice"] = {"reference": "tensorflow (float32)", "trials": trials}
     assert list(_model_lines(found, told)) == [
         "  model       resnet50 on jax (float32 as TF32), 1 replica(s) × 2 thread(s), weights: w.h5, labels: l.txt",
-        "  device      NVIDIA H100, 0.5 of one for each replica",
+        "  device      NVIDIA H100, 0.5 of one for each engine",
         "  chosen      jax (float32): 9000.0 img/s; 126 of 128 generated pictures",
         "  runner-up   openvino (float32): 33.7 img/s; 126 of 128 generated pictures",
         "  refused     jax (bfloat16): not finite",

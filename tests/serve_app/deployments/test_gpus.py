@@ -44,6 +44,16 @@ def test_a_gpu_that_cannot_be_used_is_one_line(
     assert re.match(words, told[0].removeprefix(where)), told[0]
 
 
+def test_a_gpu_of_replicas_that_have_no_engine_is_one_line() -> None:
+    made = config("jax", 1)
+    made["applications"][1]["args"]["shared_engine"] = True
+    [fault] = find_gpu_faults(made, 0)
+    assert str(fault) == (
+        "applications[model].deployments[Classifier].ray_actor_options.num_gpus: with shared_engine: true, the "
+        "replicas have no engine; write num_gpus below the deployment Engine"
+    )
+
+
 def test_gpus_left_idle_are_a_warning() -> None:
     *_, fault = find_gpu_faults(config("jax", 1), 2)
     assert fault.is_warning
