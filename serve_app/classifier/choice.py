@@ -140,7 +140,6 @@ def choose(
     for candidate in installed:
         logger.info("trying engine %s with precision %s", candidate.engine, candidate.precision)
         trials.append(_try(candidate, prepare, bench, wanted))
-        logger.info("%s", trials[-1])
     trials.sort(key=lambda trial: (trial.refused is not None, -(trial.images_per_s or 0)))
     if trials[0].refused:
         told = "; ".join(f"{trial.engine} ({trial.precision}): {trial.refused}" for trial in trials)

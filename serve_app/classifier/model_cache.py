@@ -313,9 +313,10 @@ def _packages(settings: ClassifierSettings) -> list[str]:
     """Return what an engine needs to prepare a model and to compute it; packages are called as their modules are."""
     if settings.is_onnx:
         return [settings.engine]
-    return (
-        ["keras", "jax"] if settings.engine == "jax" else list(dict.fromkeys((settings.engine, "tensorflow", "keras")))
-    )
+    if settings.engine != "jax":
+        return list(dict.fromkeys((settings.engine, "tensorflow", "keras")))
+    draws = settings.weights == "random" and find_spec("tensorflow") is not None
+    return ["jax", "keras", *(["tensorflow"] if draws else [])]
 
 
 def _identity(source: str, sha256: str | None) -> str:

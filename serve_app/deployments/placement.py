@@ -76,8 +76,9 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
             yield Fault(key, what, "write `num_gpus: 1` below ray_actor_options", is_warning=True)
     used = sum(each.gpu_share * each.replicas.most for each in served)
     if used and ceil(used) < gpus:
-        what = f"the replicas use {used:g} of {gpus} GPUs"
-        yield Fault("applications", what, "raise num_replicas, or hide GPUs with CUDA_VISIBLE_DEVICES", is_warning=True)
+        what = f"the engines use {used:g} of {gpus} GPUs"
+        more = "serve without shared_engine" if any(each.is_shared for each in served) else "raise num_replicas"
+        yield Fault("applications", what, f"{more}, or hide GPUs with CUDA_VISIBLE_DEVICES", is_warning=True)
 
 
 def _asks_for_gpu(config: dict[str, Any], application: str, deployment: str) -> bool:

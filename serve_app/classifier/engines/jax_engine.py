@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from filelock import FileLock
@@ -43,7 +44,7 @@ class JaxEngine:
             network = export.deserialize(bytearray((folder / _file_of(precision)).read_bytes()))
             with np.load(folder / WEIGHTS) as kept:
                 weights = [kept[name] for name in kept.files]
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, BadZipFile) as exc:
             raise SetupError(f"the prepared model {folder} cannot be loaded; delete that folder: {exc}") from exc
         try:
             # NumPy reads bfloat16, which it does not know, as two bytes.
@@ -52,7 +53,7 @@ class JaxEngine:
             self._compiled = self._compile(network, bucket_sizes(max_batch), folder / COMPILED)
         except RuntimeError as exc:  # JAX's own are among them
             what = f"jax cannot compute the network on {self.device}: {first_line(exc)}"
-            raise SetupError(Fault("engine", what, "lower max_batch, or the number of replicas on one GPU")) from exc
+            raise SetupError(Fault("engine", what, "lower max_batch, or the number of engines on one GPU")) from exc
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.infer."""

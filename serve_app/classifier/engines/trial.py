@@ -48,7 +48,8 @@ def try_engine(asked: Question) -> None:
         sets = [given[name] for name in given.files]
     scores = [_compute(engine, pictures, asked.max_batch) for pictures in sets]
     # The best of several rounds: what else the machine does meanwhile only makes an engine slower.
-    images_per_s = max(_time(engine, sets[0], asked.max_batch) for _ in range(ROUNDS))
+    batch = sets[0][: max(1, asked.max_batch // engine.at_once)]
+    images_per_s = max(measure_speed(engine, batch) for _ in range(ROUNDS))
     np.savez(asked.answer, *scores, images_per_s=images_per_s)
 
 
@@ -57,9 +58,8 @@ def _compute(engine: Engine, pictures: NDArray[np.uint8], max_batch: int) -> NDA
     return np.concatenate([engine.infer(pictures[start : start + max_batch]) for start in starts])
 
 
-def _time(engine: Engine, pictures: NDArray[np.uint8], max_batch: int) -> float:
-    """Return pictures per second when as many batches are computed at a time as the engine gains by."""
-    batch = pictures[: max(1, max_batch // engine.at_once)]
+def measure_speed(engine: Engine, batch: NDArray[np.uint8]) -> float:
+    """Return pictures per second when `batch` is computed as often at a time as the engine gains by."""
     began_s = time.monotonic()
 
     def compute_batches(_: int) -> int:

@@ -57,7 +57,7 @@ def test_a_gpu_of_replicas_that_have_no_engine_is_one_line() -> None:
 def test_gpus_left_idle_are_a_warning() -> None:
     *_, fault = find_gpu_faults(config("jax", 1), 2)
     assert fault.is_warning
-    assert str(fault).startswith("applications: the replicas use 1 of 2 GPUs; raise num_replicas")
+    assert str(fault).startswith("applications: the engines use 1 of 2 GPUs; raise num_replicas")
     assert not any(each.key == "applications" for each in find_gpu_faults(config("jax", 0.5, replicas=4), 2))
 
 

@@ -1,0 +1,202 @@
+"""The service on a GPU beside the bare engine and the decoding of the same cores, all in one run.
+
+    .venv/bin/python -m tests.benchmarks.gpu --replicas 14 --connections 64 256 512
+    .venv/bin/python -m tests.benchmarks.gpu --num-gpus 0 --precision float32 --batches 1 8    # a rehearsal on the CPU
+
+The bare engine computes pictures that lie in memory, in as many threads as it gains by, copies in and out included. The
+decoding limit is that of one process for each core. The service has one engine for all its replicas. wrk and HAProxy
+need the same cores as the replicas.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from loadtest.load.pictures import draw_picture
+from serve_app.classifier.engines.trial import measure_speed
+from serve_app.classifier.families import RESNET50
+from serve_app.classifier.images import decode_image, warm_up_decoder
+from serve_app.classifier.loading import load_own_engine
+from serve_app.classifier.model_cache import find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.cores import usable_cores
+from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, progress, run
+from tests.benchmarks.service import SHIPPED, application_of, hear, running_child, running_service, scratch_folder
+from tests.benchmarks.wrk import WrkLoad, post_pictures, require_wrk, run_lookups
+from tests.ports import free_port
+
+PICTURES = 64
+WARM_UP_S = 3
+ENGINE, DECODING, SERVICE, LOOKUPS = "Bare engine", "Decoding alone", "Service", "Lookups"
+SHARE = "Service ÷ the smaller limit"
+
+
+def main() -> int:
+    parser = command_line("gpu", __doc__)
+    parser.add_argument("--engine", default="jax", help="(default: %(default)s)")
+    parser.add_argument("--precision", default="bfloat16", help="(default: %(default)s)")
+    parser.add_argument("--num-gpus", type=float, default=1, help="of the engine; 0: the CPU (default: %(default)s)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 64], help="(default: %(default)s)")
+    parser.add_argument("--replicas", type=int, default=usable_cores(), help="(default: the cores, %(default)s)")
+    parser.add_argument("--connections", type=int, nargs="+", default=[64, 256], help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--round-s", type=int, default=10, help="of one row, seconds (default: %(default)s)")
+    arguments = parser.parse_args()
+    require_wrk()
+    report = begin("gpu", arguments)
+    args = {
+        **application_of(SHIPPED[0], "model")["args"],
+        "engine": arguments.engine, "precision": arguments.precision, "threads": 1 if arguments.num_gpus else 2,
+        "max_batch": max(arguments.batches), "weights": "random", "cache": {"store": "off"}, "shared_engine": True,
+    }  # fmt: skip
+    with scratch_folder() as folder:
+        for number in range(PICTURES):
+            (folder / f"{number}.jpg").write_bytes(draw_picture(number))
+        measure_engine(report, args, arguments)
+        measure_decoding(report, folder, arguments)
+        config = write_config(folder, args, arguments)
+        progress("starting the service")
+        with running_service(config, folder=folder) as service:
+            measure_service(report, service.target.url, folder, arguments)
+    append_share(report)
+    return finish(report, arguments.json)
+
+
+def measure_engine(report: Report, args: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Let the engine compute each size of batch, in a process of its own, so that it leaves the GPU afterwards."""
+    asked = {"args": args, "gpu_share": arguments.num_gpus, "batches": arguments.batches, "rounds": arguments.rounds}
+    for found in _ask_child({"engine": asked}):
+        report.append(ENGINE, f"batches of {found['batch']:.0f}", "rate", "img/s", found["images_per_s"])
+        progress(f"  {ENGINE}, batches of {found['batch']:.0f}: {found['images_per_s']:.0f} img/s")
+
+
+def measure_decoding(report: Report, folder: Path, arguments: argparse.Namespace) -> None:
+    """Decode in one process, and in one for each core at the same time."""
+    for processes in sorted({1, usable_cores()}):
+        for _ in range(arguments.rounds):
+            asked = {"decode": {"folder": str(folder), "round_s": arguments.round_s}}
+            with ExitStack() as stack:
+                children = [
+                    stack.enter_context(running_child(_command(asked), stdout=subprocess.PIPE))
+                    for _ in range(processes)
+                ]
+                rate = sum(hear(child)["images_per_s"] for child in children)
+            report.append(DECODING, f"{processes} process(es)", "rate", "img/s", rate)
+            progress(f"  {DECODING}, {processes} process(es): {rate:.0f} img/s")
+
+
+def write_config(folder: Path, args: dict[str, Any], arguments: argparse.Namespace) -> Path:
+    """Return a config of a service whose replicas share one engine."""
+    config = yaml.safe_load(SHIPPED[0].read_text(encoding="utf-8"))
+    config["http_options"]["port"] = free_port()
+    engine: dict[str, Any] = {"name": "Engine"}
+    if arguments.num_gpus:
+        engine["ray_actor_options"] = {"num_cpus": 0.1, "num_gpus": arguments.num_gpus}
+    deployments = [{"name": "Classifier", "num_replicas": arguments.replicas}, engine]
+    model = {**application_of(SHIPPED[0], "model"), "args": args, "deployments": deployments}
+    config["applications"] = [config["applications"][0], model]
+    path = folder / "gpu.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def measure_service(report: Report, url: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Load the service with each number of connections, and look users up beside the largest one."""
+    append_lookups(report, "idle", run_lookups(f"{url}/user/?limit=1", connections=1, duration_s=WARM_UP_S))
+    post = f"{url}/model/predict"
+    post_pictures(post, folder, PICTURES, connections=max(arguments.connections), duration_s=WARM_UP_S)
+    for _ in range(arguments.rounds):
+        for connections in arguments.connections:
+            load = post_pictures(post, folder, PICTURES, connections=connections, duration_s=arguments.round_s)
+            row = f"{connections} connections"
+            if load.failures:
+                report.faults.append(f"{row}: {load.failures} predictions failed")
+            for column, unit, value in (
+                ("rate", "img/s", load.rps),
+                ("p50", "ms", load.p50_ms),
+                ("p99", "ms", load.p99_ms),
+            ):
+                report.append(SERVICE, row, column, unit, value)
+            progress(f"  {SERVICE}, {row}: {load.rps:.0f} img/s, p99 {load.p99_ms:.0f} ms")
+    most = {"connections": max(arguments.connections), "duration_s": arguments.round_s}
+    with ThreadPoolExecutor(1) as beside:
+        predictions = beside.submit(post_pictures, post, folder, PICTURES, **most)
+        looked_up = run_lookups(f"{url}/user/?limit=1", connections=1, duration_s=arguments.round_s)
+        predictions.result()
+    append_lookups(report, f"beside {most['connections']} connections", looked_up)
+
+
+def append_lookups(report: Report, row: str, load: WrkLoad) -> None:
+    """Add one round of lookups."""
+    report.append(LOOKUPS, row, "p50", "ms", load.p50_ms)
+    report.append(LOOKUPS, row, "p99", "ms", load.p99_ms)
+
+
+def append_share(report: Report) -> None:
+    """Add the best rate of the service over the smaller one of the engine's and of decoding's."""
+    best = {table: max(found.median for found in report.measurements if (found.table, found.column) == (table, "rate"))
+            for table in (ENGINE, DECODING, SERVICE)}  # fmt: skip
+    limit = min(ENGINE, DECODING, key=lambda table: best[table])
+    report.append(SHARE, f"limit: {limit}", "share", "ratio", best[SERVICE] / best[limit])
+
+
+def _command(asked: dict[str, Any]) -> list[str]:
+    return [sys.executable, "-m", "tests.benchmarks.gpu", "--child", json.dumps(asked)]
+
+
+def _ask_child(asked: dict[str, Any]) -> Iterator[dict[str, float]]:
+    with subprocess.Popen(_command(asked), cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        yield from map(json.loads, child.stdout)
+    if child.returncode:
+        raise RuntimeError(f"the bare engine ended with code {child.returncode}")
+
+
+def be_child(asked: dict[str, Any]) -> None:
+    """Print a line of JSON for each thing measured."""
+    if "engine" in asked:
+        _compute(**asked["engine"])
+    else:
+        _decode(Path(asked["decode"]["folder"]), asked["decode"]["round_s"])
+
+
+def _compute(args: dict[str, Any], gpu_share: float, batches: list[int], rounds: int) -> None:
+    settings = ClassifierSettings.model_validate(args)
+    prepared = find_or_prepare(settings, gpu_share=gpu_share)
+    engine = load_own_engine(prepared.settle(settings), prepared)()
+    pictures = np.random.default_rng(0).integers(
+        0, 256, (max(batches), RESNET50.crop, RESNET50.crop, 3), dtype=np.uint8
+    )
+    engine.infer(pictures)
+    for _ in range(rounds):
+        for batch in batches:
+            found = {"batch": batch, "images_per_s": measure_speed(engine, pictures[:batch])}
+            print(json.dumps(found), flush=True)
+
+
+def _decode(folder: Path, round_s: float) -> None:
+    files = [file.read_bytes() for file in sorted(folder.glob("*.jpg"))]
+    warm_up_decoder()
+    done, began_s = 0, time.monotonic()
+    while (took_s := time.monotonic() - began_s) < round_s:
+        decode_image(files[done % len(files)], 1_000_000, RESNET50)
+        done += 1
+    print(json.dumps({"images_per_s": done / took_s}), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        be_child(json.loads(sys.argv[2]))
+    else:
+        run(main)
