@@ -28,6 +28,8 @@ class WaitingEngine:
     """Takes BATCH_S for a batch and PICTURE_S for each picture in it; says the first class of all of them."""
 
     at_once = 2
+    device = "cpu"
+    has_tf32 = False
 
     def __init__(self, classes: int) -> None:
         self._classes = classes

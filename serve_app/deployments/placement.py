@@ -49,7 +49,7 @@ def find_placement_faults(config: dict[str, Any]) -> Iterator[Fault]:
 def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator[Fault]:
     """Yield a fault for each classifier that could not use the GPU it asks for, and a warning for GPUs left idle.
 
-    `gpus` are those of this machine, which Ray counts.
+    `gpus` are those of this machine, which Ray counts; that there is none is what `find_placement_faults` tells.
     """
     if gpus is None:
         found: Any = ResourceAndLabelSpec().resolve(is_head=True, node_ip_address="127.0.0.1")
@@ -66,9 +66,9 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
         if each.gpu_share > 1:
             what = f"{each.gpu_share:g}, and a replica computes on one GPU"
             yield Fault(key, what, "write 1, or a part of one, and one replica or more for each GPU in num_replicas")
-        elif each.gpu_share and engine not in ("jax", "auto"):
+        elif gpus and each.gpu_share and engine not in ("jax", "auto"):
             yield Fault(key, f"engine: {engine} computes on the CPU", "write `engine: jax`, or remove the key")
-        elif each.gpu_share and not any(map(find_spec, CUDA_PLUGINS)):
+        elif gpus and each.gpu_share and not any(map(find_spec, CUDA_PLUGINS)):
             remedy = "install it: .venv/bin/uv pip install -c requirements.lock -e '.[gpu]'"
             yield Fault(key, "jax is not installed with CUDA", remedy)
         elif gpus and engine == "jax" and not each.gpu_share:

@@ -10,7 +10,6 @@ need the same cores as the replicas.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
