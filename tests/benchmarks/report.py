@@ -23,7 +23,7 @@ from loadtest.plan.targets import STOLEN
 from loadtest.rows.run_folder import Environment
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("ray", "tensorflow")
+PACKAGES = ("ray", "tensorflow", "jax")
 # Above this much CPU use by others, in percent of one core, the numbers say little about the service.
 BUSY_PERCENT = 10.0
 # Roles in a CPU reading besides those of the service: what drives the load, and everything that is not ours.
@@ -181,7 +181,7 @@ def as_json(report: Report) -> dict[str, object]:
 
 
 def _environment_line(environment: Environment) -> str:
-    versions = ", ".join(f"{name} {environment.packages[name]}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {found}" for name in PACKAGES if (found := environment.packages.get(name)))
     commit = f"{(environment.git_commit or 'none')[:7]}{' with changed files' if environment.git_changed else ''}"
     machine = f"{environment.cpu_model}, {environment.cores} cores, {environment.ram_bytes / 2**30:.1f} GiB"
     return f"{machine}, {environment.os} | Python {environment.python}, {versions} | commit {commit}"
