@@ -74,10 +74,12 @@ VARIABLES = (
     Variable(haproxy.BINARY_VARIABLE, haproxy.PROGRAM, "What Ray starts as HAProxy. This program hardens its config."),
     *(
         Variable(use.variable, f"{use.usual}, or the next free one", f"Port of {use.name}.")
-        for use in ports.HAPROXY_PORTS
+        for use in (*ports.HAPROXY_PORTS, *ports.GRPC_PORTS)
     ),
     Variable(ports.REPLICA_PORTS[0], "30000, or the next free block of 250", "First port of the replicas."),
     Variable(ports.REPLICA_PORTS[1], "the end of that block", "The first port after those of the replicas."),
+    Variable(ports.GRPC_REPLICA_PORTS[0], "40000, or the next free block of 250", "The same for their gRPC ports."),
+    Variable(ports.GRPC_REPLICA_PORTS[1], "the end of that block", "The first port after those."),
     *(Variable(name, "in the folder of this service", "A file of HAProxy.") for name in _HAPROXY_FILES),
     Variable("RAY_AUTH_TOKEN", "what the file below holds", "Ray's token, for the launcher and `redeploy`."),
     Variable("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token", "File of Ray's token."),

@@ -9,6 +9,7 @@ ServiceError                      500  internal_error
 ├── PathTooLong                   414  path_too_long          (ingress)
 ├── HeadersTooLong                431  headers_too_long       (ingress)
 ├── ReplicaLost                   502  replica_lost           the replica ended before it answered (ingress)
+├── MalformedInference            400  malformed_inference    no request of the Open Inference Protocol
 ├── MalformedUpload               400  malformed_upload       not multipart, no field `file`, two files, empty body
 ├── UploadTooSlow                 408  upload_too_slow        the body was not there within upload_timeout_s
 ├── UploadTooLarge                413  upload_too_large       more bytes than max_upload_bytes
@@ -127,6 +128,13 @@ class MalformedUpload(ServiceError):
 
     status = 400
     code = "malformed_upload"
+
+
+class MalformedInference(ServiceError):
+    """The body is no inference request of the Open Inference Protocol, or does not fit the model."""
+
+    status = 400
+    code = "malformed_inference"
 
 
 class UploadTooSlow(ServiceError):

@@ -73,6 +73,15 @@ class Drain:
     timeout_s: float = 30.0
 
 
+ErrorShape = Callable[[str, str, str], dict[str, str]]
+"""Returns the body of an error from its code, its detail and the request's id."""
+
+
+def own_shape(code: str, detail: str, request_id: str) -> dict[str, str]:
+    """Return the service's own error body."""
+    return ErrorBody(code=code, detail=detail, request_id=request_id).model_dump()
+
+
 class Ready(BaseModel):
     """The answer of a warm replica."""
 
@@ -113,14 +122,14 @@ async def refuse_unknown_parameters(request: Request) -> None:
         raise InvalidParameter(f"{'; '.join(faults)}. {request.method} {_path_of(request)} takes {takes}")
 
 
-def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+def documented(*errors: type[ServiceError], body: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """Return FastAPI `responses` that show each error under its status in OpenAPI."""
     responses: dict[int | str, dict[str, Any]] = {}
     # Any endpoint may be asked with an unknown parameter, and fail in a way that nobody foresaw.
     every: tuple[type[ServiceError], ...] = (*errors, InvalidParameter, ServiceError)
     for error in dict.fromkeys(every):
         doc = f"`{error.code}`: {(error.__doc__ or '').strip()}"
-        entry = responses.setdefault(error.status, {"model": ErrorBody, "description": ""})
+        entry = responses.setdefault(error.status, {"model": body, "description": ""})
         entry["description"] = f"{entry['description']}\n\n{doc}".strip()
     return responses
 
@@ -154,11 +163,22 @@ def request_id_of(request: HTTPConnection) -> str:
     return str(request.state.request_id)
 
 
-def error_response(error: ServiceError, request_id: str) -> JSONResponse:
+def shape_errors(api: FastAPI, path: str, shape: ErrorShape) -> None:
+    """Give the errors of `api` at `path` and below it another shape."""
+    api.state.error_shape = (path, shape)
+
+
+def path_in_application(scope: Scope) -> str:
+    """Return the path below the place where the application is mounted."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def error_response(error: ServiceError, request_id: str, shape: ErrorShape = own_shape) -> JSONResponse:
     """Return the answer to a request that never reached an application."""
-    body = ErrorBody(code=error.code, detail=error.detail, request_id=request_id)
     headers = {REQUEST_ID_HEADER: request_id, **error.headers, **_retry_after(error)}
-    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+    body = shape(error.code, error.detail, request_id)
+    return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 def _retry_after(error: ServiceError) -> dict[str, str]:
@@ -222,8 +242,16 @@ def _answer_error(
     detail: str,
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    body = ErrorBody(code=code, detail=detail, request_id=request_id_of(request))
-    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+    body = _shape_of(request)(code, detail, request_id_of(request))
+    return JSONResponse(body, status_code=status, headers=dict(headers or {}))
+
+
+def _shape_of(request: Request) -> ErrorShape:
+    shaped: tuple[str, ErrorShape] | None = getattr(request.app.state, "error_shape", None)
+    if shaped is None:
+        return own_shape
+    below, shape = shaped
+    return shape if f"{path_in_application(request.scope)}/".startswith(f"{below}/") else own_shape
 
 
 async def answer_service_error(request: Request, exc: Exception) -> JSONResponse:

@@ -19,6 +19,8 @@ from serve_app.classifier.batcher import BatchLimits, Infer, MicroBatcher, Score
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.metrics import Metrics
+from serve_app.open_inference.api import add_inference_routes
+from serve_app.open_inference.inference import Inference
 
 HANG_S = 60.0
 
@@ -74,7 +76,9 @@ async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, 
     admission = Admission(settings, metrics, picture_s=picture_s)
     batcher = MicroBatcher(engine.infer, loaded._pools.engine, BatchLimits(settings.max_batch), admission.learn)
     classifier = Classifier(settings, loaded.prepared, loaded._pools, batcher, admission)
-    transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
+    api = build_model_api(classifier)
+    add_inference_routes(api, Inference(classifier))
+    transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
         try:
             yield Held(client, engine, batcher)

@@ -5,13 +5,15 @@ prints the table in Markdown; exit code 1 if an answer is another than it should
 """
 
 import asyncio
+import base64
 import functools
 import gzip
 import io
+import json
 import struct
 import sys
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +24,8 @@ MAX_UPLOAD_BYTES = 10_000_000
 """As the shipped configs have it."""
 
 PREDICT = "/model/predict"
+INFER = "/model/v2/models/resnet50/infer"
+INFER_FP32 = "/model/v2/models/resnet50_fp32/infer"
 BOUNDARY = "b0undary"
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 ANSWER_S = 60
@@ -53,6 +57,11 @@ class Case:
     headers: dict[str, str] = field(default_factory=dict)
     is_chunked: bool = False
 
+    @property
+    def is_inference(self) -> bool:
+        """Return whether it is one of the Open Inference Protocol, whose errors have another shape and no code."""
+        return "/v2/" in self.path
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -65,11 +74,17 @@ class Answer:
         """Return what is wrong with it as the answer to `case`; empty if nothing is."""
         if self.status != case.status:
             return f"status {self.status} instead of {case.status}: {self.body}"
-        if case.status >= 400 and set(self.body) != {"code", "detail", "request_id"}:
+        shape = {"error"} if case.is_inference else {"code", "detail", "request_id"}
+        if case.status >= 400 and set(self.body) != shape:
             return f"not in the error shape: {self.body}"
-        if self.body.get("code", "") != case.code or case.words not in self.body.get("detail", ""):
+        if self.body.get("code", "") != case.code or case.words not in self.detail:
             return f"not {case.code} with {case.words!r}: {self.body}"
         return ""
+
+    @property
+    def detail(self) -> str:
+        """Return what an error says."""
+        return str(self.body.get("detail") or self.body.get("error") or "")
 
 
 def cases() -> list[Case]:
@@ -86,6 +101,7 @@ def cases() -> list[Case]:
         *_forms(),
         *_methods_and_paths(),
         *_parameters(),
+        *_inferences(),
     ]
 
 
@@ -94,7 +110,8 @@ async def send(client: httpx.AsyncClient, case: Case) -> Answer:
     url = client.base_url.copy_with(raw_path=case.path.encode())
     body = case.make_body()
     content = _in_chunks(body) if case.is_chunked else body
-    response = await client.request(case.method, url, content=content, headers=case.headers)
+    headers = {**case.headers, **(json_length(body) if case.is_inference else {})}
+    response = await client.request(case.method, url, content=content, headers=headers)
     try:
         parsed = response.json()
     except ValueError:
@@ -544,6 +561,71 @@ def _parameters() -> list[Case]:
     ]
 
 
+def inference_body(data: Sequence[Any] | None = None, raw: bytes | None = None, **changes: Any) -> bytes:
+    """Return a request of the Open Inference Protocol with a picture, or what is named instead."""
+    text = base64.b64encode(good()).decode()
+    tensor: dict[str, Any] = {"name": "pictures", "datatype": "BYTES", "shape": [1]}
+    tensor |= (
+        {"data": [text] if data is None else data} if raw is None else {"parameters": {"binary_data_size": len(raw)}}
+    )
+    return json.dumps({"inputs": [tensor | changes]}).encode() + (raw or b"")
+
+
+def _inferences() -> list[Case]:
+    lying, elements = struct.pack("<I", 2**32 - 1) + good(), struct.pack("<I", 0) * 1_000_000
+    huge_file = _element(bytes(10_000_001))
+    pixels: dict[str, Any] = {"name": "pixels", "shape": [1, 1, 1, 3], "datatype": "FP32"}
+    huge = {**pixels, "shape": [1, 10**9, 1, 3]}
+    rows = [[1], [2, 3]]
+    infinite = struct.pack("<3f", 1, float("inf"), 2)
+    nan = struct.pack("<3f", 1, float("nan"), 2)
+    bytes_, floats = INFER, INFER_FP32
+    found: list[tuple[str, int, str, Callable[[], bytes], str]] = [
+        ("a picture", 200, "", inference_body, bytes_),
+        ("no JSON", 400, "JSON", good, bytes_),
+        ("JSON nested 100,000 deep", 400, "recursion", lambda: b'{"inputs":' + b"[" * 100_000, bytes_),
+        ("JSON of 2,000,000 lists", 413, "1,000,000", lambda: b'{"inputs":[' + b"[]," * 2_000_000 + b"1]}", bytes_),
+        ("NaN as the size of a shape", 400, "shape", lambda: inference_body(shape=[float("nan")]), bytes_),
+        ("a negative shape", 400, "shape", lambda: inference_body(shape=[-1]), bytes_),
+        ("a shape of 1,000 dimensions", 400, "shape", lambda: inference_body(shape=[1] * 1000), bytes_),
+        ("10⁹ pictures in the shape, one in the data", 413, "64", lambda: inference_body(shape=[10**9]), bytes_),
+        ("65 pictures", 413, "64", lambda: inference_body(["AAAA"] * 65, shape=[65]), bytes_),
+        ("two pictures in the shape, one in the data", 400, "1 elements", lambda: inference_body(shape=[2]), bytes_),
+        ("an element whose length is 2³²−1", 400, "leads beyond", lambda: inference_body(raw=lying), bytes_),
+        ("1,000,000 elements of length 0", 400, "more elements", lambda: inference_body(raw=elements), bytes_),
+        ("a tensor longer than the body", 400, "binary_data_size", lambda: inference_body(raw=good())[:-1], bytes_),
+        ("bytes behind the last tensor", 400, "belong", lambda: inference_body(raw=good()) + b"x", bytes_),
+        ("pictures as FP64", 400, "BYTES", lambda: inference_body(datatype="FP64"), bytes_),
+        ("an unknown input", 400, "pictures", lambda: inference_body(name="x"), bytes_),
+        ("no Base64", 400, "Base64", lambda: inference_body(["%"]), bytes_),
+        ("text as a picture", 415, "JPEG", lambda: inference_body(["aGVsbG8="]), bytes_),
+        ("half a picture", 400, "truncated", lambda: inference_body(raw=_element(good()[:600])), bytes_),
+        ("a picture of 10,000,001 bytes", 413, "10,000,000", lambda: inference_body(raw=huge_file), bytes_),
+        ("10⁹ pixels in the shape", 413, "50,000,000", lambda: inference_body([1, 2, 3], **huge), floats),
+        ("NaN as a pixel", 400, "NaN", lambda: inference_body(raw=nan, **pixels), floats),
+        ("an infinite pixel", 400, "0 to 255", lambda: inference_body(raw=infinite, **pixels), floats),
+        ("pixels that are no rectangle", 400, "rectangle", lambda: inference_body(rows, **pixels), floats),
+        ("pixels of text", 400, "numbers", lambda: inference_body(["1", "2", "3"], **pixels), floats),
+        ("an unknown model", 404, "no model", good, INFER.replace("resnet50", "resnet")),
+    ]  # fmt: skip
+    return [
+        Case("Open Inference Protocol", name, status, "", words, make, path)
+        for name, status, words, make, path in found
+    ]
+
+
+def json_length(body: bytes) -> dict[str, str]:
+    """Return the header of a request with a raw tensor behind its JSON."""
+    end = b"}]}"
+    if b"binary_data_size" not in body[:300]:
+        return {}
+    return {"Inference-Header-Content-Length": str(body.index(end) + len(end))}
+
+
+def _element(data: bytes) -> bytes:
+    return struct.pack("<I", len(data)) + data
+
+
 def _animated(frames: int) -> bytes:
     return gif(4, 4)[:-1] + gif_frame(4, 4) * (frames - 1) + b";"
 
@@ -568,7 +650,7 @@ async def print_table(url: str) -> int:
             if fault := answer.fault(case):
                 code = 1
                 print(f"{case.kind}, {case.name}: {fault}", file=sys.stderr)
-            detail = _printable(answer.body.get("detail", "the predicted classes"))
+            detail = _printable(answer.detail or "the predicted classes")
             shown = detail if len(detail) <= 150 else f"{detail[:150]}…"
             print(f"| {case.kind} | {case.name} | {answer.status} | {answer.body.get('code', '')} | {shown} |")
     return code

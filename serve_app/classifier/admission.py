@@ -79,32 +79,42 @@ class Admission:
         self._picture_s += _NEWEST_SHARE * (newest_s - self._picture_s)
         self.metrics.observe(BATCH_PICTURES, pictures)
 
-    def check(self, within_s: float | None = None) -> None:
-        """Return if a picture that comes now is taken. `within_s` is the client's own time limit.
+    def check(self, within_s: float | None = None, pictures: int = 1) -> None:
+        """Return if so many pictures that come now are taken. `within_s` is the client's own time limit.
 
-        Raises Overloaded when its turn would come too late, or max_queue pictures are there already.
+        Raises Overloaded when the turn of the last one would come too late, or max_queue pictures are there already.
         """
         self._notice_short_queue()
         most_s = self.most_wait_s if within_s is None else min(self.most_wait_s, within_s)
-        self._check_room()
-        if self._taken and self.wait_s > most_s:
+        self._check_room(pictures)
+        before = self._taken + pictures - 1
+        if self._taken and (wait_s := before * self._picture_s) > most_s:
             raise self._refusal(
                 "wait_too_long",
-                f"{self._taken} pictures come first and take about {self.wait_s:.1f} s, longer than {most_s:g} s",
+                f"{before} pictures come first and take about {wait_s:.1f} s, longer than {most_s:g} s",
+                pictures,
             )
 
     @contextmanager
     def place(self, within_s: float | None = None) -> Iterator[None]:
         """Hold a place in the queue for one picture. Raises Overloaded."""
         self.check(within_s)
-        self._taken += 1
-        self.metrics.set(QUEUE_PICTURES, self._taken)
+        self._take(1)
         try:
             yield
         finally:
-            self._taken -= 1
-            self._notice_short_queue()
-            self.metrics.set(QUEUE_PICTURES, self._taken)
+            self._leave(1)
+
+    @contextmanager
+    def reserve(self, pictures: int, within_s: float | None = None) -> Iterator["Reservation"]:
+        """Hold places for all `pictures` of one request at once. Raises Overloaded if they are not all taken."""
+        self.check(within_s, pictures)
+        self._take(pictures)
+        reserved = Reservation(self, pictures)
+        try:
+            yield reserved
+        finally:
+            self._leave(reserved.give_up())
 
     @contextmanager
     def share(self) -> Iterator[None]:
@@ -116,22 +126,59 @@ class Admission:
         finally:
             self._sharing -= 1
 
+    def _take(self, pictures: int) -> None:
+        self._taken += pictures
+        self.metrics.set(QUEUE_PICTURES, self._taken)
+
+    def _leave(self, pictures: int) -> None:
+        self._taken -= pictures
+        self._notice_short_queue()
+        self.metrics.set(QUEUE_PICTURES, self._taken)
+
     def _notice_short_queue(self) -> None:
         if self.wait_s <= self._settings.max_wait_s / 4:
             self._short_at_s = self._clock()
 
-    def _check_room(self) -> None:
+    def _check_room(self, pictures: int = 1) -> None:
         requests = self._taken + self._sharing
-        if requests >= self._settings.max_queue:
-            raise self._refusal("queue_full", f"{requests} pictures are being worked on or waited for already")
+        if requests + pictures > self._settings.max_queue:
+            detail = f"{requests} pictures are being worked on or waited for already"
+            raise self._refusal("queue_full", detail, pictures)
 
     def _memory_refusal(self, held_bytes: int) -> Overloaded:
         return self._refusal("memory", f"uploads of {held_bytes:,} bytes are in memory already")
 
-    def _refusal(self, reason: str, detail: str) -> Overloaded:
-        self.metrics.count(REFUSALS, reason)
-        self._refused += 1
+    def _refusal(self, reason: str, detail: str, pictures: int = 1) -> Overloaded:
+        for _ in range(pictures):
+            self.metrics.count(REFUSALS, reason)
+        self._refused += pictures
         if time.monotonic() >= self._silent_until_s:
             logger.warning("%d picture(s) refused since the last such line; now: %s", self._refused, detail)
             self._silent_until_s, self._refused = time.monotonic() + _SILENT_S, 0
         return Overloaded(f"{detail}; try again later", retry_after_s=max(1, math.ceil(self.wait_s)))
+
+
+class Reservation:
+    """Places that one request holds for its pictures; each becomes free when its picture has been answered."""
+
+    def __init__(self, admission: Admission, pictures: int) -> None:
+        self._admission = admission
+        self._left = pictures
+
+    @contextmanager
+    def place(self, within_s: float | None = None) -> Iterator[None]:
+        """Use one of them for a picture. Raises Overloaded as Admission.place does where none is left."""
+        if not self._left:  # the request has gone, and its picture is computed for another that waits for it
+            with self._admission.place(within_s):
+                yield
+            return
+        self._left -= 1
+        try:
+            yield
+        finally:
+            self._admission._leave(1)  # noqa: SLF001
+
+    def give_up(self) -> int:
+        """Return how many places no picture has used, and have none from now on."""
+        left, self._left = self._left, 0
+        return left

@@ -157,7 +157,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         try:
             top_k = await receive(request, upload, deadline_s, top_k)
             stopwatch.charge("upload")
-            found = await classifier.classify(upload, deadline_s, _cache_use(cache_control))
+            found = await classifier.classify(upload, deadline_s, cache_use(cache_control))
         finally:
             upload.free()
         for stage, until in found.marks:
@@ -176,7 +176,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     return api
 
 
-def _cache_use(cache_control: str | None) -> CacheUse:
+def cache_use(cache_control: str | None) -> CacheUse:
     """Return what the request's directives leave to the cache (RFC 9111, section 5.2.1)."""
     directives = {directive.strip().lower() for directive in (cache_control or "").split(",")}
     if "no-store" in directives:

@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -35,6 +37,9 @@ HASHED_AT_ONCE_BYTES = 131_072
 
 CacheUse = Literal["full", "keep", "none"]
 """What a request lets the cache do: answer it and keep the answer, only keep it, or neither."""
+
+Place = Callable[[float | None], AbstractContextManager[None]]
+"""Holds a place in the queue for one picture of somebody who waits for so many seconds."""
 
 
 class Classifier:
@@ -130,24 +135,28 @@ class Classifier:
         self.check_ready()
         return self.admission.is_idle
 
-    async def classify(self, upload: HeldUpload, deadline_s: float, use: CacheUse = "full") -> Classification:
+    async def classify(
+        self, upload: HeldUpload, deadline_s: float, use: CacheUse = "full", place: Place | None = None
+    ) -> Classification:
         """Return what the network finds in `upload`; its marks are the ends of cache, decode, queue and inference.
 
         `upload` is freed once it is decoded, or goes over to those who wait for the same picture. Raises the errors of
         decode_image, NotReady, Overloaded (before decoding), and DeadlineExceeded after `deadline_s`; a picture that
-        waits then, and for which no other request does, never reaches the engine.
+        waits then, and for which no other request does, never reaches the engine. `place` holds the picture's place in
+        the queue, if the caller has one already.
         """
+        place = place or self.admission.place
         try:
             async with asyncio.timeout(deadline_s):
                 if self._cache is None or use != "full":
-                    answer = await self._compute(upload, deadline_s)
+                    answer = await self._compute(upload, deadline_s, place)
                 else:
                     image_sha256 = await self._hash(upload.data)
                     answer = await self._cache.find_or_compute(
                         image_sha256,
                         upload,
                         deadline_s,
-                        lambda upload, within_s: self._compute(upload, within_s, image_sha256),
+                        lambda upload, within_s: self._compute(upload, within_s, place, image_sha256),
                     )
         except TimeoutError as exc:
             self.admission.metrics.count(MISSED_DEADLINES)
@@ -191,10 +200,12 @@ class Classifier:
         picture = decode_image(data, settings.max_pixels, geometry, draft=settings.reduced_decoding)
         return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
 
-    async def _compute(self, upload: HeldUpload, within_s: float, image_sha256: str | None = None) -> Classification:
+    async def _compute(
+        self, upload: HeldUpload, within_s: float, place: Place, image_sha256: str | None = None
+    ) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
         run = asyncio.get_running_loop().run_in_executor
-        with self.admission.place(within_s):
+        with place(within_s):
             decoded = await run(self._pools.decode, self._decode_and_hash, upload.data, image_sha256)
             upload.free()
             inference = await self._batcher.infer(decoded.picture)

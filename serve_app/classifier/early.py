@@ -9,8 +9,8 @@ from serve_app.classifier.admission import Admission
 from serve_app.classifier.api import DEADLINE_HEADER
 from serve_app.errors import Overloaded, ServiceError
 
-_PATH_END = "/predict"
-"""Of the only path that is refused: where the application is mounted is not known here."""
+_PATH_ENDS = ("/predict", "/infer")
+"""Of the only paths that are refused: where the application is mounted is not known here."""
 
 
 def build_early_refusal(admission: Admission) -> Callable[[Scope], ServiceError | None]:
@@ -20,7 +20,7 @@ def build_early_refusal(admission: Admission) -> Callable[[Scope], ServiceError 
     """
 
     def refuse(scope: Scope) -> ServiceError | None:
-        if scope["method"] != "POST" or not scope["path"].endswith(_PATH_END):
+        if scope["method"] != "POST" or not scope["path"].endswith(_PATH_ENDS):
             return None
         try:
             admission.check(_within_s(Headers(scope=scope).get(DEADLINE_HEADER)))

@@ -165,6 +165,14 @@ class ClassifierSettings(BaseModel):
     )
     max_upload_bytes: int = Field(10_000_000, ge=1, description="Largest picture file; beyond: 413.")
     upload_timeout_s: float = Field(30.0, gt=0, le=600, description="Longest time for an upload; beyond: 408.")
+    max_request_pictures: int = Field(
+        64,
+        ge=1,
+        le=1024,
+        description="Most pictures in one request of the Open Inference Protocol, each of which has a place in the "
+        "queue; beyond: 413.",
+        json_schema_extra={"unit": "pictures"},
+    )
     max_held_bytes: int = Field(
         268_435_456, ge=1, description="Most bytes of uploads in the memory of one replica; beyond: 503."
     )

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from ray.serve._private.config import handle_num_replicas_auto
 from ray.serve.config import AutoscalingConfig
-from ray.serve.schema import HTTPOptionsSchema
+from ray.serve.schema import HTTPOptionsSchema, gRPCOptionsSchema
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS
@@ -90,6 +90,14 @@ def api_port(config: dict[str, Any]) -> int:
     """Return the port that the service listens on, of a config that was checked."""
     given = given_port(config)
     return int(HTTPOptionsSchema().port if given is None else given)
+
+
+def grpc_port(config: dict[str, Any]) -> int | None:
+    """Return the port of the gRPC ingress, of a config that was checked; None where it has none."""
+    options = config.get("grpc_options")
+    if not isinstance(options, dict) or not options.get("grpc_servicer_functions"):
+        return None
+    return int(options.get("port", gRPCOptionsSchema().port))
 
 
 def given_port(config: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from serve_app.deployments.applications import (
     key_sources,
     our_settings,
 )
+from serve_app.deployments.http_host import GRPC_REACH
 from serve_app.deployments.options import CLASSIFIER_NAME, ENGINE_NAME
 from serve_app.entrance.keys import REMEDY, is_loopback
 from serve_app.errors import Fault
@@ -121,11 +122,23 @@ def _engine(here: str, deployment: dict[str, Any], settings: ClassifierSettings)
 
 def _open_applications(config: dict[str, Any]) -> Iterator[Fault]:
     host = http_host(config)
-    if not is_loopback(host):
-        for name, settings in our_settings(config):
-            if settings.auth is None:
-                what = f"missing, while other machines can reach http_options.host: {host}"
-                yield Fault(f"applications[{name}].args.auth", what, REMEDY)
+    reach = None if is_loopback(host) else f"http_options.host: {host}"
+    options = config.get("grpc_options")
+    if isinstance(options, dict) and options.get("grpc_servicer_functions"):
+        reach = reach or GRPC_REACH
+    for name, settings in our_settings(config) if reach else ():
+        if settings.auth is None:
+            yield Fault(f"applications[{name}].args.auth", f"missing, while other machines can reach {reach}", REMEDY)
+
+
+def _grpc(config: dict[str, Any]) -> Iterator[Fault]:
+    options = config.get("grpc_options")
+    if not isinstance(options, dict) or not options.get("grpc_servicer_functions"):
+        return
+    port = options.get("port")
+    if port is not None and (not _is_port(port) or str(port) == str(given_port(config))):
+        what = f"must be a whole number from 1 to {MOST_PORT}, and another than http_options.port"
+        yield Fault("grpc_options.port", what, f"choose a free one, such as 9000 (given: {port})")
 
 
 def _secrets_for_rays_logs(config: dict[str, Any]) -> Iterator[Fault]:
@@ -164,5 +177,6 @@ RULES: tuple[Callable[[dict[str, Any]], Iterator[Fault]], ...] = (
     _import_paths,
     _deployments,
     _open_applications,
+    _grpc,
     _secrets_for_rays_logs,
 )

@@ -21,7 +21,7 @@ from ray import serve
 
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.deployments.applications import api_port, classifiers, our_settings
+from serve_app.deployments.applications import api_port, classifiers, grpc_port, our_settings
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.preflight import startable_config
@@ -61,7 +61,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
     with _stop_on_signals() as stop:
         config, warnings = startable_config(path, is_to_listen=True)
         with (
-            chosen_ports(api_port(config)) as ports,
+            chosen_ports(api_port(config), grpc_port(config)) as ports,
             claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,
         ):
             _say(f"starting {path}")
@@ -268,6 +268,7 @@ def _start_serve(config: dict[str, Any]) -> None:
             serve.start(
                 proxy_location=config.get("proxy_location"),
                 http_options=config.get("http_options"),
+                grpc_options=config.get("grpc_options"),
                 logging_config=config.get("logging_config"),
             )
     except (ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:

@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
+from serve_app.deployments.grpc_methods import InferenceMethods
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE, ENGINE_NAME
@@ -24,6 +25,7 @@ from serve_app.deployments.thread_budget import Replicas, pinning_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import is_loopback
+from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import SetupFaults
 from serve_app.redis.address import redis_url
 
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @serve.deployment(name=CLASSIFIER_NAME, **CLASSIFIER.model_dump())
 @serve.ingress()
-class ClassifierDeployment:
+class ClassifierDeployment(InferenceMethods):
     """One classifier replica; how many there are is in the YAML."""
 
     def __init__(self, settings: ClassifierSettings, engine: DeploymentHandle[Any] | None = None) -> None:
@@ -51,6 +53,9 @@ class ClassifierDeployment:
         from serve_app.jobs.api import add_job_routes
         from serve_app.jobs.intake import job_bounds
         from serve_app.jobs.replica import ReplicaJobs
+        from serve_app.open_inference.api import PATH, add_inference_routes, error_shape
+        from serve_app.open_inference.grpc_service import GrpcInference
+        from serve_app.open_inference.inference import Inference
         from serve_app.try_page.page import add_try_page
 
         send_logs_to_serve()
@@ -69,6 +74,10 @@ class ClassifierDeployment:
         self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)
+        inference = Inference(self._classifier)
+        add_inference_routes(api, inference)
+        self.grpc_inference = GrpcInference(inference, guard, UnderWay())
+        GATE.shape_errors(PATH, error_shape)
         add_try_page(api, dashboard=await _dashboard_for_this_machine())
         GATE.drain = job_bounds(self._settings).drain
         return guard.protect(api, GATE.drain)

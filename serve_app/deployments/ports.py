@@ -17,12 +17,11 @@ from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import Fault, SetupError, SetupFaults
 
 _TRIES = 100
-# A replica's port must never become one of another service: HAProxy may still send requests there for a moment.
-_REPLICA_BLOCKS = range(30_000, 32_500, 250)
 _ANYWHERE = "0.0.0.0"  # noqa: S104 HAProxies of other kinds listen everywhere
 REPLICA_PORTS = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT")
-_USUAL_BLOCK = ("30000", "31000")
+GRPC_REPLICA_PORTS = ("RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT")
 API_PORT = "http_options.port"
+GRPC_PORT = "grpc_options.port"
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,19 @@ class _Use:
     usual: int
 
 
+@dataclass(frozen=True)
+class _Blocks:
+    """Where the replicas' ports are, the variables for the first and for the one after the last, and Serve's own."""
+
+    name: str
+    variables: tuple[str, str]
+    usual: tuple[str, str]
+    choice: range
+
+
+# A replica's port must never become one of another service: HAProxy may still send requests there for a moment.
+_REPLICAS = _Blocks("replicas", REPLICA_PORTS, ("30000", "31000"), range(30_000, 32_500, 250))
+_GRPC_REPLICAS = _Blocks("replicas' gRPC", GRPC_REPLICA_PORTS, ("40000", "41000"), range(40_000, 42_500, 250))
 _DASHBOARD = "dashboard"
 _USUAL_DASHBOARD = 8265
 HAPROXY_PORTS = (
@@ -41,27 +53,32 @@ HAPROXY_PORTS = (
     _Use("metrics", "RAY_SERVE_HAPROXY_METRICS_PORT", 9101),
     _Use("Serve's proxy", "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500),
 )
+GRPC_PORTS = (_Use("Serve's gRPC proxy", "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT", 9500),)
 
 
 @contextmanager
-def chosen_ports(api_port: int) -> Iterator[dict[str, str]]:
-    """Choose the ports, tell Serve of them in the environment, and hold them and `api_port` against other services.
+def chosen_ports(api_port: int, grpc_port: int | None = None) -> Iterator[dict[str, str]]:
+    """Choose the ports, tell Serve of them in the environment, and hold them and the given ones against other services.
 
-    Yields port or ports by what they are for. Raises SetupError when another service holds `api_port`, and when one
-    that the environment names is no port, in use, or taken twice.
+    Yields port or ports by what they are for. Raises SetupError when another service holds `api_port` or `grpc_port`,
+    and when one that the environment names is no port, in use, or taken twice.
     """
     with ExitStack() as held:
-        if not _hold(api_port, held):
-            what = f"port {api_port} cannot be used: another service uses it, or a program has its UDP port"
-            raise SetupError(Fault(API_PORT, what, "free it, or choose another"))
-        taken: dict[str, str] = {}
+        for key, port in ((API_PORT, api_port), (GRPC_PORT, grpc_port)):
+            if port is not None and not _hold(port, held):
+                what = f"port {port} cannot be used: another service uses it, or a program has its UDP port"
+                raise SetupError(Fault(key, what, "free it, or choose another"))
+        taken = {} if grpc_port is None else {"gRPC": str(grpc_port)}
+        blocks = [_REPLICAS] if grpc_port is None else [_REPLICAS, _GRPC_REPLICAS]
         if os.environ.get(HAPROXY_SWITCH) == "1":
-            named = _named(api_port)
-            for use in HAPROXY_PORTS:
+            uses = _uses(grpc_port)
+            named = _named(api_port, grpc_port)
+            for use in uses:
                 port = named[use.variable] if use.variable in named else _first_free(use.usual, held, named.values())
                 taken[use.name] = os.environ[use.variable] = str(port)
-            taken["replicas"] = _choose_replicas(held, {api_port, *map(int, taken.values())})
-        singles = {int(port) for name, port in taken.items() if name != "replicas"}
+            singles = {api_port, *map(int, taken.values())}
+            taken |= {block.name: _choose_replicas(block, held, singles) for block in blocks}
+        singles = {int(port) for name, port in taken.items() if name not in {block.name for block in blocks}}
         taken[_DASHBOARD] = str(_first_free(_USUAL_DASHBOARD, held, singles))
         yield taken
 
@@ -71,10 +88,10 @@ def dashboard_port(ports: Mapping[str, str]) -> int:
     return int(ports[_DASHBOARD])
 
 
-def find_named_faults(api_port: int) -> Iterator[Fault]:
+def find_named_faults(api_port: int, grpc_port: int | None = None) -> Iterator[Fault]:
     """Yield a fault for each port that the environment names for HAProxy and cannot be used."""
-    used = {api_port: API_PORT}
-    for use in HAPROXY_PORTS if os.environ.get(HAPROXY_SWITCH) == "1" else ():
+    used = {api_port: API_PORT} if grpc_port is None else {api_port: API_PORT, grpc_port: GRPC_PORT}
+    for use in _uses(grpc_port) if os.environ.get(HAPROXY_SWITCH) == "1" else ():
         if (given := os.environ.get(use.variable)) is not None:
             try:
                 port = _read(use.variable, given)
@@ -123,11 +140,16 @@ def free_agent_port() -> Iterator[None]:
         RayParams.__init__ = original  # type: ignore[method-assign]
 
 
-def _named(api_port: int) -> dict[str, int]:
+def _uses(grpc_port: int | None) -> tuple[_Use, ...]:
+    """Return what HAProxy and Serve's proxy need ports for."""
+    return HAPROXY_PORTS if grpc_port is None else HAPROXY_PORTS + GRPC_PORTS
+
+
+def _named(api_port: int, grpc_port: int | None) -> dict[str, int]:
     """Return the ports that the environment names, by variable. Raises SetupFaults."""
-    if faults := list(find_named_faults(api_port)):
+    if faults := list(find_named_faults(api_port, grpc_port)):
         raise SetupFaults(faults)
-    return {use.variable: int(os.environ[use.variable]) for use in HAPROXY_PORTS if use.variable in os.environ}
+    return {use.variable: int(os.environ[use.variable]) for use in _uses(grpc_port) if use.variable in os.environ}
 
 
 def _read(variable: str, given: str) -> int:
@@ -138,25 +160,25 @@ def _read(variable: str, given: str) -> int:
         raise SetupError(Fault(variable, what, "write another, or remove the variable")) from None
 
 
-def _choose_replicas(held: ExitStack, others: Collection[int]) -> str:
+def _choose_replicas(blocks: _Blocks, held: ExitStack, others: Collection[int]) -> str:
     """Return the replicas' ports, first and last: as the environment names them, or a block without the `others`."""
-    if not any(variable in os.environ for variable in REPLICA_PORTS):
-        blocks = (range(first, first + _REPLICA_BLOCKS.step) for first in _REPLICA_BLOCKS)
-        fitting = (block for block in blocks if not any(port in block for port in others))
+    variables = " and ".join(blocks.variables)
+    if not any(variable in os.environ for variable in blocks.variables):
+        choice = (range(first, first + blocks.choice.step) for first in blocks.choice)
+        fitting = (block for block in choice if not any(port in block for port in others))
         block = next((block for block in fitting if _hold(block[0], held) and all(map(_is_free, block))), None)
         if block is None:
-            what = f"all ports from {_REPLICA_BLOCKS.start} to {_REPLICA_BLOCKS.stop - 1} are in use"
-            raise SetupError(Fault(" and ".join(REPLICA_PORTS), what, "name a free range"))
-        os.environ |= dict(zip(REPLICA_PORTS, map(str, (block.start, block.stop)), strict=True))
-    # Serve's own defaults.
+            what = f"all ports from {blocks.choice.start} to {blocks.choice.stop - 1} are in use"
+            raise SetupError(Fault(variables, what, "name a free range"))
+        os.environ |= dict(zip(blocks.variables, map(str, (block.start, block.stop)), strict=True))
     first, end = (
-        _read(name, os.environ.get(name, usual)) for name, usual in zip(REPLICA_PORTS, _USUAL_BLOCK, strict=True)
+        _read(name, os.environ.get(name, usual)) for name, usual in zip(blocks.variables, blocks.usual, strict=True)
     )
     clash = next((port for port in others if port in range(first, end)), None)
     if first >= end or clash is not None:
         fault = "has no port" if clash is None else f"includes {clash}, which has another use"
         what = f"the range from {first} to {end} (not included) {fault}"
-        raise SetupError(Fault(" and ".join(REPLICA_PORTS), what, "choose another range"))
+        raise SetupError(Fault(variables, what, "choose another range"))
     return f"{first}-{end - 1}"
 
 

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from serve_app import service_folder
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
-from serve_app.deployments.applications import api_port, http_host, key_sources, our_settings
+from serve_app.deployments.applications import api_port, grpc_port, http_host, key_sources, our_settings
 from serve_app.deployments.config_file import config_faults
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
-from serve_app.deployments.ports import API_PORT, check_free, find_named_faults, why_not_listening
+from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
 from serve_app.entrance.keys import read_keys
 from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
@@ -227,10 +227,12 @@ def _ports(start: Start) -> Iterator[Fault]:
     host, port = http_host(start.config), api_port(start.config)
     if not start.is_to_listen and service_folder.is_running(port):
         return
-    faults = list(find_named_faults(port))
-    if why_not_listening(host) is None:
+    listened = {API_PORT: port, GRPC_PORT: grpc_port(start.config)}
+    faults = list(find_named_faults(port, listened[GRPC_PORT]))
+    for key, each in listened.items() if why_not_listening(host) is None else ():
         try:
-            check_free(host, port, API_PORT)
+            if each is not None:
+                check_free(host, each, key)
         except SetupError as exc:
             faults.append(exc.fault)
     for fault in faults:

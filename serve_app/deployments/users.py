@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 
+from serve_app.deployments.grpc_methods import InferenceMethods
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.options import USERS, USERS_NAME
@@ -26,7 +27,7 @@ SEED_RETRY_S = 5.0
 
 @serve.deployment(name=USERS_NAME, **USERS.model_dump())
 @serve.ingress()
-class UsersDeployment:
+class UsersDeployment(InferenceMethods):
     """One lookup replica. It starts, and stays, also while its database is down: it then answers 503."""
 
     def __init__(self, settings: UsersSettings) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.types import Scope
 
 from serve_app.errors import ServiceError
-from serve_app.web import Drain
+from serve_app.web import Drain, ErrorShape, own_shape
 
 Refuse = Callable[[Scope], ServiceError | None]
 """Returns with which error a request is refused at once, or None when the application decides."""
@@ -19,8 +19,18 @@ class Gate:
 
     def __init__(self) -> None:
         self._refuse: Refuse | None = None
+        self._shaped: tuple[str, ErrorShape] = ("/", own_shape)
         self.drain = Drain()
         """How much of a body is read that is refused here: as much as the application takes, once it has said so."""
+
+    def shape_errors(self, path: str, shape: ErrorShape) -> None:
+        """Give errors another shape at `path` and below it, wherever the application is mounted."""
+        self._shaped = (f"{path}/", shape)
+
+    def shape_of(self, scope: Scope) -> ErrorShape:
+        """Return the shape that an error has as the answer to this request."""
+        path, shape = self._shaped
+        return shape if path in f"{scope['path']}/" else own_shape
 
     def put(self, refuse: Refuse) -> None:
         """Have `refuse` asked about every request from now on."""

@@ -12,10 +12,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.entrance.keys import REMEDY, ApiKeys, Auth, KeySource, is_loopback
 from serve_app.errors import SetupError, Unauthorized
-from serve_app.web import Drain, answer_service_error, discard_body, documented
+from serve_app.web import Drain, answer_service_error, discard_body, documented, path_in_application
 
 KEY_HEADER = "x-api-key"
-OPEN_PATHS = ("/ready", "/try", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/")
+OPEN_PATHS = (
+    "/ready",
+    "/try",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/docs",
+    "/redoc",
+    "/openapi.json",
+    "/static-offline-docs/",
+)
 """Below an application, what needs no key; a path that ends with a slash stands for all below it."""
 
 
@@ -40,6 +49,11 @@ class Guard:
         """Return whether only requests with a key are served."""
         return self._keys is not None
 
+    def check(self, headers: Headers) -> None:
+        """Return if there is a valid key in `headers`, or none is needed. Raises Unauthorized."""
+        if self._keys is not None and not any(self._keys.admit(key) for key in given_keys(headers)):
+            raise Unauthorized("this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+
     def protect(self, api: FastAPI, drain: Drain) -> FastAPI:
         """Return `api`, behind the keys if there are any; of a refused body as much is read as `drain` says."""
         if self._keys is not None:
@@ -49,7 +63,7 @@ class Guard:
 
 def require_key(api: FastAPI, keys: ApiKeys, drain: Drain) -> None:
     """Answer 401 to every request without one of `keys`, but for readiness and the pages; OpenAPI says so too."""
-    api.add_middleware(_KeyRequired, keys=keys, drain=drain)
+    api.add_middleware(_KeyRequired, guard=Guard(keys), drain=drain)
     describe = api.openapi
 
     def describe_with_keys() -> dict[str, Any]:
@@ -77,28 +91,24 @@ def given_keys(headers: Headers) -> list[str]:
 class _KeyRequired:
     """Lets a request through that has one of the keys, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, drain: Drain) -> None:
         self._app = app
-        self._keys = keys
+        self._guard = guard
         self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(_path_in_application(scope)) or self._has_key(Headers(scope=scope)):
+        if scope["type"] != "http" or _is_open(path_in_application(scope)):
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
-        await discard_body(request, self._drain)
-        detail = "this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`"
-        answer = await answer_service_error(request, Unauthorized(detail))
-        await answer(scope, receive, send)
-
-    def _has_key(self, headers: Headers) -> bool:
-        return any(self._keys.admit(key) for key in given_keys(headers))
-
-
-def _path_in_application(scope: Scope) -> str:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+        try:
+            self._guard.check(Headers(scope=scope))
+        except Unauthorized as exc:
+            request = Request(scope, receive)
+            await discard_body(request, self._drain)
+            answer = await answer_service_error(request, exc)
+            await answer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def _is_open(path: str) -> bool:

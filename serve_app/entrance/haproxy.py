@@ -32,6 +32,7 @@ ARRIVED_HEADER = "x-serve-app-arrived-ms"
 """For the replicas: when the headers of a request were here, milliseconds since 1970; its upload may be held back."""
 LAST_ANSWER_HEADER = "x-serve-app-last-answer"
 """From the replicas: the client's connection ends after this answer."""
+INFERENCE_PATH = "/v2"
 MAX_HEADER_BYTES = 16_384
 MAX_URL_BYTES = 8_192
 
@@ -42,6 +43,8 @@ _FROZEN_REPLICAS = Path(__file__).with_name("frozen_replicas.lua")
 _WHOLE_UPLOADS = Path(__file__).with_name("whole_uploads.lua")
 _HOLD_S = 2
 _UPLOADS_BACKEND = "http-model"
+_GRPC_BACKEND = "grpc-model"
+_NO_GRPC_DEFAULT = "    default_backend default_grpc_backend"
 _SUCCESSOR = "successor"
 # HAProxy 2.8 has no setting for its answers to what it cannot parse, 400, 408 and 422: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
@@ -139,12 +142,20 @@ def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str
         # It does not pass the replica's own `Connection` on.
         f"http-after-response set-header Connection close if {{ res.hdr({LAST_ANSWER_HEADER}) -m found }}",
         f"http-after-response del-header {LAST_ANSWER_HEADER}",
+        *_inference_path(rendered),
     ]
     yield (
-        "limits of methods, path and headers; moment of arrival; last answers",
+        "limits of methods, path and headers; moment of arrival; last answers; path of the Open Inference Protocol",
         1,
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
         r"\1\n" + _literal(*limits, first="    "),
+    )
+    # Stock clients of the protocol name no application; with one application alone Ray's template does the same.
+    yield (
+        "default application of gRPC",
+        rendered.count(f"\n{_NO_GRPC_DEFAULT}\n"),
+        rf"^{_NO_GRPC_DEFAULT}$",
+        f"    default_backend {_GRPC_BACKEND}" if f"\nbackend {_GRPC_BACKEND}\n" in rendered else _NO_GRPC_DEFAULT,
     )
     # Connections that a reload leaves to the old process: its servers may have gone since, so the new one answers.
     yield (
@@ -165,6 +176,15 @@ def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str
         r"^(backend default_backend)\n    http-request return status 404 .*$",
         r"\1\n" + _literal(_refusal(NotFound, _NOT_FOUND), first="    "),
     )
+
+
+def _inference_path(rendered: str) -> list[str]:
+    """Return what has the Open Inference Protocol at its usual path too, unless an application is there."""
+    mounted = dict(re.findall(r"^    acl is_(\S+) path (\S+)$", rendered, re.MULTILINE))
+    model = mounted.get(_UPLOADS_BACKEND)
+    if model is None or {"/", INFERENCE_PATH} & {*mounted.values()}:
+        return []
+    return [f"http-request set-path {model}%[path] if {{ path {INFERENCE_PATH} }} or {{ path_beg {INFERENCE_PATH}/ }}"]
 
 
 def _programs(rendered: str) -> Iterator[tuple[str, int, str, _Replacement]]:

@@ -10,6 +10,7 @@ from uuid import uuid4
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.entrance.gate import GATE
@@ -19,7 +20,6 @@ from serve_app.errors import Stopping
 from serve_app.web import (
     REQUEST_ID,
     REQUEST_ID_HEADER,
-    ErrorBody,
     NoWebSocket,
     discard_body,
     error_of,
@@ -87,7 +87,7 @@ class RefusesAtOnce:
                 return
             await discard_body(Request(scope, receive), GATE.drain)
             request_id = Headers(scope=scope).get(REQUEST_ID_HEADER) or str(uuid4())
-            response = error_response(error, request_id)
+            response = error_response(error, request_id, GATE.shape_of(scope))
             if isinstance(error, Stopping):  # a client that asks again and again must not keep the service alive
                 response.headers[LAST_ANSWER_HEADER] = "1"
                 response.headers["Connection"] = "close"
@@ -146,7 +146,7 @@ class _Exchange:
         error = error_of(status)
         text = " ".join(self._text.decode(errors="replace").split()) or HTTPStatus(status).phrase
         request_id = given.get(REQUEST_ID_HEADER) or str(uuid4())
-        body = ErrorBody(code=error.code, detail=text, request_id=request_id).model_dump_json().encode()
+        body = bytes(JSONResponse(GATE.shape_of(self._scope)(error.code, text, request_id)).body)
         replaced = (b"content-type", b"content-length")
         headers = [header for header in start["headers"] if header[0].lower() not in replaced]
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

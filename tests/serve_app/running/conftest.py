@@ -10,7 +10,7 @@ from tests.conftest import Fitted
 from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.redis_server import running_redis
-from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, PASSWORDS, SECOND_KEY, config_of
+from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, PASSWORDS, SECOND_KEY, config_of, with_grpc
 from tests.service import QUICK_METRICS, Service, launcher, own_environment, service, write_config
 
 LAST = ("test_starts_and_stops.py", "test_stopping.py")
@@ -44,11 +44,12 @@ def addresses(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> I
 def running(
     tmp_path_factory: pytest.TempPathFactory, fitted: Fitted, keys_file: Path, addresses: dict[str, str]
 ) -> Iterator[Service]:
-    """`make serve` with one_replica.yaml, API keys, and passwords in addresses, behind a proxy that is not there."""
+    """`make serve` with one_replica.yaml, gRPC, API keys, passwords in addresses, behind a proxy that is not there."""
     folder = tmp_path_factory.mktemp("service")
     port = free_port()
-    config = write_config(folder, config_of("one_replica.yaml", port, fitted, keys_file))
+    config = write_config(folder, with_grpc(config_of("one_replica.yaml", port, fitted, keys_file)))
     environment = own_environment(folder) | QUICK_METRICS | addresses | {"http_proxy": "http://127.0.0.1:9"}
+    environment["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"] = str(free_port())
     environment["SERVE_APP_HEADER_TIMEOUT_S"] = str(HEADER_TIMEOUT_S)
     del environment["no_proxy"]
     with service(launcher(config), environment, folder, port) as started:

@@ -1,11 +1,13 @@
 """The service that the quick tests of this folder share, see conftest: its settings, its keys and its clients."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.conftest import Fitted
+from tests.ports import free_port
 from tests.service import PATIENT_MODEL, PATIENT_USERS, Service, adapted
 
 KEY, SECOND_KEY, LATER_KEY = (f"{word}-key-of-these-tests" for word in ("first", "second", "third"))
@@ -28,6 +30,20 @@ def config_of(name: str, port: int, fitted: Fitted, keys_file: Path) -> dict[str
         **auth,
     }
     return adapted(name, port=port, model_args=model_args, users_args={**PATIENT_USERS, **auth})
+
+
+def with_grpc(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with the Open Inference Protocol over gRPC, on a free port."""
+    servicer = "serve_app.open_inference.grpc_service:add_inference_service"
+    options = {"port": free_port(), "grpc_servicer_functions": [servicer], "enable_reflection": False}
+    return {**config, "grpc_options": options}
+
+
+def grpc_port_of(running: Service) -> int:
+    """Return the port of the service's gRPC, as the ready block names it."""
+    named = re.search(r"gRPC (\d+)", running.printed())
+    assert named, running.printed()
+    return int(named[1])
 
 
 def client_of(running: Service) -> httpx.AsyncClient:

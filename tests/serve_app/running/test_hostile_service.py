@@ -173,8 +173,11 @@ def test_the_service_does_what_its_openapi_says(
     config = tmp_path / "schemathesis.toml"
     config.write_text(
         "[checks.not_a_server_error]\nexpected-statuses = ['2xx', '3xx', '4xx', 504]\n"
-        "[[operations]]\ninclude-name = 'POST /predict'\n"
-        "[operations.checks.not_a_server_error]\nexpected-statuses = ['2xx', '3xx', '4xx', 503, 504]\n"
+        + "".join(
+            f"[[operations]]\ninclude-name = 'POST {path}'\n"
+            "[operations.checks.not_a_server_error]\nexpected-statuses = ['2xx', '3xx', '4xx', 503, 504]\n"
+            for path in ("/predict", "/v2/models/{model}/infer")
+        )
     )
     url = f"{running.url}/{application}"
     command = [
@@ -204,11 +207,17 @@ def test_the_service_does_what_its_openapi_says(
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_the_fuzzer_finds_nothing(running: Service, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "statuses"),
+    [("/model/predict", {200, 400, 415, 422}), ("/v2/models/resnet50/infer", {200, 400, 413, 415})],
+)
+def test_the_fuzzer_finds_nothing(running: Service, tmp_path: Path, path: str, statuses: set[int]) -> None:
     kit = Kit(
         [
             "fuzz",
             running.url,
+            "--path",
+            path,
             "--inputs",
             str(FUZZ_INPUTS),
             "--json",
@@ -223,5 +232,5 @@ def test_the_fuzzer_finds_nothing(running: Service, tmp_path: Path) -> None:
     found = json.loads(ended.stdout)
     assert found["inputs"] == FUZZ_INPUTS
     assert (found["server_errors"], found["faults"], found["saved"]) == (0, {}, [])
-    assert {answer["status"] for answer in found["answers"]} >= {200, 400, 415, 422}
+    assert {answer["status"] for answer in found["answers"]} >= statuses
     assert found["memory"]["ended_processes"] == 0

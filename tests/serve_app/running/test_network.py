@@ -1,9 +1,11 @@
 """The live service from outside: people without a key, slow clients, bytes that are no HTTP, ports, logs."""
 
 import asyncio
+import base64
 import json
 import re
 import sys
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +15,11 @@ import httpx
 import psutil
 import pytest
 
+from serve_app.open_inference.grpc_messages import METHODS, SERVICE, message_class
+from serve_app.open_inference.grpc_service import OPEN_METHODS
 from tests.conftest import Fitted
 from tests.serve_app.classifier.test_model_api import assert_error
-from tests.serve_app.running.shared import ANSWER_S, KEY, LATER_KEY, PASSWORDS, SECOND_KEY, client_of
+from tests.serve_app.running.shared import ANSWER_S, KEY, LATER_KEY, PASSWORDS, SECOND_KEY, client_of, grpc_port_of
 from tests.service import ROOT, Service, command_of, processes_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
@@ -374,6 +378,7 @@ async def test_no_log_shows_a_key_a_password_or_a_picture(running: Service, keys
 
 
 LOOPBACK = ("127.0.0.1", "::1")
+REPLICAS = {"30000-32499": range(30_000, 32_500), "40000-42499": range(40_000, 42_500)}
 
 
 def listening(running: Service) -> set[tuple[str, str, str]]:
@@ -385,10 +390,12 @@ def listening(running: Service) -> set[tuple[str, str, str]]:
         int(environment["RAY_SERVE_HAPROXY_METRICS_PORT"]): "9101",
         int(environment["RAY_SERVE_FALLBACK_PROXY_HTTP_PORT"]): "8500",
         int(running.dashboard.rsplit(":", 1)[-1]): "8265",
+        grpc_port_of(running): "9000",
+        int(environment["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"]): "9500",
     }
     found = set()
     for role, address, port in open_sockets(running):
-        kind = names.get(port) or ("30000-32499" if 30000 <= port < 32500 else "random")
+        kind = names.get(port) or next((name for name, block in REPLICAS.items() if port in block), "random")
         found.add((role, kind, "loopback" if address in LOOPBACK else "any"))
     return found
 
@@ -453,7 +460,7 @@ async def test_rays_own_ports_refuse_who_has_no_token(running: Service) -> None:
     """What everyone can connect to either asks for the token or only tells metrics, as the security page says."""
     told: dict[tuple[str, str], set[str]] = {}
     for role, address, port in open_sockets(running):
-        if address in ("::", "0.0.0.0"):
+        if address in ("::", "0.0.0.0") and port not in grpc_ports(running):
             kind, answer = await ask_without_token(port)
             if answer not in ("refused", "told") and (role, address, port) not in open_sockets(running):
                 continue  # its process has ended meanwhile
@@ -462,6 +469,67 @@ async def test_rays_own_ports_refuse_who_has_no_token(running: Service) -> None:
     metrics = {role for (role, kind), _ in told.items() if kind == "metrics"}
     assert metrics <= {"dashboard", "dashboard agent", "autoscaler"}
     assert {answer for (_, kind), answers in told.items() if kind != "metrics" for answer in answers} == {"refused"}
+
+
+def grpc_ports(running: Service) -> dict[int, str]:
+    """Return the ports of Serve's gRPC ingress that are open on every interface, and whose they are."""
+    proxy = int(running.environment["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"])
+    return {
+        port: role
+        for role, address, port in open_sockets(running)
+        if address == "::" and (port == proxy or port in REPLICAS["40000-42499"])
+    }
+
+
+async def test_the_grpc_ports_tell_nothing_without_a_key(running: Service) -> None:
+    """A port of a replica answers for its own application, Serve's proxy for the one that the metadata name."""
+    seen = Counter[str]()
+    found = grpc_ports(running)
+    for port, role in found.items():
+        for application in ("", "model", "users"):
+            codes = [await grpc_code(port, method, application) for method in METHODS if method not in OPEN_METHODS]
+            assert set(codes) <= {"UNAUTHENTICATED", "UNIMPLEMENTED", "NOT_FOUND"}, (port, application, codes)
+            seen.update({f"{role} {codes[0]}": 1})
+    assert {"replica UNAUTHENTICATED", "replica UNIMPLEMENTED", "Serve's proxy UNAUTHENTICATED"} <= seen.keys()
+    for name, key in (("x-api-key", KEY), ("authorization", f"Bearer {KEY}")):
+        assert await grpc_code(grpc_port_of(running), "ServerMetadata", "", (name, key)) == "OK"
+    for key in ("", KEY[:-1], KEY.upper()):
+        assert await grpc_code(grpc_port_of(running), "ServerMetadata", "", ("x-api-key", key)) == "UNAUTHENTICATED"
+    assert await grpc_code(grpc_port_of(running), "ServerReady") == "OK"
+
+
+async def grpc_code(port: int, method: str, application: str = "", *metadata: tuple[str, str]) -> str:
+    """Return the status of an empty request."""
+    named = [("application", application)] if application else []
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(f"/{SERVICE}/{method}")
+        try:
+            await call(b"", timeout=ANSWER_S, metadata=[*named, *metadata])
+        except grpc.aio.AioRpcError as exc:
+            return str(exc.code().name)
+    return "OK"
+
+
+async def test_a_picture_over_grpc_is_answered_as_over_http(running: Service, fitted: Fitted) -> None:
+    """Stock clients name no application."""
+    picture = fitted.pictures["thing 7"]
+    tensor = {"name": "pictures", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [picture]}}
+    request = message_class("ModelInferRequest")(model_name="resnet50", inputs=[tensor])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port_of(running)}") as channel:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        raw = await call(request.SerializeToString(), timeout=ANSWER_S, metadata=[("x-api-key", KEY)])
+    answer = message_class("ModelInferResponse").FromString(raw)
+    assert answer.outputs[0].contents.bytes_contents[0] == b"thing 7"
+    body = {"inputs": [{**tensor, "contents": None, "data": [base64.b64encode(picture).decode()]}]}
+    async with client_of(running) as http:
+        for path in ("/v2", "/model/v2"):
+            response = await http.post(f"{path}/models/resnet50/infer", json=body)
+            assert response.json()["outputs"][0]["data"][0] == "thing 7"
+        refused = await http.get("/v2/models/nothing")
+        assert (refused.status_code, list(refused.json())) == (404, ["error"])
+    refused = await ask(running, "/v2/models")
+    assert (refused.status_code, list(refused.json())) == (401, ["error"])
+    assert (await ask(running, "/v2/health/ready")).json() == {"ready": True}
 
 
 async def ask_without_token(port: int) -> tuple[str, str]:

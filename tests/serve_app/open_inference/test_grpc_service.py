@@ -1,0 +1,229 @@
+"""The protocol over gRPC, on a real gRPC server without Ray: Serve's ingress hands requests on as this one does."""
+
+import json
+import pickle
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from serve_app.classifier.classifier import Classifier
+from serve_app.entrance.guard import Guard
+from serve_app.entrance.keys import ApiKeys, KeySource
+from serve_app.entrance.under_way import VARIABLE, UnderWay, count_under_way, tell_stopping
+from serve_app.open_inference.grpc_messages import METHODS, SERVICE, message_class
+from serve_app.open_inference.grpc_service import GrpcInference, add_inference_service
+from serve_app.open_inference.inference import Inference
+from tests.conftest import Fitted
+from tests.serve_app.open_inference.test_tensors import raw
+
+KEY = "a-key-of-these-tests"
+
+
+class Servicer:
+    """Hands each method to the answers of a replica."""
+
+    def __init__(self, inference: GrpcInference) -> None:
+        for name in METHODS:
+            setattr(self, name, self._method(inference, name))
+
+    def _method(self, inference: GrpcInference, name: str) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
+            return await inference.answer(name, request, context)
+
+        return answer
+
+
+class Client:
+    """Calls the methods by their names."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+
+    async def ask(
+        self, method: str, *, key: str = KEY, metadata: tuple[tuple[str, str], ...] = (), **fields: Any
+    ) -> Any:
+        request = message_class(f"{method}Request")(**fields)
+        call = self._channel.unary_unary(
+            f"/{SERVICE}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=message_class(f"{method}Response").FromString,
+        )
+        return await call(request, metadata=(("x-api-key", key), *metadata))
+
+    async def refused(self, method: str, **fields: Any) -> grpc.aio.AioRpcError:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.ask(method, **fields)
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+async def client(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Client]:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text(KEY)
+    guard = Guard(ApiKeys(KeySource(keys_file=str(keys))))
+    server = grpc.aio.server()
+    add_inference_service(Servicer(GrpcInference(Inference(classifier), guard, UnderWay())), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield Client(channel)
+    await server.stop(None)
+
+
+def pictures(*files: bytes, **more: Any) -> dict[str, Any]:
+    tensor = {"name": "pictures", "datatype": "BYTES", "shape": [len(files)]}
+    return {"model_name": "resnet50", "inputs": [tensor], "raw_input_contents": [raw(*files)], **more}
+
+
+async def test_pictures_are_answered_in_their_order(client: Client, fitted: Fitted) -> None:
+    parameters = {"top_k": message_class("InferParameter")(int64_param=1)}
+    answer = await client.ask("ModelInfer", **pictures(*fitted.pictures.values(), id="seven", parameters=parameters))
+    assert (answer.model_name, answer.model_version, answer.id) == ("resnet50", "1", "seven")
+    assert answer.parameters["weights"].string_param == "fitted.weights.h5"
+    assert [(output.name, output.datatype) for output in answer.outputs] == [
+        ("labels", "BYTES"), ("class_ids", "INT32"), ("probabilities", "FP32"),
+    ]  # fmt: skip
+    assert answer.raw_output_contents[0] == raw(*(label.encode() for label in fitted.pictures))
+    scores = np.frombuffer(answer.raw_output_contents[2], "<f4")
+    assert scores == pytest.approx(fitted.expected.max(axis=1), abs=5e-3)
+
+
+async def test_typed_contents_are_answered_in_kind(client: Client, fitted: Fitted) -> None:
+    tensor = {
+        "name": "pictures",
+        "datatype": "BYTES",
+        "shape": [1],
+        "contents": {"bytes_contents": [fitted.pictures["thing 7"]]},
+    }
+    answer = await client.ask("ModelInfer", model_name="resnet50", inputs=[tensor], outputs=[{"name": "labels"}])
+    assert not answer.raw_output_contents
+    assert answer.outputs[0].contents.bytes_contents[0] == b"thing 7"
+    grey = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3], "contents": {"uint_contents": [9, 9, 9]}}
+    answer = await client.ask("ModelInfer", model_name="resnet50_uint8", inputs=[grey])
+    assert len(answer.outputs[2].contents.fp32_contents) == 5
+
+
+async def test_what_is_there_is_told(client: Client) -> None:
+    assert (await client.ask("ServerLive", key="")).live
+    assert (await client.ask("ServerReady", key="")).ready
+    assert (await client.ask("ModelReady", name="resnet50")).ready
+    assert "binary_tensor_data" in (await client.ask("ServerMetadata")).extensions
+    metadata = await client.ask("ModelMetadata", name="resnet50_fp32", version="1")
+    assert (metadata.inputs[0].name, metadata.inputs[0].datatype, list(metadata.inputs[0].shape)) == (
+        "pixels", "FP32", [-1, -1, -1, 3],
+    )  # fmt: skip
+    config = (await client.ask("ModelConfig", name="resnet50")).config
+    assert (config.max_batch_size, config.input[0].name, config.HasField("dynamic_batching")) == (64, "pictures", True)
+    index = await client.ask("RepositoryIndex")
+    assert [model.name for model in index.models] == ["resnet50", "resnet50_uint8", "resnet50_fp32"]
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if not name.startswith("ServerL") and name != "ServerReady"]
+)
+async def test_without_a_key_nothing_is_told(client: Client, method: str) -> None:
+    for key in ("", KEY[:-1], KEY.upper()):
+        refused = await client.refused(method, key=key)
+        assert refused.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert "API key" in (refused.details() or "")
+
+
+TENSOR = {"name": "pictures", "datatype": "BYTES", "shape": [1]}
+HOSTILE: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
+    "no model": ({}, grpc.StatusCode.NOT_FOUND, "no model"),
+    "no input": ({"model_name": "resnet50"}, grpc.StatusCode.INVALID_ARGUMENT, "one input"),
+    "no contents": ({"model_name": "resnet50", "inputs": [TENSOR]}, grpc.StatusCode.INVALID_ARGUMENT, "0 elements"),
+    "a length that lies": (
+        {"model_name": "resnet50", "inputs": [TENSOR], "raw_input_contents": [b"\xff\xff\xff\xffx"]},
+        grpc.StatusCode.INVALID_ARGUMENT, "leads beyond",
+    ),
+    "more raw contents than inputs": (
+        {"model_name": "resnet50", "inputs": [TENSOR], "raw_input_contents": [b"", b""]},
+        grpc.StatusCode.INVALID_ARGUMENT, "2 tensors",
+    ),
+    "a negative shape": (
+        {"model_name": "resnet50", "inputs": [{**TENSOR, "shape": [-1]}]}, grpc.StatusCode.INVALID_ARGUMENT, "shape",
+    ),
+    "10⁹ pictures": (
+        {"model_name": "resnet50", "inputs": [{**TENSOR, "shape": [10**9]}]}, grpc.StatusCode.INVALID_ARGUMENT, "64",
+    ),
+    "another datatype": (
+        {"model_name": "resnet50", "inputs": [{**TENSOR, "datatype": "X"}]}, grpc.StatusCode.INVALID_ARGUMENT, "BYTES",
+    ),
+    "NaN": (
+        {
+            "model_name": "resnet50_fp32",
+            "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 1, 1, 3]}],
+            "raw_input_contents": [np.array([1, 2, np.nan], "<f4").tobytes()],
+        },
+        grpc.StatusCode.INVALID_ARGUMENT, "NaN",
+    ),
+    "no picture": (pictures(b"hello"), grpc.StatusCode.INVALID_ARGUMENT, "JPEG"),
+    "an unknown output": (pictures(b"", outputs=[{"name": "x"}]), grpc.StatusCode.INVALID_ARGUMENT, "labels"),
+    "a deadline of text": (
+        pictures(b"", metadata=(("x-deadline-ms", "soon"),)), grpc.StatusCode.INVALID_ARGUMENT, "milliseconds",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_request_gets_a_status_that_names_the_fault(client: Client, name: str) -> None:
+    fields, code, words = HOSTILE[name]
+    refused = await client.refused("ModelInfer", **fields)
+    assert (refused.code(), words in (refused.details() or "")) == (code, True), refused.details()
+
+
+async def test_a_client_that_cannot_wait_gets_its_status(client: Client, fitted: Fitted) -> None:
+    hurried = pictures(fitted.pictures["thing 7"], metadata=(("x-deadline-ms", "1"),))
+    assert (await client.refused("ModelInfer", **hurried)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_the_numbers_of_all_fields_are_the_protocols() -> None:
+    """Recorded from tritonclient's generated messages; a number that differs would be another field to every client."""
+    known = json.loads((Path(__file__).parent / "recorded" / "messages.json").read_text())
+    for name, fields in known.items():
+        descriptor = message_class(name).DESCRIPTOR
+        for field in descriptor.fields:
+            assert fields[field.name] == field.number, f"{name}.{field.name}"
+
+
+async def test_a_service_that_is_being_stopped_takes_no_more_calls(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    answers = GrpcInference(Inference(classifier), Guard(None), UnderWay())
+    assert (await answers.answer("ServerReady", None, Told())).ready
+    tell_stopping(tmp_path)
+    told = Told()
+    assert not (await answers.answer("ServerReady", None, told)).ready
+    assert (told.code, told.trailing) == (grpc.StatusCode.UNAVAILABLE, [("retry-after", "5")])
+    assert count_under_way(tmp_path) == 0
+
+
+class Told:
+    """A context of a call that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.code: grpc.StatusCode | None = None
+        self.trailing: list[tuple[str, str]] = []
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        return []
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, _details: str) -> None:
+        """Keep nothing."""
+
+    def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None:
+        self.trailing = trailing_metadata
+
+
+def test_messages_can_be_pickled_as_serves_own_proxy_does() -> None:
+    request = message_class("ModelInferRequest")(**pictures(b"x", id="seven"))
+    assert pickle.loads(pickle.dumps(request)) == request
