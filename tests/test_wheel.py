@@ -54,7 +54,7 @@ from loadtest.plan.plan import load_plan
 from loadtest.plan.shipped import find_file, find_plan
 from loadtest.tune.tune_file import load_tuning
 found = {}
-for name in ("cache", "overload", "published", "quick", "smoke", "two_models"):
+for name in ("cache", "oip", "overload", "published", "quick", "smoke", "two_models"):
     path = find_plan(Path(name))
     plan = load_plan(path)
     found[name] = [plan.workload.locustfile, *(file for target in plan.targets for file in target.files)]

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.fuzz.campaign import Campaign, NamedRequest, run_campaign
+from loadtest.fuzz.inference import PATH_END, make_inference, valid_inferences
 from loadtest.fuzz.memory import REPLICAS, find_watched
 from loadtest.fuzz.request import make_request, read_request, valid_requests
 from loadtest.fuzz.tally import Tally
@@ -32,7 +33,10 @@ def add_command(commands: "options.Commands") -> None:
     meaning = "post corrupted pictures, forms and parameters, and check that the service holds"
     parser = options.add_parser(commands, "fuzz", meaning, __doc__, "http://127.0.0.1:8000 --inputs 2000 --seconds 300")
     parser.add_argument("url", metavar="URL", help="the service, such as http://127.0.0.1:8000")
-    meaning = "path of the endpoint that takes files, after the path of URL (default: %(default)s)"
+    meaning = (
+        "path of the endpoint that takes files, after the path of URL; one that ends with /infer gets requests of "
+    )
+    meaning += "the Open Inference Protocol (default: %(default)s)"
     parser.add_argument("--path", default="/model/predict", help=meaning)
     meaning = "number of inputs (default: %(default)s; memory is judged from 1000 on)"
     parser.add_argument("--inputs", type=options.positive_int, default=10_000, metavar="N", help=meaning)
@@ -85,11 +89,12 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
             f"--process {arguments.process.pattern}: matches no command line on this machine; see `ps -ef`"
         )
     path = urlsplit(url).path + arguments.path
+    valid = valid_inferences if path.endswith(PATH_END) else valid_requests
     own, samples = [_read(file) for file in arguments.files or ()], sample_files()
     return Campaign(
         url=url,
         # One of the kit's as well: the user's own may be spoilt already.
-        valid=() if arguments.replay else valid_requests(path, [*own, samples[0]]),
+        valid=() if arguments.replay else valid(path, [*own, samples[0]]),
         requests=_requests(arguments, path, own or samples),
         inputs=len(arguments.replay or ()) or arguments.inputs,
         seed=arguments.seed,
@@ -104,10 +109,8 @@ def _requests(arguments: argparse.Namespace, path: str, files: Sequence[bytes]) 
     if arguments.replay:
         return iter([NamedRequest(saved.stem, read_request(saved)) for saved in arguments.replay])
     seed = arguments.seed
-    return (
-        NamedRequest(f"{seed}-{number:06}", make_request(path, files, seed, number))
-        for number in range(arguments.inputs)
-    )
+    make = make_inference if path.endswith(PATH_END) else make_request
+    return (NamedRequest(f"{seed}-{number:06}", make(path, files, seed, number)) for number in range(arguments.inputs))
 
 
 def _read(path: Path) -> bytes:

@@ -43,7 +43,7 @@ def shipped(request: pytest.FixtureRequest) -> Plan:
 
 
 def test_six_plans_are_shipped() -> None:
-    assert [path.stem for path in PLANS] == ["cache", "overload", "published", "quick", "smoke", "two_models"]
+    assert [path.stem for path in PLANS] == ["cache", "oip", "overload", "published", "quick", "smoke", "two_models"]
 
 
 def test_a_shipped_plan_asks_for_the_replicas_that_its_config_deploys(shipped: Plan) -> None:
