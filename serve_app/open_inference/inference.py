@@ -39,9 +39,7 @@ class Inference:
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
         self.settings = classifier.settings
-        self.models = ServedModels(
-            classifier.model.name, classifier.model.engine, most_pictures(self.settings)
-        )
+        self.models = ServedModels(classifier.model.name, classifier.model.engine, most_pictures(self.settings))
 
     async def take_apart(self, tensor: Tensor, size_bytes: int) -> list[HeldUpload]:
         """Return the pictures in `tensor` of a request of `size_bytes`, to be freed by the caller.
