@@ -211,7 +211,7 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
     Path("one_thread").touch()
     assert find_config("one_thread") == Path("one_thread")
     with pytest.raises(
-        SetupError, match=r"two cannot be read: .*\(fastest, one_replica, one_thread, two_models, two_replicas\)"
+        SetupError, match=r"two cannot be read: .*\(fastest, gpu, one_replica, one_thread, two_models, two_replicas\)"
     ):
         find_config("two")
 
