@@ -35,7 +35,8 @@ class WarmEngine:
 def load_own_engine(settings: ClassifierSettings, prepared: PreparedModel) -> Callable[[], Engine]:
     """Import the engine that `settings` name, the larger half of loading it. Raises SetupError."""
     import_engine(settings.engine)
-    return partial(load_named, settings.engine, prepared.folder, threads=settings.threads, precision=settings.precision)
+    threads = settings.thread_count
+    return partial(load_named, settings.engine, prepared.folder, threads=threads, precision=settings.precision)
 
 
 def load_and_warm(load: Callable[[], Engine], max_batch: int, geometry: Geometry) -> WarmEngine:

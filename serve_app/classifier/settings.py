@@ -79,11 +79,11 @@ class ClassifierSettings(BaseModel):
         "float32",
         description="Arithmetic of the engine. `bfloat16` is for openvino, and for tensorflow if the processor has it.",
     )
-    threads: int = Field(
+    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         1,
-        ge=1,
-        le=256,
-        description="Engine threads of one replica. threads × num_replicas should be the cores of the machine.",
+        description="Engine threads of one replica, 1 to 256. threads × num_replicas should be the cores of the "
+        "machine. `auto`: the replica's `num_cpus` if that is 1 or more, else the cores of its node ÷ the replicas "
+        "there.",
         json_schema_extra={"unit": "threads"},
     )
     shared_engine: bool = Field(
@@ -266,6 +266,11 @@ class ClassifierSettings(BaseModel):
         if self.resize is not None and self.crop is not None and self.resize < self.crop:
             raise ValueError(f"resize: {self.resize} is smaller than crop: {self.crop}; make it at least as large")
         return self
+
+    @property
+    def thread_count(self) -> int:
+        """Return `threads`; 1 for `auto` where no deployment has decided what that is."""
+        return 1 if self.threads == "auto" else self.threads
 
     @property
     def is_model_file(self) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray._private import worker
 
@@ -23,7 +24,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault
+from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault, threads_of
 from serve_app.errors import NotReady
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class EngineReplica:
     def __init__(self, settings: ClassifierSettings) -> None:
         """Return once the engine is warm and its socket is there. Raises SetupError and OSError."""
         send_logs_to_serve()
-        warn_of_thread_budget(settings, Replicas(1, 1))
+        settings = with_threads(settings, Replicas(1, 1))
         prepared = find_or_prepare(settings)
         threads = engine_threads(settings)
         load = self.load_engine(settings, prepared)
@@ -70,12 +71,20 @@ def connect_to_engine(settings: ClassifierSettings, prepared: PreparedModel) -> 
     return partial(SharedEngine, path, _shape(prepared), within_s=STARTS_WITHIN_S)
 
 
-def warn_of_thread_budget(settings: ClassifierSettings, replicas: Replicas) -> None:
-    """Log a line if the engines of this application have more threads than there are cores."""
-    own = Classifier(serve.get_replica_context().app_name, settings.threads, replicas)
+def with_threads(settings: ClassifierSettings, replicas: Replicas) -> ClassifierSettings:
+    """Return the settings with a number of threads; `replicas` of this application share the node.
+
+    Logs a line if their engines have more threads than there are cores.
+    """
+    given: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    cpus, cores = given.get("CPU", 0), usable_cores()
+    threads = threads_of(settings.threads, num_cpus=cpus, replicas=replicas.most, cores=cores)
+    own = Classifier(serve.get_replica_context().app_name, threads, replicas)
     # Cores that stay idle are the launcher's to tell: here nobody knows of other applications, which may use them.
-    if own.most_threads > usable_cores() and (fault := thread_budget_fault([own], usable_cores())):
+    # Where Ray counts a CPU for each thread, it places no more replicas on a node than fit.
+    if cpus < threads and own.most_threads > cores and (fault := thread_budget_fault([own], cores)):
         logger.warning(fault)
+    return settings.model_copy(update={"threads": threads})
 
 
 def _shape(prepared: PreparedModel) -> Shape:

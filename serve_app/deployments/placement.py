@@ -6,7 +6,7 @@ from typing import Any
 
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
-from serve_app.deployments.applications import DEPLOYMENT_NAMES, dicts, replicas_of
+from serve_app.deployments.applications import DEPLOYMENT_NAMES, SERVE_CPUS, dicts, replicas_of
 from serve_app.deployments.options import CLASSIFIER
 from serve_app.errors import Fault
 
@@ -52,7 +52,7 @@ def _initial_replicas(deployment: dict[str, Any]) -> int:
 
 def _wanted(options: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Yield key, Ray's name and amount of each resource that one replica asks for."""
-    named = {"num_cpus": 1, **options}  # Serve's default
+    named = {"num_cpus": SERVE_CPUS, **options}
     asked = [(key, name, named.get(key)) for key, name in _KEYS.items()]
     for resources in dicts([named.get("resources")]):
         asked += [(f"resources.{name}", name, amount) for name, amount in resources.items()]
