@@ -238,3 +238,4 @@ def running_cluster(
         yield cluster
     finally:
         cluster.stop()
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)

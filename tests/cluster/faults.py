@@ -108,9 +108,11 @@ def postgres_away(cluster: Cluster) -> set[str]:
 
 
 def redis_away(cluster: Cluster) -> set[str]:
+    """The head ends, because it does not connect to Redis again; `ray up` brings it back."""
     cluster.stop_redis()
     time.sleep(AWAY_S)
     cluster.start_redis()
+    cluster.ray_up()
     return set()
 
 
@@ -136,7 +138,7 @@ FAULTS: dict[str, tuple[str, Fault]] = {
     "power": (f"a worker without power for {CUT_S:g} s", worker_loses_power),
     "cut": (f"a worker cut off for {CUT_S:g} s", worker_cut_off),
     "postgres": (f"PostgreSQL away for {AWAY_S:g} s", postgres_away),
-    "redis": (f"Redis away for {AWAY_S:g} s", redis_away),
+    "redis": (f"Redis away for {AWAY_S:g} s, then `ray up`", redis_away),
     "added": ("a worker added", worker_added),
     "drained": ("a worker drained, `ray drain-node`", worker_drained),
     "head": (f"the head killed, brought back after {CUT_S:g} s", head_killed),
