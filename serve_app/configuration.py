@@ -18,9 +18,10 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments import options, ports
 from serve_app.deployments.config_file import SERVE_SCHEMAS
 from serve_app.deployments.invalid_values import serve_default
-from serve_app.entrance import haproxy, under_way
+from serve_app.entrance import haproxy, tls, under_way
 from serve_app.entrance.environment import SERVE_ENV
 from serve_app.entrance.keys import KeySource
+from serve_app.entrance.tls import Tls
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
 from serve_app.users.settings import UsersSettings
@@ -42,6 +43,10 @@ A misspelled key stops the start, and the message names the nearest right one;
 (`serve run` refuses misspelled keys below `args` only; it silently ignores others.)
 """
 _OPTIONS = """`num_replicas`, how many processes serve, is in every shipped config. These options have defaults of ours:
+"""
+_TLS = """Left out, the service speaks HTTP. HAProxy ends HTTPS. It looks at both files every 2 s and shows a new pair
+to new connections without a restart. `python -m serve_app.redeploy` does not change these paths: HAProxy gets them when
+Ray starts. [cluster.md](cluster.md#https) says more.
 """
 _SERVE_ENV = """Serve and HAProxy read these variables when Ray starts. They come from the `serve.env` beside the
 config, or else from the shipped one; a variable that is already in the environment wins.
@@ -70,6 +75,8 @@ VARIABLES = (
     Variable(
         under_way.VARIABLE, "set by the launcher", "Folder of this service, for its own processes. Do not set it."
     ),
+    Variable(tls.CERT_VARIABLE, "`tls.cert` of the config", "For HAProxy where no launcher sets it."),
+    Variable(tls.KEY_VARIABLE, "`tls.key` of the config", "Likewise."),
     Variable(haproxy.HEADER_TIMEOUT_VARIABLE, f"{haproxy.HEADER_TIMEOUT_S} (s)", "See serve.env, below."),
     Variable(haproxy.BINARY_VARIABLE, haproxy.PROGRAM, "What Ray starts as HAProxy. This program hardens its config."),
     *(
@@ -106,6 +113,7 @@ def render_page() -> str:
             *_section("`cache` of `model`", settings_table(CacheSettings)),
             *_section("`jobs` of `model`", settings_table(JobSettings)),
             *_section("`auth` of both: exactly one of", settings_table(KeySource)),
+            *_section("`tls` at the top: HTTPS", [_TLS, *settings_table(Tls)]),
             *_section("Deployments: items of `deployments`", [_OPTIONS, *_options_table()]),
             *_section("Environment variables", _variables_table()),
             *_section("The data plane: serve.env", [_SERVE_ENV, *_environment_table(SERVE_ENV)]),

@@ -31,9 +31,13 @@ OWNER = "nobody"
 class PostgresServer:
     """A PostgreSQL whose data, socket and log are in one folder; another process may have started it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, which must be short: a socket's path has at most 107 bytes."""
+    def __init__(self, folder: Path, listen: str = "") -> None:
+        """Use `folder`, which must be short: a socket's path has at most 107 bytes.
+
+        With an address to `listen` on, whoever is in the same network may log in.
+        """
         self._folder = folder
+        self._listen = listen
         self._data = folder / "data"
         self.log = folder / "postgres.log"
         self._user = OWNER if os.geteuid() == 0 else None
@@ -98,9 +102,12 @@ class PostgresServer:
             shutil.chown(self._folder, self._user)
             self._folder.chmod(0o755)
         self._run("initdb", "-D", self._data, "-U", "postgres", "--auth=trust", "--encoding=utf8", "--no-sync")
-        settings = {"listen_addresses": "", "unix_socket_directories": self._folder, "fsync": "off"}
+        settings = {"listen_addresses": self._listen, "unix_socket_directories": self._folder, "fsync": "off"}
         with (self._data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        if self._listen:
+            with (self._data / "pg_hba.conf").open("a") as file:
+                file.write("host all all samenet trust\n")
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         # Into a file: a server that pg_ctl starts keeps its standard output open.
@@ -128,8 +135,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("do", choices=("start", "stop", "lock", "close"))
     parser.add_argument("--for-s", type=float, default=10)
+    parser.add_argument("--listen", default="", metavar="ADDRESS")
     arguments = parser.parse_args()
-    server = PostgresServer(arguments.folder)
+    server = PostgresServer(arguments.folder, arguments.listen)
     if arguments.do == "start":
         server.start()
     elif arguments.do == "lock":

@@ -122,6 +122,11 @@ class Service:
         assert named, self.printed()
         return named[1]
 
+    def processes_environment(self) -> dict[str, str]:
+        """Return the environment of a replica: with what the launcher adds."""
+        [first, *_] = self.replicas()
+        return first.environ()
+
     def printed(self) -> str:
         return self.output.read_text(errors="replace")
 

@@ -108,7 +108,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         input=f"RGB, shorter side scaled to {manifest.resize}, central {manifest.crop}×{manifest.crop}",
         preprocessing=manifest.preprocessing,
         formats=list(FORMATS),
-        threads=settings.threads,
+        threads=settings.thread_count,
         max_batch=settings.max_batch,
         max_upload_bytes=settings.max_upload_bytes,
         max_pixels=settings.max_pixels,

@@ -216,7 +216,7 @@ class _Bench:
                 folder=folder,
                 engine=engine,
                 precision=precision,
-                threads=self.settings.threads,
+                threads=self.settings.thread_count,
                 max_batch=self.settings.max_batch,
                 gpu_share=float(self.on_gpu),
                 pictures=asked,

@@ -39,7 +39,7 @@ def load_own_engine(settings: ClassifierSettings, prepared: PreparedModel) -> Ca
         load_named,
         settings.engine,
         prepared.folder,
-        threads=settings.threads,
+        threads=settings.thread_count,
         precision=settings.precision,
         max_batch=settings.max_batch,
         gpu_share=prepared.gpu_share,

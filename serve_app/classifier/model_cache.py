@@ -291,7 +291,7 @@ def _name(pinned: ClassifierSettings, *, on_gpu: bool) -> str:
         machine = [describe_processor(), *(find_gpus() if on_gpu else [])]
         parts |= {"precision": pinned.precision, "machine": machine, "on_gpu": on_gpu}
     if pinned.is_auto:
-        parts |= {"timed_with": [pinned.threads, pinned.max_batch], "agreement": _agreement_parts(pinned)}
+        parts |= {"timed_with": [pinned.thread_count, pinned.max_batch], "agreement": _agreement_parts(pinned)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -95,11 +95,11 @@ class ClassifierSettings(BaseModel):
         description="A folder of pictures on which `auto` measures agreement, besides generated ones; up to 256 of "
         "them are taken.",
     )
-    threads: int = Field(
+    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
         1,
-        ge=1,
-        le=256,
-        description="Engine threads of one replica. threads × num_replicas should be the cores of the machine.",
+        description="Engine threads of one replica, 1 to 256. threads × num_replicas should be the cores of the "
+        "machine. `auto`: the replica's `num_cpus` if that is 1 or more, else the cores of its node ÷ the replicas "
+        "there.",
         json_schema_extra={"unit": "threads"},
     )
     shared_engine: bool = Field(
@@ -303,6 +303,11 @@ class ClassifierSettings(BaseModel):
     def is_auto(self) -> bool:
         """Tell whether engine or precision are chosen when the model is prepared."""
         return "auto" in (self.engine, self.precision)
+
+    @property
+    def thread_count(self) -> int:
+        """Return `threads`; 1 for `auto` where no deployment has decided what that is."""
+        return 1 if self.threads == "auto" else self.threads
 
     @property
     def is_model_file(self) -> bool:

@@ -11,14 +11,17 @@ from ray.serve.schema import HTTPOptionsSchema, gRPCOptionsSchema
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS
+from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE_NAME, USERS_NAME
-from serve_app.deployments.thread_budget import Classifier, Replicas
+from serve_app.deployments.thread_budget import Classifier, Replicas, threads_of
 from serve_app.entrance.keys import KeySource
 from serve_app.users.settings import UsersSettings
 
 Settings = UsersSettings | ClassifierSettings
 
 BUILDER_ARGS: dict[str, type[Settings]] = {USERS: UsersSettings, MODEL: ClassifierSettings}
+SERVE_CPUS = 1
+"""What Serve counts for a replica whose ray_actor_options have no num_cpus."""
 DEPLOYMENT_NAMES = {USERS: (USERS_NAME,), MODEL: (CLASSIFIER_NAME, ENGINE_NAME)}
 
 
@@ -39,10 +42,12 @@ def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
         if isinstance(settings, ClassifierSettings):
             name = ENGINE_NAME if settings.shared_engine else CLASSIFIER_NAME
             [deployment, *_] = [*items_of(application, name), {}]
+            replicas, cpus = replicas_of(deployment), cpus_of(deployment)
+            threads = threads_of(settings.threads, num_cpus=cpus, replicas=replicas.most, cores=usable_cores())
             yield Classifier(
                 application["name"],
-                settings.threads,
-                replicas_of(deployment),
+                threads,
+                replicas,
                 is_shared=settings.shared_engine,
                 gpu_share=gpu_share_of(deployment),
             )
@@ -51,6 +56,14 @@ def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
 def items_of(application: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """Return the items of an application's `deployments` that have a name."""
     return [each for each in dicts(application.get("deployments")) if each.get("name") == name]
+
+
+def cpus_of(deployment: dict[str, Any]) -> float:
+    """Return what Ray counts for each replica of an item of `deployments` of ours."""
+    given = deployment.get("ray_actor_options")
+    options = given if isinstance(given, dict) else CLASSIFIER.ray_actor_options
+    cpus = options.get("num_cpus", SERVE_CPUS)
+    return cpus if isinstance(cpus, int | float) else SERVE_CPUS
 
 
 def replicas_of(deployment: dict[str, Any]) -> Replicas:

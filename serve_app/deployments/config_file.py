@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 from ray.runtime_env import RuntimeEnv
-from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -20,6 +20,7 @@ from serve_app.deployments.applications import BUILDER_ARGS, dicts
 from serve_app.deployments.config_rules import RULES
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.invalid_values import find_invalid_values, model_in, shown
+from serve_app.entrance.tls import Tls
 from serve_app.errors import Fault, SetupError
 from serve_app.spelling import nearest
 
@@ -31,6 +32,8 @@ SERVE_SCHEMAS: dict[str, type[BaseModel]] = {
     "applications": ServeApplicationSchema,
     "deployments": DeploymentSchema,
     "ray_actor_options": RayActorOptionsSchema,
+    "autoscaling_config": AutoscalingConfig,
+    "policy": AutoscalingPolicy,
 }
 
 # Keys whose values Serve's schema leaves untyped.
@@ -64,9 +67,15 @@ def config_faults(config: dict[str, Any]) -> Iterator[Fault]:
 
 def find_unknown_keys(config: dict[str, Any]) -> Iterator[Fault]:
     """Yield a fault for each key that nobody knows, at any depth, and for true and false in the place of a number."""
-    yield from _compare("", config, ServeDeploySchema, _SERVE)
+    yield from _compare("", serve_part(config), ServeDeploySchema, _SERVE)
+    yield from _compare("tls", config.get("tls"), Tls, _OURS)
     for where, args, settings in _our_args(config):
         yield from _compare(where, args, settings, _OURS)
+
+
+def serve_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a config is Serve's: all but `tls`, of which Serve knows nothing."""
+    return {key: value for key, value in config.items() if key != "tls"}
 
 
 def _our_args(config: dict[str, Any]) -> Iterator[tuple[str, Any, type[BaseModel]]]:
@@ -115,7 +124,9 @@ def _is_number(annotation: object) -> bool:
 
 
 def _find_invalid_values(config: dict[str, Any]) -> Iterator[Fault]:
-    yield from find_invalid_values("", config, ServeDeploySchema)
+    yield from find_invalid_values("", serve_part(config), ServeDeploySchema)
+    if config.get("tls") is not None:
+        yield from find_invalid_values("tls", config["tls"], Tls)
     for where, args, settings in _our_args(config):
         yield from find_invalid_values(where, args, settings)
     for application in dicts(config.get("applications")):

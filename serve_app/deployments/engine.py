@@ -24,7 +24,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.logs import send_logs_to_serve
-from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault
+from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault, threads_of
 from serve_app.errors import NotReady
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class EngineReplica:
     def __init__(self, settings: ClassifierSettings) -> None:
         """Return once the engine is warm and its socket is there. Raises SetupError and OSError."""
         send_logs_to_serve()
-        warn_of_thread_budget(settings, Replicas(1, 1))
+        settings = with_threads(settings, Replicas(1, 1))
         share = gpu_share_of_replica()
         prepared = find_or_prepare(settings, gpu_share=share)
         settings = prepared.settle(settings)
@@ -101,13 +101,21 @@ def gpu_share_of_replica() -> float:
     return float(context.get_assigned_resources().get("GPU", 0))
 
 
-def warn_of_thread_budget(settings: ClassifierSettings, replicas: Replicas) -> None:
-    """Log a line if the engines of this application have more threads than there are cores."""
+def with_threads(settings: ClassifierSettings, replicas: Replicas) -> ClassifierSettings:
+    """Return the settings with a number of threads; `replicas` of this application share the node.
+
+    Logs a line if their engines have more threads than there are cores.
+    """
+    given: dict[str, float] = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    cpus, cores = given.get("CPU", 0), usable_cores()
+    threads = threads_of(settings.threads, num_cpus=cpus, replicas=replicas.most, cores=cores)
     name = serve.get_replica_context().app_name
-    own = Classifier(name, settings.threads, replicas, gpu_share=gpu_share_of_replica())
+    own = Classifier(name, threads, replicas, gpu_share=given.get("GPU", 0))
     # Cores that stay idle are the launcher's to tell: here nobody knows of other applications, which may use them.
-    if own.most_threads > usable_cores() and (fault := thread_budget_fault([own], usable_cores())):
+    # Where Ray counts a CPU for each thread, it places no more replicas on a node than fit.
+    if cpus < threads and own.most_threads > cores and (fault := thread_budget_fault([own], cores)):
         logger.warning(fault)
+    return settings.model_copy(update={"threads": threads})
 
 
 def _shape(prepared: PreparedModel) -> Shape:

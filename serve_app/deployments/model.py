@@ -7,6 +7,7 @@ No `from __future__ import annotations` here: Serve reads the builder's annotati
 
 import logging
 from functools import partial
+from math import ceil
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from serve_app.deployments.grpc_methods import InferenceMethods
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE, ENGINE_NAME
+from serve_app.deployments.per_node import all_nodes, count_nodes
 from serve_app.deployments.thread_budget import Replicas, pinning_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
@@ -48,7 +50,7 @@ class ClassifierDeployment(InferenceMethods):
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
         from serve_app.classifier.loading import load_own_engine
-        from serve_app.deployments.engine import connect_to_engine, gpu_share_of_replica, warn_of_thread_budget
+        from serve_app.deployments.engine import connect_to_engine, gpu_share_of_replica, with_threads
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
         from serve_app.jobs.intake import job_bounds
@@ -63,8 +65,7 @@ class ClassifierDeployment(InferenceMethods):
         url = redis_url()
         facts = await self._engine.facts.remote() if self._engine else None
         load = partial(connect_to_engine, facts) if facts else load_own_engine
-        if not self._engine:
-            warn_of_thread_budget(self._settings, _replicas())
+        self._settings = with_threads(self._settings, Replicas(1, 1) if self._engine else _replicas_on_node())
         metrics = ServeMetrics()
         share = facts.gpu_share if facts else gpu_share_of_replica()
         self._classifier = await Classifier.load(self._settings, metrics, load, share)
@@ -83,9 +84,9 @@ class ClassifierDeployment(InferenceMethods):
         return guard.protect(api, GATE.drain)
 
     def _warn_of_pinning(self) -> None:
-        replicas = serve.get_replica_context().world_size
+        replicas = _replicas_on_node().most
         held = self._classifier.held_cores
-        if fault := pinning_fault(self._settings.threads, replicas, held, usable_cores()):
+        if fault := pinning_fault(self._settings.thread_count, replicas, held, usable_cores()):
             logger.warning(fault)
 
     async def check_health(self) -> None:
@@ -120,8 +121,10 @@ async def _dashboard_for_this_machine() -> str | None:
     return f"http://{get_dashboard_url()}" if is_here else None  # type: ignore[no-untyped-call]
 
 
-def _replicas() -> Replicas:
-    """Return how many replicas this one may be among."""
+def _replicas_on_node() -> Replicas:
+    """Return how many replicas this one may be among on its node, if they are spread evenly."""
     context = serve.get_replica_context()
+    if (nodes := count_nodes(all_nodes())) > 1:
+        return Replicas(*[ceil(context.world_size / nodes)] * 2)
     bounds = vars(context)["_deployment_config"].autoscaling_config  # Serve tells it in no other way
     return Replicas(bounds.min_replicas, bounds.max_replicas) if bounds else Replicas(*[context.world_size] * 2)

@@ -12,6 +12,7 @@ from serve_app.classifier.model_cache import CUDA_PLUGINS
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.applications import (
     DEPLOYMENT_NAMES,
+    SERVE_CPUS,
     classifiers,
     dicts,
     gpu_share_of,
@@ -108,7 +109,7 @@ def _initial_replicas(deployment: dict[str, Any]) -> int:
 
 def _wanted(options: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Yield key, Ray's name and amount of each resource that one replica asks for."""
-    named = {"num_cpus": 1, **options}  # Serve's default
+    named = {"num_cpus": SERVE_CPUS, **options}
     asked = [(key, name, named.get(key)) for key, name in _KEYS.items()]
     for resources in dicts([named.get("resources")]):
         asked += [(f"resources.{name}", name, amount) for name, amount in resources.items()]

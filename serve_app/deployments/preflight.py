@@ -22,7 +22,9 @@ from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
+from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.entrance.keys import read_keys
+from serve_app.entrance.tls import find_tls_fault, tls_in
 from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
 from serve_app.places import CACHE_REMEDY, CACHE_VARIABLE, DATA_VARIABLE, cache_dir, data_dir, why_not_writable
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
@@ -223,6 +225,14 @@ def _host(start: Start) -> Iterator[Fault]:
         yield Fault("http_options.host", what, "write 127.0.0.1, 0.0.0.0, or the address of an interface")
 
 
+def _tls(start: Start) -> Iterator[Fault]:
+    if tls := tls_in(start.config):
+        if start.environment.get(HAPROXY_SWITCH) != "1":
+            yield Fault("tls", "without HAProxy there is no HTTPS", f"start with {HAPROXY_SWITCH}=1, or remove the key")
+        elif fault := find_tls_fault(tls):
+            yield fault
+
+
 def _ports(start: Start) -> Iterator[Fault]:
     host, port = http_host(start.config), api_port(start.config)
     if not start.is_to_listen and service_folder.is_running(port):
@@ -248,6 +258,7 @@ CHECKS = (
     Check("applications", _placement),
     Check("HOME", _folders),
     Check("http_options.host", _host),
+    Check("tls", _tls),
 )
 CHECKS_OF_PORT = (Check(service_folder.VARIABLE, _service_folder), Check(API_PORT, _ports))
 """Of a config whose port is one."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import ssl
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -13,9 +14,15 @@ from typing import Any
 import psutil
 
 from serve_app.deployments.applications import api_port, classifiers, http_host, key_sources
-from serve_app.deployments.rest import AUTH_FILE_VARIABLE, DIRECT
+from serve_app.deployments.rest import AUTH_FILE_VARIABLE
 from serve_app.deployments.thread_budget import Classifier
 from serve_app.entrance.keys import read_keys
+from serve_app.entrance.tls import tls_in
+
+# The certificate is for the name by which clients know the service, and here it is asked by its address.
+_UNVERIFIED = ssl.create_default_context()
+_UNVERIFIED.check_hostname, _UNVERIFIED.verify_mode = False, ssl.CERT_NONE
+OWN = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_UNVERIFIED))
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,8 @@ def application_url(config: dict[str, Any], application: dict[str, Any]) -> str:
     """Return where an application is asked on this machine."""
     host = http_host(config)
     here = "127.0.0.1" if host == "0.0.0.0" else host  # noqa: S104 what listens everywhere is asked here
-    return f"http://{here}:{api_port(config)}" + str(application["route_prefix"]).rstrip("/")
+    scheme = "http" if tls_in(config) is None else "https"
+    return f"{scheme}://{here}:{api_port(config)}" + str(application["route_prefix"]).rstrip("/")
 
 
 def _command(name: str) -> str:
@@ -110,7 +118,7 @@ def _token_variables() -> str:
 
 
 def get_json(url: str, key: str | None = None) -> Any:
-    """Return what a URL answers, past any proxy. Raises OSError and ValueError."""
+    """Return what a URL of this service answers, past any proxy. Raises OSError and ValueError."""
     request = urllib.request.Request(url, headers={"X-API-Key": key} if key else {})
-    with DIRECT.open(request, timeout=5) as response:
+    with OWN.open(request, timeout=5) as response:
         return json.load(response)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from serve_app.deployments.options import CLASSIFIER_NAME, ENGINE_NAME
 
@@ -38,6 +38,16 @@ class Classifier:
     def most_threads(self) -> int:
         """Return the engine threads of all its replicas."""
         return self.threads * self.replicas.most
+
+
+def threads_of(given: int | Literal["auto"], *, num_cpus: float, replicas: int, cores: int) -> int:
+    """Return the engine threads of one replica: what is `given`, or for `auto` what fits.
+
+    `num_cpus` is what Ray counts for the replica, `replicas` how many share the `cores` of its node.
+    """
+    if given != "auto":
+        return given
+    return int(num_cpus) if num_cpus >= 1 else max(1, cores // replicas)
 
 
 def thread_budget_fault(classifiers: Sequence[Classifier], cores: int) -> str | None:

@@ -10,7 +10,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from serve_app.entrance.tls import Tls, tls_of, write_pem
 from serve_app.errors import (
     DeadlineExceeded,
     HeadersTooLong,
@@ -41,6 +43,7 @@ _MARK = f"# Hardened by {PROGRAM}."
 _REQUEST_ID = "%[unique-id]"
 _FROZEN_REPLICAS = Path(__file__).with_name("frozen_replicas.lua")
 _WHOLE_UPLOADS = Path(__file__).with_name("whole_uploads.lua")
+_RENEWED_CERTIFICATE = Path(__file__).with_name("renewed_certificate.lua")
 _HOLD_S = 2
 _UPLOADS_BACKEND = "http-model"
 _GRPC_BACKEND = "grpc-model"
@@ -78,15 +81,37 @@ def harden_file(path: Path, environment: Mapping[str, str]) -> None:
     if rendered.startswith(_MARK):
         return
     hardened = path.with_name(f"{path.name}.hardened")
-    hardened.write_text(harden(rendered, _header_timeout_s(environment)), encoding="utf-8")
+    certificate = None
+    if tls := tls_of(environment):
+        certificate = Certificate(tls, path.with_name("tls.pem"))
+        write_pem(tls, certificate.pem)
+    hardened.write_text(harden(rendered, _header_timeout_s(environment), certificate), encoding="utf-8")
     hardened.replace(path)
 
 
-def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
+class Certificate(NamedTuple):
+    """The two files to follow, and the one that HAProxy reads at its start."""
+
+    tls: Tls
+    pem: Path
+
+    @property
+    def program(self) -> str:
+        """Return the line of the section `global` that has HAProxy follow them."""
+        files = " ".join(f'"{file}"' for file in (self.tls.cert, self.tls.key, self.pem))
+        return f'lua-load "{_RENEWED_CERTIFICATE}" {files}'
+
+    @property
+    def on_bind(self) -> str:
+        """Return what makes a `bind` speak HTTPS."""
+        return f' ssl crt "{self.pem}" alpn http/1.1'  # as without TLS: not HTTP/2
+
+
+def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S, certificate: Certificate | None = None) -> str:
     """Return the config with every edit made. Raises SetupError that names the edits whose place is not there."""
     missed = []
     config = rendered
-    for purpose, count, pattern, replacement in _edits(rendered, header_timeout_s):
+    for purpose, count, pattern, replacement in _edits(rendered, header_timeout_s, certificate):
         config, found = re.subn(pattern, replacement, config, flags=re.MULTILINE)
         if found != count:
             missed.append(f"{purpose} ({found} places instead of {count}: {pattern})")
@@ -100,16 +125,18 @@ def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S) -> str:
         )
     if not re.search(r"^ *use_backend ", rendered, re.MULTILINE):
         # A new HAProxy that has no routes yet would answer 404 beside the old one, whose port it shares.
-        config = re.sub(r"^(frontend http_frontend)\n    bind \S+$", r"\1", config, flags=re.MULTILINE)
+        config = re.sub(r"^(frontend http_frontend)\n    bind .+$", r"\1", config, flags=re.MULTILINE)
     return f"{_MARK}\n{config}"
 
 
 _Replacement = str | Callable[[re.Match[str]], str]
 
 
-def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str, _Replacement]]:
+def _edits(
+    rendered: str, header_timeout_s: int, certificate: Certificate | None
+) -> Iterator[tuple[str, int, str, _Replacement]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
-    yield from _programs(rendered)
+    yield from _programs(rendered, certificate)
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
     yield "metrics for this machine only", 1, r"^(frontend prometheus\n    bind) :(\d+)$", r"\1 127.0.0.1:\2"
@@ -148,7 +175,7 @@ def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str
         "limits of methods, path and headers; moment of arrival; last answers; path of the Open Inference Protocol",
         1,
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
-        r"\1\n" + _literal(*limits, first="    "),
+        r"\1" + _literal(certificate.on_bind if certificate else "", *limits),
     )
     # Stock clients of the protocol name no application; with one application alone Ray's template does the same.
     yield (
@@ -157,6 +184,7 @@ def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str
         rf"^{_NO_GRPC_DEFAULT}$",
         f"    default_backend {_GRPC_BACKEND}" if f"\nbackend {_GRPC_BACKEND}\n" in rendered else _NO_GRPC_DEFAULT,
     )
+    same = " ssl verify none" if certificate else ""  # the new process, on this machine
     # Connections that a reload leaves to the old process: its servers may have gone since, so the new one answers.
     yield (
         "last requests of an old process",
@@ -167,8 +195,10 @@ def _edits(rendered: str, header_timeout_s: int) -> Iterator[tuple[str, int, str
     yield (
         "way to the new process",
         1,
-        r"^(frontend http_frontend\n    bind (\S+):(\d+)\n(?:[ \n].*\n)*)",
-        lambda found: f"{found[1]}backend {_SUCCESSOR}\n    server {_SUCCESSOR} {_own_address(found[2])}:{found[3]}\n",
+        r"^(frontend http_frontend\n    bind (\S+):(\d+)(?: ssl .+)?\n(?:[ \n].*\n)*)",
+        lambda found: (
+            f"{found[1]}backend {_SUCCESSOR}\n    server {_SUCCESSOR} {_own_address(found[2])}:{found[3]}{same}\n"
+        ),
     )
     yield (
         "answer to unknown paths",
@@ -187,12 +217,13 @@ def _inference_path(rendered: str) -> list[str]:
     return [f"http-request set-path {model}%[path] if {{ path {INFERENCE_PATH} }} or {{ path_beg {INFERENCE_PATH}/ }}"]
 
 
-def _programs(rendered: str) -> Iterator[tuple[str, int, str, _Replacement]]:
+def _programs(rendered: str, certificate: Certificate | None) -> Iterator[tuple[str, int, str, _Replacement]]:
     """Yield the edits by which no request is lost with a replica that is frozen or dies."""
     buffer_bytes = re.search(r"^    tune.bufsize (\d+)$", rendered, re.MULTILINE)
     programs = [
         f'lua-load "{_FROZEN_REPLICAS}" {_connect_timeout_s(rendered)}',
         f'lua-load "{_WHOLE_UPLOADS}" {buffer_bytes[1] if buffer_bytes else 0} {_HOLD_S}',
+        *([certificate.program] if certificate else []),
     ]
     yield "requests out of a frozen replica", 1, r"^global$", _literal("global", *programs)
     # Who asks to be told first whether to send the upload (Expect) would wait in vain.

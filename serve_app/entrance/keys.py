@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from serve_app.errors import SetupError
 
@@ -34,9 +34,10 @@ class KeySource(BaseModel):
     keys_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")] | None = Field(
         None, description="The environment variable that holds the API keys, separated by commas."
     )
-    keys_file: Annotated[str, StringConstraints(pattern=r"^/")] | None = Field(
+    keys_file: Annotated[str, StringConstraints(pattern=r"^(/|~/)"), AfterValidator(os.path.expanduser)] | None = Field(
         None,
-        description="The absolute path of the file that holds the API keys, one a line; read again when it changes.",
+        description="The absolute path of the file that holds the API keys, one a line, or one that begins with ~/; "
+        "read again when it changes.",
     )
 
     @model_validator(mode="after")

@@ -14,8 +14,14 @@ from tests.control_groups import half_a_core
 PACKAGES = {
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "curl": "curl",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
     "prometheus": "prometheus",
+    "rsync": "rsync",
     "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "sshd": "openssh-server",
     "unshare": "util-linux",
 }
 """The Debian package of each program."""

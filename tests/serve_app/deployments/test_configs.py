@@ -14,8 +14,10 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers
 from serve_app.deployments.config_file import check_config, config_faults, find_unknown_keys, load_config
+from serve_app.deployments.cores import usable_cores
+from serve_app.deployments.per_node import count_nodes
 from serve_app.deployments.rest import ServeRest
-from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault
+from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault, threads_of
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import SetupError
@@ -23,14 +25,17 @@ from serve_app.places import find_config
 from tests.service import CONFIGS, read_config, whole_config
 
 REFERENCE_CORES = 2
+POLICY = "serve_app.deployments.per_node:ReplicasPerNode"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
-OTHERS = {"fastest.yaml", "two_models.yaml"}
-"""Which serve something else than one float32 network on TensorFlow."""
+OTHERS = {"cluster.yaml", "fastest.yaml", "gpu.yaml", "two_models.yaml"}
+"""Which serve something else than one float32 network on TensorFlow, or on several machines."""
+CLUSTER = "cluster.yaml"
+ONE_MACHINE = [name for name in SHIPPED if name != CLUSTER]
 
 
 def test_one_and_two_replicas_and_one_that_leaves_a_core_free_are_shipped() -> None:
-    assert SHIPPED == [
-        "fastest.yaml", "one_replica.yaml", "one_thread.yaml", "two_models.yaml", "two_replicas.yaml",
+    assert [name for name in SHIPPED if name not in OTHERS] == [
+        "one_replica.yaml", "one_thread.yaml", "two_replicas.yaml",
     ]  # fmt: skip
 
 
@@ -55,14 +60,14 @@ def test_the_configs_differ_in_replicas_and_threads_only() -> None:
         assert one == other
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ONE_MACHINE)
 def test_a_shipped_config_shows_what_a_user_changes_and_no_more(name: str) -> None:
     """What is left out is on the page of docs/configuration.md, whose tests look for every key."""
     assert len((CONFIGS / name).read_text().splitlines()) <= 45
     assert read_config(name)["applications"][1]["deployments"][0].keys() == {"name", "num_replicas"}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ONE_MACHINE)
 def test_a_config_with_every_default_written_out_is_the_same_service(name: str) -> None:
     short, whole = read_config(name), whole_config(name)
     check_config(whole, Path(name))
@@ -73,9 +78,75 @@ def test_a_config_with_every_default_written_out_is_the_same_service(name: str) 
     assert list(find_unknown_keys(whole)) == []
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ONE_MACHINE)
 def test_the_service_is_bound_to_this_machine(name: str) -> None:
     assert read_config(name)["http_options"]["host"] == "127.0.0.1"
+
+
+def test_a_cluster_is_open_with_keys_and_strict_about_weights() -> None:
+    config = read_config(CLUSTER)
+    assert config["http_options"]["host"] == "0.0.0.0"
+    users, model = (application["args"] for application in config["applications"])
+    assert users["auth"] == model["auth"] == {"keys_file": "~/.serve-app-cluster/api_keys"}
+    assert (model["weights"], model["labels"], model["threads"]) == ("imagenet", "imagenet", "auto")
+
+
+def test_a_cluster_differs_from_one_replica_in_nothing_else() -> None:
+    one, cluster = read_config("one_replica.yaml"), read_config(CLUSTER)
+    del cluster["proxy_location"]
+    cluster["http_options"]["host"] = one["http_options"]["host"]
+    for mine, theirs in zip(cluster["applications"], one["applications"], strict=True):
+        assert mine["deployments"][0].pop("autoscaling_config")["policy"]["policy_function"] == POLICY
+        mine["deployments"] = theirs["deployments"]
+        del mine["args"]["auth"]
+    for key in ("weights", "labels", "threads"):
+        cluster["applications"][1]["args"][key] = one["applications"][1]["args"][key]
+    assert cluster == one
+
+
+@pytest.mark.parametrize(
+    ("given", "num_cpus", "replicas", "cores", "threads"),
+    [
+        (3, 1, 1, 8, 3),  # a number is a number
+        ("auto", 4, 1, 16, 4),
+        ("auto", 1.5, 1, 16, 1),
+        ("auto", 0.1, 2, 8, 4),
+        ("auto", 0, 3, 8, 2),
+        ("auto", 0.1, 8, 2, 1),
+    ],
+)
+def test_auto_is_the_cpus_of_a_replica_or_its_part_of_the_cores(
+    given: Any, num_cpus: float, replicas: int, cores: int, threads: int
+) -> None:
+    assert threads_of(given, num_cpus=num_cpus, replicas=replicas, cores=cores) == threads
+
+
+@pytest.mark.parametrize(("options", "threads"), [({"num_cpus": 3}, 3), ({}, 1), (None, usable_cores())])
+def test_the_start_counts_the_threads_of_auto(options: dict[str, Any] | None, threads: int) -> None:
+    config = read_config("one_replica.yaml")
+    model = config["applications"][1]
+    model["args"]["threads"] = "auto"
+    if options is not None:
+        model["deployments"][0]["ray_actor_options"] = options
+    [found] = classifiers(config)
+    assert found.threads == threads
+
+
+def test_a_config_without_a_classifier_has_no_threads_to_fit() -> None:
+    assert thread_budget_fault([], 2) is None
+
+
+@pytest.mark.parametrize("given", [0, 257, "all", True])
+def test_threads_are_a_number_or_auto(given: object) -> None:
+    config = read_config("one_replica.yaml")
+    config["applications"][1]["args"]["threads"] = given
+    assert [fault.key for fault in config_faults(config)] == ["applications[model].args.threads"]
+
+
+def test_replicas_follow_the_nodes_that_live_and_have_cpus() -> None:
+    alive = {"Alive": True, "Resources": {"CPU": 2.0}}
+    head_without = {"Alive": True, "Resources": {}}
+    assert count_nodes([alive, alive, head_without, alive | {"Alive": False}]) == 2
 
 
 def misspelled(config: dict[str, Any], *path: str | int) -> dict[str, Any]:
@@ -211,7 +282,8 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
     Path("one_thread").touch()
     assert find_config("one_thread") == Path("one_thread")
     with pytest.raises(
-        SetupError, match=r"two cannot be read: .*\(fastest, gpu, one_replica, one_thread, two_models, two_replicas\)"
+        SetupError,
+        match=r"two cannot be read: .*\(cluster, fastest, gpu, one_replica, one_thread, two_models, two_replicas\)",
     ):
         find_config("two")
 

@@ -17,6 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config, with_e
 ROOT = Path(__file__).parents[3]
 SHELLS = ["sh", "bash"]
 HEAD_IP = "192.0.2.10"
+SECRETS = "DATABASE_URL=postgresql://user:password@192.0.2.20/users\nRAY_REDIS_PASSWORD='a b'\n"
 SHELL_DEADLINE_S = 30
 
 # Each binary writes its arguments to ~/calls and its environment to ~/env.<name>.<first argument>. The first
@@ -29,6 +30,12 @@ if [ "$name $1" = "serve status" ] && [ -s "$HOME/refusals" ]; then sed -i 1d "$
 if [ "$name $2" = "python3 venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/pip"; fi
 """
 
+# Takes a note of the deployment; anything else is run.
+PYTHON = """#!/bin/sh
+if [ "$2" = "serve_app.redeploy" ]; then echo "python $*" >> "$HOME/calls"; exit 0; fi
+exec {python} "$@"
+"""
+
 
 class Node:
     """A home directory as the launcher leaves it after copying, plus note-taking binaries."""
@@ -38,6 +45,9 @@ class Node:
         self.project = home / "serve-app"
         (home / "here" / ".ray").mkdir(parents=True)
         (home / "here" / ".ray" / "auth_token").write_text("the token")
+        (home / "here" / ".serve-app-cluster").mkdir()
+        (home / "here" / ".serve-app-cluster" / "api_keys").write_text("a-key-of-these-tests\n")
+        (home / "here" / ".serve-app-cluster" / "secrets.env").write_text(SECRETS)
         for remote, local in cluster["file_mounts"].items():
             source = ROOT / local.replace("~", str(home / "here"), 1)
             target = home / remote.removeprefix("~/")
@@ -86,6 +96,9 @@ def cluster() -> dict[str, Any]:
 def node(tmp_path: Path, cluster: dict[str, Any]) -> Node:
     node = Node(tmp_path, cluster)
     node.install("serve-app/.venv/bin/ray", "serve-app/.venv/bin/serve", "bin/sleep")
+    program = node.project / ".venv/bin/python"
+    program.write_text(PYTHON.format(python=sys.executable))
+    program.chmod(0o755)
     return node
 
 
@@ -98,7 +111,11 @@ def worker_start(cluster: dict[str, Any]) -> list[str]:
 
 
 def serve_env() -> dict[str, str]:
-    lines = (ROOT / "configs" / "serve.env").read_text().splitlines()
+    return env_of("serve.env")
+
+
+def env_of(name: str) -> dict[str, str]:
+    lines = (ROOT / "configs" / name).read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if line.strip() and not line.startswith("#"))
     return {name: shlex.split(value)[0] for name, value in settings.items()}
 
@@ -107,6 +124,15 @@ def test_ray_accepts_the_file(cluster: dict[str, Any]) -> None:
     prepared = prepare_config(cluster)
     validate_config(prepared)
     assert prepared["max_workers"] == len(cluster["provider"]["worker_ips"])
+
+
+def test_ray_accepts_the_file_for_aws_whose_nodes_do_the_same(cluster: dict[str, Any]) -> None:
+    rented = yaml.safe_load((ROOT / "ray_cluster_aws.yaml").read_text())
+    validate_config(prepare_config(rented))
+    same = {"file_mounts", "rsync_exclude", *(key for key in cluster if key.endswith("_commands"))}
+    assert {key: rented[key] for key in same} == {key: cluster[key] for key in same}
+    assert rented["head_node_type"] in rented["available_node_types"]
+    assert {node["node_config"]["ImageId"] for node in rented["available_node_types"].values()} == {f"ami-{0:017}"}
 
 
 def test_the_provider_has_only_keys_that_ray_reads(cluster: dict[str, Any]) -> None:
@@ -124,8 +150,9 @@ def test_every_address_is_an_example(cluster: dict[str, Any]) -> None:
 def test_ray_starts_with_every_setting_of_serve_env_on_head_and_worker(
     node: Node, cluster: dict[str, Any], shell: str
 ) -> None:
-    program = str(node.project / ".venv/bin/serve-app-haproxy")
-    expected = serve_env() | {"RAY_AUTH_MODE": "token", "RAY_SERVE_HAPROXY_BINARY_PATH": program}
+    program = str(Path(sys.executable).with_name("serve-app-haproxy"))  # beside the Python that the node runs
+    expected = serve_env() | env_of("cluster.env") | {"RAY_SERVE_HAPROXY_BINARY_PATH": program}
+    expected["DATABASE_URL"] = "postgresql://user:password@192.0.2.20/users"
     for commands in (head_start(cluster), worker_start(cluster)):
         assert set(node.run(shell, commands)) == {0}
         started = node.environment("ray", "start")
@@ -137,7 +164,20 @@ def test_the_head_keeps_its_dashboard_to_itself_and_sets_up_the_workers(node: No
     stop, start, *_ = node.calls()
     assert stop == "ray stop"
     assert start.startswith("ray start --head --port=6379 --dashboard-host=127.0.0.1 ")
-    assert start.endswith("--autoscaling-config=~/ray_bootstrap_config.yaml")
+    assert start.endswith("--autoscaling-config=~/ray_bootstrap_config.yaml --redis-password=a b")
+
+
+def test_without_a_redis_for_its_state_the_head_starts_too(node: Node, cluster: dict[str, Any]) -> None:
+    (node.home / ".serve-app-cluster" / "secrets.env").write_text("DATABASE_URL=postgresql://192.0.2.20/users\n")
+    assert set(node.run("sh", head_start(cluster))) == {0}
+    assert not any("--redis-password" in call for call in node.calls())
+
+
+def test_a_worker_that_does_not_start_in_time_is_started_five_times(node: Node, cluster: dict[str, Any]) -> None:
+    refusing = node.project / ".venv/bin/ray"
+    refusing.write_text(f'{refusing.read_text()}[ "$1" = stop ]\n')
+    assert node.run("sh", worker_start(cluster)) == [1]
+    assert node.calls().count(f"ray start --address={HEAD_IP}:6379") == 5
 
 
 def test_a_worker_joins_the_head(node: Node, cluster: dict[str, Any]) -> None:
@@ -146,7 +186,7 @@ def test_a_worker_joins_the_head(node: Node, cluster: dict[str, Any]) -> None:
 
 
 def test_a_node_without_its_settings_does_not_start(node: Node, cluster: dict[str, Any]) -> None:
-    (node.project / "configs" / "serve.env").unlink()
+    (node.home / ".serve-app-cluster" / "secrets.env").unlink()
     assert 0 not in node.run("sh", [*head_start(cluster), *worker_start(cluster)])
     assert not (node.home / "calls").exists()
 
@@ -156,15 +196,15 @@ def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(node: 
     node.run("sh", head_start(cluster))
     questions = [call for call in node.calls() if call == "serve status"]
     assert len(questions) == 4
-    assert node.calls()[-1] == "serve deploy configs/one_replica.yaml"
+    deployment = "python -m serve_app.redeploy configs/cluster.yaml --dashboard http://127.0.0.1:8265 --timeout-s 1800"
+    assert node.calls()[-1] == deployment
     assert node.environment("serve", "status")["RAY_AUTH_MODE"] == "token"
-    assert node.environment("serve", "deploy")["RAY_AUTH_MODE"] == "token"
 
 
 def test_a_dashboard_that_never_answers_fails_the_launch(node: Node, cluster: dict[str, Any]) -> None:
     (node.home / "refusals").write_text("no\n" * 100)
     assert node.run("sh", head_start(cluster)) == [0, 1]
-    assert not any(call.startswith("serve deploy") for call in node.calls())
+    assert not any("redeploy" in call for call in node.calls())
 
 
 def test_the_token_is_shipped_to_where_ray_looks_for_it(node: Node) -> None:
@@ -191,7 +231,7 @@ def test_every_file_that_a_command_names_is_shipped(node: Node, cluster: dict[st
     commands = [line for key, lines in cluster.items() if key.endswith("_commands") for line in lines]
     words = {word.strip(";") for command in commands for word in command.split()}
     files = {word for word in words if word.endswith((".yaml", ".env", ".lock", ".toml")) and "~" not in word}
-    assert files >= {"configs/serve.env", "configs/one_replica.yaml", "requirements.lock"}
+    assert files >= {"configs/cluster.env", "configs/cluster.yaml", "requirements.lock"}
     assert {file for file in files if not (node.project / file).is_file()} == set()
 
 

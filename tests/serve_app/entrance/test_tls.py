@@ -1,0 +1,178 @@
+"""HTTPS at HAProxy: a certificate that changes ends no connection, and one that is none is told."""
+
+import asyncio
+import ssl
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve_app.deployments.config_file import config_faults
+from serve_app.entrance.haproxy import Certificate, harden
+from serve_app.entrance.tls import CERT_VARIABLE, KEY_VARIABLE, Tls, find_tls_fault, tls_in, tls_of, write_pem
+from serve_app.errors import SetupError
+from tests.certificates import serial_of, write_certificate
+from tests.patience import HANG_S, until
+from tests.ports import free_port
+from tests.serve_app.entrance.test_haproxy import Replica, haproxy, port_of, render, replicas, wait_for_answers
+from tests.service import read_config
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
+
+
+class Files:
+    """A certificate and its key, and where HAProxy has both."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tls = Tls(cert=str(folder / "cert.pem"), key=str(folder / "key.pem"))
+        self.certificate = Certificate(self.tls, folder / "tls.pem")
+        self.serial = self.replace()
+
+    def replace(self) -> int:
+        """Write another certificate with another key; return its serial number."""
+        return write_certificate(Path(self.tls.cert), Path(self.tls.key))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+async def shown_serial(port: int) -> int:
+    """Return the serial number of the certificate that a new connection gets."""
+    return serial_of(await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port), timeout=HANG_S))
+
+
+def https_client(port: int) -> httpx.AsyncClient:
+    # One connection, which is kept: it was made with the first certificate.
+    limits = httpx.Limits(max_connections=1)
+    return httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=2 * HANG_S, limits=limits)
+
+
+async def test_a_renewed_certificate_is_shown_and_no_request_fails(tmp_path: Path, files: Files) -> None:
+    write_pem(files.tls, files.certificate.pem)
+    port = free_port()
+    async with (
+        replicas(Replica(b"one")) as [server],
+        haproxy(tmp_path, port, [port_of(server)], certificate=files.certificate) as process,
+        https_client(port) as http,
+    ):
+        await wait_for_answers(http, process, "one")
+        assert await shown_serial(port) == files.serial
+        statuses: list[int] = []
+        renewed = asyncio.Event()
+
+        async def load() -> None:
+            while not renewed.is_set():
+                async with https_client(port) as other:
+                    statuses.append((await http.get("/user/")).status_code)
+                    statuses.append((await other.get("/user/")).status_code)
+
+        loading = asyncio.create_task(load())
+        Path(files.tls.key).write_text("half a key")  # a renewal that stops in its middle
+        log = tmp_path / "haproxy.log"
+        await until(lambda: "certificate not renewed" in log.read_text(), "HAProxy's refusal of half a renewal")
+        assert await shown_serial(port) == files.serial
+        serial = files.replace()
+        deadline = time.monotonic() + HANG_S
+        while await shown_serial(port) != serial:
+            assert time.monotonic() < deadline
+        renewed.set()
+        await loading
+        assert set(statuses) == {200}
+        assert process.returncode is None
+
+
+async def test_a_connection_kept_over_a_reload_is_answered_with_https_too(tmp_path: Path, files: Files) -> None:
+    write_pem(files.tls, files.certificate.pem)
+    port = free_port()
+    async with (
+        replicas(Replica(b"old"), Replica(b"new")) as (old, new),
+        haproxy(tmp_path, port, [port_of(old)], certificate=files.certificate) as process,
+        https_client(port) as http,
+    ):
+        await wait_for_answers(http, process, "old")
+        takeover = ("-sf", str(process.pid), "-x", str(tmp_path / "admin.sock"))
+        async with (
+            haproxy(tmp_path, port, [port_of(new)], *takeover, certificate=files.certificate) as successor,
+            https_client(port) as other,
+        ):
+            await wait_for_answers(other, successor, "new")
+            assert (await http.get("/user/")).text == "new"
+
+
+async def test_plain_http_is_not_answered(tmp_path: Path, files: Files) -> None:
+    write_pem(files.tls, files.certificate.pem)
+    port = free_port()
+    async with (
+        replicas(Replica(b"one")) as [server],
+        haproxy(tmp_path, port, [port_of(server)], certificate=files.certificate) as process,
+        https_client(port) as http,
+    ):
+        await wait_for_answers(http, process, "one")
+        async with httpx.AsyncClient() as plain:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await plain.get(f"http://127.0.0.1:{port}/user/")
+
+
+def test_without_routes_there_is_no_https_either(tmp_path: Path, files: Files) -> None:
+    config = harden(
+        "\n".join(line for line in render(tmp_path, [30000]).splitlines() if "use_backend" not in line) + "\n",
+        certificate=files.certificate,
+    )
+    assert "ssl crt" not in config
+
+
+def test_the_file_with_both_is_for_this_user_only_and_outlives_a_half_renewal(tmp_path: Path, files: Files) -> None:
+    both = tmp_path / "both.pem"
+    write_pem(files.tls, both)
+    assert both.stat().st_mode & 0o777 == 0o600
+    before = both.read_bytes()
+    Path(files.tls.cert).write_text("half")
+    write_pem(files.tls, both)
+    assert both.read_bytes() == before
+    with pytest.raises(SetupError, match="no certificate with its key"):
+        write_pem(files.tls, tmp_path / "other.pem")
+
+
+def test_each_mistake_is_named(tmp_path: Path, files: Files) -> None:
+    assert find_tls_fault(files.tls) is None
+    other = Files(tmp_path_of(tmp_path))
+    missing = Tls(cert="/nowhere.pem", key=files.tls.key)
+    for tls, key, words in (
+        (missing, "tls.cert", "cannot be read"),
+        (Tls(cert=files.tls.cert, key="/nowhere.pem"), "tls.key", "cannot be read"),
+        (Tls(cert=files.tls.cert, key=other.tls.key), "tls", "KEY_VALUES_MISMATCH"),
+        (Tls(cert=files.tls.key, key=files.tls.key), "tls", "no certificate"),
+    ):
+        fault = find_tls_fault(tls)
+        assert fault is not None
+        assert (fault.key, words in fault.what) == (key, True), fault
+
+
+def tmp_path_of(folder: Path) -> Path:
+    (folder / "other").mkdir()
+    return folder / "other"
+
+
+def test_the_environment_names_both_files_or_none() -> None:
+    assert tls_of({}) is None
+    assert tls_of({CERT_VARIABLE: "/a", KEY_VARIABLE: "/b"}) == Tls(cert="/a", key="/b")
+    for name in (CERT_VARIABLE, KEY_VARIABLE):
+        with pytest.raises(SetupError, match="set both, or none"):
+            tls_of({name: "/a"})
+
+
+def test_tls_is_a_key_of_a_config() -> None:
+    config = read_config("one_replica.yaml")
+    for given, told in (
+        ({"cert": "/a", "key": "/b"}, []),
+        ({"cert": "/a", "kye": "/b"}, ["tls.kye", "tls.key"]),
+        ({"cert": "a", "key": "/b"}, ["tls.cert"]),
+        ("/a", ["tls"]),
+    ):
+        assert [fault.key for fault in config_faults(config | {"tls": given})] == told
+    assert tls_in(config) is None
+    assert tls_in({"tls": {"cert": "~/a", "key": "/b"}}) == Tls(cert=str(Path("~/a").expanduser()), key="/b")
