@@ -163,7 +163,7 @@ def test_a_misspelled_key_is_told_with_the_nearest_right_one(installed: Installe
     assert done.returncode == 2
     assert "args.thread: no such key; did you mean threads?" in done.stderr
     assert installed.run("serve-app", "--check", "one_replcia").stderr.endswith(
-        "none of the shipped configs (fastest, one_replica, one_thread, two_models, two_replicas)\n"
+        "none of the shipped configs (cluster, fastest, gpu, one_replica, one_thread, two_models, two_replicas)\n"
     )
 
 

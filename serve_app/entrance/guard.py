@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.entrance.haproxy import PAGE_PATH
 from serve_app.entrance.keys import REMEDY, ApiKeys, Auth, KeySource, is_loopback
 from serve_app.errors import SetupError, Unauthorized
 from serve_app.web import Drain, answer_service_error, discard_body, documented, path_in_application
@@ -17,7 +18,7 @@ from serve_app.web import Drain, answer_service_error, discard_body, documented,
 KEY_HEADER = "x-api-key"
 OPEN_PATHS = (
     "/ready",
-    "/try",
+    PAGE_PATH,
     "/v2/health/live",
     "/v2/health/ready",
     "/docs",

@@ -35,6 +35,8 @@ ARRIVED_HEADER = "x-serve-app-arrived-ms"
 LAST_ANSWER_HEADER = "x-serve-app-last-answer"
 """From the replicas: the client's connection ends after this answer."""
 INFERENCE_PATH = "/v2"
+PAGE_PATH = "/try"
+"""Of the page for people, below the application."""
 MAX_HEADER_BYTES = 16_384
 MAX_URL_BYTES = 8_192
 
@@ -170,9 +172,10 @@ def _edits(
         f"http-after-response set-header Connection close if {{ res.hdr({LAST_ANSWER_HEADER}) -m found }}",
         f"http-after-response del-header {LAST_ANSWER_HEADER}",
         *_inference_path(rendered),
+        *_front_page(rendered),
     ]
     yield (
-        "limits of methods, path and headers; moment of arrival; last answers; path of the Open Inference Protocol",
+        "limits of methods, path and headers; moment of arrival; last answers; paths beside those of applications",
         1,
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
         r"\1" + _literal(certificate.on_bind if certificate else "", *limits),
@@ -210,11 +213,24 @@ def _edits(
 
 def _inference_path(rendered: str) -> list[str]:
     """Return what has the Open Inference Protocol at its usual path too, unless an application is there."""
-    mounted = dict(re.findall(r"^    acl is_(\S+) path (\S+)$", rendered, re.MULTILINE))
-    model = mounted.get(_UPLOADS_BACKEND)
-    if model is None or {"/", INFERENCE_PATH} & {*mounted.values()}:
+    model = _model_path(rendered, unless_at={"/", INFERENCE_PATH})
+    if model is None:
         return []
     return [f"http-request set-path {model}%[path] if {{ path {INFERENCE_PATH} }} or {{ path_beg {INFERENCE_PATH}/ }}"]
+
+
+def _front_page(rendered: str) -> list[str]:
+    """Return what leads a browser from / to the page of the classifier, unless an application is there."""
+    model = _model_path(rendered, unless_at={"/"})
+    if model is None:
+        return []
+    return [f"http-request redirect location {model}{PAGE_PATH} code 302 if {{ path / }} {{ method GET HEAD }}"]
+
+
+def _model_path(rendered: str, unless_at: set[str]) -> str | None:
+    """Return where the application `model` is; None if there is none, or an application is `unless_at` these paths."""
+    mounted = dict(re.findall(r"^    acl is_(\S+) path (\S+)$", rendered, re.MULTILINE))
+    return None if unless_at & {*mounted.values()} else mounted.get(_UPLOADS_BACKEND)
 
 
 def _programs(rendered: str, certificate: Certificate | None) -> Iterator[tuple[str, int, str, _Replacement]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
-PATH = "/try"
+from serve_app.entrance.haproxy import PAGE_PATH
 
 _FOLDER = Path(__file__).parent
 
@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent
 def add_try_page(api: FastAPI, dashboard: str | None = None) -> None:
     """Add the page to an application; it links to `dashboard`, a URL, if there is one."""
 
-    @api.get(PATH, include_in_schema=False)
+    @api.get(PAGE_PATH, include_in_schema=False)
     async def page() -> HTMLResponse:
         html, policy = build_page(dashboard)
         headers = {

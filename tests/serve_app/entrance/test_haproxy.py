@@ -101,6 +101,14 @@ def test_an_application_that_is_at_v2_already_stays_there(rendered: str) -> None
     assert "set-path" not in harden(rendered.replace("path /model", "path /"))
 
 
+def test_the_front_page_is_that_of_the_classifier_where_it_is_and_no_application_is_at_the_top(rendered: str) -> None:
+    redirect = "http-request redirect location {}/try code 302 if {{ path / }} {{ method GET HEAD }}"
+    assert redirect.format("/model") in lines_below("frontend http_frontend", harden(rendered))
+    moved = rendered.replace("path /model", "path /classify")
+    assert redirect.format("/classify") in lines_below("frontend http_frontend", harden(moved))
+    assert "http-request redirect" not in harden(rendered.replace("path /user", "path /"))
+
+
 @pytest.mark.parametrize("names", [("user", "model"), ("user",), ("model",)])
 def test_grpc_of_no_named_application_goes_to_the_model(tmp_path: Path, names: tuple[str, ...]) -> None:
     from ray.serve._private.common import RequestProtocol
@@ -344,7 +352,7 @@ async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: st
             seen.add((await http.get(path)).text)
 
 
-async def test_the_open_inference_protocol_is_at_its_usual_path_too(tmp_path: Path) -> None:
+async def test_the_protocol_is_at_its_usual_path_too_and_the_page_at_the_top(tmp_path: Path) -> None:
     port, replica = free_port(), Replica(b"sun")
     async with (
         replicas(replica) as [server],
@@ -356,6 +364,9 @@ async def test_the_open_inference_protocol_is_at_its_usual_path_too(tmp_path: Pa
             assert (await http.get(path)).text == "sun"
         for path in ("/v22", "/V2", "/x/v2"):
             assert (await http.get(path)).status_code == 404
+        front = await http.get("/", follow_redirects=False)
+        assert (front.status_code, front.headers["location"]) == (302, "/model/try")
+        assert (await http.get("/x")).status_code == (await http.post("/")).status_code == 404
     asked = [target for target in replica.targets if "healthz" not in target and target != "/model/"]
     assert asked == ["/model/v2", "/model/v2/models/x?a=b", "/model/v2/models"]
 
