@@ -42,7 +42,7 @@ def test_the_minimal_plan_of_the_manual_measures_any_http_service(tmp_path: Path
 
 
 def test_the_further_keys_of_the_manual_fit_the_minimal_plan(tmp_path: Path) -> None:
-    minimal, further = (yaml.safe_load(block) for block in blocks("yaml"))
+    minimal, further, *_ = (yaml.safe_load(block) for block in blocks("yaml"))
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({**minimal, **further}))
     plan = load_plan(path)

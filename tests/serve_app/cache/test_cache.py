@@ -77,10 +77,9 @@ async def replica(loaded: Classifier, redis_url: str) -> AsyncIterator[Replica]:
     metrics, gate = Counted(), Gate(loaded._batcher._infer)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("REDIS_URL", redis_url)
-        patched.setattr("serve_app.classifier.classifier.load_engine", lambda *_args, **_options: gate)
         patched.setattr("serve_app.cache.store.Timing", lambda **_options: PATIENT)
         args = {"max_wait_s": 10 * HANG_S, "deadline_s": 10 * HANG_S, "max_batch": 2}  # a short warm-up
-        classifier = await Classifier.load(loaded.settings.model_copy(update=args), metrics)
+        classifier = await Classifier.load(loaded.settings.model_copy(update=args), metrics, lambda *_: lambda: gate)
     transport = httpx.ASGITransport(build_model_api(classifier), root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
         try:
