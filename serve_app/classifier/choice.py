@@ -65,6 +65,10 @@ class Trial(BaseModel):
     images_per_s: float | None = Field(None, description="Of one replica's engine, without decoding and HTTP.")
     agreement: list[Agreed] = []
     refused: str | None = Field(None, description="Why it was not chosen, however fast it is.")
+    may_pass: bool = Field(
+        default=False,
+        description="Whether it was refused for what may be otherwise another time, such as too little memory.",
+    )
 
 
 class Choice(BaseModel):
@@ -80,6 +84,11 @@ class Choice(BaseModel):
         """Return the trial of what serves."""
         return self.trials[0]
 
+    @property
+    def is_lasting(self) -> bool:
+        """Tell whether another choice, made of the same, would end the same way."""
+        return not any(trial.may_pass for trial in self.trials)
+
 
 @dataclass(frozen=True)
 class _PictureSet:
@@ -92,6 +101,10 @@ class _Outcome:
     images_per_s: float
     scores: list[Scores]
     """For each set of pictures."""
+
+
+class PassingError(SetupError):
+    """A model cannot be prepared for a reason that may be gone the next time."""
 
 
 class _TrialFailed(Exception):
@@ -119,7 +132,7 @@ def choose(
     is_usable: Callable[[ClassifierSettings], bool],
     prepare: Callable[[ClassifierSettings], "PreparedModel"],
     *,
-    on_gpu: bool,
+    gpu_share: float,
 ) -> Choice:
     """Return which of the candidates that can be used here is the fastest one that agrees with the reference.
 
@@ -127,9 +140,14 @@ def choose(
     """
     installed = [candidate for candidate in candidates(settings) if is_usable(candidate)]
     reference = next(filter(is_usable, _references(settings)))
-    prepared = prepare(reference)
+    try:
+        prepared = prepare(reference)
+    except RuntimeError as exc:
+        logger.exception("%s prepared no model", reference.engine)
+        what = f"{reference.engine} (float32), with which the others are compared, prepares no model: {_reason(exc)}"
+        raise SetupError(Fault("engine", what, "name another engine")) from exc
     sets = list(_make_pictures(settings, prepared.manifest.geometry))
-    bench = _Bench(settings, sets, on_gpu)
+    bench = _Bench(settings, sets, gpu_share)
     # On a GPU float32 of jax is TF32.
     highest = "highest" if reference.engine == "jax" else reference.precision
     try:
@@ -163,14 +181,21 @@ def _try(
     about: dict[str, object] = {"engine": candidate.engine, "precision": candidate.precision}
     try:
         found = bench.run(prepare(candidate).folder, candidate.engine, candidate.precision)
-    except (SetupError, _TrialFailed) as exc:
-        return Trial.model_validate({**about, "refused": " ".join(str(exc).split())})
+    except (SetupError, RuntimeError, _TrialFailed) as exc:
+        logger.info("engine %s with precision %s: %s", candidate.engine, candidate.precision, exc)
+        may_pass = isinstance(exc, PassingError) or not isinstance(exc, SetupError)
+        return Trial.model_validate({**about, "refused": _reason(exc), "may_pass": may_pass})
     about |= {"images_per_s": found.images_per_s}
     if not all(np.isfinite(scores).all() for scores in found.scores):
         return Trial.model_validate({**about, "refused": "it gives numbers that are not finite"})
     measured = [_measure(*each) for each in zip(bench.sets, wanted.scores, found.scores, strict=True)]
     refused = why_refused(measured, bench.settings.min_agreement)
     return Trial.model_validate({**about, "agreement": measured, "refused": refused})
+
+
+def _reason(exc: Exception) -> str:
+    """Return the last line of what an engine's process said, which is what Python ends a traceback with."""
+    return (str(exc).strip() or repr(exc)).splitlines()[-1].strip()
 
 
 def why_refused(measured: list[Agreed], min_agreement: float) -> str | None:
@@ -199,11 +224,11 @@ def _measure(given: _PictureSet, wanted: Scores, found: Scores) -> Agreed:
 
 @dataclass(frozen=True)
 class _Bench:
-    """Where engines are tried: on the same pictures, with the threads and batches of a replica."""
+    """Where engines are tried: on the same pictures, with the threads, batches and share of a GPU of a replica."""
 
     settings: ClassifierSettings
     sets: list[_PictureSet]
-    on_gpu: bool
+    gpu_share: float
 
     def run(self, folder: Path, engine: str, precision: str) -> _Outcome:
         """Return how fast an engine computes the prepared model in `folder`, and its scores. Raises _TrialFailed."""
@@ -218,7 +243,7 @@ class _Bench:
                 precision=precision,
                 threads=self.settings.thread_count,
                 max_batch=self.settings.max_batch,
-                gpu_share=float(self.on_gpu),
+                gpu_share=self.gpu_share,
                 pictures=asked,
                 answer=answered,
             )

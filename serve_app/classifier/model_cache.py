@@ -25,7 +25,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.classifier.choice import Choice, candidates, choose, find_pictures, settled
+from serve_app.classifier.choice import Choice, PassingError, candidates, choose, find_pictures, settled
 from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.machine import PROCESSOR, describe_processor, find_gpus, has_bfloat16
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 RECIPE = 3
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
-# How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again.
+# How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again, and `engine: auto`
+# without an engine that failed for a reason that may pass.
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
 CHOICE = "choice.json"
@@ -54,7 +55,7 @@ _OTHER_WAYS = {
 }
 
 
-class UnavailableError(SetupError):
+class UnavailableError(PassingError):
     """The ImageNet weights or labels cannot be fetched."""
 
 
@@ -103,15 +104,18 @@ class PreparedModel(BaseModel):
         return settled(settings, self.choice.chosen.engine, self.choice.chosen.precision) if self.choice else settings
 
 
-def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0) -> PreparedModel:
+def find_or_prepare(
+    settings: ClassifierSettings, *, gpu_share: float = 0.0, is_start: bool = False
+) -> PreparedModel:
     """Return the prepared model that `settings` ask for, preparing it first if it is not in the cache.
 
     It is for an engine that has so much of a GPU. Safe when several replicas start at once: one prepares, the others
-    wait. Raises SetupError.
+    wait. When a service starts (`is_start`), what `auto` was decided by is made anew if it is old and an engine failed
+    for a reason that may pass; a replica takes what the others have. Raises SetupError.
     """
     if fault := find_engine_fault(settings):
         raise SetupError(fault)
-    cache = _Cache(cache_dir() / "models", gpu_share > 0)
+    cache = _Cache(cache_dir() / "models", gpu_share, is_start=is_start)
     _make_folder(cache.folder)
     is_auto = settings.weights == "auto" and not settings.is_model_file
     found = cache.find_or_make_auto(settings) if is_auto else cache.find_or_choose(settings)
@@ -125,6 +129,9 @@ def find_engine_fault(settings: ClassifierSettings, processor: Path = PROCESSOR)
     """
     if settings.is_auto:
         faults = [find_engine_fault(each, processor) for each in candidates(settings)]
+        if not faults:
+            what = f"no engine computes {shown(settings.model)} with precision: {settings.precision}"
+            return Fault("engine", what, "write `precision: auto`")
         return None if None in faults else faults[-1]
     engine = settings.engine
     for package in _packages(settings):
@@ -139,21 +146,29 @@ def find_engine_fault(settings: ClassifierSettings, processor: Path = PROCESSOR)
     return None
 
 
-def is_prepared(settings: ClassifierSettings) -> bool:
-    """Tell whether the model that `settings` ask for is in the cache. Raises SetupError on a bad file."""
-    return any(_Cache(cache_dir() / "models", on_gpu).has(settings) for on_gpu in (False, True))
+def is_prepared(settings: ClassifierSettings, *, gpu_share: float | None = None) -> bool:
+    """Tell whether the cache has the model of an engine with so much of a GPU, or with any. Raises SetupError.
+
+    Where the share is not known, one of the models that `auto` may end with is enough.
+    """
+    folder = cache_dir() / "models"
+    if gpu_share is not None:
+        return _Cache(folder, gpu_share).has(settings)
+    asked = filter(_is_usable, candidates(settings)) if settings.is_auto else [settings]
+    return any(_Cache(folder, share).has(each) for each in asked for share in (0.0, 1.0))
 
 
 @dataclass(frozen=True)
 class _Cache:
-    """The prepared models in `folder`, for replicas that have a GPU, or that have none."""
+    """The prepared models in `folder`, for engines that have so much of a GPU."""
 
     folder: Path
-    on_gpu: bool
+    gpu_share: float
+    is_start: bool = False
 
     def place_of(self, settings: ClassifierSettings) -> Path:
         """Return the folder of what `settings` ask for, whether it is there or not. Raises SetupError."""
-        return self.folder / _name(pin_files(settings), on_gpu=self.on_gpu)
+        return self.folder / _name(pin_files(settings), self.gpu_share)
 
     def has(self, settings: ClassifierSettings) -> bool:
         """Tell whether the model that `settings` ask for is there. Raises SetupError."""
@@ -184,8 +199,9 @@ class _Cache:
         settings = pin_files(settings)
         place = self.place_of(settings)
         with _locked(place.with_suffix(".lock")):
-            if (choice := _read_choice(place)) is None:
-                choice = choose(settings, _is_usable, self._find_or_make, on_gpu=self.on_gpu)
+            choice = _read_choice(place)
+            if choice is None or (self.is_start and not choice.is_lasting and not _is_recent(place / CHOICE)):
+                choice = choose(settings, _is_usable, self._find_or_make, gpu_share=self.gpu_share)
                 place.mkdir(exist_ok=True)
                 making = place / f"{CHOICE}.making"
                 making.write_text(choice.model_dump_json())
@@ -199,7 +215,7 @@ class _Cache:
         manifest = _read_manifest(target)
         if manifest is None:
             with _locked(target.with_suffix(".lock")):
-                manifest = _read_manifest(target) or _make(settings, target, on_gpu=self.on_gpu)
+                manifest = _read_manifest(target) or _make(settings, target, on_gpu=self.gpu_share > 0)
         return PreparedModel(folder=target, manifest=manifest, fingerprint=target.name)
 
 
@@ -224,7 +240,7 @@ def _locked(path: Path) -> Iterator[None]:
             yield
     except Timeout as exc:
         what = f"another process has been preparing the model for {LOCK_TIMEOUT_S} s"
-        raise SetupError(Fault("", what, f"wait for it, or end it and delete {path}")) from exc
+        raise PassingError(Fault("", what, f"wait for it, or end it and delete {path}")) from exc
 
 
 def _read_manifest(target: Path) -> Manifest | None:
@@ -271,10 +287,10 @@ def pin_files(settings: ClassifierSettings) -> ClassifierSettings:
 
 
 def _fingerprint(settings: ClassifierSettings) -> str:
-    return _name(pin_files(settings), on_gpu=False)
+    return _name(pin_files(settings), 0.0)
 
 
-def _name(pinned: ClassifierSettings, *, on_gpu: bool) -> str:
+def _name(pinned: ClassifierSettings, gpu_share: float) -> str:
     """Return a name for everything that decides what `engines.prepare` writes, or what `auto` ends with."""
     parts: dict[str, object] = {
         "recipe": RECIPE,
@@ -288,10 +304,11 @@ def _name(pinned: ClassifierSettings, *, on_gpu: bool) -> str:
     }
     if pinned.is_auto or pinned.engine == "jax":
         # Made, compiled and measured on this machine, and for one precision.
-        machine = [describe_processor(), *(find_gpus() if on_gpu else [])]
-        parts |= {"precision": pinned.precision, "machine": machine, "on_gpu": on_gpu}
+        machine = [describe_processor(), *(find_gpus() if gpu_share else [])]
+        parts |= {"precision": pinned.precision, "machine": machine, "on_gpu": gpu_share > 0}
     if pinned.is_auto:
-        parts |= {"timed_with": [pinned.thread_count, pinned.max_batch], "agreement": _agreement_parts(pinned)}
+        timed_with = [pinned.thread_count, pinned.max_batch, gpu_share]
+        parts |= {"timed_with": timed_with, "agreement": _agreement_parts(pinned)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -353,14 +370,14 @@ def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) ->
             timeout=PREPARE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired as exc:
-        raise SetupError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc
+        raise PassingError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc
     if done.returncode == CANNOT_FETCH:
         raise UnavailableError(done.stderr.strip().splitlines()[-1])
     if done.returncode == CANNOT_PREPARE:
         raise SetupError(done.stderr.strip().splitlines()[-1])
     if done.returncode < 0:
         what = f"was ended by signal {-done.returncode}: too little memory for this model?"
-        raise SetupError(f"preparing the model ({source}) {what}")
+        raise PassingError(f"preparing the model ({source}) {what}")
     if done.returncode != 0:
         raise RuntimeError(f"preparing the model ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
 

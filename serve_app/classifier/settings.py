@@ -16,6 +16,7 @@ from serve_app.spelling import nearest
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
 # Pillow refuses pictures beyond twice its own limit, whatever we allow.
 MAX_PIXELS = 178_956_970
+MOST_THREADS = 256
 # Part headers, boundaries and a few stray text fields around the picture.
 MULTIPART_OVERHEAD_BYTES = 16_384
 # Sources that are neither a file nor a URL.
@@ -95,7 +96,7 @@ class ClassifierSettings(BaseModel):
         description="A folder of pictures on which `auto` measures agreement, besides generated ones; up to 256 of "
         "them are taken.",
     )
-    threads: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | Literal["auto"] = Field(
         1,
         description="Engine threads of one replica, 1 to 256. threads × num_replicas should be the cores of the "
         "machine. `auto`: the replica's `num_cpus` if that is 1 or more, else the cores of its node ÷ the replicas "

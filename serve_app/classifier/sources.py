@@ -30,22 +30,25 @@ _WAYS = {
 }
 
 
-def find_source_faults(settings: ClassifierSettings) -> Iterator[Fault]:
-    """Yield why the model cannot be prepared, by the keys of `settings`. Waits ANSWER_S at most for each source."""
+def find_source_faults(settings: ClassifierSettings, *, gpu_share: float | None = None) -> Iterator[Fault]:
+    """Yield why the model of an engine with so much of a GPU, or any, cannot be prepared, by the keys of `settings`.
+
+    Waits ANSWER_S at most for each source.
+    """
     if settings.agreement_pictures is not None and not find_pictures(folder := Path(settings.agreement_pictures)):
         yield no_pictures(folder)
     if fault := find_engine_fault(settings):
         yield fault
-    elif _is_prepared(settings):
+    elif _is_prepared(settings, gpu_share):
         return
     weights = list(_weights_faults(settings))
     yield from weights
     yield from _labels_faults(settings, None if weights else _count_classes(settings), has_weights=not weights)
 
 
-def _is_prepared(settings: ClassifierSettings) -> bool:
+def _is_prepared(settings: ClassifierSettings, gpu_share: float | None) -> bool:
     try:
-        return is_prepared(settings)
+        return is_prepared(settings, gpu_share=gpu_share)
     except SetupError:  # a file that cannot be read, or has another checksum, which is told in its turn
         return False
 

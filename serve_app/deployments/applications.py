@@ -36,6 +36,11 @@ def our_settings(config: dict[str, Any]) -> Iterator[tuple[str, Settings]]:
 
 def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
     """Yield the engines of each application that has any."""
+    yield from (engines for _, engines in models(config))
+
+
+def models(config: dict[str, Any]) -> Iterator[tuple[ClassifierSettings, Classifier]]:
+    """Yield of each application that has engines its settings, with their number of threads, and the engines."""
     settings_of = dict(our_settings(config))
     for application in dicts(config.get("applications")):
         settings = settings_of.get(str(application.get("name")))
@@ -44,13 +49,14 @@ def classifiers(config: dict[str, Any]) -> Iterator[Classifier]:
             [deployment, *_] = [*items_of(application, name), {}]
             replicas, cpus = replicas_of(deployment), cpus_of(deployment)
             threads = threads_of(settings.threads, num_cpus=cpus, replicas=replicas.most, cores=usable_cores())
-            yield Classifier(
-                application["name"],
+            engines = Classifier(
+                str(application.get("name")),
                 threads,
                 replicas,
                 is_shared=settings.shared_engine,
                 gpu_share=gpu_share_of(deployment),
             )
+            yield settings.model_copy(update={"threads": threads}), engines
 
 
 def items_of(application: dict[str, Any], name: str) -> list[dict[str, Any]]:

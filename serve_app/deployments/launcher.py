@@ -21,7 +21,7 @@ from ray import serve
 
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.deployments.applications import api_port, classifiers, grpc_port, our_settings
+from serve_app.deployments.applications import api_port, classifiers, grpc_port, models
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.preflight import startable_config
@@ -90,16 +90,14 @@ def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *,
 
 def _prepare_models(config: dict[str, Any]) -> None:
     """Have every model in the cache, so that what is wrong with one is known before Ray starts. Raises SetupError."""
-    shares = {each.application: each.gpu_share for each in classifiers(config)}
-    for name, settings in our_settings(config):
-        if isinstance(settings, ClassifierSettings):
-            with waiting_for(f"the model of {name} to be prepared", _say):
-                _prepare(name, settings, shares[name])
+    for settings, engines in models(config):
+        with waiting_for(f"the model of {engines.application} to be prepared", _say):
+            _prepare(engines.application, settings, engines.gpu_share)
 
 
 def _prepare(name: str, settings: ClassifierSettings, gpu_share: float) -> None:
     try:
-        find_or_prepare(settings, gpu_share=gpu_share)
+        find_or_prepare(settings, gpu_share=gpu_share, is_start=True)
     except SetupError as exc:
         key = ".".join(part for part in (f"applications[{name}].args", exc.fault.key) if part)
         raise SetupError(replace(exc.fault, key=key)) from exc

@@ -86,7 +86,7 @@ def _asks_for_gpu(config: dict[str, Any], application: str, deployment: str) -> 
     return any(
         gpu_share_of(item) > 0
         for each in dicts(config.get("applications"))
-        if each.get("name") == application
+        if str(each.get("name")) == application
         for item in items_of(each, deployment)
     )
 

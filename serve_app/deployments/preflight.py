@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from serve_app import service_folder
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
-from serve_app.deployments.applications import api_port, grpc_port, http_host, key_sources, our_settings
+from serve_app.deployments.applications import api_port, grpc_port, http_host, key_sources, models, our_settings
 from serve_app.deployments.config_file import config_faults
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
@@ -128,9 +128,9 @@ def _keys(start: Start) -> Iterator[Fault]:
 
 
 def _sources(start: Start) -> Iterator[Fault]:
-    for name, settings in start.settings(ClassifierSettings):
-        for fault in find_source_faults(settings):
-            yield replace(fault, key=f"applications[{name}].args.{fault.key}")
+    for settings, engines in models(start.config):
+        for fault in find_source_faults(settings, gpu_share=engines.gpu_share):
+            yield replace(fault, key=f"applications[{engines.application}].args.{fault.key}")
 
 
 def _database(start: Start) -> Iterator[Fault]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from serve_app.classifier.settings import MOST_THREADS
 from serve_app.deployments.options import CLASSIFIER_NAME, ENGINE_NAME
 
 
@@ -43,11 +44,13 @@ class Classifier:
 def threads_of(given: int | Literal["auto"], *, num_cpus: float, replicas: int, cores: int) -> int:
     """Return the engine threads of one replica: what is `given`, or for `auto` what fits.
 
-    `num_cpus` is what Ray counts for the replica, `replicas` how many share the `cores` of its node.
+    `num_cpus` is what Ray counts for the replica, `replicas` how many share the `cores` of its node. `auto` is
+    MOST_THREADS at most.
     """
     if given != "auto":
         return given
-    return int(num_cpus) if num_cpus >= 1 else max(1, cores // replicas)
+    fitting = int(num_cpus) if num_cpus >= 1 else max(1, cores // max(1, replicas))
+    return min(fitting, MOST_THREADS)
 
 
 def thread_budget_fault(classifiers: Sequence[Classifier], cores: int) -> str | None:
@@ -57,7 +60,7 @@ def thread_budget_fault(classifiers: Sequence[Classifier], cores: int) -> str | 
     Autoscaled replicas count at their most: with fewer, cores are idle on purpose. `cores` are those that affinity mask
     and quotas leave. What the line recommends fits.
     """
-    classifiers = [each for each in classifiers if not each.gpu_share]
+    classifiers = [each for each in classifiers if each.replicas.most and not each.gpu_share]
     wanted = sum(each.most_threads for each in classifiers)
     replicas = sum(each.replicas.most for each in classifiers)
     if not classifiers or 0 <= cores - wanted < replicas:  # with one thread more for each, there would be too many

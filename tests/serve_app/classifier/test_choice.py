@@ -1,5 +1,6 @@
 """`engine: auto` and `precision: auto`: what is tried, what is chosen, and that it is found again."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from serve_app.classifier.choice import (
 )
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
-from serve_app.classifier.model_cache import CHOICE, find_engine_fault, find_or_prepare, is_prepared
+from serve_app.classifier.model_cache import CHOICE, _name, find_engine_fault, find_or_prepare, is_prepared
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
@@ -97,6 +98,51 @@ async def test_the_fastest_engine_that_agrees_serves_and_is_found_again(
     assert kept.stat().st_mtime_ns == before
 
 
+def break_package(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every process that starts from now on fail when it imports a package."""
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(f"raise SystemExit('{name} is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_an_engine_that_breaks_is_refused_until_a_later_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    wanted = of_file(write_onnx(tmp_path / "colours.onnx"), precision="float32")
+    break_package("openvino", tmp_path / "first", monkeypatch)
+    found = find_or_prepare(wanted)
+    assert found.choice is not None
+    [chosen, refused] = found.choice.trials
+    assert (chosen.engine, chosen.may_pass) == ("onnxruntime", False)
+    assert (refused.refused, refused.may_pass) == ("openvino is broken", True)
+
+    break_package("onnxruntime", tmp_path / "second", monkeypatch)  # tells whether anything is tried again
+    assert find_or_prepare(wanted, is_start=True) == found
+    [kept] = (tmp_path / "cache" / "models").glob(f"*/{CHOICE}")
+    os.utime(kept, (0, 0))
+    assert find_or_prepare(wanted) == found  # a replica
+    with pytest.raises(SetupError, match=r"^engine: onnxruntime computes no picture: onnxruntime is broken; "):
+        find_or_prepare(wanted, is_start=True)
+
+
+def test_a_reference_that_breaks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    break_package("onnxruntime", tmp_path / "first", monkeypatch)
+    with pytest.raises(SetupError) as caught:
+        find_or_prepare(of_file(write_onnx(tmp_path / "colours.onnx"), precision="float32"))
+    assert str(caught.value) == (
+        "engine: onnxruntime (float32), with which the others are compared, prepares no model: onnxruntime is "
+        "broken; name another engine"
+    )
+
+
+def test_a_choice_is_for_the_share_of_a_gpu_that_it_was_timed_with() -> None:
+    names = {_name(settings(), share) for share in (0.0, 0.25, 1.0)}
+    assert len(names) == 3
+    assert _name(settings(engine="jax", precision="float32"), 0.25) == _name(
+        settings(engine="jax", precision="float32"), 1.0
+    )
+
+
 @pytest.mark.parametrize(
     ("same", "least", "words"),
     [(128, 0.99, None), (127, 0.99, None), (126, 0.99, "another best class in 2 of 128 generated pictures"),
@@ -152,3 +198,10 @@ def test_auto_needs_one_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch
     fault = find_engine_fault(onnx)
     assert fault is not None
     assert "is not installed" in str(fault)
+
+
+def test_an_auto_without_a_candidate_is_one_line() -> None:
+    none = settings().model_copy(update={"threads": 0})
+    assert str(find_engine_fault(none)) == (
+        "engine: no engine computes resnet50 with precision: auto; write `precision: auto`"
+    )

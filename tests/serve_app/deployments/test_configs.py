@@ -12,7 +12,8 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers
+from serve_app.classifier.settings import MOST_THREADS
+from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers, models
 from serve_app.deployments.config_file import check_config, config_faults, find_unknown_keys, load_config
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.per_node import count_nodes
@@ -113,6 +114,9 @@ def test_a_cluster_differs_from_one_replica_in_nothing_else() -> None:
         ("auto", 0.1, 2, 8, 4),
         ("auto", 0, 3, 8, 2),
         ("auto", 0.1, 8, 2, 1),
+        ("auto", 0.1, 0, 8, 8),  # num_replicas: 0
+        ("auto", 0.1, 1, 384, MOST_THREADS),
+        ("auto", 300, 1, 384, MOST_THREADS),
     ],
 )
 def test_auto_is_the_cpus_of_a_replica_or_its_part_of_the_cores(
@@ -130,6 +134,17 @@ def test_the_start_counts_the_threads_of_auto(options: dict[str, Any] | None, th
         model["deployments"][0]["ray_actor_options"] = options
     [found] = classifiers(config)
     assert found.threads == threads
+
+
+def test_models_are_prepared_with_the_threads_that_they_are_served_with() -> None:
+    config = read_config("one_replica.yaml")
+    config["applications"][1]["args"]["threads"] = "auto"
+    [(settings, engines)] = models(config)
+    assert settings.threads == engines.threads == usable_cores()
+
+
+def test_no_replicas_have_no_threads_to_fit() -> None:
+    assert thread_budget_fault([Classifier("model", 2, Replicas(0, 0))], cores=8) is None
 
 
 def test_a_config_without_a_classifier_has_no_threads_to_fit() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import LABELS_URL, find_source_faults
@@ -201,6 +202,23 @@ def test_hosts_whose_names_are_looked_up_without_end_are_told_in_time(monkeypatc
         ended.set()
     assert [fault.key for fault in told] == ["applications[model].args.labels", "DATABASE_URL", "REDIS_URL"]
     assert all("no answer in time; " in str(fault) for fault in told)
+
+
+@pytest.mark.parametrize(("name", "place"), [(None, 1), (7, 7)])
+def test_a_name_that_is_none_is_one_line_beside_what_else_is_wrong(
+    tmp_path: Path, name: int | None, place: int
+) -> None:
+    config = read_config("one_replica.yaml")
+    model = config["applications"][1]
+    model |= {"name": name, "args": {**model["args"], "labels": "/no/such.txt"}}
+    if name is None:
+        del model["name"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SetupFaults) as caught:
+        startable_config(path, is_to_listen=False)
+    told = [line.partition(": ")[0] for line in caught.value.lines]
+    assert told == [f"applications[{place}].name", f"applications[{name}].args.labels"]
 
 
 def test_redis_is_asked_once_for_several_models() -> None:
