@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 # A batch takes half a second; whatever takes this long will not come back.
 STUCK_AFTER_S = 60
+STUCK_WITH_SHARED_ENGINE_S = 600
+"""Such an engine is watched and replaced by itself, and what it had is sent again: no replica need end with it."""
 LOWEST_PRIORITY = 19
 HASHED_AT_ONCE_BYTES = 131_072
 """Up to here the event loop hashes an upload itself: handing it to a thread would cost as much."""
@@ -125,8 +127,8 @@ class Classifier:
 
     def check_ready(self) -> None:
         """Return if pictures can be classified. Raises NotReady when the batch loop has ended or the engine hangs."""
-        if self._batcher.running_for_s > STUCK_AFTER_S:
-            raise NotReady(f"the engine has not come back for {STUCK_AFTER_S} s; Serve will replace the replica")
+        if self._batcher.running_for_s > (limit_s := stuck_after_s(self.settings)):
+            raise NotReady(f"the engine has not come back for {limit_s} s; Serve will replace the replica")
         if not self._batcher.is_running:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 
@@ -219,6 +221,11 @@ class Classifier:
                 ("inference", inference.ended),
             ),
         )
+
+
+def stuck_after_s(settings: ClassifierSettings) -> int:
+    """Return after how many seconds a batch of a replica will not come back."""
+    return STUCK_WITH_SHARED_ENGINE_S if settings.shared_engine else STUCK_AFTER_S
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 RECIPE = 3
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
-# How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again, and `engine: auto`
-# without an engine that failed for a reason that may pass.
+# How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again, and
+# `engine: auto` without an engine that failed for a reason that may pass.
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
 CHOICE = "choice.json"
@@ -104,9 +104,7 @@ class PreparedModel(BaseModel):
         return settled(settings, self.choice.chosen.engine, self.choice.chosen.precision) if self.choice else settings
 
 
-def find_or_prepare(
-    settings: ClassifierSettings, *, gpu_share: float = 0.0, is_start: bool = False
-) -> PreparedModel:
+def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0, is_start: bool = False) -> PreparedModel:
     """Return the prepared model that `settings` ask for, preparing it first if it is not in the cache.
 
     It is for an engine that has so much of a GPU. Safe when several replicas start at once: one prepares, the others

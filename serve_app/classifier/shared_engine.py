@@ -7,6 +7,7 @@ _SCORES and float32 of shape (pictures, classes), or `<II` _FAULT, a length, and
 """
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -22,12 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.classifier.engines import MOST_AT_ONCE, Engine
-from serve_app.errors import SetupError
+from serve_app.errors import NotReady, SetupError
 
 logger = logging.getLogger(__name__)
 
 LOST_WITHIN_S = 60.0
 """How long a replica waits for an engine process that has gone: a new one needs about 10 s."""
+STUCK_AFTER_S = 60
+MOST_FAILURES = 20
+"""Batches that may fail one after the other: an engine whose memory is broken computes none any more."""
 
 _SOCKET_BYTES = 4_194_304
 _RETRY_S = 0.05
@@ -78,6 +82,8 @@ class EngineServer:
         self._change = threading.Condition()
         self._began: dict[int, float] = {}
         self._connections = 0
+        self._failures = 0
+        """Batches that have failed since the last one that did not."""
         self._is_closed = False
         self._socket = socket.socket(socket.AF_UNIX)
 
@@ -94,6 +100,13 @@ class EngineServer:
             start_thread(self._run_batches)
         _start(self._accept)
 
+    def check_ready(self) -> None:
+        """Return if the engine computes what it is given. Raises NotReady when it hangs, or fails again and again."""
+        if self.running_for_s > STUCK_AFTER_S:
+            raise NotReady(f"the engine has not come back for {STUCK_AFTER_S} s; Serve will replace it")
+        if self._failures >= MOST_FAILURES:
+            raise NotReady(f"{self._failures} batches have failed one after the other; Serve will replace the engine")
+
     @property
     def running_for_s(self) -> float:
         """Seconds since the oldest batch that runs went to the engine; 0 between batches."""
@@ -105,7 +118,10 @@ class EngineServer:
             self._change.wait_for(lambda: not self._connections, within_s)
 
     def close(self) -> None:
-        """Take no more connections and end the threads that run the engine."""
+        """Take no more requests and end the threads that run the engine, once they have computed what waits.
+
+        A connection ends with its next request, which the replica sends to the engine that has this one's place.
+        """
         with self._change:
             self._is_closed = True
             self._change.notify_all()
@@ -145,6 +161,8 @@ class EngineServer:
     def _ask(self, pictures: Pictures) -> _Request:
         request = _Request(pictures)
         with self._change:
+            if self._is_closed:
+                raise EOFError
             self._waiting.append(request)
             self._change.notify_all()
         request.is_answered.wait()
@@ -166,8 +184,10 @@ class EngineServer:
                 whole = batch[0].pictures if len(batch) == 1 else np.concatenate([each.pictures for each in batch])
                 scores = np.ascontiguousarray(self._engine.infer(whole), np.float32)
                 self._share_out(batch, scores)
+                self._failures = 0
             except Exception as exc:
                 logger.exception("a batch failed")
+                self._failures += 1
                 for request in batch:
                     request.fault = f"{type(exc).__name__}: {exc}"
             finally:
@@ -213,7 +233,7 @@ class SharedEngine:
         self._own = threading.local()
         self._connections: set[socket.socket] = set()
         try:
-            self._drop(self._connect(within_s))
+            self._drop(self._connect(time.monotonic() + within_s))
         except OSError as exc:
             raise SetupError(
                 f"the engine that the replicas share is not there after {within_s:g} s ({exc}); "
@@ -221,17 +241,17 @@ class SharedEngine:
             ) from exc
 
     def infer(self, pictures: Pictures) -> Scores:
-        """See Engine. Raises RuntimeError with what the engine raised, ConnectionError after LOST_WITHIN_S without."""
-        lost_at_s = None
+        """See Engine. Raises RuntimeError with what the engine raised, NotReady after LOST_WITHIN_S without one."""
+        until_s = math.inf if hasattr(self._own, "connection") else time.monotonic() + LOST_WITHIN_S
         while True:
             try:
-                return self._exchange(self._connection(), pictures)
+                return self._exchange(self._connection(until_s), pictures)
             except (OSError, EOFError) as exc:
                 self._drop(vars(self._own).pop("connection", None))
                 now = time.monotonic()
-                lost_at_s = lost_at_s or now
-                if now > lost_at_s + LOST_WITHIN_S:
-                    raise ConnectionError(f"the engine that the replicas share has gone: {exc}") from exc
+                until_s = min(until_s, now + LOST_WITHIN_S)
+                if now > until_s:
+                    raise NotReady("the engine that the replicas share has gone; try again") from exc
                 logger.warning("the engine that the replicas share was lost (%r); sending the batch again", exc)
                 time.sleep(_RETRY_S)
 
@@ -240,10 +260,10 @@ class SharedEngine:
         for connection in list(self._connections):
             self._drop(connection)
 
-    def _connection(self) -> socket.socket:
+    def _connection(self, until_s: float) -> socket.socket:
         found: socket.socket | None = getattr(self._own, "connection", None)
         if found is None:
-            found = self._own.connection = self._connect(LOST_WITHIN_S)
+            found = self._own.connection = self._connect(until_s)
         return found
 
     def _drop(self, connection: socket.socket | None) -> None:
@@ -251,8 +271,7 @@ class SharedEngine:
             self._connections.discard(connection)
             connection.close()
 
-    def _connect(self, within_s: float) -> socket.socket:
-        until_s = time.monotonic() + within_s
+    def _connect(self, until_s: float) -> socket.socket:
         while True:
             connection = socket.socket(socket.AF_UNIX)
             try:

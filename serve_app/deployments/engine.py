@@ -25,15 +25,14 @@ from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault, threads_of
-from serve_app.errors import NotReady
 
 logger = logging.getLogger(__name__)
 
 STARTS_WITHIN_S = 600.0
 """How long replicas wait for the engine at the start: a GPU compiles for minutes."""
-STUCK_AFTER_S = 60
-LEAVES_AFTER_S = 50.0
-"""How long an engine that is replaced goes on for the replicas that still use it; Serve gives it 60 s."""
+LEAVES_AFTER_S = 280.0
+"""How long an engine that is replaced goes on at most for the replicas that still use it. Half of them at a time, they
+start and then drain for 35 s. Serve gives it 300 s."""
 _NAME_CHARACTERS = 12
 
 
@@ -54,6 +53,8 @@ class EngineReplica:
     def __init__(self, settings: ClassifierSettings) -> None:
         """Return once the engine is warm and its socket is there. Raises SetupError and OSError."""
         send_logs_to_serve()
+        options = vars(serve.get_replica_context())["_deployment_config"]  # Serve tells it in no other way
+        self._leaves_after_s = LEAVES_AFTER_S if options.max_surge_percent else 0.0
         settings = with_threads(settings, Replicas(1, 1))
         share = gpu_share_of_replica()
         prepared = find_or_prepare(settings, gpu_share=share)
@@ -70,14 +71,16 @@ class EngineReplica:
         return self._facts
 
     async def check_health(self) -> None:
-        """Raise if the engine hangs; Serve then replaces it."""
-        if self._server.running_for_s > STUCK_AFTER_S:
-            raise NotReady(f"the engine has not come back for {STUCK_AFTER_S} s; Serve will replace it")
+        """Raise if the engine hangs or fails again and again; Serve then replaces it."""
+        self._server.check_ready()
 
     async def __del__(self) -> None:
-        """Go on until the replicas that use this engine have ended, or have another one."""
+        """Go on until the replicas that use this engine have ended, or have another one.
+
+        Not where the next engine starts only after this one has ended: then they wait for it.
+        """
         if (server := getattr(self, "_server", None)) is not None:
-            await asyncio.to_thread(server.wait_until_unused, LEAVES_AFTER_S)
+            await asyncio.to_thread(server.wait_until_unused, self._leaves_after_s)
             server.close()
 
 

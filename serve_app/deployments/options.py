@@ -57,6 +57,6 @@ CLASSIFIER = DeploymentOptions(
 ENGINE = CLASSIFIER.model_copy(
     update={
         "max_surge_percent": 100,
-        "graceful_shutdown_timeout_s": 60,  # the replicas that use it are replaced meanwhile
+        "graceful_shutdown_timeout_s": 300,  # the replicas that use it are replaced meanwhile
     }
 )

@@ -7,15 +7,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serve_app.classifier import shared_engine
-from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
-from serve_app.errors import SetupError
+from serve_app.classifier.classifier import stuck_after_s
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.shared_engine import MOST_FAILURES, EngineServer, Shape, SharedEngine
+from serve_app.errors import NotReady, SetupError
 from tests.patience import HANG_S, until
 
 SHAPE = Shape(crop=2, classes=3)
@@ -213,9 +215,21 @@ def test_an_engine_that_does_not_come_back_is_an_error(
     monkeypatch.setattr(shared_engine, "LOST_WITHIN_S", 0.2)
     with other_process(path):
         engine = connect()
+        original = engine._connect
         assert ask(engine, 1) == [1]
-    with pytest.raises(OSError, match="the engine that the replicas share has gone"):
+    with pytest.raises(NotReady, match="the engine that the replicas share has gone; try again"):
         ask(engine, 2)
+    # A thread that had no connection yet waits as long, not twice.
+    limits_s: list[float] = []
+
+    def connect_until(until_s: float) -> socket.socket:
+        limits_s.append(until_s)
+        return original(until_s)
+
+    monkeypatch.setattr(engine, "_connect", connect_until)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(NotReady):
+        threads.submit(ask, engine, 2).result(HANG_S)
+    assert len(set(limits_s)) == 1
 
 
 def test_an_engine_that_is_replaced_goes_on_until_its_replicas_have_gone(path: Path, connect: Connect) -> None:
@@ -232,6 +246,34 @@ def test_an_engine_that_is_replaced_goes_on_until_its_replicas_have_gone(path: P
             waiting.join(HANG_S)
             assert not waiting.is_alive()
             assert ask(connect(), 4) == [4]
+
+
+def test_what_comes_after_the_end_of_an_engine_goes_to_the_next_one(path: Path, connect: Connect) -> None:
+    with listening(Echo(), path) as old:
+        engine = connect()
+        assert ask(engine, 1) == [1]
+        with listening(Echo(), path):
+            old.close()
+            assert ask(engine, 2) == [2]  # on a connection of before, it would wait for ever
+
+
+def test_an_engine_that_fails_again_and_again_is_not_ready(path: Path, connect: Connect) -> None:
+    with listening(Echo(), path) as server:
+        engine = connect()
+        for value in [*[13] * (MOST_FAILURES - 1), 1, *[13] * (MOST_FAILURES - 1)]:
+            with suppress(RuntimeError):
+                ask(engine, value)
+            server.check_ready()
+        with pytest.raises(RuntimeError, match="thirteen"):
+            ask(engine, 13)
+        with pytest.raises(NotReady, match="20 batches have failed one after the other"):
+            server.check_ready()
+
+
+def test_replicas_outlast_an_engine_that_is_found_stuck_and_replaced() -> None:
+    assert stuck_after_s(ClassifierSettings()) == shared_engine.STUCK_AFTER_S
+    least_s = shared_engine.STUCK_AFTER_S + 3 * 10 + shared_engine.LOST_WITHIN_S  # Serve asks thrice, every 10 s
+    assert stuck_after_s(ClassifierSettings(shared_engine=True)) > least_s
 
 
 def test_the_socket_is_for_this_user_alone(path: Path) -> None:
