@@ -12,7 +12,14 @@ from ray.serve.schema import HTTPOptionsSchema, gRPCOptionsSchema
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.config_text import MODEL, USERS
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE_NAME, USERS_NAME
+from serve_app.deployments.options import (
+    CLASSIFIER,
+    CLASSIFIER_NAME,
+    ENGINE,
+    ENGINE_NAME,
+    USERS_NAME,
+    DeploymentOptions,
+)
 from serve_app.deployments.thread_budget import Classifier, Replicas, threads_of
 from serve_app.entrance.keys import KeySource
 from serve_app.users.settings import UsersSettings
@@ -55,6 +62,7 @@ def models(config: dict[str, Any]) -> Iterator[tuple[ClassifierSettings, Classif
                 replicas,
                 is_shared=settings.shared_engine,
                 gpu_share=gpu_share_of(deployment),
+                max_surge_percent=surge_of(deployment, ENGINE if settings.shared_engine else CLASSIFIER),
             )
             yield settings.model_copy(update={"threads": threads}), engines
 
@@ -92,6 +100,12 @@ def gpu_share_of(deployment: dict[str, Any]) -> float:
     [options, *_] = [*dicts([deployment.get("ray_actor_options")]), {}]
     share = options.get("num_gpus")
     return float(share) if isinstance(share, int | float) and not isinstance(share, bool) else 0.0
+
+
+def surge_of(deployment: dict[str, Any], usual: DeploymentOptions) -> int:
+    """Return `max_surge_percent` of an item of `deployments`, or the one that is `usual`."""
+    given = deployment.get("max_surge_percent")
+    return given if isinstance(given, int) else usual.max_surge_percent
 
 
 def key_sources(config: dict[str, Any]) -> dict[str, KeySource]:

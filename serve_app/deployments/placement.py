@@ -1,7 +1,7 @@
 """Whether this machine has what the replicas of a config ask Ray for: Ray itself would wait for it, without end."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from math import ceil
 from typing import Any
@@ -21,6 +21,7 @@ from serve_app.deployments.applications import (
     replicas_of,
 )
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE_NAME
+from serve_app.deployments.thread_budget import Classifier
 from serve_app.errors import Fault
 
 _KEYS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
@@ -59,7 +60,8 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
     served = list(classifiers(config))
     for each in served:
         key = f"applications[{each.application}].deployments[{each.deployment}].ray_actor_options.num_gpus"
-        engine = settings_of[each.application].engine
+        settings = settings_of[each.application]
+        engine = settings.engine
         if each.is_shared and _asks_for_gpu(config, each.application, CLASSIFIER_NAME):
             what = "with shared_engine: true, the replicas have no engine"
             wrong = key.replace(each.deployment, CLASSIFIER_NAME)
@@ -67,19 +69,41 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
         if each.gpu_share > 1:
             what = f"{each.gpu_share:g}, and a replica computes on one GPU"
             yield Fault(key, what, "write 1, or a part of one, and one replica or more for each GPU in num_replicas")
+        elif gpus and each.gpu_share and settings.is_onnx:
+            what = "every engine that computes .onnx files does so on the CPU"
+            yield Fault(key, what, "remove the key, or serve a Keras file with `engine: jax`")
         elif gpus and each.gpu_share and engine not in ("jax", "auto"):
             yield Fault(key, f"engine: {engine} computes on the CPU", "write `engine: jax`, or remove the key")
         elif gpus and each.gpu_share and not any(map(find_spec, CUDA_PLUGINS)):
             remedy = "install it: .venv/bin/uv pip install -c requirements.lock -e '.[gpu]'"
             yield Fault(key, "jax is not installed with CUDA", remedy)
-        elif gpus and engine == "jax" and not each.gpu_share:
-            what = f"jax computes on the CPU, and this machine has {gpus} GPU(s)"
+        elif gpus and engine in ("jax", "auto") and not settings.is_onnx and not each.gpu_share:
+            what = f"engine: {engine} computes on the CPU, and this machine has {gpus} GPU(s)"
             yield Fault(key, what, "write `num_gpus: 1` below ray_actor_options", is_warning=True)
+    yield from _surge_faults(served, gpus)
     used = sum(each.gpu_share * each.replicas.most for each in served)
     if used and ceil(used) < gpus:
         what = f"the engines use {used:g} of {gpus} GPUs"
         more = "serve without shared_engine" if any(each.is_shared for each in served) else "raise num_replicas"
         yield Fault("applications", what, f"{more}, or hide GPUs with CUDA_VISIBLE_DEVICES", is_warning=True)
+
+
+def _surge_faults(served: Sequence[Classifier], gpus: int) -> Iterator[Fault]:
+    """Yield a warning for each classifier whose redeploy would wait without end for a GPU that its old replicas have.
+
+    Serve stops an old replica only when a new one runs.
+    """
+    used = sum(each.gpu_share * each.replicas.most for each in served)
+    in_redeploy = sum(each.gpu_share * each.most_in_redeploy for each in served)
+    if used > gpus + _ROUNDING or in_redeploy <= gpus + _ROUNDING:  # the first is told by find_placement_faults
+        return
+    for each in served:
+        if each.gpu_share and each.most_in_redeploy > each.replicas.most:
+            key = f"applications[{each.application}].deployments[{each.deployment}].max_surge_percent"
+            what = (
+                f"a redeploy needs {in_redeploy:g} GPU(s) for old and new engines, and would wait without end for them"
+            )
+            yield Fault(key, what, "write `max_surge_percent: 0`, with which old ones end first", is_warning=True)
 
 
 def _asks_for_gpu(config: dict[str, Any], application: str, deployment: str) -> bool:

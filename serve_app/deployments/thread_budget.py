@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Literal, NamedTuple
 
 from serve_app.classifier.settings import MOST_THREADS
@@ -29,11 +30,18 @@ class Classifier:
     """Whether one engine computes for other replicas, which have none."""
     gpu_share: float = 0.0
     """Of a GPU, for each replica. With one, its engine threads only hand over pictures and count for nothing."""
+    max_surge_percent: int = 0
+    """Of the replicas, how many more a redeploy starts before it stops old ones."""
 
     @property
     def deployment(self) -> str:
         """Return the name of the deployment that has the engines."""
         return ENGINE_NAME if self.is_shared else CLASSIFIER_NAME
+
+    @property
+    def most_in_redeploy(self) -> int:
+        """Return how many replicas, old and new, a redeploy runs at a time."""
+        return self.replicas.most + ceil(self.max_surge_percent * self.replicas.most / 100)
 
     @property
     def most_threads(self) -> int:

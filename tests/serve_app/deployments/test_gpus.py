@@ -27,8 +27,16 @@ def config(engine: str, num_gpus: object, replicas: int = 1) -> dict[str, Any]:
         ("tensorflow", 1, 1, 1, "num_gpus: engine: tensorflow computes on the CPU; write `engine: jax`"),
         ("jax", 1, 1, 1, "num_gpus: jax is not installed with CUDA; install it: .*gpu"),
         ("auto", 0.5, 2, 1, "num_gpus: jax is not installed with CUDA; install it: .*gpu"),
-        ("jax", None, 1, 1, "num_gpus: jax computes on the CPU, and this machine has 1 GPU.s.; write `num_gpus: 1`"),
+        (
+            "jax",
+            None,
+            1,
+            1,
+            "num_gpus: engine: jax computes on the CPU, and this machine has 1 GPU.s.; write `num_gpus: 1`",
+        ),
+        ("auto", None, 1, 1, "num_gpus: engine: auto computes on the CPU, and this machine has 1 GPU.s.; write `num"),
         ("jax", None, 1, 0, None),
+        ("auto", None, 1, 0, None),
         ("tensorflow", None, 1, 2, None),
     ],
 )
@@ -59,6 +67,44 @@ def test_gpus_left_idle_are_a_warning() -> None:
     assert fault.is_warning
     assert str(fault).startswith("applications: the engines use 1 of 2 GPUs; raise num_replicas")
     assert not any(each.key == "applications" for each in find_gpu_faults(config("jax", 0.5, replicas=4), 2))
+
+
+def test_a_gpu_for_an_onnx_file_is_one_line() -> None:
+    made = config("auto", 1)
+    made["applications"][1]["args"] |= {"model": "m.onnx", "preprocessing": "none"}
+    [fault, _] = find_gpu_faults(made, 1)
+    assert "every engine that computes .onnx files does so on the CPU; remove the key" in str(fault)
+    made["applications"][1]["deployments"][0].pop("ray_actor_options")
+    assert list(find_gpu_faults(made, 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "replicas", "gpus", "surge", "needed"),
+    [
+        (1, 1, 1, None, "2"),
+        (0.5, 2, 1, None, "1.5"),
+        (0.25, 2, 1, None, None),  # the third one fits
+        (1, 2, 2, 100, "4"),
+        (1, 2, 2, 0, None),
+        (1, 2, 1, None, None),  # does not even start, which is told elsewhere
+    ],
+)
+def test_a_redeploy_that_would_wait_for_a_gpu_is_a_warning(
+    share: float, replicas: int, gpus: int, surge: int | None, needed: str | None
+) -> None:
+    made = config("jax", share, replicas)
+    if surge is not None:
+        made["applications"][1]["deployments"][0]["max_surge_percent"] = surge
+    told = [each for each in find_gpu_faults(made, gpus) if each.key.endswith("max_surge_percent")]
+    assert all(each.is_warning for each in told)
+    assert [re.findall(r"needs ([\d.]+) GPU", each.what) for each in told] == ([[needed]] if needed else [])
+
+
+def test_the_shipped_engine_can_be_redeployed_on_its_gpu() -> None:
+    made = read_config("gpu.yaml")
+    assert not any("max_surge_percent" in each.key for each in find_gpu_faults(made, 1))
+    del made["applications"][1]["deployments"][1]["max_surge_percent"]
+    assert any("max_surge_percent" in each.key for each in find_gpu_faults(made, 1))
 
 
 def test_a_machine_without_a_gpu_is_one_line() -> None:
