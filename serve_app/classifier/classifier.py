@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from serve_app.cache.cache import PredictionCache
 from serve_app.cache.classification import Classification
@@ -26,6 +26,9 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import DeadlineExceeded, NotReady
 from serve_app.metrics import CACHE_LOOKUPS, MISSED_DEADLINES, Metrics
 from serve_app.uploads import HeldUpload
+
+if TYPE_CHECKING:
+    from serve_app.classifier.engines import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +74,8 @@ class Classifier:
         """What the engine computes on: `cpu`, or the name of a GPU."""
         self.has_tf32 = False
         """Whether the engine multiplies float32 as TF32."""
+        self.engine: Engine | None = None
+        """What `load` has loaded."""
         self._pools = pools
         self._batcher = batcher
         self._cache: PredictionCache | None = None
@@ -114,6 +119,7 @@ class Classifier:
         )
         classifier = cls(settings, prepared, pools, batcher, admission)
         classifier.held_cores = warm.held_cores
+        classifier.engine = warm.engine
         classifier.device, classifier.has_tf32 = warm.engine.device, warm.engine.has_tf32
         if store is not None:
             await store.open()

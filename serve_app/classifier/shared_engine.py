@@ -225,6 +225,8 @@ class SharedEngine:
     at_once = MOST_AT_ONCE
     device = "cpu"
     has_tf32 = False
+    is_lost = False
+    """Whether there was none for the last batch, for LOST_WITHIN_S."""
 
     def __init__(self, path: Path, shape: Shape, *, within_s: float) -> None:
         """Connect to the server at `path`. Raises SetupError when none is there `within_s` seconds."""
@@ -245,12 +247,15 @@ class SharedEngine:
         until_s = math.inf if hasattr(self._own, "connection") else time.monotonic() + LOST_WITHIN_S
         while True:
             try:
-                return self._exchange(self._connection(until_s), pictures)
+                scores = self._exchange(self._connection(until_s), pictures)
+                self.is_lost = False
+                return scores
             except (OSError, EOFError) as exc:
                 self._drop(vars(self._own).pop("connection", None))
                 now = time.monotonic()
                 until_s = min(until_s, now + LOST_WITHIN_S)
                 if now > until_s:
+                    self.is_lost = True
                     raise NotReady("the engine that the replicas share has gone; try again") from exc
                 logger.warning("the engine that the replicas share was lost (%r); sending the batch again", exc)
                 time.sleep(_RETRY_S)

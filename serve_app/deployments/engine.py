@@ -7,7 +7,9 @@ deployment so that Serve starts it, watches it, and replaces it when it dies.
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault, threads_of
+from serve_app.errors import NotReady, SetupError
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +37,24 @@ LEAVES_AFTER_S = 280.0
 """How long an engine that is replaced goes on at most for the replicas that still use it. Half of them at a time, they
 start and then drain for 35 s. Serve gives it 300 s."""
 _NAME_CHARACTERS = 12
+_ASK_AGAIN_S = 0.5
+_ANSWERS_WITHIN_S = 5
 
 
 @dataclass(frozen=True)
 class EngineFacts:
     """What the replicas need to know of the engine that they share."""
 
+    settings: ClassifierSettings
+    """Those of the config: a redeploy has two engines for a while."""
+    threads: int
     gpu_share: float
     device: str
     has_tf32: bool
+
+
+AskForFacts = Callable[[], Awaitable[EngineFacts]]
+"""Waits for an engine that is there, and returns what it says."""
 
 
 class EngineReplica:
@@ -55,6 +67,7 @@ class EngineReplica:
         send_logs_to_serve()
         options = vars(serve.get_replica_context())["_deployment_config"]  # Serve tells it in no other way
         self._leaves_after_s = LEAVES_AFTER_S if options.max_surge_percent else 0.0
+        given = settings
         settings = with_threads(settings, Replicas(1, 1))
         share = gpu_share_of_replica()
         prepared = find_or_prepare(settings, gpu_share=share)
@@ -62,7 +75,13 @@ class EngineReplica:
         threads = engine_threads(settings)
         load = self.load_engine(settings, prepared)
         warm = threads.submit(load_and_warm, load, settings.max_batch, prepared.manifest.geometry).result()
-        self._facts = EngineFacts(share, warm.engine.device, warm.engine.has_tf32)
+        self._facts = EngineFacts(
+            settings=given,
+            threads=settings.thread_count,
+            gpu_share=share,
+            device=warm.engine.device,
+            has_tf32=warm.engine.has_tf32,
+        )
         self._server = EngineServer(warm.engine, _shape(prepared), settings.max_batch)
         self._server.listen(_socket_path(settings, prepared), threads.submit)
 
@@ -82,6 +101,28 @@ class EngineReplica:
         if (server := getattr(self, "_server", None)) is not None:
             await asyncio.to_thread(server.wait_until_unused, self._leaves_after_s)
             server.close()
+
+
+async def facts_of(settings: ClassifierSettings, ask: AskForFacts, within_s: float = STARTS_WITHIN_S) -> EngineFacts:
+    """Return the facts of the engine that has these settings: in a redeploy, one of before may answer.
+
+    Raises SetupError when none has them for `within_s` seconds.
+    """
+    until_s = time.monotonic() + within_s
+    while (facts := await ask()).settings != settings:
+        if time.monotonic() > until_s:
+            raise SetupError(f"the deployment `Engine` still has other settings after {within_s:g} s; its log says why")
+        await asyncio.sleep(_ASK_AGAIN_S)
+    return facts
+
+
+async def check_engine(engine: Engine | None, known: EngineFacts, ask: AskForFacts) -> None:
+    """Raise NotReady if the shared engine has gone and the one that is there is another: it answers elsewhere."""
+    if isinstance(engine, SharedEngine) and engine.is_lost:
+        with suppress(TimeoutError):  # none is there yet
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                if await ask() != known:
+                    raise NotReady("the engine was replaced by another one; Serve will replace this replica")
 
 
 def connect_to_engine(

@@ -49,8 +49,8 @@ class ClassifierDeployment(InferenceMethods):
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_early_refusal
-        from serve_app.classifier.loading import load_own_engine
-        from serve_app.deployments.engine import connect_to_engine, gpu_share_of_replica, with_threads
+        from serve_app.classifier.loading import LoadEngine, load_own_engine
+        from serve_app.deployments.engine import connect_to_engine, facts_of, gpu_share_of_replica, with_threads
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
         from serve_app.jobs.intake import job_bounds
@@ -63,11 +63,15 @@ class ClassifierDeployment(InferenceMethods):
         send_logs_to_serve()
         guard = await Guard.of(self._settings.auth, running_http_host)
         url = redis_url()
-        facts = await self._engine.facts.remote() if self._engine else None
-        load = partial(connect_to_engine, facts) if facts else load_own_engine
-        self._settings = with_threads(self._settings, Replicas(1, 1) if self._engine else _replicas_on_node())
         metrics = ServeMetrics()
-        share = facts.gpu_share if facts else gpu_share_of_replica()
+        load: LoadEngine
+        if self._engine:
+            self._facts = facts = await facts_of(self._settings, self._engine.facts.remote)
+            self._settings = self._settings.model_copy(update={"threads": facts.threads})
+            load, share = partial(connect_to_engine, facts), facts.gpu_share
+        else:
+            self._settings = with_threads(self._settings, _replicas_on_node())
+            load, share = load_own_engine, gpu_share_of_replica()
         self._classifier = await Classifier.load(self._settings, metrics, load, share)
         self._warn_of_pinning()
         if not guard.asks_for_keys:  # who has none is not told how full it is
@@ -92,6 +96,10 @@ class ClassifierDeployment(InferenceMethods):
     async def check_health(self) -> None:
         """Raise if this replica cannot classify; Serve then replaces it."""
         self._classifier.check_ready()
+        if self._engine:
+            from serve_app.deployments.engine import check_engine
+
+            await check_engine(self._classifier.engine, self._facts, self._engine.facts.remote)
 
     async def __del__(self) -> None:
         if (jobs := getattr(self, "_jobs", None)) is not None:

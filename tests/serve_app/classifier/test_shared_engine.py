@@ -230,6 +230,10 @@ def test_an_engine_that_does_not_come_back_is_an_error(
     with ThreadPoolExecutor(1) as threads, pytest.raises(NotReady):
         threads.submit(ask, engine, 2).result(HANG_S)
     assert len(set(limits_s)) == 1
+    assert engine.is_lost
+    with other_process(path):
+        assert ask(engine, 3) == [3]
+    assert not engine.is_lost
 
 
 def test_an_engine_that_is_replaced_goes_on_until_its_replicas_have_gone(path: Path, connect: Connect) -> None:

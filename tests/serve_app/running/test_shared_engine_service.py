@@ -13,6 +13,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.classifier.model_cache import CHOICE
+from serve_app.deployments.cores import usable_cores
 from tests.ports import free_port
 from tests.serve_app.classifier.small_networks import COLOURS, pictures, write_onnx
 from tests.service import START_S, Service, launcher, own_environment, read_config, service, write_config
@@ -31,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     labels.write_text("\n".join(COLOURS))
     application = config["applications"][1]
     application["args"] |= {
-        "model": str(model), "engine": "onnxruntime", "preprocessing": "scale_0_1", "labels": str(labels),
+        "model": str(model), "engine": "auto", "threads": "auto", "preprocessing": "scale_0_1", "labels": str(labels),
         "shared_engine": True, "deadline_s": 60, "max_wait_s": 60,
     }  # fmt: skip
     application["deployments"] = [{"name": "Classifier", "num_replicas": 2}, {"name": "Engine"}]
@@ -74,6 +76,12 @@ class Clients:
                 asked += 1
 
 
+def test_the_engine_is_chosen_once_for_start_engine_and_replicas(running: Service) -> None:
+    """Cores of the machine, for the one engine: with another number of threads each would choose for itself."""
+    choices = [*(Path(running.environment["SERVE_APP_CACHE_DIR"]) / "models").glob(f"*/{CHOICE}")]
+    assert len(choices) == 1
+
+
 def engine_of(service: Service) -> int:
     """Return the process number of the engine that Serve has now."""
     *_, newest = service.titled("ray::ServeReplica:model:Engine")
@@ -81,7 +89,7 @@ def engine_of(service: Service) -> int:
 
 
 def test_the_ready_block_says_that_there_is_one_engine(running: Service) -> None:
-    assert "one engine for all replicas × 2 thread(s)" in running.printed()
+    assert f"one engine for all replicas × {usable_cores()} thread(s)" in running.printed()
     assert running.rest().running_replicas("model", "Engine") == 1
     assert running.rest().running_replicas("model", "Classifier") == 2
 
