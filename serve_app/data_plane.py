@@ -11,21 +11,22 @@ import sys
 from pathlib import Path
 
 from serve_app.deployments.config_text import read_config
-from serve_app.entrance.environment import data_plane_environment
-from serve_app.entrance.tls import find_tls_fault, tls_in
+from serve_app.entrance.environment import data_plane_environment, find_https_fault
+from serve_app.entrance.tls import read_tls, tls_environment
 from serve_app.errors import SetupError
 from serve_app.places import find_config
 
 
 def main() -> int:
-    """Print the variables that are not set already, and return the exit code."""
+    """Print the variables and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m serve_app.data_plane", description=__doc__)
     parser.add_argument("config", help="a Serve config, or the name of a shipped one")
     arguments = parser.parse_args()
     try:
         wanted = whole_environment(find_config(arguments.config))
     except SetupError as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        for line in str(exc).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         return 2
     for name, value in wanted.items():
         print(f"{name}={shlex.quote(value)}")
@@ -33,14 +34,12 @@ def main() -> int:
 
 
 def whole_environment(config: Path) -> dict[str, str]:
-    """Return the variables that are not set already. Raises SetupError."""
+    """Return the variables that are not set already, and those of `tls`, set or not. Raises SetupError."""
     wanted = data_plane_environment(config, os.environ)
-    tls = tls_in(read_config(config))
-    if tls is None:
-        return wanted
-    if fault := find_tls_fault(tls):
+    tls = read_tls(read_config(config))
+    if tls and (fault := find_https_fault(tls, {**os.environ, **wanted})):
         raise SetupError(fault)
-    return wanted | tls.environment()
+    return wanted | tls_environment(tls)
 
 
 if __name__ == "__main__":

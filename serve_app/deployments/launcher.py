@@ -33,7 +33,7 @@ from serve_app.deployments.thread_budget import thread_budget_fault
 from serve_app.deployments.waiting import waiting_for
 from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.entrance.stand_in import IngressWatch
-from serve_app.entrance.tls import tls_in
+from serve_app.entrance.tls import tls_environment, tls_in
 from serve_app.entrance.under_way import VARIABLE as FOLDER_VARIABLE
 from serve_app.errors import SetupError
 from serve_app.service_folder import RAY_VARIABLE, claimed_folder, haproxy_files, write_facts
@@ -69,7 +69,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
             for warning in filter(None, (*warnings, thread_budget_fault(list(classifiers(config)), usable_cores()))):
                 _say(f"WARNING: {warning}")
             _prepare_models(config)
-            os.environ |= _folder_environment(folder) | _tls_environment(config)
+            os.environ |= _folder_environment(folder) | tls_environment(tls_in(config))
             with _local_ray(folder, dashboard_port(ports)) as cluster, _answering_at_the_end(folder, stop, drain_s):
                 try:
                     _deploy_and_wait(config, cluster, stop, deadline=started + timeout_s)
@@ -144,11 +144,6 @@ def _folder_environment(folder: Path) -> dict[str, str]:
     """Return what tells the processes of this service where its files are."""
     wanted = {**haproxy_files(folder), "TMPDIR": str(folder)}
     return {FOLDER_VARIABLE: str(folder), **{name: value for name, value in wanted.items() if name not in os.environ}}
-
-
-def _tls_environment(config: dict[str, Any]) -> dict[str, str]:
-    tls = tls_in(config)
-    return tls.environment() if tls else {}
 
 
 @contextmanager

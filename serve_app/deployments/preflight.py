@@ -22,9 +22,9 @@ from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
-from serve_app.entrance.environment import HAPROXY_SWITCH
+from serve_app.entrance.environment import find_https_fault
 from serve_app.entrance.keys import read_keys
-from serve_app.entrance.tls import find_tls_fault, tls_in
+from serve_app.entrance.tls import tls_in
 from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
 from serve_app.places import CACHE_REMEDY, CACHE_VARIABLE, DATA_VARIABLE, cache_dir, data_dir, why_not_writable
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
@@ -226,11 +226,8 @@ def _host(start: Start) -> Iterator[Fault]:
 
 
 def _tls(start: Start) -> Iterator[Fault]:
-    if tls := tls_in(start.config):
-        if start.environment.get(HAPROXY_SWITCH) != "1":
-            yield Fault("tls", "without HAProxy there is no HTTPS", f"start with {HAPROXY_SWITCH}=1, or remove the key")
-        elif fault := find_tls_fault(tls):
-            yield fault
+    if (tls := tls_in(start.config)) and (fault := find_https_fault(tls, start.environment)):
+        yield fault
 
 
 def _ports(start: Start) -> Iterator[Fault]:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serve_app.entrance.haproxy import BINARY_VARIABLE, PROGRAM
-from serve_app.errors import SetupError
+from serve_app.entrance.tls import Tls, find_tls_fault
+from serve_app.errors import Fault, SetupError
 from serve_app.places import CONFIGS
 
 FILE_NAME = "serve.env"
@@ -44,6 +45,13 @@ def data_plane_environment(config: Path, given: Mapping[str, str]) -> dict[str, 
 def apply_data_plane_environment(config: Path) -> None:
     """Set those variables in this process, whose children inherit them."""
     os.environ.update(data_plane_environment(config, os.environ))
+
+
+def find_https_fault(tls: Tls, environment: Mapping[str, str]) -> Fault | None:
+    """Return why a service that starts in `environment` would not speak HTTPS, or None."""
+    if environment.get(HAPROXY_SWITCH) != "1":
+        return Fault("tls", "without HAProxy there is no HTTPS", f"start with {HAPROXY_SWITCH}=1, or remove the key")
+    return find_tls_fault(tls)
 
 
 def _hardening_program() -> Path:

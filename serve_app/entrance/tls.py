@@ -7,11 +7,13 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from serve_app.errors import Fault, SetupError
+from serve_app.errors import Fault, SetupError, SetupFaults
+from serve_app.spelling import nearest
 
 CERT_VARIABLE = "SERVE_APP_TLS_CERT"
 KEY_VARIABLE = "SERVE_APP_TLS_KEY"
@@ -31,9 +33,26 @@ class Tls(BaseModel):
     )
     key: _File = Field(description="PEM file with the private key, without passphrase; likewise.")
 
-    def environment(self) -> dict[str, str]:
-        """Return the variables by which HAProxy is told."""
-        return {CERT_VARIABLE: self.cert, KEY_VARIABLE: self.key}
+
+def tls_environment(tls: Tls | None) -> dict[str, str]:
+    """Return the variables by which HAProxy is told; without `tls` both are empty, whatever was set before."""
+    return {CERT_VARIABLE: tls.cert if tls else "", KEY_VARIABLE: tls.key if tls else ""}
+
+
+def read_tls(config: Mapping[str, Any]) -> Tls | None:
+    """Return `tls` of a config that nobody has checked; None where it has none. Raises SetupFaults."""
+    if misspelled := [key for key in config if key != "tls" and nearest(str(key), ["tls"])]:
+        raise SetupFaults(Fault(str(key), "no such key", "did you mean tls?") for key in misspelled)
+    if config.get("tls") is None:
+        return None
+    try:
+        return Tls.model_validate(config["tls"])
+    except ValidationError as exc:
+        raise SetupFaults(_fault_of(error["loc"], error["msg"]) for error in exc.errors()) from None
+
+
+def _fault_of(location: tuple[int | str, ...], message: str) -> Fault:
+    return Fault(".".join(map(str, ("tls", *location))), message, "write {cert: /path, key: /path}, or with ~/ paths")
 
 
 def tls_in(config: Mapping[str, Any]) -> Tls | None:
@@ -57,17 +76,8 @@ def tls_of(environment: Mapping[str, str]) -> Tls | None:
 
 def find_tls_fault(tls: Tls) -> Fault | None:
     """Return why the two files cannot be used together, or None."""
-    for name, path in (("cert", tls.cert), ("key", tls.key)):
-        try:
-            Path(path).read_bytes()
-        except OSError as exc:
-            return Fault(f"tls.{name}", f"{path} cannot be read: {exc.strerror}", "correct the path, or its rights")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key, password="")
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "reason", None) or exc
-        return Fault("tls", f"{tls.cert} and {tls.key} are no certificate with its key ({reason})", _REMEDY)
-    return None
+    with TemporaryDirectory(prefix="serve-app-tls-") as folder:
+        return _write_checked(tls, Path(folder) / "tls.pem")
 
 
 def write_pem(tls: Tls, path: Path) -> None:
@@ -75,13 +85,30 @@ def write_pem(tls: Tls, path: Path) -> None:
 
     Raises SetupError if nothing is there, either.
     """
-    if fault := find_tls_fault(tls):
-        if path.is_file():  # they are being replaced just now; the renewal takes them when they fit
-            return
-        raise SetupError(fault)
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(Path(tls.cert).read_bytes() + b"\n" + Path(tls.key).read_bytes())
-    new.replace(path)
+    fault = _write_checked(tls, new)
+    if fault is None:
+        new.replace(path)
+        return
+    new.unlink(missing_ok=True)
+    if not path.is_file():  # else they are being replaced just now; the renewal takes them when they fit
+        raise SetupError(fault)
+
+
+def _write_checked(tls: Tls, path: Path) -> Fault | None:
+    """Write both into a new file that only this user reads, each read once. Return why what is there is unusable."""
+    both = []
+    for name, given in (("cert", tls.cert), ("key", tls.key)):
+        try:
+            both.append(Path(given).read_bytes())
+        except OSError as exc:
+            return Fault(f"tls.{name}", f"{given} cannot be read: {exc.strerror}", "correct the path, or its rights")
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(b"\n".join(both))
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", None) or exc
+        return Fault("tls", f"{tls.cert} and {tls.key} are no certificate with its key ({reason})", _REMEDY)
+    return None

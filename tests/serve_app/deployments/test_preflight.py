@@ -18,9 +18,12 @@ import yaml
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import LABELS_URL, find_source_faults
 from serve_app.deployments import model
-from serve_app.deployments.preflight import CHECKS, Check, Start, _queues, find_faults, startable_config
+from serve_app.deployments.preflight import CHECKS, Check, Start, _queues, _tls, find_faults, startable_config
+from serve_app.deployments.ready import application_url
+from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import Fault, SetupFaults
 from serve_app.service_folder import claimed_folder
+from tests.certificates import write_certificate
 from tests.conftest import Fitted
 from tests.ports import free_port
 from tests.redis_server import RedisServer
@@ -104,6 +107,23 @@ def test_two_models_with_one_job_queue_are_a_fault(own_redis: RedisServer) -> No
     [fault] = _queues(Start(config, {"REDIS_URL": own_redis.url}))
     assert str(fault).startswith("applications[cats].args.jobs.queue: the queue model is that of application model")
     assert [*_queues(Start(config, {}))] == []
+
+
+def test_https_needs_haproxy_and_a_certificate_and_is_in_the_addresses_that_are_told(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    write_certificate(cert, key)
+    config = read_config("one_replica.yaml")
+    [application, *_] = config["applications"]
+    assert application_url(config, application).startswith("http://127.0.0.1:")
+    assert [*_tls(Start(config, {}))] == []
+    config["tls"] = {"cert": str(cert), "key": str(key)}
+    assert application_url(config, application).startswith("https://127.0.0.1:")
+    assert [*_tls(Start(config, {HAPROXY_SWITCH: "1"}))] == []
+    [fault] = _tls(Start(config, {HAPROXY_SWITCH: "0"}))
+    assert str(fault).startswith("tls: without HAProxy there is no HTTPS; ")
+    key.unlink()
+    [fault] = _tls(Start(config, {HAPROXY_SWITCH: "1"}))
+    assert str(fault).startswith("tls.key: ")
 
 
 def answer_as_a_web_server(server: socket.socket) -> None:
