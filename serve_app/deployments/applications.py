@@ -54,7 +54,7 @@ def models(config: dict[str, Any]) -> Iterator[tuple[ClassifierSettings, Classif
         if isinstance(settings, ClassifierSettings):
             name = ENGINE_NAME if settings.shared_engine else CLASSIFIER_NAME
             [deployment, *_] = [*items_of(application, name), {}]
-            replicas, cpus = replicas_of(deployment), cpus_of(deployment)
+            replicas, cpus = replicas_of(deployment).at_most(most_per_node(deployment)), cpus_of(deployment)
             threads = threads_of(settings.threads, num_cpus=cpus, replicas=replicas.most, cores=usable_cores())
             engines = Classifier(
                 str(application.get("name")),
@@ -93,6 +93,12 @@ def replicas_of(deployment: dict[str, Any]) -> Replicas:
                 bounds = AutoscalingConfig.model_validate(autoscaling)
             return Replicas(bounds.min_replicas, bounds.max_replicas)
     return Replicas(1, 1)
+
+
+def most_per_node(deployment: dict[str, Any]) -> int | None:
+    """Return how many replicas of an item of `deployments` one machine may have, if that is bounded."""
+    most = deployment.get("max_replicas_per_node")
+    return most if isinstance(most, int) and most > 0 else None
 
 
 def gpu_share_of(deployment: dict[str, Any]) -> float:

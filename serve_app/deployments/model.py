@@ -10,6 +10,7 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray._private.worker import get_dashboard_url
@@ -22,7 +23,7 @@ from serve_app.deployments.grpc_methods import InferenceMethods
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE, ENGINE_NAME
-from serve_app.deployments.per_node import all_nodes, count_nodes
+from serve_app.deployments.per_node import all_nodes, count_nodes, most_on_node
 from serve_app.deployments.thread_budget import Replicas, pinning_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
@@ -132,7 +133,10 @@ async def _dashboard_for_this_machine() -> str | None:
 def _replicas_on_node() -> Replicas:
     """Return how many replicas this one may be among on its node, if they are spread evenly."""
     context = serve.get_replica_context()
+    given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
     if (nodes := count_nodes(all_nodes())) > 1:
-        return Replicas(*[ceil(context.world_size / nodes)] * 2)
-    bounds = vars(context)["_deployment_config"].autoscaling_config  # Serve tells it in no other way
-    return Replicas(bounds.min_replicas, bounds.max_replicas) if bounds else Replicas(*[context.world_size] * 2)
+        found = Replicas(*[ceil(context.world_size / nodes)] * 2)
+    else:
+        bounds = vars(context)["_deployment_config"].autoscaling_config  # Serve tells it in no other way
+        found = Replicas(bounds.min_replicas, bounds.max_replicas) if bounds else Replicas(*[context.world_size] * 2)
+    return found.at_most(most_on_node(given))

@@ -4,9 +4,11 @@ Named in configs/cluster.yaml as `serve_app.deployments.per_node:ReplicasPerNode
 """
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import ray
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 from ray.serve.config import AutoscalingContext
 
 LOOK_EVERY_S = 1.0
@@ -31,6 +33,15 @@ def all_nodes() -> list[dict[str, Any]]:
     """Return the nodes that this cluster has or had, as Ray tells them."""
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return found
+
+
+def most_on_node(given: Mapping[str, float]) -> int | None:
+    """Return `max_replicas_per_node` of a replica that Ray has `given` these resources; None where it has none.
+
+    Serve has Ray keep it by a resource of which each node has 1 and each replica takes its part.
+    """
+    taken = [part for name, part in given.items() if IMPLICIT_RESOURCE_PREFIX in name and part > 0]
+    return round(1 / taken[0]) if taken else None
 
 
 def count_nodes(nodes: list[dict[str, Any]]) -> int:

@@ -15,6 +15,10 @@ class Replicas(NamedTuple):
     least: int
     most: int
 
+    def at_most(self, most: int | None) -> "Replicas":
+        """Return as many, but no more than `most`, if that is given."""
+        return self if most is None else Replicas(min(self.least, most), min(self.most, most))
+
     def __str__(self) -> str:
         return f"{self.most} replica(s)" if self.least == self.most else f"{self.least} to {self.most} replica(s)"
 

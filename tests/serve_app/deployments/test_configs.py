@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.classifier.settings import MOST_THREADS
 from serve_app.deployments.applications import BUILDER_ARGS, api_port, classifiers, models
 from serve_app.deployments.config_file import check_config, config_faults, find_unknown_keys, load_config
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.per_node import count_nodes
+from serve_app.deployments.per_node import count_nodes, most_on_node
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.thread_budget import Classifier, Replicas, thread_budget_fault, threads_of
 from serve_app.entrance.environment import data_plane_environment, read_env_file
@@ -145,6 +146,25 @@ def test_models_are_prepared_with_the_threads_that_they_are_served_with() -> Non
 
 def test_no_replicas_have_no_threads_to_fit() -> None:
     assert thread_budget_fault([Classifier("model", 2, Replicas(0, 0))], cores=8) is None
+
+
+def test_one_replica_on_each_of_many_nodes_has_all_cores_of_its_node() -> None:
+    config = read_config(CLUSTER)
+    deployment = config["applications"][1]["deployments"][0]
+    deployment["ray_actor_options"]["num_cpus"] = 0.1
+    [found] = classifiers(config)
+    assert (found.threads, found.replicas) == (usable_cores(), Replicas(1, 1))
+    del deployment["max_replicas_per_node"]
+    [found] = classifiers(config)
+    assert (found.threads, found.replicas) == (max(1, usable_cores() // 100), Replicas(1, 100))
+
+
+@pytest.mark.parametrize(("most", "within"), [(None, (2, 5)), (1, (1, 1)), (3, (2, 3)), (9, (2, 5))])
+def test_a_replica_knows_how_many_its_node_may_have(most: int | None, within: tuple[int, int]) -> None:
+    """The name is the one that Serve's scheduler gives to the resource."""
+    resource = {} if most is None else {f"{IMPLICIT_RESOURCE_PREFIX}model:Classifier": 1 / most}
+    assert most_on_node({"CPU": 0.1, **resource}) == most
+    assert Replicas(2, 5).at_most(most) == within
 
 
 def test_a_config_without_a_classifier_has_no_threads_to_fit() -> None:
