@@ -1,6 +1,7 @@
 """Two nodes of a cluster, as two raylets on this machine: replicas follow the nodes, and one answers for the other.
 
-`make test-system` does the same with machines of their own.
+Marked long: two starts of Ray take about a minute on two cores. `make test-system` does the same with machines of their
+own.
 """
 
 import os
@@ -19,7 +20,7 @@ from tests.failures import keep_on_failure
 from tests.ports import free_port
 from tests.service import START_S, STOP_S, Service, launcher, own_environment, read_config, service, write_config
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only"), pytest.mark.long]
 
 KEY = "a-key-of-the-two-raylets"
 
@@ -36,6 +37,9 @@ class TwoNodes:
         """Return the node id of each running replica."""
         found = self.first.rest().applications()["users"]["deployments"]["Users"]["replicas"]
         return [each["node_id"] for each in found if each["state"] == "RUNNING"]
+
+    def are_whole(self) -> bool:
+        return len(set(self.replicas())) == 2
 
     def answers(self, url: str) -> bool:
         try:
@@ -65,7 +69,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         }
         with (folder / "second.txt").open("wb") as log, keep_on_failure("raylet", lambda: [folder / "second.txt"]):
-            command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=2"]
+            command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
             second = subprocess.Popen(
                 [*command, "--block"],
                 env=first.processes_environment() | other_ports,
@@ -81,18 +85,24 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
 
 
 def test_a_node_that_joins_gets_a_replica_and_an_ingress(nodes: TwoNodes) -> None:
-    nodes.first.wait_for(lambda: len(set(nodes.replicas())) == 2, "a replica on each node")
+    nodes.first.wait_for(nodes.are_whole, "a replica on each node")
     nodes.first.wait_for(lambda: nodes.answers(nodes.second_url), "the second node's HAProxy")
     assert nodes.answers(nodes.first.url)
 
 
 def test_while_a_node_is_lost_the_other_answers_every_request(nodes: TwoNodes) -> None:
+    nodes.first.wait_for(nodes.are_whole, "a replica on each node")
     os.killpg(nodes.second.pid, signal.SIGKILL)
-    answers = []
+    meanwhile = []
 
     def is_alone() -> bool:
-        answers.append(nodes.answers(nodes.first.url))
-        return len(nodes.replicas()) == 1
+        has_answered = nodes.answers(nodes.first.url)
+        if len(nodes.replicas()) == 1:
+            return True
+        meanwhile.append(has_answered)
+        return False
 
     nodes.first.wait_for(is_alone, "one replica less")
-    assert all(answers)
+    assert meanwhile, "no request was sent while the dead node still counted as one"
+    assert all(meanwhile)
+    assert nodes.answers(nodes.first.url)
