@@ -45,8 +45,8 @@ A misspelled key stops the start, and the message names the nearest right one;
 _OPTIONS = """`num_replicas`, how many processes serve, is in every shipped config. These options have defaults of ours:
 """
 _TLS = """Left out, the service speaks HTTP. HAProxy ends HTTPS. It looks at both files every 2 s and shows a new pair
-to new connections without a restart. `python -m serve_app.redeploy` does not change these paths: HAProxy gets them when
-Ray starts. [cluster.md](cluster.md#https) says more.
+to new connections without a restart. `python -m serve_app.redeploy` does not change these paths, and warns if the
+ingress speaks something else: HAProxy gets them when Ray starts. [cluster.md](cluster.md#https) says more.
 """
 _SERVE_ENV = """Serve and HAProxy read these variables when Ray starts. They come from the `serve.env` beside the
 config, or else from the shipped one; a variable that is already in the environment wins.

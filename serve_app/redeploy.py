@@ -14,6 +14,7 @@ from typing import Any
 
 from serve_app.address import AddressFault, read_address
 from serve_app.deployments.config_text import read_yaml
+from serve_app.entrance.tls import tls_in
 from serve_app.errors import SetupError
 from serve_app.places import find_config
 from serve_app.service_folder import find_dashboard
@@ -24,8 +25,9 @@ _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 def main() -> int:
     """Deploy what the arguments say and return the exit code."""
     arguments = _parser().parse_args()
-    from serve_app.deployments.applications import api_port
+    from serve_app.deployments.applications import api_port, http_host
     from serve_app.deployments.config_file import check_config, load_config
+    from serve_app.deployments.ingress_tls import find_tls_change
     from serve_app.deployments.rest import ServeRest
     from serve_app.deployments.rollout import DeployError, Rollout
 
@@ -36,6 +38,10 @@ def main() -> int:
             _change(config, change)
         check_config(config, path)
         dashboard = _read_dashboard(arguments.dashboard) if arguments.dashboard else find_dashboard(api_port(config))
+        host = http_host(config)
+        seen_at = read_address(dashboard).host if host == "0.0.0.0" else host  # noqa: S104
+        if unchanged := find_tls_change(tls_in(config), seen_at or host, api_port(config)):
+            print(f"WARNING: {unchanged}", file=sys.stderr)
         rollout = Rollout(ServeRest(dashboard), config)
         rollout.deploy()
     except (SetupError, DeployError) as exc:
@@ -48,7 +54,7 @@ def main() -> int:
     except DeployError as exc:
         print(f"NOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
-    print("in place")
+    print("in place, but for tls" if unchanged else "in place")
     return 0
 
 
