@@ -20,7 +20,8 @@ _REMEDY = "start the service again (a cluster: `ray up`), or write what it was s
 def find_tls_change(tls: Tls | None, host: str, port: int, wait_s: float = RENEWED_WITHIN_S) -> Fault | None:
     """Return why a config with this `tls` changes nothing at the ingress there; None if it is as the config says.
 
-    None also where nobody answers. What differs has `wait_s` to become the same, as a certificate that was renewed. Of a certificate that is not on this machine, only HTTPS itself is compared.
+    None also where nobody answers. What differs has `wait_s` to become the same, as a certificate that was renewed. Of
+    a certificate that is not on this machine, only HTTPS itself is compared.
     """
     deadline_s = time.monotonic() + wait_s
     while (fault := _compare(tls, host, port)) and tls and time.monotonic() < deadline_s:
