@@ -1,6 +1,7 @@
 """ray_cluster.yaml by Ray's own checks, and its commands in real shells on a node that only takes notes."""
 
 import ipaddress
+import json
 import os
 import shlex
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
+from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 
 ROOT = Path(__file__).parents[3]
 SHELLS = ["sh", "bash"]
@@ -129,10 +131,42 @@ def test_ray_accepts_the_file(cluster: dict[str, Any]) -> None:
 def test_ray_accepts_the_file_for_aws_whose_nodes_do_the_same(cluster: dict[str, Any]) -> None:
     rented = yaml.safe_load((ROOT / "ray_cluster_aws.yaml").read_text())
     validate_config(prepare_config(rented))
-    same = {"file_mounts", "rsync_exclude", *(key for key in cluster if key.endswith("_commands"))}
+    local = {"head_setup_commands"}  # of machines that Ray does not rent
+    same = {"file_mounts", "rsync_exclude", *(key for key in cluster if key.endswith("_commands"))} - local
     assert {key: rented[key] for key in same} == {key: cluster[key] for key in same}
     assert rented["head_node_type"] in rented["available_node_types"]
     assert {node["node_config"]["ImageId"] for node in rented["available_node_types"].values()} == {f"ami-{0:017}"}
+
+
+def test_rented_nodes_let_users_reach_the_service(cluster: dict[str, Any]) -> None:
+    """Ray adds these rules to its own, which open SSH and the nodes to each other."""
+    rented = yaml.safe_load((ROOT / "ray_cluster_aws.yaml").read_text())
+    config = yaml.safe_load((ROOT / "configs" / "cluster.yaml").read_text())
+    [rule] = rented["provider"]["security_group"]["IpPermissions"]
+    port = config["http_options"]["port"]
+    assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", port, port)
+    ranges = [ipaddress.ip_network(each["CidrIp"]) for each in rule["IpRanges"]]
+    assert ranges
+    assert "security_group" not in cluster["provider"]
+
+
+def test_the_running_monitor_learns_of_a_new_address_and_keeps_what_it_knows(
+    node: Node, cluster: dict[str, Any]
+) -> None:
+    """With --no-restart, only the setup commands of the head run."""
+    kept, new, gone = "192.0.2.11", "192.0.2.12", "192.0.2.13"
+    state = node.home / "t" / "ray" / "cluster-serve-app.state"
+    state.parent.mkdir(parents=True)
+    kinds = {HEAD_IP: "head", kept: "worker", gone: "worker"}
+    known = {each: {"tags": {TAG_RAY_NODE_KIND: kind}, "state": "running"} for each, kind in kinds.items()}
+    state.write_text(json.dumps(known))
+    with (node.home / ".serve-app-cluster" / "secrets.env").open("a") as file:
+        file.write(f"RAY_TMPDIR={node.home}/t\n")
+    prepared = prepare_config(cluster | {"provider": cluster["provider"] | {"worker_ips": [kept, new]}})
+    (node.home / "ray_bootstrap_config.yaml").write_text(json.dumps(prepared))
+    assert node.run("sh", cluster["head_setup_commands"]) == [0]
+    found = {address: each["state"] for address, each in json.loads(state.read_text()).items()}
+    assert found == {HEAD_IP: "running", kept: "running", new: "terminated"}
 
 
 def test_the_provider_has_only_keys_that_ray_reads(cluster: dict[str, Any]) -> None:
@@ -157,6 +191,7 @@ def test_ray_starts_with_every_setting_of_serve_env_on_head_and_worker(
         assert set(node.run(shell, commands)) == {0}
         started = node.environment("ray", "start")
         assert expected.items() <= started.items()
+    assert [*node.project.rglob("__pycache__")] == []  # Ray's monitor would take it for a change, and restart workers
 
 
 def test_the_head_keeps_its_dashboard_to_itself_and_sets_up_the_workers(node: Node, cluster: dict[str, Any]) -> None:
