@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.faults import BACK_S, FAULTS, RATE, TARGET_S, Outcome, check_sent, render
+from tests.cluster.faults import BACK_S, FAULTS, TARGET_S, Outcome, check_sent, render
+from tests.cluster.load import RATE
 from tests.patience import HANG_S
 from tests.service import ROOT
 
