@@ -1,7 +1,8 @@
 """`python -m serve_app.redeploy CONFIG`: give a running service another config, and wait until all of it is in place.
 
 The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
-dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. Exit codes: 0 in place, 1 not deployed,
+dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls` has no effect before Ray
+starts again: that is a warning. Exit codes: 0 in place, 1 not deployed,
 2 bad config or no service.
 """
 

@@ -20,26 +20,20 @@ _REMEDY = "start the service again (a cluster: `ray up`), or write what it was s
 def find_tls_change(tls: Tls | None, host: str, port: int, wait_s: float = RENEWED_WITHIN_S) -> Fault | None:
     """Return why a config with this `tls` changes nothing at the ingress there; None if it is as the config says.
 
-    None also where nobody answers. What differs has `wait_s` to become the same, as a certificate that was renewed. Of
-    a certificate that is not on this machine, only HTTPS itself is compared.
+    None also where nobody answers. A certificate that differs has `wait_s` to become the same: it may have been
+    renewed just now. Of one that is not on this machine, only HTTPS itself is compared.
     """
     deadline_s = time.monotonic() + wait_s
-    while (fault := _compare(tls, host, port)) and tls and time.monotonic() < deadline_s:
-        time.sleep(_LOOK_EVERY_S)
-    return fault
-
-
-def _compare(tls: Tls | None, host: str, port: int) -> Fault | None:
     try:
-        shown = _shown_certificate(host, port)
+        shown, own = _shown_certificate(host, port), _own_certificate(tls)
+        while shown and own and shown != own and time.monotonic() < deadline_s:
+            time.sleep(_LOOK_EVERY_S)
+            shown, own = _shown_certificate(host, port), _own_certificate(tls)
     except OSError:
         return None
-    if not tls:
-        return _unchanged("HTTPS, which the config lacks") if shown else None
-    if not shown:
-        return _unchanged("HTTP")
-    own = _first_certificate(Path(tls.cert))
-    return None if own in (None, shown) else _unchanged(f"HTTPS with another certificate than that of {tls.cert}")
+    if bool(shown) != bool(tls):
+        return _unchanged("HTTPS, which the config lacks" if shown else "HTTP")
+    return _unchanged("HTTPS with another certificate than that of tls.cert") if own and shown != own else None
 
 
 def _unchanged(what: str) -> Fault:
@@ -60,10 +54,10 @@ def _shown_certificate(host: str, port: int) -> bytes:
             return b""
 
 
-def _first_certificate(path: Path) -> bytes | None:
-    """Return the service's own certificate (DER); None where the file cannot be read."""
+def _own_certificate(tls: Tls | None) -> bytes:
+    """Return the service's own certificate (DER) of the config; b"" where it has none that can be read here."""
     try:
-        found = _PEM.search(path.read_text(encoding="utf-8"))
-        return ssl.PEM_cert_to_DER_cert(found[0]) if found else None
+        found = _PEM.search(Path(tls.cert).read_text(encoding="utf-8")) if tls else None
+        return ssl.PEM_cert_to_DER_cert(found[0]) if found else b""
     except (OSError, ValueError):
-        return None
+        return b""

@@ -99,3 +99,14 @@ def test_another_dashboard_may_be_named(
     options = ["--dashboard", url] if by == "option" else []
     assert run(monkeypatch, config_on(tmp_path, PORTS[0]), *options) == 2
     assert Dashboard.asked == [dashboards[1]]
+
+
+def test_a_tls_that_has_no_effect_before_ray_starts_again_is_a_warning(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second dashboard stands for an ingress: it speaks HTTP."""
+    config = config_on(tmp_path, dashboards[1])
+    config.write_text(f"{config.read_text()}\ntls: {{cert: /a.pem, key: /b.pem}}\n")
+    run(monkeypatch, config, "--dashboard", f"http://127.0.0.1:{dashboards[0]}")
+    assert "WARNING: tls: the ingress that runs speaks HTTP; " in capsys.readouterr().err
+    assert Dashboard.asked == [dashboards[0]]

@@ -42,7 +42,7 @@ def test_a_tls_that_was_added_removed_or_changed_is_told(tmp_path: Path) -> None
     tls = made(tmp_path / "one")
     with ingress(None) as port:
         assert find_tls_change(None, HERE, port) is None
-        added = find_tls_change(tls, HERE, port, wait_s=0)
+        added = find_tls_change(tls, HERE, port)
     assert "speaks HTTP;" in str(added)
     assert "`ray up`" in str(added)
     with ingress(tls) as port:
