@@ -7,7 +7,6 @@ import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -76,8 +75,12 @@ def tls_of(environment: Mapping[str, str]) -> Tls | None:
 
 def find_tls_fault(tls: Tls) -> Fault | None:
     """Return why the two files cannot be used together, or None."""
-    with TemporaryDirectory(prefix="serve-app-tls-") as folder:
-        return _write_checked(tls, Path(folder) / "tls.pem")
+    try:
+        _read_both(tls)
+        _check_pair(tls, tls.cert, tls.key)
+    except SetupError as exc:
+        return exc.fault
+    return None
 
 
 def write_pem(tls: Tls, path: Path) -> None:
@@ -87,28 +90,36 @@ def write_pem(tls: Tls, path: Path) -> None:
     """
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    fault = _write_checked(tls, new)
-    if fault is None:
-        new.replace(path)
-        return
-    new.unlink(missing_ok=True)
-    if not path.is_file():  # else they are being replaced just now; the renewal takes them when they fit
-        raise SetupError(fault)
-
-
-def _write_checked(tls: Tls, path: Path) -> Fault | None:
-    """Write both into a new file that only this user reads, each read once. Return why what is there is unusable."""
-    both = []
-    for name, given in (("cert", tls.cert), ("key", tls.key)):
-        try:
-            both.append(Path(given).read_bytes())
-        except OSError as exc:
-            return Fault(f"tls.{name}", f"{given} cannot be read: {exc.strerror}", "correct the path, or its rights")
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(b"\n".join(both))
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path, password="")
+        both = _read_both(tls)
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(both)
+        _check_pair(tls, new, new)  # not the two files, which may be others by now
+        new.replace(path)
+    except SetupError:
+        if not path.is_file():  # else they are being replaced just now; the renewal takes them when they fit
+            raise
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _read_both(tls: Tls) -> bytes:
+    """Return what the two files hold. Raises SetupError."""
+    both = []
+    for name, path in (("cert", tls.cert), ("key", tls.key)):
+        try:
+            both.append(Path(path).read_bytes())
+        except OSError as exc:
+            fault = Fault(f"tls.{name}", f"{path} cannot be read: {exc.strerror}", "correct the path, or its rights")
+            raise SetupError(fault) from exc
+    return b"\n".join(both)
+
+
+def _check_pair(tls: Tls, cert: str | Path, key: str | Path) -> None:
+    """Return if the two files are a certificate with its key. Raises SetupError, which names those of `tls`."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "reason", None) or exc
-        return Fault("tls", f"{tls.cert} and {tls.key} are no certificate with its key ({reason})", _REMEDY)
-    return None
+        what = f"{tls.cert} and {tls.key} are no certificate with its key ({reason})"
+        raise SetupError(Fault("tls", what, _REMEDY)) from exc
