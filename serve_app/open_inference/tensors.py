@@ -9,6 +9,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -190,19 +191,45 @@ def _raw_values(tensor: Tensor, raw: bytes | memoryview, wanted: np.dtype[Any]) 
 
 
 def _listed(tensor: Tensor) -> NDArray[Any]:
-    """Return values that came one by one, nested as the shape says or flat."""
+    """Return values that came one by one, nested as the shape says or flat.
+
+    Their types are looked at first: NumPy would make every element as long as the longest string.
+    """
+    values = _flat(tensor)
+    wanted, kinds = (np.int64, {int}) if tensor.datatype == "UINT8" else (np.float64, {int, float})
+    fault = MalformedInference(f"{_named(tensor)}: its data are not all numbers of the datatype {tensor.datatype}")
+    if not kinds.issuperset(map(type, values)):
+        raise fault
     try:
-        values = np.array(tensor.data)
-    except (ValueError, OverflowError, TypeError) as exc:  # not a rectangle; too deep; integers of any size
-        raise MalformedInference(f"{_named(tensor)}: its data are not a rectangle of numbers ({exc})") from exc
-    kinds = "iu" if tensor.datatype == "UINT8" else "iuf"
-    if values.dtype.kind not in kinds:
-        raise MalformedInference(f"{_named(tensor)}: its data are not all numbers of the datatype {tensor.datatype}")
-    if values.size != math.prod(tensor.shape) or (values.ndim > 1 and values.shape != tensor.shape):
-        raise MalformedInference(
-            f"{_named(tensor)} has data of the shape {list(values.shape)}; its shape is {list(tensor.shape)}"
-        )
+        return np.fromiter(values, wanted, len(values))
+    except OverflowError as exc:  # integers of any size
+        raise fault from exc
+
+
+def _flat(tensor: Tensor) -> Sequence[Any]:
+    """Return as many values as the shape has, without their nesting."""
+    values: Sequence[Any] = tensor.data
+    if len(values) == math.prod(tensor.shape) and not isinstance(values[0], list):
+        return values
+    if len(values) != tensor.shape[0]:
+        raise _no_rectangle(tensor)
+    for size in tensor.shape[1:]:
+        if not all(isinstance(row, list) and len(row) == size for row in values):
+            raise _no_rectangle(tensor)
+        values = [*chain.from_iterable(values)]
     return values
+
+
+def _no_rectangle(tensor: Tensor) -> MalformedInference:
+    found: list[int] = []
+    first: Any = tensor.data
+    while isinstance(first, Sequence) and not isinstance(first, str) and len(found) <= len(tensor.shape):
+        found.append(len(first))
+        first = first[0] if first else None
+    return MalformedInference(
+        f"{_named(tensor)}: its data are no rectangle of the shape {list(tensor.shape)}, but begin as one of {found}; "
+        "nest them as the shape says, or not at all"
+    )
 
 
 def _bmp_bytes(width: int, height: int) -> int:

@@ -2,6 +2,7 @@
 
 import base64
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,8 @@ HOSTILE = {
     "strings": ("UINT8", (1, 1, 1, 3), ["1", "2", "3"], "UINT8"),
     "null": ("FP32", (1, 1, 1, 3), [None, 1, 2], "FP32"),
     "objects": ("FP32", (1, 1, 1, 3), [{}, 1, 2], "FP32"),
+    "integers beyond any float": ("FP32", (1, 1, 1, 3), [0, 1, 10**400], "FP32"),
+    "no values": ("UINT8", (1, 1, 1, 3), [], "[0]"),
     "not a rectangle": ("FP32", (1, 1, 1, 3), [[1, 2], [3]], "rectangle"),
     "another nesting": ("FP32", (1, 2, 1, 3), [[1, 2], [3, 4], [5, 6]], "[3, 2]"),
     "NaN": ("FP32", (1, 1, 1, 3), struct.pack("<3f", 1, NAN, 2), "NaN"),
@@ -119,6 +122,16 @@ HOSTILE = {
 def test_what_does_not_fit_is_refused_by_name(name: str) -> None:
     datatype, shape, data, words = HOSTILE[name]
     assert words in refusal(Tensor("the_input", datatype, shape, data)).detail
+
+
+def test_a_long_string_among_many_short_ones_costs_no_more_than_itself() -> None:
+    data = ["x" * 20_000, *["x"] * (3 * 100 * 100 - 1)]  # as an array of NumPy: 2.4 GB
+    tracemalloc.start()
+    try:
+        assert "UINT8" in refusal(Tensor("the_input", "UINT8", (1, 100, 100, 3), data)).detail
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 SHAPES = st.lists(st.one_of(st.integers(0, 5), st.just(3), st.sampled_from((2**31, 2**63, 10**30))), max_size=5)
