@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from serve_app.classifier.answer import TopK
 from serve_app.classifier.formats import begins_as
 from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
-from serve_app.errors import EncodedUpload, InvalidParameter, MalformedUpload, UploadTooLarge, UploadTooSlow
+from serve_app.errors import EncodedUpload, InvalidParameter, MalformedUpload, Overloaded, UploadTooLarge, UploadTooSlow
 from serve_app.uploads import HeldUpload
 from serve_app.web import Drain
 
@@ -110,6 +110,9 @@ async def read_body(request: Request, upload: HeldUpload, bounds: BodyBounds) ->
                     raise bounds.too_large()
                 upload.add(len(chunk))
                 body += chunk
+    except (UploadTooLarge, Overloaded):
+        body.clear()  # the error keeps this frame, and nothing accounts for the bytes while the rest is drained
+        raise
     except TimeoutError as exc:
         raise UploadTooSlow(f"the upload was not there after {bounds.timeout_s:g} s; {bounds.remedy}") from exc
     except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log

@@ -2,13 +2,20 @@
 
 import gzip
 import zlib
+from traceback import walk_tb
 
 import httpx
 import pytest
+from fastapi import Request
+from starlette.types import Message
 
 from serve_app.classifier.formats import begins_as
+from serve_app.classifier.upload import BodyBounds, read_body
+from serve_app.errors import Overloaded, UploadTooLarge
+from serve_app.uploads import HeldUpload, UploadBudget
 from tests.conftest import Fitted
 from tests.hostile import BOUNDARY, FORM_TYPE, encode, file_part, form, part
+from tests.patience import HANG_S
 from tests.picture_files import four_corners
 from tests.serve_app.classifier.test_model_api import assert_error
 
@@ -28,6 +35,21 @@ ENCODED = {
     "identity, gzip": (gzip.compress(PICTURE), ["identity", "gzip"]),
     "of the client's own": (b"\x00\x01", ["rot13"]),
 }
+
+
+@pytest.mark.parametrize("fault", ["too large", "no memory"])
+async def test_of_a_refused_body_nothing_is_kept_while_the_rest_is_drained(fault: str) -> None:
+    budget = UploadBudget(10**9 if fault == "too large" else 150_000, lambda _: Overloaded("no memory"))
+    chunks = iter([bytes(100_000)] * 3)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": next(chunks), "more_body": True}
+
+    request = Request({"type": "http", "headers": []}, receive)
+    with pytest.raises((UploadTooLarge, Overloaded)) as caught:
+        await read_body(request, HeldUpload(budget), BodyBounds(150_000, timeout_s=HANG_S))
+    kept = [value for frame, _ in walk_tb(caught.value.__traceback__) for value in frame.f_locals.values()]
+    assert [len(value) for value in kept if isinstance(value, bytearray)] == [0]
 
 
 @pytest.mark.parametrize("name", ENCODED)
