@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import httpx
 import numpy as np
 
+from serve_app.cache.cache import PredictionCache
+from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.batcher import BatchLimits, Infer, MicroBatcher, Scores
@@ -70,12 +72,17 @@ async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, 
     """Run a classifier with the engine and threads of `loaded`, and `args` over its settings.
 
     It begins with `picture_s` for what the engine takes for a picture, seconds; what `args` do not say is unhurried.
+    Predictions are kept only where `args` have `cache`.
     """
     settings = ClassifierSettings.model_validate({**loaded.settings.model_dump(), **args})
     engine = HeldEngine(loaded._batcher._infer)
     admission = Admission(settings, metrics, picture_s=picture_s)
     batcher = MicroBatcher(engine.infer, loaded._pools.engine, BatchLimits(settings.max_batch), admission.learn)
     classifier = Classifier(settings, loaded.prepared, loaded._pools, batcher, admission)
+    store = build_store(settings.cache, len(loaded.prepared.manifest.labels), metrics) if "cache" in args else None
+    if store is not None:
+        await store.open()
+        classifier._cache = PredictionCache(store, "a model", metrics)
     api = build_model_api(classifier)
     add_inference_routes(api, Inference(classifier))
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
@@ -84,6 +91,8 @@ async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, 
             yield Held(client, engine, batcher)
         finally:
             engine.release()
+            if classifier._cache is not None:
+                await classifier._cache.close()
             await batcher.close()
 
 

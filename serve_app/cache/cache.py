@@ -17,6 +17,9 @@ from serve_app.uploads import HeldUpload
 Compute = Callable[[HeldUpload, float], Coroutine[None, None, Classification]]
 """Computes an upload's classes for somebody who waits for so many seconds, and frees the upload when it can."""
 
+Share = Callable[[], AbstractContextManager[None]]
+"""Holds a place for a picture that waits for another's flight, or raises Overloaded."""
+
 
 class PredictionCache:
     """One replica's use of a store, until `close`."""
@@ -25,16 +28,11 @@ class PredictionCache:
         self,
         store: PredictionStore,
         fingerprint: str,
-        share: Callable[[], AbstractContextManager[None]],
         metrics: Metrics,
     ) -> None:
-        """Use `store`, which is open, for the model that `fingerprint` stands for.
-
-        `share` holds a place for a request that waits for another's picture, or raises Overloaded.
-        """
+        """Use `store`, which is open, for the model that `fingerprint` stands for."""
         self._store = store
         self._fingerprint = fingerprint
-        self._share = share
         self._metrics = metrics
         self._flights = Flights[Classification]()
 
@@ -44,12 +42,12 @@ class PredictionCache:
         return self._store.kind
 
     async def find_or_compute(
-        self, image_sha256: str, upload: HeldUpload, within_s: float, compute: Compute
+        self, image_sha256: str, upload: HeldUpload, within_s: float, compute: Compute, share: Share
     ) -> Classification:
         """Return the answer for `upload`, which goes over to a flight or is freed; `compute` is called at most once.
 
         Raises what `compute` raises, for all who wait for it, and Overloaded when too many do. `within_s` is the
-        caller's own time limit, which this does not keep.
+        caller's own time limit, which this does not keep; `share` is called if another's picture is waited for.
         """
         key = self._key(image_sha256)
         flight = self._flights.find(key)
@@ -61,7 +59,7 @@ class PredictionCache:
             self._metrics.count(CACHE_LOOKUPS, "hit" if answer.cached else "miss")
             return answer
         upload.free()
-        with self._share():
+        with share():
             answer = await flight.wait(within_s)
         self._metrics.count(CACHE_LOOKUPS, "shared")
         return replace(answer, marks=(("cache", perf_counter()),), cached=True)

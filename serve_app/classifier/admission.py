@@ -178,6 +178,15 @@ class Reservation:
         finally:
             self._admission._leave(1)  # noqa: SLF001
 
+    @contextmanager
+    def share(self) -> Iterator[None]:
+        """Turn one of them into a place that waits for another's picture. Raises Overloaded as Admission.share does."""
+        if self._left:
+            self._left -= 1
+            self._admission._leave(1)  # noqa: SLF001
+        with self._admission.share():
+            yield
+
     def give_up(self) -> int:
         """Return how many places no picture has used, and have none from now on."""
         left, self._left = self._left, 0

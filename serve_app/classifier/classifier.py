@@ -3,9 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from serve_app.cache.cache import PredictionCache
 from serve_app.cache.classification import Classification
 from serve_app.cache.store import build_store
-from serve_app.classifier.admission import Admission
+from serve_app.classifier.admission import Admission, Reservation
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import BatchLimits, MicroBatcher
 from serve_app.classifier.fingerprint import fingerprint_model
@@ -43,8 +41,8 @@ HASHED_AT_ONCE_BYTES = 131_072
 CacheUse = Literal["full", "keep", "none"]
 """What a request lets the cache do: answer it and keep the answer, only keep it, or neither."""
 
-Place = Callable[[float | None], AbstractContextManager[None]]
-"""Holds a place in the queue for one picture of somebody who waits for so many seconds."""
+Places = Admission | Reservation
+"""Has a place in the queue for a picture: one that is free, or one that its request holds already."""
 
 
 class Classifier:
@@ -123,7 +121,7 @@ class Classifier:
         classifier.device, classifier.has_tf32 = warm.engine.device, warm.engine.has_tf32
         if store is not None:
             await store.open()
-            classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), admission.share, metrics)
+            classifier._cache = PredictionCache(store, fingerprint_model(settings, prepared), metrics)
         return classifier
 
     @property
@@ -144,27 +142,28 @@ class Classifier:
         return self.admission.is_idle
 
     async def classify(
-        self, upload: HeldUpload, deadline_s: float, use: CacheUse = "full", place: Place | None = None
+        self, upload: HeldUpload, deadline_s: float, use: CacheUse = "full", places: Places | None = None
     ) -> Classification:
         """Return what the network finds in `upload`; its marks are the ends of cache, decode, queue and inference.
 
         `upload` is freed once it is decoded, or goes over to those who wait for the same picture. Raises the errors of
         decode_image, NotReady, Overloaded (before decoding), and DeadlineExceeded after `deadline_s`; a picture that
-        waits then, and for which no other request does, never reaches the engine. `place` holds the picture's place in
-        the queue, if the caller has one already.
+        waits then, and for which no other request does, never reaches the engine. `places` are those that the caller
+        has in the queue already.
         """
-        place = place or self.admission.place
+        places = places or self.admission
         try:
             async with asyncio.timeout(deadline_s):
                 if self._cache is None or use != "full":
-                    answer = await self._compute(upload, deadline_s, place)
+                    answer = await self._compute(upload, deadline_s, places)
                 else:
                     image_sha256 = await self._hash(upload.data)
                     answer = await self._cache.find_or_compute(
                         image_sha256,
                         upload,
                         deadline_s,
-                        lambda upload, within_s: self._compute(upload, within_s, place, image_sha256),
+                        lambda upload, within_s: self._compute(upload, within_s, places, image_sha256),
+                        places.share,
                     )
         except TimeoutError as exc:
             self.admission.metrics.count(MISSED_DEADLINES)
@@ -209,11 +208,11 @@ class Classifier:
         return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
 
     async def _compute(
-        self, upload: HeldUpload, within_s: float, place: Place, image_sha256: str | None = None
+        self, upload: HeldUpload, within_s: float, places: Places, image_sha256: str | None = None
     ) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
         run = asyncio.get_running_loop().run_in_executor
-        with place(within_s):
+        with places.place(within_s):
             decoded = await run(self._pools.decode, self._decode_and_hash, upload.data, image_sha256)
             upload.free()
             inference = await self._batcher.infer(decoded.picture)

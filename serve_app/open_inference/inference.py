@@ -84,7 +84,7 @@ class Inference:
     ) -> list[Classification]:
         async def classify(index: int) -> Classification:
             try:
-                return await self.classifier.classify(uploads[index], deadline_s, use, reserved.place)
+                return await self.classifier.classify(uploads[index], deadline_s, use, reserved)
             except ServiceError as exc:
                 if len(uploads) == 1:
                     raise

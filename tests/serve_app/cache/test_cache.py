@@ -422,9 +422,7 @@ async def test_the_memory_of_one_replica_does_the_same_for_it_alone(
     one: Replica, other: Replica, monkeypatch: pytest.MonkeyPatch, fitted: Fitted, data: bytes
 ) -> None:
     for each in (one, other):
-        cache = PredictionCache(
-            MemoryPredictions(100, 10 * HANG_S), "a model", each.classifier.admission.share, each.metrics
-        )
+        cache = PredictionCache(MemoryPredictions(100, 10 * HANG_S), "a model", each.metrics)
         monkeypatch.setattr(each.classifier, "_cache", cache)
     assert one.classifier.cache_kind == "memory"
     assert [(await one.predict(data)).json()["cached"] for _ in range(3)] == [False, True, True]

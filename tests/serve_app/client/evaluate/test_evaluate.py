@@ -68,7 +68,7 @@ async def serving(classifier: Classifier) -> AsyncIterator[tuple[str, Counting]]
     assert store is not None
     await store.open()
     fingerprint = fingerprint_model(classifier.settings, classifier.prepared)
-    cached._cache = PredictionCache(store, fingerprint, classifier.admission.share, metrics)
+    cached._cache = PredictionCache(store, fingerprint, metrics)
     counting = Counting(build_model_api(cached))
     async with served(counting) as url:
         yield url, counting
