@@ -31,13 +31,14 @@ from serve_app.uploads import HeldUpload
 from serve_app.web import add_ready_route, build_api, discard_body, documented
 
 DEADLINE_HEADER = "X-Deadline-Ms"
+MOST_DEADLINE_MS = 600_000
 
 DeadlineMs = Annotated[
     int | None,
     Header(
         alias=DEADLINE_HEADER,
         ge=1,
-        le=600_000,
+        le=MOST_DEADLINE_MS,
         description="Longest time from upload to answer, milliseconds; only less than `deadline_s` counts.",
     ),
 ]
@@ -89,6 +90,13 @@ class ModelLabels(BaseModel):
     """The names of the classes."""
 
     labels: list[str] = Field(description="One for each class, by `class_id`; two classes may have the same name.")
+
+
+def read_deadline_s(given: str | None) -> float | None:
+    """Return the client's own time limit in seconds from what DEADLINE_HEADER says; None where that is not allowed."""
+    if given is None or not (given.isascii() and given.isdecimal() and len(given) <= len(str(MOST_DEADLINE_MS))):
+        return None
+    return int(given) / 1000 if 1 <= int(given) <= MOST_DEADLINE_MS else None
 
 
 def build_model_api(classifier: Classifier) -> FastAPI:

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from serve_app.classifier.admission import Admission
-from serve_app.classifier.api import DEADLINE_HEADER
+from serve_app.classifier.api import DEADLINE_HEADER, read_deadline_s
 from serve_app.errors import Overloaded, ServiceError
 
 _PATH_ENDS = ("/predict", "/infer")
@@ -23,14 +23,10 @@ def build_early_refusal(admission: Admission) -> Callable[[Scope], ServiceError 
         if scope["method"] != "POST" or not scope["path"].endswith(_PATH_ENDS):
             return None
         try:
-            admission.check(_within_s(Headers(scope=scope).get(DEADLINE_HEADER)))
+            # What cannot be read is the API's to refuse, by name.
+            admission.check(read_deadline_s(Headers(scope=scope).get(DEADLINE_HEADER)))
         except Overloaded as exc:
             return exc
         return None
 
     return refuse
-
-
-def _within_s(deadline_ms: str | None) -> float | None:
-    # What is no number is the API's to refuse, by name.
-    return int(deadline_ms) / 1000 if deadline_ms is not None and deadline_ms.isdecimal() else None

@@ -20,6 +20,7 @@ MAX_DIMENSIONS = 8
 _MOST_FAULTS = 5
 _MOST_ID_CHARACTERS = 1000
 _MOST_DIGITS = 18
+_MOST_TIMEOUT_US = 2**64 - 1  # what protobuf has for it
 _TOP_K = TypeAdapter(TopK)
 
 Parameters = Annotated[
@@ -159,8 +160,10 @@ def read_timeout(given: object) -> float | None:
     """Return a client's time limit in seconds, from microseconds as Triton has them. Raises MalformedInference."""
     if given is None:
         return None
-    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
-        raise MalformedInference("parameters.timeout: must be a whole number of microseconds")
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= _MOST_TIMEOUT_US:
+        raise MalformedInference(
+            f"parameters.timeout: must be a whole number of microseconds, from 0 to {_MOST_TIMEOUT_US}"
+        )
     return given / 1_000_000 if given else None  # 0: none, with Triton
 
 

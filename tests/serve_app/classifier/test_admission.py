@@ -74,6 +74,17 @@ def test_a_picture_that_outlives_its_request_keeps_its_place() -> None:
     assert gate.wait_s == 0
 
 
+def test_a_place_of_a_request_that_waits_for_anothers_picture_is_no_work_any_more() -> None:
+    gate = admission(max_queue=3)
+    with gate.reserve(3) as reserved, reserved.place():
+        with reserved.share(), reserved.share():
+            assert gate.wait_s == pytest.approx(0.1)
+            with pytest.raises(Overloaded, match="3 pictures"), reserved.share():
+                pass
+        gate.check(pictures=2)
+    assert gate.wait_s == 0
+
+
 def test_the_first_request_is_taken_however_many_pictures_it_has() -> None:
     gate = admission(max_wait_s=1)
     with gate.reserve(64):
@@ -202,6 +213,9 @@ def test_an_upload_is_counted_once_whoever_holds_it() -> None:
         ("POST", "/model/predict", [], True),
         ("POST", "/predict", [(b"x-deadline-ms", b"60000")], True),
         ("POST", "/model/predict", [(b"x-deadline-ms", b"soon")], True),
+        ("POST", "/model/predict", [(b"x-deadline-ms", b"9" * 400)], True),
+        ("POST", "/model/predict", [(b"x-deadline-ms", b"9" * 5000)], True),
+        ("POST", "/model/predict", [(b"x-deadline-ms", b"\xb2")], True),
         ("GET", "/model/predict", [], False),
         ("GET", "/model/ready", [], False),
         ("POST", "/model/other", [], False),

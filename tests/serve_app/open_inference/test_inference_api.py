@@ -215,6 +215,9 @@ HOSTILE: dict[str, tuple[bytes, dict[str, str], int, str]] = {
     "top_k 11": (json.dumps(body_of([b"a"], parameters={"top_k": 11})).encode(), {}, 400, "top_k"),
     "top_k true": (json.dumps(body_of([b"a"], parameters={"top_k": True})).encode(), {}, 400, "top_k"),
     "a timeout of text": (json.dumps(body_of([b"a"], parameters={"timeout": "soon"})).encode(), {}, 400, "timeout"),
+    "a timeout of 400 digits": (
+        json.dumps(body_of([b"a"], parameters={"timeout": 10**399})).encode(), {}, 400, "timeout",
+    ),
     "another content type": (
         one(data=["a"], parameters={"content_type": "np"}), {}, 400, "base64",
     ),
@@ -303,6 +306,22 @@ async def test_each_picture_of_a_request_has_a_place_in_the_queue(classifier: Cl
         assert replica.engine.pictures == 5
         too_many = await replica.client.post(INFER, json=body_of([picture] * 6))
         assert_refused(too_many, 413, "one request may have 5")
+
+
+async def test_equal_pictures_of_a_request_share_one_computation_within_its_places(
+    classifier: Classifier, fitted: Fitted
+) -> None:
+    same, another = (fitted.pictures[name] for name in ("thing 7", "thing 999"))
+    async with held(classifier, Metrics(), max_queue=8, cache={"store": "memory"}) as replica:
+        five = asyncio.create_task(replica.client.post(INFER, json=body_of([same] * 5)))
+        await replica.engine.begun()
+        three = asyncio.create_task(replica.client.post(INFER, json=body_of([another] * 3)))
+        await until(lambda: replica.waiting == 1, "the other picture in the queue")
+        assert (await replica.client.post("/predict", content=same)).status_code == 503
+        replica.engine.release()
+        assert [(await request).status_code for request in (five, three)] == [200, 200]
+        assert replica.engine.pictures == 2
+        assert (await replica.client.post(INFER, json=body_of([same] * 8))).status_code == 200
 
 
 async def test_a_request_whose_last_picture_would_wait_too_long_is_refused(
