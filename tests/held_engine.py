@@ -59,6 +59,7 @@ class Held:
     client: httpx.AsyncClient
     """Of its API, below /model as Serve mounts it."""
     engine: HeldEngine
+    classifier: Classifier
     _batcher: MicroBatcher
 
     @property
@@ -88,7 +89,7 @@ async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, 
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
         try:
-            yield Held(client, engine, batcher)
+            yield Held(client, engine, classifier, batcher)
         finally:
             engine.release()
             if classifier._cache is not None:

@@ -14,8 +14,8 @@ from serve_app.open_inference.grpc_messages import METHODS, message_class
 class Answers(Protocol):
     """What answers the methods of a replica that has a model."""
 
-    async def answer(self, method: str, request: Any, context: Any) -> Any:
-        """Return the answer; the status of a refusal is in `context`."""
+    async def answer(self, method: str, request: bytes, context: Any) -> Any:
+        """Return the answer to a message as it came; the status of a refusal is in `context`."""
 
 
 class InferenceMethods:
@@ -25,7 +25,7 @@ class InferenceMethods:
 
 
 def _method(name: str) -> Callable[..., Coroutine[None, None, Any]]:
-    async def answer(self: InferenceMethods, request: Any, grpc_context: Any) -> Any:
+    async def answer(self: InferenceMethods, request: bytes, grpc_context: Any) -> Any:
         if self.grpc_inference is not None:
             return await self.grpc_inference.answer(name, request, grpc_context)
         grpc_context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -10,17 +10,21 @@ from typing import Any, Protocol
 import grpc
 from starlette.datastructures import Headers
 
-from serve_app.classifier.api import DEADLINE_HEADER
+from serve_app.classifier.api import DEADLINE_HEADER, MOST_DEADLINE_MS, cache_use, read_deadline_s
 from serve_app.classifier.timing import Stopwatch
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.under_way import UnderWay
-from serve_app.errors import MalformedInference, ServiceError, Stopping
+from serve_app.errors import MalformedInference, ServiceError, Stopping, UploadTooLarge
 from serve_app.open_inference.grpc_messages import DATA_TYPES, METHODS, SERVICE, message_class
-from serve_app.open_inference.inference import Answer, Inference, free_all
+from serve_app.open_inference.grpc_wire import parse_message, parsed_bytes
+from serve_app.open_inference.inference import Answer, Inference, free_all, off_the_loop
 from serve_app.open_inference.models import OUTPUTS, SERVER, VERSION, ServedModel, ServerMetadata, TensorInfo
 from serve_app.open_inference.request import (
     DEFAULT_TOP_K,
+    JSON_VALUE_BYTES,
     MAX_DIMENSIONS,
+    MAX_JSON_VALUES,
+    MOST_ID_CHARACTERS,
     Wanted,
     check_tensor,
     output_names,
@@ -48,7 +52,6 @@ _CODES = {
 _MOST_DETAIL_CHARACTERS = 1000
 _NO_ARRIVAL: dict[str, Any] = {"headers": []}
 """A request of which HAProxy does not tell when it came: none is taken once the service is to stop."""
-_MOST_DEADLINE_MS = 600_000
 
 
 class Context(Protocol):
@@ -68,11 +71,13 @@ class Context(Protocol):
 
 
 def add_inference_service(servicer: Any, server: Any) -> None:
-    """Register the methods of the protocol; named in the config under `grpc_options.grpc_servicer_functions`."""
+    """Register the methods of the protocol; named in the config under `grpc_options.grpc_servicer_functions`.
+
+    They get the bytes of a message: gRPC would parse it before the key is checked.
+    """
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             getattr(servicer, name),
-            request_deserializer=message_class(f"{name}Request").FromString,
             response_serializer=message_class(f"{name}Response").SerializeToString,
         )
         for name in METHODS
@@ -89,7 +94,7 @@ class GrpcInference:
         self._under_way = under_way
         self._models = inference.models
         self._guard = guard
-        self._answers: dict[str, Callable[[Any, Headers], Coroutine[None, None, Any]]] = {
+        self._answers: dict[str, Callable[[bytes, Headers], Coroutine[None, None, Any]]] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -100,8 +105,12 @@ class GrpcInference:
             "RepositoryIndex": self._repository_index,
         }
 
-    async def answer(self, method: str, request: Any, context: Context) -> Any:
-        """Return the answer to a request; what is refused has its status in `context`, and an empty answer."""
+    async def answer(self, method: str, request: bytes, context: Context) -> Any:
+        """Return the answer to the bytes of a request; a refusal has its status in `context`, and an empty answer.
+
+        The bytes are in memory, and accounted for, until the call ends.
+        """
+        upload = HeldUpload(self._inference.classifier.admission.uploads)
         metadata = Headers({key: value for key, value in context.invocation_metadata() if isinstance(value, str)})
         try:
             with self._under_way.one_more():
@@ -109,6 +118,8 @@ class GrpcInference:
                     raise Stopping("this service is being stopped; call again, the one that comes after it")
                 if method not in OPEN_METHODS:
                     self._guard.check(metadata)
+                    self._check_size(request)
+                    upload.add(len(request))
                 return await self._answers[method](request, metadata)
         except ServiceError as exc:
             context.set_code(_CODES.get(exc.status, grpc.StatusCode.INTERNAL))
@@ -116,29 +127,54 @@ class GrpcInference:
             if exc.retry_after_s is not None:
                 context.set_trailing_metadata([(RETRY_AFTER, str(exc.retry_after_s))])
             return message_class(f"{method}Response")()
+        finally:
+            upload.free()
 
-    async def _server_live(self, _request: Any, _metadata: Headers) -> Any:
+    def _check_size(self, request: bytes) -> None:
+        # It is there three times for a moment: as bytes, parsed, and as pictures.
+        most_bytes = self._inference.settings.max_held_bytes // 3
+        if len(request) > most_bytes:
+            raise UploadTooLarge(
+                f"the message is larger than {most_bytes:,} bytes, a third of max_held_bytes; send fewer or smaller "
+                "pictures"
+            )
+
+    async def _parse(self, name: str, request: bytes, parsed: HeldUpload) -> Any:
+        """Return the message of the class `name`, for which `parsed` accounts."""
+        parsed.add(await off_the_loop(len(request), parsed_bytes, name, request))
+        return await off_the_loop(len(request), parse_message, name, request)
+
+    async def _find(self, name: str, request: bytes) -> ServedModel:
+        """Return the model that a message of the class `name` is about."""
+        parsed = HeldUpload(self._inference.classifier.admission.uploads)
+        try:
+            message = await self._parse(name, request, parsed)
+            return self._models.find(message.name, message.version)
+        finally:
+            parsed.free()
+
+    async def _server_live(self, _request: bytes, _metadata: Headers) -> Any:
         return message_class("ServerLiveResponse")(live=True)
 
-    async def _server_ready(self, _request: Any, _metadata: Headers) -> Any:
+    async def _server_ready(self, _request: bytes, _metadata: Headers) -> Any:
         self._inference.classifier.check_ready()
         return message_class("ServerReadyResponse")(ready=True)
 
-    async def _model_ready(self, request: Any, _metadata: Headers) -> Any:
-        self._models.find(request.name, request.version)
+    async def _model_ready(self, request: bytes, _metadata: Headers) -> Any:
+        await self._find("ModelReadyRequest", request)
         self._inference.classifier.check_ready()
         return message_class("ModelReadyResponse")(ready=True)
 
-    async def _server_metadata(self, _request: Any, _metadata: Headers) -> Any:
+    async def _server_metadata(self, _request: bytes, _metadata: Headers) -> Any:
         told = ServerMetadata()
         return message_class("ServerMetadataResponse")(name=SERVER, version=told.version, extensions=told.extensions)
 
-    async def _model_metadata(self, request: Any, _metadata: Headers) -> Any:
-        told = self._models.describe(self._models.find(request.name, request.version))
+    async def _model_metadata(self, request: bytes, _metadata: Headers) -> Any:
+        told = self._models.describe(await self._find("ModelMetadataRequest", request))
         return message_class("ModelMetadataResponse")(**told.model_dump())
 
-    async def _model_config(self, request: Any, _metadata: Headers) -> Any:
-        model = self._models.find(request.name, request.version)
+    async def _model_config(self, request: bytes, _metadata: Headers) -> Any:
+        model = await self._find("ModelConfigRequest", request)
         told = self._models.describe(model)
         config = message_class("ModelConfig")(
             name=model.name,
@@ -151,44 +187,50 @@ class GrpcInference:
         )
         return message_class("ModelConfigResponse")(config=config)
 
-    async def _repository_index(self, _request: Any, _metadata: Headers) -> Any:
+    async def _repository_index(self, _request: bytes, _metadata: Headers) -> Any:
         models = [{"name": name, "version": VERSION, "state": "READY"} for name in self._models.names]
         return message_class("RepositoryIndexResponse")(models=models)
 
-    async def _model_infer(self, request: Any, metadata: Headers) -> Any:
+    async def _model_infer(self, request: bytes, metadata: Headers) -> Any:
         stopwatch = Stopwatch()
-        model = self._models.find(request.model_name, request.model_version)
         deadline_s = min(self._inference.settings.deadline_s, _deadline_s(metadata))
         self._inference.classifier.admission.check(deadline_s)
-        wanted = _wanted(request)
-        size_bytes = request.ByteSize()
-        upload = HeldUpload(self._inference.classifier.admission.uploads)
-        try:
-            upload.add(size_bytes)
-            uploads = await self._inference.take_apart(_tensor(model, request), size_bytes)
-        finally:
-            upload.free()
+        model, wanted, uploads = await self._receive(request)
         try:
             stopwatch.charge("upload")
-            answer = await self._inference.infer(wanted, uploads, min(deadline_s, wanted.within_s or math.inf))
+            within_s = min(deadline_s, wanted.within_s or math.inf)
+            answer = await self._inference.infer(wanted, uploads, within_s, cache_use(metadata.get("cache-control")))
         finally:
             free_all(uploads)
-        response = self._response(request, wanted, answer)
+        response = self._response(model, wanted, answer)
         self._inference.observe(stopwatch, answer)
         return response
 
-    def _response(self, request: Any, wanted: Wanted, answer: Answer) -> Any:
+    async def _receive(self, request: bytes) -> tuple[ServedModel, Wanted, list[HeldUpload]]:
+        """Return what is wanted of which model, and the pictures, to be freed by the caller."""
+        parsed = HeldUpload(self._inference.classifier.admission.uploads)
+        try:
+            message = await self._parse("ModelInferRequest", request, parsed)
+            model = self._models.find(message.model_name, message.model_version)
+            wanted, tensor = _wanted(message), _tensor(model, message)
+            if not isinstance(tensor.data, bytes):
+                parsed.add(JSON_VALUE_BYTES * len(tensor.data))
+            return model, wanted, await self._inference.take_apart(tensor, len(request))
+        finally:
+            parsed.free()
+
+    def _response(self, model: ServedModel, wanted: Wanted, answer: Answer) -> Any:
         network = self._inference.classifier.model
         told = {"engine": network.engine, "precision": network.precision, "weights": network.weights}
         response = message_class("ModelInferResponse")(
-            model_name=request.model_name,
+            model_name=model.name,
             model_version=VERSION,
             id=wanted.id,
             parameters={key: message_class("InferParameter")(string_param=value) for key, value in told.items()},
         )
         for output in answer.outputs:
             tensor = response.outputs.add(name=output.name, datatype=output.datatype, shape=output.values.shape)
-            if request.raw_input_contents:
+            if wanted.outputs[output.name]:
                 response.raw_output_contents.append(output.raw())
             else:
                 getattr(tensor.contents, _CONTENTS[output.datatype]).extend(_values(output))
@@ -208,11 +250,12 @@ def _deadline_s(metadata: Headers) -> float:
     given = metadata.get(DEADLINE_HEADER)
     if given is None:
         return math.inf
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= _MOST_DEADLINE_MS):
+    deadline_s = read_deadline_s(given)
+    if deadline_s is None:
         raise MalformedInference(
-            f"metadata {DEADLINE_HEADER.lower()}: must be from 1 to {_MOST_DEADLINE_MS} milliseconds"
+            f"metadata {DEADLINE_HEADER.lower()}: must be from 1 to {MOST_DEADLINE_MS} milliseconds"
         )
-    return int(given) / 1000
+    return deadline_s
 
 
 def _parameters(given: Any) -> dict[str, Any]:
@@ -221,6 +264,10 @@ def _parameters(given: Any) -> dict[str, Any]:
 
 
 def _wanted(request: Any) -> Wanted:
+    if len(request.id) > MOST_ID_CHARACTERS:
+        raise MalformedInference(f"id: may have up to {MOST_ID_CHARACTERS} characters")
+    if len(request.outputs) > len(OUTPUTS):
+        raise MalformedInference(f"outputs: names {len(request.outputs)}; there are {len(OUTPUTS)}")
     parameters = _parameters(request.parameters)
     return Wanted(
         id=request.id,
@@ -233,16 +280,21 @@ def _wanted(request: Any) -> Wanted:
 
 
 def _tensor(model: ServedModel, request: Any) -> Tensor:
-    """Return the request's one tensor, from its raw or its typed contents. Raises MalformedInference."""
+    """Return the request's one tensor, of its raw or its typed contents. Raises MalformedInference, UploadTooLarge."""
     raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise MalformedInference(f"raw_input_contents has {len(raw)} tensors; inputs has {len(request.inputs)}")
-    tensors = []
-    for index, given in enumerate(request.inputs):
-        if len(given.shape) > MAX_DIMENSIONS or any(size < 0 for size in given.shape):
-            raise MalformedInference(
-                f"the input {given.name[:100]}: its shape must have up to {MAX_DIMENSIONS} sizes, 0 or more"
-            )
-        data = raw[index] if raw else list(getattr(given.contents, _CONTENTS.get(given.datatype, "bytes_contents")))
-        tensors.append(Tensor(given.name, given.datatype, tuple(given.shape), data, _parameters(given.parameters)))
-    return check_tensor(model, tensors)
+    if len(request.inputs) != 1:
+        raise MalformedInference(f"inputs: the model {model.name} takes one input, named {model.input.name}")
+    if len(raw) > 1:
+        raise MalformedInference(f"raw_input_contents has {len(raw)} tensors; inputs has 1")
+    (given,) = request.inputs
+    if len(given.shape) > MAX_DIMENSIONS or any(size < 0 for size in given.shape):
+        raise MalformedInference(
+            f"the input {given.name[:100]}: its shape must have up to {MAX_DIMENSIONS} sizes, 0 or more"
+        )
+    data = raw[0] if raw else getattr(given.contents, _CONTENTS.get(given.datatype, "bytes_contents"))
+    if not raw and len(data) > MAX_JSON_VALUES:
+        raise UploadTooLarge(
+            f"contents has {len(data):,} values; up to {MAX_JSON_VALUES:,} are read; use raw_input_contents"
+        )
+    tensor = Tensor(given.name, given.datatype, tuple(given.shape), data, _parameters(given.parameters))
+    return check_tensor(model, [tensor])

@@ -18,7 +18,7 @@ JSON_VALUE_BYTES = 64
 DEFAULT_TOP_K = 5
 MAX_DIMENSIONS = 8
 _MOST_FAULTS = 5
-_MOST_ID_CHARACTERS = 1000
+MOST_ID_CHARACTERS = 1000
 _MOST_DIGITS = 18
 _MOST_TIMEOUT_US = 2**64 - 1  # what protobuf has for it
 _TOP_K = TypeAdapter(TopK)
@@ -52,7 +52,7 @@ class InferOutput(_Strict):
 class InferBody(_Strict):
     """The JSON of an inference request."""
 
-    id: str | None = Field(None, max_length=_MOST_ID_CHARACTERS, description="Comes back in the answer.")
+    id: str | None = Field(None, max_length=MOST_ID_CHARACTERS, description="Comes back in the answer.")
     parameters: Parameters = None
     inputs: list[InferInput] = Field(min_length=1, max_length=len(OUTPUTS))
     outputs: list[InferOutput] | None = Field(None, max_length=len(OUTPUTS), description="Absent: all outputs.")

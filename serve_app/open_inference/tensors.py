@@ -92,16 +92,22 @@ def _files(tensor: Tensor, most_bytes: int) -> list[bytes]:
         )
     if isinstance(tensor.data, bytes | memoryview):
         files = _split(tensor, tensor.data)
-    else:
+    elif len(tensor.data) == tensor.shape[0]:
         files = [_decoded(tensor, value) for value in _unnested(tensor.data)]
+    else:
+        raise _other_count(tensor, len(tensor.data))
     if len(files) != tensor.shape[0]:
-        raise MalformedInference(f"{_named(tensor)} has {len(files)} elements; its shape is {list(tensor.shape)}")
+        raise _other_count(tensor, len(files))
     for index, file in enumerate(files):
         if len(file) > most_bytes:
             raise UploadTooLarge(
                 f"{_named(tensor)}[{index}] is larger than {most_bytes:,} bytes; send a smaller picture"
             )
     return files
+
+
+def _other_count(tensor: Tensor, found: int) -> MalformedInference:
+    return MalformedInference(f"{_named(tensor)} has {found} elements; its shape is {list(tensor.shape)}")
 
 
 def _split(tensor: Tensor, raw: bytes | memoryview) -> list[bytes]:

@@ -1,8 +1,9 @@
 """The protocol over gRPC, on a real gRPC server without Ray: Serve's ingress hands requests on as this one does."""
 
+import asyncio
 import json
 import pickle
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from serve_app.classifier.classifier import Classifier
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource
 from serve_app.entrance.under_way import VARIABLE, UnderWay, count_under_way, tell_stopping
+from serve_app.metrics import Metrics
 from serve_app.open_inference.grpc_messages import METHODS, SERVICE, message_class
-from serve_app.open_inference.grpc_service import GrpcInference, add_inference_service
+from serve_app.open_inference.grpc_service import OPEN_METHODS, GrpcInference, add_inference_service
 from serve_app.open_inference.inference import Inference
 from tests.conftest import Fitted
+from tests.held_engine import held
 from tests.serve_app.open_inference.test_tensors import raw
 
 KEY = "a-key-of-these-tests"
@@ -47,16 +50,21 @@ class Client:
         self, method: str, *, key: str = KEY, metadata: tuple[tuple[str, str], ...] = (), **fields: Any
     ) -> Any:
         request = message_class(f"{method}Request")(**fields)
+        return await self.send(method, request.SerializeToString(), key=key, metadata=metadata)
+
+    async def send(
+        self, method: str, request: bytes, *, key: str = KEY, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> Any:
+        """Send bytes for a message."""
         call = self._channel.unary_unary(
             f"/{SERVICE}/{method}",
-            request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=message_class(f"{method}Response").FromString,
         )
         return await call(request, metadata=(("x-api-key", key), *metadata))
 
-    async def refused(self, method: str, **fields: Any) -> grpc.aio.AioRpcError:
+    async def refused(self, method: str, request: bytes | None = None, **fields: Any) -> grpc.aio.AioRpcError:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await self.ask(method, **fields)
+            await (self.ask(method, **fields) if request is None else self.send(method, request, **fields))
         return caught.value
 
 
@@ -65,7 +73,7 @@ async def client(classifier: Classifier, tmp_path_factory: pytest.TempPathFactor
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY)
     guard = Guard(ApiKeys(KeySource(keys_file=str(keys))))
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
     add_inference_service(Servicer(GrpcInference(Inference(classifier), guard, UnderWay())), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -133,6 +141,7 @@ async def test_without_a_key_nothing_is_told(client: Client, method: str) -> Non
 
 
 TENSOR = {"name": "pictures", "datatype": "BYTES", "shape": [1]}
+PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 1, 1, 3]}
 HOSTILE: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
     "no model": ({}, grpc.StatusCode.NOT_FOUND, "no model"),
     "no input": ({"model_name": "resnet50"}, grpc.StatusCode.INVALID_ARGUMENT, "one input"),
@@ -161,6 +170,38 @@ HOSTILE: dict[str, tuple[dict[str, Any], grpc.StatusCode, str]] = {
             "raw_input_contents": [np.array([1, 2, np.nan], "<f4").tobytes()],
         },
         grpc.StatusCode.INVALID_ARGUMENT, "NaN",
+    ),
+    "a timeout of 20 digits": (
+        pictures(b"", parameters={"timeout": message_class("InferParameter")(uint64_param=2**64 - 1)}),
+        grpc.StatusCode.INVALID_ARGUMENT, "JPEG",
+    ),
+    "a deadline of 400 digits": (
+        pictures(b"", metadata=(("x-deadline-ms", "1" * 400),)), grpc.StatusCode.INVALID_ARGUMENT, "milliseconds",
+    ),
+    "a deadline of many zeros and digits": (
+        pictures(b"", metadata=(("x-deadline-ms", "000000001" + "1" * 400),)),
+        grpc.StatusCode.INVALID_ARGUMENT, "milliseconds",
+    ),
+    "two inputs": (
+        {"model_name": "resnet50", "inputs": [TENSOR] * 2}, grpc.StatusCode.INVALID_ARGUMENT, "takes one input",
+    ),
+    "four outputs": (
+        pictures(b"", outputs=[{"name": "labels"}] * 4), grpc.StatusCode.INVALID_ARGUMENT, "names 4; there are 3",
+    ),
+    "a long id": (pictures(b"", id="x" * 1001), grpc.StatusCode.INVALID_ARGUMENT, "id: may have"),
+    "more values than the shape": (
+        {
+            "model_name": "resnet50_uint8",
+            "inputs": [{**PIXELS, "contents": {"uint_contents": [1] * 4}}],
+        },
+        grpc.StatusCode.INVALID_ARGUMENT, "rectangle",
+    ),
+    "a million values": (
+        {
+            "model_name": "resnet50_uint8",
+            "inputs": [{**PIXELS, "contents": {"uint_contents": [1] * 1_000_001}}],
+        },
+        grpc.StatusCode.INVALID_ARGUMENT, "1,000,001 values",
     ),
     "no picture": (pictures(b"hello"), grpc.StatusCode.INVALID_ARGUMENT, "JPEG"),
     "an unknown output": (pictures(b"", outputs=[{"name": "x"}]), grpc.StatusCode.INVALID_ARGUMENT, "labels"),
@@ -196,29 +237,104 @@ async def test_a_service_that_is_being_stopped_takes_no_more_calls(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     answers = GrpcInference(Inference(classifier), Guard(None), UnderWay())
-    assert (await answers.answer("ServerReady", None, Told())).ready
+    assert (await answers.answer("ServerReady", b"", Told())).ready
     tell_stopping(tmp_path)
     told = Told()
-    assert not (await answers.answer("ServerReady", None, told)).ready
+    assert not (await answers.answer("ServerReady", b"", told)).ready
     assert (told.code, told.trailing) == (grpc.StatusCode.UNAVAILABLE, [("retry-after", "5")])
     assert count_under_way(tmp_path) == 0
+
+
+RAW = {
+    "no message": (b"\xff" * 100, "no ModelInferRequest"),
+    "a length beyond the end": (b"\x2a\x7f", "no ModelInferRequest"),
+    "a group": (b"\x2b\x2c", "no ModelInferRequest"),
+    "half a number": (b"\x2d\x00", "no ModelInferRequest"),
+    "text that is no UTF-8": (b"\x0a\x01\xff", "no ModelInferRequest"),
+    "a million inputs": (b"\x2a\x00" * 1_000_000, "10,000 fields"),
+    "a million parameters": (b"\x22\x00" * 1_000_000, "10,000 fields"),
+    "many empty pictures": (
+        message_class("ModelInferRequest")(
+            inputs=[{"contents": {"bytes_contents": [b""] * 20_000}}]
+        ).SerializeToString(),
+        "10,000 fields",
+    ),
+    "ten million values and one": (
+        message_class("ModelInferRequest")(
+            inputs=[{"contents": {"bool_contents": [True] * 10_000_001}}]
+        ).SerializeToString(),
+        "1,000,000 values",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+async def test_bytes_that_would_be_large_in_memory_are_refused_before_they_are_parsed(
+    client: Client, classifier: Classifier, name: str
+) -> None:
+    request, words = RAW[name]
+    refused = await client.refused("ModelInfer", request)
+    assert (refused.code(), words in (refused.details() or "")) == (grpc.StatusCode.INVALID_ARGUMENT, True), refused
+    assert classifier.admission.uploads._held_bytes == 0
+
+
+async def test_without_a_key_no_message_is_parsed(client: Client) -> None:
+    for method in METHODS:
+        if method in OPEN_METHODS:
+            assert await client.send(method, b"\xff", key="")
+        else:
+            assert (await client.refused(method, b"\xff", key="")).code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_message_is_accounted_for_until_its_call_ends(classifier: Classifier, fitted: Fitted) -> None:
+    message = message_class("ModelInferRequest")(**pictures(fitted.pictures["thing 7"]))
+    request = message.SerializeToString()
+    async with held(classifier, Metrics()) as replica:
+        answers = GrpcInference(Inference(replica.classifier), Guard(None), UnderWay())
+        call = asyncio.create_task(answers.answer("ModelInfer", request, Told()))
+        await replica.engine.begun()
+        uploads = replica.classifier.admission.uploads
+        assert uploads._held_bytes == len(request)
+        replica.engine.release()
+        assert len((await call).outputs) == 3
+        assert uploads._held_bytes == 0
+
+
+async def test_a_message_that_could_never_find_memory_is_refused_as_too_large(classifier: Classifier) -> None:
+    async with held(classifier, Metrics(), max_upload_bytes=100_000, max_held_bytes=1_500_000) as replica:
+        told = Told()
+        answers = GrpcInference(Inference(replica.classifier), Guard(None), UnderWay())
+        await answers.answer("ModelInfer", bytes(500_001), told)
+    assert (told.code, "500,000 bytes" in told.details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+async def test_cache_control_is_read_from_the_metadata(classifier: Classifier, fitted: Fitted) -> None:
+    message = message_class("ModelInferRequest")(**pictures(fitted.pictures["thing 7"]))
+    async with held(classifier, Metrics(), cache={"store": "memory"}) as replica:
+        replica.engine.release()
+        answers = GrpcInference(Inference(replica.classifier), Guard(None), UnderWay())
+        for metadata in ([], [], [("cache-control", "no-store")]):
+            assert (await answers.answer("ModelInfer", message.SerializeToString(), Told(metadata))).outputs
+        assert replica.engine.pictures == 2
 
 
 class Told:
     """A context of a call that keeps what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, metadata: Sequence[tuple[str, str | bytes]] = ()) -> None:
+        self._metadata = metadata
         self.code: grpc.StatusCode | None = None
+        self.details = ""
         self.trailing: list[tuple[str, str]] = []
 
     def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
-        return []
+        return [*self._metadata]
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code
 
-    def set_details(self, _details: str) -> None:
-        """Keep nothing."""
+    def set_details(self, details: str) -> None:
+        self.details = details
 
     def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None:
         self.trailing = trailing_metadata
