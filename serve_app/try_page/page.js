@@ -3,13 +3,16 @@
 const AT_ONCE = 4;
 const MOST_RESULTS = 100;
 const USERS_PER_PAGE = 10;
+const KEY = /^[\x21-\x7e]+$/; // others cannot be sent in a header
 const model = new URL("./", location.href);
 const $ = (id) => document.getElementById(id);
 
 let key = null; // in memory only
 let about = null;
+let servedTurn = 0; // only what was asked last counts
 let underWay = 0;
 const waiting = [];
+const inWork = new Set(); // the results of pictures that wait or are under way
 
 // ---- the service ----------------------------------------------------------------------------------------------------
 
@@ -24,7 +27,8 @@ class Refused extends Error {
 }
 
 async function ask(url, options = {}) {
-  const headers = { ...options.headers, ...(key === null ? {} : { "X-API-Key": key }) };
+  const used = key;
+  const headers = { ...options.headers, ...(used === null ? {} : { "X-API-Key": used }) };
   let response;
   try {
     response = await fetch(url, { ...options, headers });
@@ -32,7 +36,7 @@ async function ask(url, options = {}) {
     throw new Refused(0, { detail: "the service does not answer; check that it runs and that you are connected, then send again" });
   }
   const body = await response.json().catch(() => ({}));
-  if (response.status === 401) {
+  if (response.status === 401 && key === used) {
     key = null;
     $("keys").hidden = false;
   }
@@ -49,10 +53,15 @@ function describeFault(error) {
 // ---- what is served -------------------------------------------------------------------------------------------------
 
 async function showServed() {
+  const turn = (servedTurn += 1);
   try {
-    ({ body: about } = await ask(model));
+    const { body } = await ask(model);
+    if (turn !== servedTurn) return;
+    about = body;
   } catch (error) {
+    if (turn !== servedTurn) return;
     $("served").textContent = error.status === 401 ? "Give a key to see what is served." : describeFault(error);
+    if (key !== null) $("keys").hidden = false;
     return;
   }
   $("keys").hidden = true;
@@ -92,9 +101,15 @@ async function showLinks() {
 // ---- pictures -------------------------------------------------------------------------------------------------------
 
 function take(files) {
-  for (const file of files) waiting.push({ file, item: addResult(file) });
+  for (const file of files) enqueue(file, addResult(file));
+  removeOldest();
   $("clear").hidden = $("results").children.length === 0;
   sendNext();
+}
+
+function enqueue(file, item) {
+  inWork.add(item);
+  waiting.push({ file, item });
 }
 
 function sendNext() {
@@ -103,6 +118,8 @@ function sendNext() {
     const { file, item } = waiting.shift();
     send(file, item).finally(() => {
       underWay -= 1;
+      inWork.delete(item);
+      removeOldest();
       sendNext();
     });
   }
@@ -130,7 +147,7 @@ async function send(file, item) {
   } catch (error) {
     const again = element("button", { type: "button" }, "Send again");
     again.addEventListener("click", () => {
-      waiting.push({ file, item });
+      enqueue(file, item);
       sendNext();
     });
     const code = [error.code, error.id && `request ${error.id}`].filter(Boolean).join(", ");
@@ -160,8 +177,14 @@ function addResult(file) {
   );
   item.dataset.url = url;
   $("results").prepend(item);
-  while ($("results").children.length > MOST_RESULTS) removeResult($("results").lastElementChild);
   return item;
+}
+
+function removeOldest() {
+  const results = $("results").children;
+  for (let at = results.length - 1; at >= 0 && results.length > MOST_RESULTS; at -= 1) {
+    if (!inWork.has(results[at])) removeResult(results[at]);
+  }
 }
 
 function removeResult(item) {
@@ -221,6 +244,7 @@ const users = {
   base: null,
   pages: [0], // the `after` of each page up to the one that is shown
   next: null,
+  isLoading: false,
 
   begin(base) {
     this.base = base;
@@ -228,20 +252,24 @@ const users = {
     this.show();
   },
 
-  async show() {
+  async show(pages = this.pages) {
+    if (this.isLoading) return; // the buttons stay enabled: a disabled one would lose the keyboard's focus
+    this.isLoading = true;
     const url = new URL(this.base);
     url.searchParams.set("limit", USERS_PER_PAGE);
-    url.searchParams.set("after", this.pages.at(-1));
+    url.searchParams.set("after", pages.at(-1));
     try {
       const { body } = await ask(url);
       const cells = ({ id, name, email }) => [id, name ?? "", email ?? ""].map((text) => element("td", {}, String(text)));
       $("people").replaceChildren(...body.users.map((user) => element("tr", {}, ...cells(user))));
+      this.pages = pages;
       this.next = body.next;
       $("users-fault").hidden = true;
     } catch (error) {
       $("users-fault").textContent = describeFault(error);
       $("users-fault").hidden = false;
     }
+    this.isLoading = false;
     $("previous").disabled = this.pages.length === 1;
     $("next").disabled = this.next === null;
   },
@@ -276,24 +304,26 @@ document.addEventListener("drop", (event) => {
 $("clear").addEventListener("click", () => {
   [...$("results").children].forEach(removeResult);
   waiting.length = 0;
+  inWork.clear();
   $("clear").hidden = true;
   $("files").focus();
 });
 $("keys").addEventListener("submit", (event) => {
   event.preventDefault();
-  key = $("key").value.trim();
+  const given = $("key").value.trim();
+  $("key-fault").hidden = KEY.test(given);
+  if (!KEY.test(given)) return;
+  key = given;
   $("key").value = "";
   $("keys").hidden = true;
   showServed();
   if (users.base) users.show();
 });
 $("previous").addEventListener("click", () => {
-  users.pages.pop();
-  users.show();
+  users.show(users.pages.slice(0, -1));
 });
 $("next").addEventListener("click", () => {
-  users.pages.push(users.next);
-  users.show();
+  users.show([...users.pages, users.next]);
 });
 
 showServed();

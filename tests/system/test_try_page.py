@@ -270,6 +270,74 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
         wait(browser, "!document.getElementById('keys').hidden")
 
 
+def test_a_key_that_no_header_can_carry_is_refused_in_words(
+    picture: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGE_KEYS", KEY)
+    path, _ = picture
+    keys = KeySource(keys_env="PAGE_KEYS")
+    with running(tmp_path, keys=keys) as served, chromium(tmp_path / "profile", 390) as browser:
+        opened(browser, served)
+        wait(browser, "!document.getElementById('keys').hidden")
+        for wrong in ("ключ-of-some-length", "a key of words"):
+            browser.find_element("id", "key").clear()
+            browser.find_element("id", "key").send_keys(wrong + Keys.ENTER)
+            assert "ASCII" in browser.find_element("id", "key-fault").text
+        browser.find_element("id", "key").clear()
+        hold_401 = """
+            const real = window.fetch;
+            window.held = [];
+            window.fetch = async (...given) => {
+                const answer = await real(...given);
+                if (answer.status === 401) await new Promise((go) => window.held.push(go));
+                return answer;
+            };
+        """
+        browser.execute_script(hold_401)
+        choose(browser, path)
+        wait(browser, "window.held.length === 1")
+        browser.find_element("id", "key").send_keys(KEY + Keys.ENTER)
+        wait(browser, "document.getElementById('served').textContent.includes('colours.onnx')")
+        assert browser.find_element("id", "key-fault").text == ""
+        browser.execute_script("window.held[0]()")  # the answer to a request without a key comes after the key
+        assert "needs an API key" in answers(browser, 1)[0]
+        assert not browser.find_element("id", "keys").is_displayed()
+        browser.find_element("css selector", "#results button").click()
+        wait(browser, "document.querySelectorAll('.classes').length === 1")
+
+
+def test_of_more_pictures_than_the_list_shows_each_is_classified(
+    plain: Served, picture: tuple[Path, str], tmp_path: Path
+) -> None:
+    count = """
+        const real = window.fetch;
+        window.answered = 0;
+        window.fetch = async (...given) => {
+            const answer = await real(...given);
+            window.answered += answer.ok;
+            return answer;
+        };
+    """
+    with chromium(tmp_path, 1280) as browser:
+        opened(browser, plain)
+        browser.execute_script(count)
+        choose(browser, *[picture[0]] * 110)
+        wait(browser, "document.getElementById('progress').textContent === '' && window.answered")
+        assert browser.execute_script("return window.answered") == 110
+        assert len(answers(browser, 100)) == 100
+
+
+def test_two_clicks_on_next_are_one_page(plain: Served, tmp_path: Path) -> None:
+    with chromium(tmp_path, 390) as browser:
+        opened(browser, plain)
+        first = wait(browser, "document.querySelector('#people td')?.textContent")
+        browser.execute_script("const next = document.getElementById('next'); next.click(); next.click()")
+        wait(browser, f"document.querySelector('#people td').textContent !== '{first}'")
+        browser.find_element("id", "previous").click()
+        wait(browser, f"document.querySelector('#people td').textContent === '{first}'")
+        assert not browser.find_element("id", "previous").is_enabled()
+
+
 def test_the_users_have_pages(plain: Served, tmp_path: Path) -> None:
     def ids() -> list[str]:
         return [each.text for each in browser.find_elements("css selector", "#people td:first-child")]
