@@ -217,9 +217,9 @@ def _edits(
 
 
 def _inference_path(rendered: str) -> list[str]:
-    """Return what has the Open Inference Protocol at its usual path too, unless an application is there."""
+    """Return what has the Open Inference Protocol at its usual path too, unless an application is there or below."""
     model = _model_path(rendered, unless_at={"/", INFERENCE_PATH})
-    if model is None:
+    if model is None or any(path.startswith(f"{INFERENCE_PATH}/") for path in _mounted(rendered).values()):
         return []
     return [f"http-request set-path {model}%[path] if {{ path {INFERENCE_PATH} }} or {{ path_beg {INFERENCE_PATH}/ }}"]
 
@@ -234,8 +234,13 @@ def _front_page(rendered: str) -> list[str]:
 
 def _model_path(rendered: str, unless_at: set[str]) -> str | None:
     """Return where the application `model` is; None if there is none, or an application is `unless_at` these paths."""
-    mounted = dict(re.findall(r"^    acl is_(\S+) path (\S+)$", rendered, re.MULTILINE))
+    mounted = _mounted(rendered)
     return None if unless_at & {*mounted.values()} else mounted.get(_UPLOADS_BACKEND)
+
+
+def _mounted(rendered: str) -> dict[str, str]:
+    """Return where each application is, by the name of its backend."""
+    return dict(re.findall(r"^    acl is_(\S+) path (\S+)$", rendered, re.MULTILINE))
 
 
 def _programs(rendered: str, certificate: Certificate | None) -> Iterator[tuple[str, int, str, _Replacement]]:

@@ -126,6 +126,8 @@ def test_only_connections_for_uploads_are_not_kept(rendered: str) -> None:
 def test_an_application_that_is_at_v2_already_stays_there(rendered: str) -> None:
     assert "set-path" in harden(rendered)
     assert "set-path" not in harden(rendered.replace("path /user", "path /v2"))
+    assert "set-path" not in harden(rendered.replace("path /user", "path /v2/cats"))
+    assert "set-path" in harden(rendered.replace("path /user", "path /v2cats"))
     assert "set-path" not in harden(rendered.replace("path /model", "path /"))
 
 
