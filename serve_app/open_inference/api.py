@@ -176,6 +176,23 @@ def add_inference_routes(api: FastAPI, inference: Inference) -> None:
             responses={200: _INFER_ANSWERS, **_errors(*INFER_ERRORS)},
             include_in_schema=is_shown,
         )(routes.infer)
+    _list_models(api, inference.models.names)
+
+
+def _list_models(api: FastAPI, names: list[str]) -> None:
+    """Have OpenAPI list what {model} may be: programs that make requests from it would reach none otherwise."""
+    describe = api.openapi
+
+    def describe_with_models() -> dict[str, Any]:
+        document = describe()
+        operations = (operation for item in document["paths"].values() for operation in item.values())
+        parameters = (parameter for operation in operations for parameter in operation.get("parameters", []))
+        for parameter in parameters:
+            if (parameter["in"], parameter["name"]) == ("path", "model"):
+                parameter["schema"]["enum"] = names
+        return document
+
+    api.openapi = describe_with_models  # type: ignore[method-assign]
 
 
 class _Routes:

@@ -347,6 +347,8 @@ async def test_a_clients_time_limit_is_kept(classifier: Classifier, fitted: Fitt
 async def test_openapi_tells_of_the_protocol(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     infer = document["paths"]["/v2/models/{model}/infer"]["post"]
+    named = [parameter for parameter in infer["parameters"] if parameter["name"] == "model"]
+    assert named[0]["schema"]["enum"] == ["resnet50", "resnet50_uint8", "resnet50_fp32"]
     assert set(infer["requestBody"]["content"]) == {"application/json", "application/octet-stream"}
     assert set(infer["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "500", "503", "504"}
     for status, response in infer["responses"].items():
