@@ -12,10 +12,8 @@ import json
 import math
 import random
 import struct
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from locust import FastHttpUser, between, events, tag, task
@@ -24,24 +22,15 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.runners import MasterRunner
 
+from loadtest.errors import BadInputError
+from loadtest.load.inference_input import Input, read_input
 from loadtest.load.pictures import PicturePool
 from loadtest.plan.base_url import read_base_url
 from loadtest.plan.target_key import key_headers
 from loadtest.rows.columns import status_error
 
 JSON_LENGTH = "Inference-Header-Content-Length"
-NUMBERS = ("UINT8", "FP32")
-METADATA_S = 10
 _DISTINCT_NUMBERS = 4
-
-
-@dataclass(frozen=True)
-class Input:
-    """The input of the model, with a size for every dimension."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
 
 
 class Bodies:
@@ -148,28 +137,6 @@ def _json_length(response: ResponseContextManager) -> int:
     return len(response.content) if told is None else int(str(told))
 
 
-def read_input(host: str, model: str, pictures: int, side: int) -> Input:
-    """Return the input of a model as its server tells it; open sizes become `pictures` and `side`.
-
-    Raises SystemExit, in words, if there is no such model, or it takes several inputs or another datatype.
-    """
-    url = f"{read_base_url(host)}/v2/models/{model}"
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=key_headers()), timeout=METADATA_S) as answer:
-            inputs = json.load(answer)["inputs"]
-            found = [Input(each["name"], each["datatype"], tuple(map(int, each["shape"]))) for each in inputs]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise SystemExit(
-            f"--model {model}: {url} does not tell its inputs ({exc}); name a model of that server"
-        ) from exc
-    if len(found) != 1 or found[0].datatype not in {"BYTES", *NUMBERS}:
-        told = ", ".join(f"{each.name} {each.datatype}" for each in found)
-        raise SystemExit(f"--model {model}: takes {told or 'nothing'}; one input of BYTES, UINT8 or FP32 can be loaded")
-    first, *others = found[0].shape or (-1,)
-    sizes = (pictures if first < 0 else first, *(side if size < 0 else size for size in others))
-    return Input(found[0].name, found[0].datatype, sizes)
-
-
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--model", default="resnet50", help="The model to load (default: resnet50)")
@@ -195,7 +162,11 @@ def _make_bodies(environment: Environment, **_: object) -> None:
     # Not at import: `--processes` forks after the import, and every process needs its own pool.
     options = environment.parsed_options
     if options is not None and not isinstance(environment.runner, MasterRunner):
-        given = read_input(environment.host or "", options.model, options.pictures_per_request, options.side)
+        url = f"{read_base_url(environment.host or '')}/v2/models/{options.model}"
+        try:
+            given = read_input(url, options.pictures_per_request, options.side)
+        except BadInputError as exc:
+            raise SystemExit(f"--model {options.model}: {exc}") from exc
         InferenceClient.model = options.model
         InferenceClient.bodies = Bodies(
             given,

@@ -12,20 +12,24 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.fuzz.campaign import Campaign, NamedRequest, run_campaign
-from loadtest.fuzz.inference import PATH_END, make_inference, valid_inferences
+from loadtest.fuzz.inference import PATH_END, SIDE, make_inference, valid_inferences
 from loadtest.fuzz.memory import REPLICAS, find_watched
-from loadtest.fuzz.request import make_request, read_request, valid_requests
+from loadtest.fuzz.request import FuzzRequest, make_request, read_request, valid_requests
 from loadtest.fuzz.tally import Tally
 from loadtest.fuzz.terminal import print_outcome, shown_campaign
+from loadtest.load.inference_input import read_input
 from loadtest.load.pictures import sample_files
 from loadtest.plan.base_url import read_base_url
+
+_Make = Callable[[str, Sequence[bytes], int, int], FuzzRequest]
 
 
 def add_command(commands: "options.Commands") -> None:
@@ -89,13 +93,18 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
             f"--process {arguments.process.pattern}: matches no command line on this machine; see `ps -ef`"
         )
     path = urlsplit(url).path + arguments.path
-    valid = valid_inferences if path.endswith(PATH_END) else valid_requests
+    valid: Callable[[str, Sequence[bytes]], Iterator[FuzzRequest]] = valid_requests
+    make: _Make = make_request
+    if path.endswith(PATH_END) and not arguments.replay:
+        model_input = read_input(urljoin(url, path.removesuffix(PATH_END)), 1, SIDE)
+        valid = partial(valid_inferences, model_input=model_input)
+        make = partial(make_inference, model_input=model_input)
     own, samples = [_read(file) for file in arguments.files or ()], sample_files()
     return Campaign(
         url=url,
         # One of the kit's as well: the user's own may be spoilt already.
         valid=() if arguments.replay else valid(path, [*own, samples[0]]),
-        requests=_requests(arguments, path, own or samples),
+        requests=_requests(arguments, path, own or samples, make),
         inputs=len(arguments.replay or ()) or arguments.inputs,
         seed=arguments.seed,
         at_a_time=arguments.at_a_time,
@@ -105,11 +114,10 @@ def _campaign(arguments: argparse.Namespace) -> Campaign:
     )
 
 
-def _requests(arguments: argparse.Namespace, path: str, files: Sequence[bytes]) -> Iterator[NamedRequest]:
+def _requests(arguments: argparse.Namespace, path: str, files: Sequence[bytes], make: _Make) -> Iterator[NamedRequest]:
     if arguments.replay:
         return iter([NamedRequest(saved.stem, read_request(saved)) for saved in arguments.replay])
     seed = arguments.seed
-    make = make_inference if path.endswith(PATH_END) else make_request
     return (NamedRequest(f"{seed}-{number:06}", make(path, files, seed, number)) for number in range(arguments.inputs))
 
 

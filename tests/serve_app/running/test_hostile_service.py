@@ -209,7 +209,12 @@ def test_the_service_does_what_its_openapi_says(
 
 @pytest.mark.parametrize(
     ("path", "statuses"),
-    [("/model/predict", {200, 400, 415, 422}), ("/v2/models/resnet50/infer", {200, 400, 413, 415})],
+    [
+        ("/model/predict", {200, 400, 415, 422}),
+        ("/v2/models/resnet50/infer", {200, 400, 413, 415}),
+        ("/v2/models/resnet50_uint8/infer", {200, 400, 413}),
+        ("/v2/models/resnet50_fp32/infer", {200, 400, 413}),
+    ],
 )
 def test_the_fuzzer_finds_nothing(running: Service, tmp_path: Path, path: str, statuses: set[int]) -> None:
     kit = Kit(
