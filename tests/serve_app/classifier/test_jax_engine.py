@@ -84,6 +84,7 @@ def test_what_one_replica_has_compiled_the_next_one_finds(prepared: Path) -> Non
     assert compiled() == first
 
 
+@pytest.mark.long
 def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, without_tensorflow: dict[str, str]) -> None:
     """Numbers of a hundred thousand, of whose differences bfloat16 keeps nothing."""
     import keras
