@@ -217,7 +217,7 @@ async def test_others_are_answered_while_slow_clients_wait(siege: Siege) -> None
 
 ODD = {
     "unknown path": (head(b"GET /nothing HTTP/1.1"), 404),
-    "root": (head(b"GET / HTTP/1.1"), 404),
+    "root": (head(b"POST / HTTP/1.1", b"Content-Length: 0"), 404),
     "two slashes": (head(b"GET //user/ HTTP/1.1"), 404),
     "dots": (head(b"GET /user/../model/x HTTP/1.1"), 404),
     "encoded NUL": (head(b"GET /user/%00 HTTP/1.1"), 422),
@@ -395,7 +395,9 @@ def listening(running: Service) -> set[tuple[str, str, str]]:
     }
     found = set()
     for role, address, port in open_sockets(running):
-        kind = names.get(port) or next((name for name, block in REPLICAS.items() if port in block), "random")
+        # Ports that Ray's own processes are given by the system may lie in these blocks too.
+        blocks = [name for name, block in REPLICAS.items() if role == "replica" and port in block]
+        kind = names.get(port) or (blocks[0] if blocks else "random")
         found.add((role, kind, "loopback" if address in LOOPBACK else "any"))
     return found
 
@@ -477,7 +479,7 @@ def grpc_ports(running: Service) -> dict[int, str]:
     return {
         port: role
         for role, address, port in open_sockets(running)
-        if address == "::" and (port == proxy or port in REPLICAS["40000-42499"])
+        if address == "::" and (port == proxy or (role == "replica" and port in REPLICAS["40000-42499"]))
     }
 
 
