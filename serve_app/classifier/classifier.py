@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from serve_app.cache.cache import PredictionCache
 from serve_app.cache.classification import Classification
@@ -15,6 +15,7 @@ from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission, Reservation
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import BatchLimits, MicroBatcher
+from serve_app.classifier.engines import STUCK_AFTER_S, Engine
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
 from serve_app.classifier.loading import LoadEngine, engine_threads, load_and_warm, load_own_engine, lower_priority
@@ -25,13 +26,8 @@ from serve_app.errors import DeadlineExceeded, NotReady
 from serve_app.metrics import CACHE_LOOKUPS, MISSED_DEADLINES, Metrics
 from serve_app.uploads import HeldUpload
 
-if TYPE_CHECKING:
-    from serve_app.classifier.engines import Engine
-
 logger = logging.getLogger(__name__)
 
-# A batch takes half a second; whatever takes this long will not come back.
-STUCK_AFTER_S = 60
 STUCK_WITH_SHARED_ENGINE_S = 600
 """Such an engine is watched and replaced by itself, and what it had is sent again: no replica need end with it."""
 LOWEST_PRIORITY = 19

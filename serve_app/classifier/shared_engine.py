@@ -22,14 +22,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.classifier.engines import MOST_AT_ONCE, Engine
+from serve_app.classifier.engines import MOST_AT_ONCE, STUCK_AFTER_S, Engine
 from serve_app.errors import NotReady, SetupError
 
 logger = logging.getLogger(__name__)
 
 LOST_WITHIN_S = 60.0
 """How long a replica waits for an engine process that has gone: a new one needs about 10 s."""
-STUCK_AFTER_S = 60
 MOST_FAILURES = 20
 """Batches that may fail one after the other: an engine whose memory is broken computes none any more."""
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 MOST_AT_ONCE = 2
 """The most batches that an engine computes at the same time."""
 
+STUCK_AFTER_S = 60
+"""A batch takes half a second: an engine that has had one for this long will not come back."""
+
 
 class Engine(Protocol):
     """A loaded network."""

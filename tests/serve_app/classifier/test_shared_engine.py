@@ -15,6 +15,7 @@ import pytest
 
 from serve_app.classifier import shared_engine
 from serve_app.classifier.classifier import stuck_after_s
+from serve_app.classifier.engines import STUCK_AFTER_S
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.shared_engine import MOST_FAILURES, EngineServer, Shape, SharedEngine
 from serve_app.errors import NotReady, SetupError
@@ -275,8 +276,8 @@ def test_an_engine_that_fails_again_and_again_is_not_ready(path: Path, connect: 
 
 
 def test_replicas_outlast_an_engine_that_is_found_stuck_and_replaced() -> None:
-    assert stuck_after_s(ClassifierSettings()) == shared_engine.STUCK_AFTER_S
-    least_s = shared_engine.STUCK_AFTER_S + 3 * 10 + shared_engine.LOST_WITHIN_S  # Serve asks thrice, every 10 s
+    assert stuck_after_s(ClassifierSettings()) == STUCK_AFTER_S
+    least_s = STUCK_AFTER_S + 3 * 10 + shared_engine.LOST_WITHIN_S  # Serve asks thrice, every 10 s
     assert stuck_after_s(ClassifierSettings(shared_engine=True)) > least_s
 
 
