@@ -7,7 +7,6 @@ Every engine that is installed is tried on its prepared model, one after the oth
 
 import logging
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve_app.agreement import Agreement, Pair, measure_agreement
+from serve_app.classifier.child import run_child
 from serve_app.classifier.families import Geometry
 from serve_app.classifier.images import decode_image
 from serve_app.classifier.scores import best_classes
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 GENERATED = 128
 """One picture with another best class is less than 0.01 of them."""
 MOST_OF_A_FOLDER = 256
+_TRIAL = "serve_app.classifier.engines.trial"
 TRIAL_TIMEOUT_S = 900
 _ENGINES = ("tensorflow", "openvino", "jax", "onnxruntime")
 _PRECISIONS = ("float32", "bfloat16")
@@ -247,17 +248,8 @@ class _Bench:
                 pictures=asked,
                 answer=answered,
             )
-            command = [sys.executable, "-m", "serve_app.classifier.engines.trial"]
             try:
-                done = subprocess.run(
-                    command,
-                    input=question.model_dump_json(),
-                    check=False,
-                    capture_output=True,
-                    text=True,
-                    errors="replace",
-                    timeout=TRIAL_TIMEOUT_S,
-                )
+                done = run_child(_TRIAL, text=question.model_dump_json(), timeout_s=TRIAL_TIMEOUT_S)
             except subprocess.TimeoutExpired as exc:
                 raise _TrialFailed(f"it took longer than {TRIAL_TIMEOUT_S} s") from exc
             if done.returncode != 0:

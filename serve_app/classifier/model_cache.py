@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.classifier.child import run_child
 from serve_app.classifier.choice import Choice, PassingError, candidates, choose, find_pictures, settled
 from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.machine import PROCESSOR, describe_processor, find_gpus, has_bfloat16
@@ -355,17 +355,13 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
 def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) -> None:
     source = shown(settings.model) if settings.is_model_file else f"weights: {shown(settings.weights)}"
     logger.info("preparing the model (%s); this is done once and kept in the cache", source)
-    command = [sys.executable, "-m", "serve_app.classifier.engines.prepare", str(target)]
     try:
-        done = subprocess.run(
-            command,
-            input=settings.model_dump_json(),  # not an argument: `ps` would show a URL's password
-            env=os.environ | {"JAX_PLATFORMS": "cuda" if on_gpu else "cpu"},
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PREPARE_TIMEOUT_S,
+        done = run_child(
+            "serve_app.classifier.engines.prepare",
+            str(target),
+            text=settings.model_dump_json(),
+            timeout_s=PREPARE_TIMEOUT_S,
+            environment=os.environ | {"JAX_PLATFORMS": "cuda" if on_gpu else "cpu"},
         )
     except subprocess.TimeoutExpired as exc:
         raise PassingError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc
