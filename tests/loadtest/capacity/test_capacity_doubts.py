@@ -177,6 +177,7 @@ def test_an_interrupted_search_asks_for_the_same_steps_again() -> None:
     assert decide(steps, USERS) == result
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3 * RUN_S)
 def test_a_slow_first_step_on_a_known_target_does_not_decide(tmp_path: Path) -> None:
     """The first eight clients wait for 305 ms, those of the steps after them for 5 ms, of 150 allowed."""
@@ -190,6 +191,7 @@ def test_a_slow_first_step_on_a_known_target_does_not_decide(tmp_path: Path) -> 
     found = json.loads((out / "capacity.json").read_text())
     first, *others = found["steps"]
     assert (first["level"], first["outcome"], first["unsure"]) == (FEW, "failed", False)
-    assert {one["outcome"] for one in others if one["level"] == FEW} == {"held"}
+    # A step that the machine disturbed is INVALID and measured again: none of the others may fail.
+    assert {one["outcome"] for one in others if one["level"] == FEW} - {"invalid"} == {"held"}
     assert found["result"]["capacity"] == FEW
     assert "once more" in ended.stdout + ended.stderr
