@@ -21,7 +21,7 @@ from locust.runners import MasterRunner
 from loadtest.load.pictures import PicturePool
 from loadtest.plan.base_url import read_base_url
 from loadtest.plan.target_key import key_headers
-from loadtest.rows.columns import SERVICE_UNAVAILABLE, status_error
+from loadtest.rows.columns import REFUSAL_STATUSES, status_error
 
 ERROR_KEYS = ("code", "detail", "request_id")
 
@@ -110,7 +110,7 @@ def _find_error_fault(response: ResponseContextManager) -> str:
     missing = [key for key in ERROR_KEYS if not isinstance(answer, dict) or not isinstance(answer.get(key), str)]
     if missing:
         return f", without {missing[0]}"
-    if response.status_code == SERVICE_UNAVAILABLE and not _header(response, "retry-after").isdecimal():
+    if response.status_code in REFUSAL_STATUSES and not _header(response, "retry-after").isdecimal():
         return ", without Retry-After"
     return ""
 
@@ -140,7 +140,7 @@ def _add_options(parser: LocustArgumentParser) -> None:
         "--errors",
         choices=("counted", "checked"),
         default="counted",
-        help="checked: an error must also have the body {code, detail, request_id}, and a 503 Retry-After",
+        help="checked: an error must also have the body {code, detail, request_id}, and a 429 or 503 Retry-After",
     )
 
 

@@ -44,7 +44,7 @@ class LevelFigures(Strict):
     goodput_rps: float
     """Right answers to heavy requests that were complete within the load, those of the light load included."""
     refused: int
-    """503 in the error shape with Retry-After."""
+    """503 or 429 in the error shape with Retry-After."""
     refusal_p95_ms: float | None
     refusal_max_ms: float | None
     unanswered: int

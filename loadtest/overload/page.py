@@ -47,11 +47,11 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
         f"![Right answers, refusals and latencies by load]({PICTURE})",
         make_table(_HEADINGS, map(_cells, figures.levels)),
         (
-            "*right*: right answers that were complete before the load ended. *refused*: 503 in the service's error "
-            "format with `Retry-After`. *other*: all other failures, with resets and timeouts. A latency begins when "
-            f"the request is sent. *recovered*: from the end of the load until a `{question.heavy}`, and each one "
-            "after it, is answered right and at most twice as slowly as the slowest one before the load. *memory*: all "
-            "processes of the target; a shared page counts once for each process."
+            "*right*: right answers that were complete before the load ended. *refused*: 503 or 429 in the "
+            "service's error format with `Retry-After`. *other*: all other failures, with resets and timeouts. A "
+            f"latency begins when the request is sent. *recovered*: from the end of the load until a `{question.heavy}`"
+            ", and each one after it, is answered right and at most twice as slowly as the slowest one before the "
+            "load. *memory*: all processes of the target; a shared page counts once for each process."
         ),
         "## Promises",
         make_table(("load", "promise", "measured", "kept"), _promises(figures)),

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import UnionType
 from typing import IO, Any, TypeVar
 
-SERVICE_UNAVAILABLE = 503
+REFUSAL_STATUSES = frozenset({429, 503})
+"""Of a target that takes no more: from this client, or from anyone."""
 
 
 def status_error(status: int) -> str:
@@ -42,8 +43,8 @@ class RequestRow:
 
     @property
     def is_refusal(self) -> bool:
-        """Return whether the target refused it as it should: status 503, and nothing else is wrong with the answer."""
-        return self.status == SERVICE_UNAVAILABLE and self.error == status_error(self.status)
+        """Return whether the target refused it as it should: one of REFUSAL_STATUSES, and nothing else is wrong."""
+        return self.status in REFUSAL_STATUSES and self.error == status_error(self.status)
 
     @property
     def is_timed(self) -> bool:

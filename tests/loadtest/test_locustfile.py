@@ -243,14 +243,21 @@ def test_right_answers_are_no_failures_and_have_one_name_per_endpoint(usual_run:
 
 @pytest.fixture(scope="module")
 def visitor() -> dict[str, list[Any]]:
-    """What Locust knows of a visitor: what it may do next, and 1,000 of its waits in seconds."""
+    """What Locust knows of a visitor: what it may do next, 1,000 of its waits in seconds, what it says of refusals."""
     program = """if True:
         import json, random
-        from loadtest.locustfile import Visitor
+        from types import SimpleNamespace
+        from loadtest.locustfile import Visitor, _find_error_fault
 
         random.seed(1)
         waits_s = [Visitor.wait_time(None) for _ in range(1000)]
-        print(json.dumps({"tasks": [task.__name__ for task in Visitor.tasks], "waits_s": waits_s}))
+        body = json.dumps({"code": "x", "detail": "y", "request_id": "z"})
+        said = [
+            _find_error_fault(SimpleNamespace(status_code=status, content=body, headers=headers))
+            for status in (429, 503, 500) for headers in ({}, {"retry-after": "1"})
+        ]
+        tasks = [task.__name__ for task in Visitor.tasks]
+        print(json.dumps({"tasks": tasks, "waits_s": waits_s, "said": said}))
     """
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     known: dict[str, list[Any]] = json.loads(ended.stdout)
@@ -260,6 +267,10 @@ def visitor() -> dict[str, list[Any]]:
 def test_one_request_in_three_is_a_prediction(visitor: dict[str, list[Any]]) -> None:
     """Locust takes one of the tasks, each with the same chance."""
     assert sorted(visitor["tasks"]) == ["look_up_users", "look_up_users", "predict"]
+
+
+def test_a_refusal_must_say_when_to_come_back(visitor: dict[str, list[Any]]) -> None:
+    assert visitor["said"] == [", without Retry-After", ""] * 2 + ["", ""]
 
 
 def test_a_user_waits_one_to_five_seconds(visitor: dict[str, list[Any]]) -> None:

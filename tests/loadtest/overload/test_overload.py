@@ -173,6 +173,21 @@ def row(at_s: float, latency_ms: float, endpoint: str = "serial", error: str = "
     return RequestRow(BEGAN_S + at_s, endpoint, 503 if error else 200, latency_ms, 0, error, "")
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "is_refusal"),
+    [
+        (503, "status 503", True),
+        (429, "status 429", True),
+        (429, "status 429, without Retry-After", False),
+        (500, "status 500", False),
+        (404, "status 404", False),
+        (200, "", False),
+    ],
+)
+def test_a_refusal_says_that_somebody_sends_too_much(status: int, error: str, *, is_refusal: bool) -> None:
+    assert RequestRow(BEGAN_S, "serial", status, 1.0, 0, error, "").is_refusal is is_refusal
+
+
 def moments_of(begin_s: float, end_s: float) -> Moments:
     return Moments(
         started_unix_s=BEGAN_S + begin_s,
