@@ -68,7 +68,7 @@ class Variable:
 VARIABLES = (
     Variable(DATABASE_VARIABLE, "a SQLite file in SERVE_APP_DATA_DIR", "The users: postgresql://… or sqlite:///…"),
     Variable(REDIS_VARIABLE, "not set", "Redis for cache and jobs: redis://…, rediss://… or unix://…; docs/redis.md."),
-    Variable("the NAME in `auth: {keys_env: NAME}`", "not set", "The API keys, separated by commas."),
+    Variable("the NAME in `auth: {keys_env: NAME}`", "not set", "API keys, `name: KEY` or `KEY`, separated by commas."),
     Variable(places.DATA_VARIABLE, "the user's data folder", "Folder of the demo database."),
     Variable(places.CACHE_VARIABLE, "the user's cache folder", "Folder of prepared models and downloads."),
     Variable(service_folder.VARIABLE, "serve-app-UID in /tmp", "Folder of running services, with one folder per port."),
@@ -112,7 +112,7 @@ def render_page() -> str:
             *_section("Application `model`: below `args`", settings_table(ClassifierSettings)),
             *_section("`cache` of `model`", settings_table(CacheSettings)),
             *_section("`jobs` of `model`", settings_table(JobSettings)),
-            *_section("`auth` of both: exactly one of", settings_table(KeySource)),
+            *_section("`auth` of both: `keys_env` or `keys_file`", settings_table(KeySource)),
             *_section("`tls` at the top: HTTPS", [_TLS, *settings_table(Tls)]),
             *_section("Deployments: items of `deployments`", [_OPTIONS, *_options_table()]),
             *_section("Environment variables", _variables_table()),
@@ -249,7 +249,7 @@ def _words(annotation: object) -> Iterator[str]:
     if get_origin(annotation) is Literal:
         yield from (f"`{word}`" for word in get_args(annotation))
     elif isinstance(annotation, type) and issubclass(annotation, KeySource):
-        yield from (f"`{{{key}: …}}`" for key in annotation.model_fields)
+        yield from (f"`{{{key}: …}}`" for key, field in annotation.model_fields.items() if field.default is None)
 
 
 def _first_sentence(text: str) -> str:

@@ -20,6 +20,7 @@ ServiceError                      500  internal_error
 ├── NotReady                      503  not_ready              the replica is not warm
 ├── Stopping                      503  stopping               the service is being stopped; what it has, it answers
 ├── Overloaded                    503  overloaded             the answer would take too long; Retry-After says when
+│   └── ShareExceeded             429  share_exceeded         its API key has its share of the service already
 ├── DeadlineExceeded              504  deadline_exceeded      taken, but not answered within the deadline
 ├── DatabaseUnavailable           503  database_unavailable   the database does not answer in time
 ├── JobsUnavailable               503  jobs_unavailable       no REDIS_URL, or Redis does not answer in time
@@ -202,6 +203,13 @@ class Overloaded(ServiceError):
     code = "overloaded"
     usual_retry_after_s = 1
     is_logged = False
+
+
+class ShareExceeded(Overloaded):
+    """The request was not taken: its API key has its share of queue, bytes or open requests already."""
+
+    status = 429
+    code = "share_exceeded"
 
 
 class DeadlineExceeded(ServiceError):

@@ -1,4 +1,6 @@
-"""Every metric of the classifier, the cache and the jobs, and how they are told. Prometheus adds `ray_` before a name.
+"""Every metric of the classifier, the cache, the jobs and the API keys, and how they are told.
+
+Prometheus adds `ray_` before a name.
 
 `Metrics` counts nothing; the deployment hands in one that exports to Serve (`deployments.metrics`).
 """
@@ -17,10 +19,11 @@ class Counter:
 
 @dataclass(frozen=True)
 class Gauge:
-    """A value of now."""
+    """A value of now; with a `label`, one for each of its values."""
 
     name: str
     meaning: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,14 @@ JOBS_QUEUED = Gauge("classifier_jobs_queued", "Jobs that wait, in the whole queu
 JOBS_RUNNING = Gauge("classifier_jobs_running", "Jobs that have begun, in the whole queue.")
 JOBS_OLDEST_S = Gauge("classifier_jobs_oldest_s", "Age of the job that waits longest, seconds.")
 
+API_KEY_REQUESTS = Counter("api_key_requests", "Requests with an API key that were begun, by the key's name.", "key")
+API_KEY_REFUSALS = Counter(
+    "api_key_refusals", "Requests refused with 429 because their API key had its share, by the key's name.", "key"
+)
+API_KEY_QUEUE_PICTURES = Gauge(
+    "api_key_queue_pictures", "Pictures taken and not yet answered, by the name of the API key.", "key"
+)
+
 
 class Metrics:
     """Where figures go: here, nowhere."""
@@ -72,8 +83,8 @@ class Metrics:
     def count(self, counter: Counter, value: str = "") -> None:
         """Count one event, under this value of the counter's label."""
 
-    def set(self, gauge: Gauge, value: float) -> None:
-        """Note the value of now."""
+    def set(self, gauge: Gauge, value: float, label_value: str = "") -> None:
+        """Note the value of now, under this value of the gauge's label."""
 
     def observe(self, histogram: Histogram, value: float, label_value: str = "") -> None:
         """Note one value, under this value of the histogram's label."""

@@ -16,8 +16,9 @@ class Counted(metric.Metrics):
         assert bool(value) == bool(counter.label), f"{counter.name} has the label {counter.label!r}, got {value!r}"
         self.of(counter)[value] += 1
 
-    def set(self, gauge: metric.Gauge, value: float) -> None:
-        self.told(gauge).append(value)
+    def set(self, gauge: metric.Gauge, value: float, label_value: str = "") -> None:
+        assert bool(label_value) == bool(gauge.label), f"{gauge.name}: {gauge.label!r}, {label_value!r}"
+        self.told(gauge, label_value).append(value)
 
     def observe(self, histogram: metric.Histogram, value: float, label_value: str = "") -> None:
         assert bool(label_value) == bool(histogram.label), f"{histogram.name}: {histogram.label!r}, {label_value!r}"

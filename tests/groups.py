@@ -17,6 +17,7 @@ _PLACES = {
     "tests/serve_app/client/test_client_jobs.py": ENGINE,
     "tests/serve_app/test_errors.py": ENGINE,
     "tests/serve_app/test_head.py": ENGINE,
+    "tests/serve_app/test_shares.py": ENGINE,
 }
 """RAY holds the tests of a whole service, one service at a time, and ENGINE those that compute with TensorFlow in the
 test's own process, which then loads it once. Any other file is a group of its own."""

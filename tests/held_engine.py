@@ -20,9 +20,11 @@ from serve_app.classifier.api import build_model_api
 from serve_app.classifier.batcher import BatchLimits, Infer, MicroBatcher, Scores
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.entrance.guard import Guard
 from serve_app.metrics import Metrics
 from serve_app.open_inference.api import add_inference_routes
 from serve_app.open_inference.inference import Inference
+from serve_app.web import Drain
 
 HANG_S = 60.0
 
@@ -69,11 +71,13 @@ class Held:
 
 
 @asynccontextmanager
-async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, **args: object) -> AsyncIterator[Held]:
+async def held(
+    loaded: Classifier, metrics: Metrics, guard: Guard | None = None, /, *, picture_s: float = 0.1, **args: object
+) -> AsyncIterator[Held]:
     """Run a classifier with the engine and threads of `loaded`, and `args` over its settings.
 
     It begins with `picture_s` for what the engine takes for a picture, seconds; what `args` do not say is unhurried.
-    Predictions are kept only where `args` have `cache`.
+    Predictions are kept only where `args` have `cache`. `guard` stands in front, if there is one.
     """
     settings = ClassifierSettings.model_validate({**loaded.settings.model_dump(), **args})
     engine = HeldEngine(loaded._batcher._infer)
@@ -86,6 +90,7 @@ async def held(loaded: Classifier, metrics: Metrics, *, picture_s: float = 0.1, 
         classifier._cache = PredictionCache(store, "a model", metrics)
     api = build_model_api(classifier)
     add_inference_routes(api, Inference(classifier))
+    (guard or Guard(None)).protect(api, Drain())
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
         try:

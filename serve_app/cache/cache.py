@@ -48,8 +48,10 @@ class PredictionCache:
 
         Raises what `compute` raises, for all who wait for it, and Overloaded when too many do. `within_s` is the
         caller's own time limit, which this does not keep; `share` is called if another's picture is waited for.
+        Where clients have shares, only uploads of one client share a flight, which may end in ShareExceeded.
         """
-        key = self._key(image_sha256)
+        client = upload.account.name if upload.account.share < 1 else ""
+        key = f"{client}:{image_sha256}"
         flight = self._flights.find(key)
         if flight is None:
             held = upload.hand_over()

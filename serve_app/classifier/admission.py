@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import Overloaded
 from serve_app.metrics import BATCH_PICTURES, QUEUE_PICTURES, REFUSALS, Metrics
+from serve_app.shares import EVERYONE, Account, Resource
 from serve_app.uploads import UploadBudget
 
 logger = logging.getLogger(__name__)
@@ -79,13 +80,16 @@ class Admission:
         self._picture_s += _NEWEST_SHARE * (newest_s - self._picture_s)
         self.metrics.observe(BATCH_PICTURES, pictures)
 
-    def check(self, within_s: float | None = None, pictures: int = 1) -> None:
-        """Return if so many pictures that come now are taken. `within_s` is the client's own time limit.
+    def check(self, within_s: float | None = None, pictures: int = 1, account: Account = EVERYONE) -> None:
+        """Return if so many pictures of a client that come now are taken. `within_s` is its own time limit.
 
-        Raises Overloaded when the turn of the last one would come too late, or max_queue pictures are there already.
+        Raises Overloaded when the turn of the last one would come too late, or max_queue pictures are there already;
+        ShareExceeded when others would be taken, but this client has its share of the queue.
         """
-        self._notice_short_queue()
-        most_s = self.most_wait_s if within_s is None else min(self.most_wait_s, within_s)
+        self._notice_short_queue(account)
+        # Where clients have shares, a standing queue shortens each one's share: who fills none of it is still taken.
+        whole_s = self._settings.max_wait_s if account.share < 1 else self.most_wait_s
+        most_s = whole_s if within_s is None else min(whole_s, within_s)
         self._check_room(pictures)
         before = self._taken + pictures - 1
         if self._taken and (wait_s := before * self._picture_s) > most_s:
@@ -94,49 +98,71 @@ class Admission:
                 f"{before} pictures come first and take about {wait_s:.1f} s, longer than {most_s:g} s",
                 pictures,
             )
+        account.check(Resource.PLACES, pictures, self._settings.max_queue, self._retry_after_s)
+        account.check(Resource.PICTURES, pictures, self._most_pictures, self._retry_after_s)
 
     @contextmanager
-    def place(self, within_s: float | None = None) -> Iterator[None]:
-        """Hold a place in the queue for one picture. Raises Overloaded."""
-        self.check(within_s)
-        self._take(1)
+    def place(self, within_s: float | None = None, account: Account = EVERYONE) -> Iterator[None]:
+        """Hold a client's place in the queue for one picture. Raises Overloaded."""
+        self.check(within_s, account=account)
+        self._take(1, account)
         try:
             yield
         finally:
-            self._leave(1)
+            self._leave(1, account)
 
     @contextmanager
-    def reserve(self, pictures: int, within_s: float | None = None) -> Iterator["Reservation"]:
+    def reserve(
+        self, pictures: int, within_s: float | None = None, account: Account = EVERYONE
+    ) -> Iterator["Reservation"]:
         """Hold places for all `pictures` of one request at once. Raises Overloaded if they are not all taken."""
-        self.check(within_s, pictures)
-        self._take(pictures)
-        reserved = Reservation(self, pictures)
+        self.check(within_s, pictures, account)
+        self._take(pictures, account)
+        reserved = Reservation(self, pictures, account)
         try:
             yield reserved
         finally:
-            self._leave(reserved.give_up())
+            self._leave(reserved.give_up(), account)
 
     @contextmanager
-    def share(self) -> Iterator[None]:
+    def share(self, account: Account = EVERYONE) -> Iterator[None]:
         """Hold a place for a request that waits for another's picture: one more, but no work. Raises Overloaded."""
         self._check_room()
+        account.check(Resource.PLACES, 1, self._settings.max_queue, self._retry_after_s)
+        account.take(Resource.PLACES, 1)
         self._sharing += 1
         try:
             yield
         finally:
             self._sharing -= 1
+            account.give_back(Resource.PLACES, 1)
 
-    def _take(self, pictures: int) -> None:
+    @property
+    def _most_pictures(self) -> int:
+        """How many pictures are taken now before the next one would wait too long."""
+        in_time = self.most_wait_s / self._picture_s if self._picture_s else math.inf
+        return self._settings.max_queue if in_time > self._settings.max_queue else 1 + int(in_time)
+
+    @property
+    def _retry_after_s(self) -> int:
+        return max(1, math.ceil(self.wait_s))
+
+    def _take(self, pictures: int, account: Account) -> None:
+        account.take(Resource.PLACES, pictures)
+        account.take(Resource.PICTURES, pictures)
         self._taken += pictures
         self.metrics.set(QUEUE_PICTURES, self._taken)
 
-    def _leave(self, pictures: int) -> None:
+    def _leave(self, pictures: int, account: Account) -> None:
+        account.give_back(Resource.PLACES, pictures)
+        account.give_back(Resource.PICTURES, pictures)
         self._taken -= pictures
-        self._notice_short_queue()
+        self._notice_short_queue(account)
         self.metrics.set(QUEUE_PICTURES, self._taken)
 
-    def _notice_short_queue(self) -> None:
-        if self.wait_s <= self._settings.max_wait_s / 4:
+    def _notice_short_queue(self, account: Account) -> None:
+        # Half of what one client may fill of a standing queue, or its leaving would end what bounds it.
+        if self.wait_s <= account.share * self._settings.max_wait_s / 4:
             self._short_at_s = self._clock()
 
     def _check_room(self, pictures: int = 1) -> None:
@@ -155,36 +181,37 @@ class Admission:
         if time.monotonic() >= self._silent_until_s:
             logger.warning("%d picture(s) refused since the last such line; now: %s", self._refused, detail)
             self._silent_until_s, self._refused = time.monotonic() + _SILENT_S, 0
-        return Overloaded(f"{detail}; try again later", retry_after_s=max(1, math.ceil(self.wait_s)))
+        return Overloaded(f"{detail}; try again later", retry_after_s=self._retry_after_s)
 
 
 class Reservation:
     """Places that one request holds for its pictures; each becomes free when its picture has been answered."""
 
-    def __init__(self, admission: Admission, pictures: int) -> None:
+    def __init__(self, admission: Admission, pictures: int, account: Account) -> None:
         self._admission = admission
         self._left = pictures
+        self._account = account
 
     @contextmanager
-    def place(self, within_s: float | None = None) -> Iterator[None]:
+    def place(self, within_s: float | None = None, account: Account = EVERYONE) -> Iterator[None]:
         """Use one of them for a picture. Raises Overloaded as Admission.place does where none is left."""
         if not self._left:  # the request has gone, and its picture is computed for another that waits for it
-            with self._admission.place(within_s):
+            with self._admission.place(within_s, account):
                 yield
             return
         self._left -= 1
         try:
             yield
         finally:
-            self._admission._leave(1)  # noqa: SLF001
+            self._admission._leave(1, self._account)  # noqa: SLF001
 
     @contextmanager
-    def share(self) -> Iterator[None]:
+    def share(self, account: Account = EVERYONE) -> Iterator[None]:
         """Turn one of them into a place that waits for another's picture. Raises Overloaded as Admission.share does."""
         if self._left:
             self._left -= 1
-            self._admission._leave(1)  # noqa: SLF001
-        with self._admission.share():
+            self._admission._leave(1, self._account)  # noqa: SLF001
+        with self._admission.share(account):
             yield
 
     def give_up(self) -> int:

@@ -13,6 +13,7 @@ from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import FORMATS
 from serve_app.classifier.timing import STAGES, Stopwatch
 from serve_app.classifier.upload import BINARY, BodyBounds, document_upload, read_upload
+from serve_app.entrance.guard import account_of
 from serve_app.errors import (
     DeadlineExceeded,
     EncodedUpload,
@@ -128,7 +129,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     async def receive(request: Request, upload: HeldUpload, within_s: float, top_k: int) -> int:
         """Return how many classes to answer."""
         try:
-            admission.check(within_s)
+            admission.check(within_s, account=upload.account)
             upload.data, top_k = await read_upload(request, upload, settings, top_k)
             return top_k
         except (Overloaded, UploadTooLarge):
@@ -161,7 +162,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         """Send the picture as the form field `file`, or as the body itself."""
         stopwatch = Stopwatch()
         deadline_s = min(settings.deadline_s, (deadline_ms or math.inf) / 1000)
-        upload = HeldUpload(admission.uploads)
+        upload = HeldUpload(admission.uploads, account_of(request))
         try:
             top_k = await receive(request, upload, deadline_s, top_k)
             stopwatch.charge("upload")

@@ -159,7 +159,7 @@ class Classifier:
                         upload,
                         deadline_s,
                         lambda upload, within_s: self._compute(upload, within_s, places, image_sha256),
-                        places.share,
+                        partial(places.share, upload.account),
                     )
         except TimeoutError as exc:
             self.admission.metrics.count(MISSED_DEADLINES)
@@ -208,7 +208,7 @@ class Classifier:
     ) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
         run = asyncio.get_running_loop().run_in_executor
-        with places.place(within_s):
+        with places.place(within_s, upload.account):
             decoded = await run(self._pools.decode, self._decode_and_hash, upload.data, image_sha256)
             upload.free()
             inference = await self._batcher.infer(decoded.picture)

@@ -26,7 +26,7 @@ class ServeMetrics(Metrics):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counted: Counts[tuple[Counter, str]] = Counts()
-        self._latest: dict[Gauge, float] = {}
+        self._latest: dict[tuple[Gauge, str], float] = {}
         self._observed: list[tuple[Histogram, str, float]] = []
         threading.Thread(target=self._hand_over_for_ever, name="metrics", daemon=True).start()
 
@@ -35,10 +35,10 @@ class ServeMetrics(Metrics):
         with self._lock:
             self._counted[counter, value] += 1
 
-    def set(self, gauge: Gauge, value: float) -> None:
+    def set(self, gauge: Gauge, value: float, label_value: str = "") -> None:
         """See Metrics."""
         with self._lock:
-            self._latest[gauge] = value
+            self._latest[gauge, label_value] = value
 
     def observe(self, histogram: Histogram, value: float, label_value: str = "") -> None:
         """See Metrics."""
@@ -60,8 +60,8 @@ class ServeMetrics(Metrics):
             observed, self._observed = self._observed, []
         for (counter, label_value), count in counted.items():
             _counter(counter).inc(count, tags=_tags(counter.label, label_value))
-        for gauge, value in latest.items():
-            _gauge(gauge).set(value)
+        for (gauge, label_value), value in latest.items():
+            _gauge(gauge).set(value, tags=_tags(gauge.label, label_value))
         for histogram, label_value, value in observed:
             _histogram(histogram).observe(value, tags=_tags(histogram.label, label_value))
 
@@ -73,7 +73,7 @@ def _counter(counter: Counter) -> serve_metrics.Counter:
 
 @cache
 def _gauge(gauge: Gauge) -> serve_metrics.Gauge:
-    return serve_metrics.Gauge(gauge.name, gauge.meaning)
+    return serve_metrics.Gauge(gauge.name, gauge.meaning, _keys(gauge.label))
 
 
 @cache

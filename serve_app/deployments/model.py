@@ -22,6 +22,7 @@ from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.grpc_methods import InferenceMethods
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.ongoing import most_requests_of_replica
 from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME, ENGINE, ENGINE_NAME
 from serve_app.deployments.per_node import all_nodes, count_nodes, most_on_node
 from serve_app.deployments.thread_budget import Replicas, pinning_fault
@@ -62,9 +63,9 @@ class ClassifierDeployment(InferenceMethods):
         from serve_app.try_page.page import add_try_page
 
         send_logs_to_serve()
-        guard = await Guard.of(self._settings.auth, running_http_host)
-        url = redis_url()
         metrics = ServeMetrics()
+        guard = await Guard.of(self._settings.auth, running_http_host, most_requests_of_replica, metrics)
+        url = redis_url()
         load: LoadEngine
         if self._engine:
             self._facts = facts = await facts_of(self._settings, self._engine.facts.remote)
@@ -75,8 +76,7 @@ class ClassifierDeployment(InferenceMethods):
             load, share = load_own_engine, gpu_share_of_replica()
         self._classifier = await Classifier.load(self._settings, metrics, load, share)
         self._warn_of_pinning()
-        if not guard.asks_for_keys:  # who has none is not told how full it is
-            GATE.put(build_early_refusal(self._classifier.admission))
+        GATE.put(build_early_refusal(self._classifier.admission, guard))
         self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)

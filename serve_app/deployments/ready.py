@@ -57,7 +57,8 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
         lines.append(f"  {name + ' API':<11} {url}/   docs: {url}/docs")
         if name in served:
             source = key_sources(config).get(name)
-            lines += _model_lines(served[name], get_json(f"{url}/", key=read_keys(source)[0] if source else None))
+            key = read_keys(source)[0].key if source else None
+            lines += _model_lines(served[name], get_json(f"{url}/", key=key))
     lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
     lines.append(f"              {_command('ray')} get-auth-token")
     lines.append(f"  status      {_token_variables()} {_command('serve')} status --address {cluster.dashboard_url}")

@@ -14,6 +14,7 @@ from ray.serve import Application
 from serve_app.deployments.grpc_methods import InferenceMethods
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
+from serve_app.deployments.ongoing import most_requests_of_replica
 from serve_app.deployments.options import USERS, USERS_NAME
 from serve_app.entrance.guard import Guard
 from serve_app.errors import DatabaseUnavailable, SetupError
@@ -35,11 +36,12 @@ class UsersDeployment(InferenceMethods):
         self._seeding: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
+        from serve_app.deployments.metrics import ServeMetrics
         from serve_app.users.api import build_users_api
         from serve_app.users.store import UserStore
 
         send_logs_to_serve()
-        guard = await Guard.of(self._settings.auth, running_http_host)
+        guard = await Guard.of(self._settings.auth, running_http_host, most_requests_of_replica, ServeMetrics())
         self._store = UserStore(database_url(), self._settings)
         if not await _try_to_seed(self._settings.demo_users):
             self._seeding = asyncio.create_task(_seed_when_possible(self._settings.demo_users))

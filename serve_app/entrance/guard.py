@@ -1,9 +1,12 @@
-"""Puts the API keys in front of an application; without them a replica that others can reach does not start.
+"""Puts the API keys in front of an application and bounds the open requests of each client.
 
-Used by both deployments, in the replica: so `serve run` and `serve deploy` cannot start unprotected either.
+Without keys, a replica that others can reach does not start. Used by both deployments, in the replica: so `serve run`
+and `serve deploy` cannot start unprotected either.
 """
 
+import sys
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,7 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.entrance.haproxy import PAGE_PATH
 from serve_app.entrance.keys import REMEDY, ApiKeys, Auth, KeySource, is_loopback
-from serve_app.errors import SetupError, Unauthorized
+from serve_app.errors import ServiceError, SetupError, ShareExceeded, Unauthorized
+from serve_app.metrics import Metrics
+from serve_app.shares import EVERYONE, Account, Resource, Shares
 from serve_app.web import Drain, answer_service_error, discard_body, documented, path_in_application
 
 KEY_HEADER = "x-api-key"
@@ -27,44 +32,75 @@ OPEN_PATHS = (
     "/static-offline-docs/",
 )
 """Below an application, what needs no key; a path that ends with a slash stands for all below it."""
+_ACCOUNT = "account"
+"""Where it stands in the state of a request."""
 
 
 class Guard:
-    """What one application's `auth` says, checked before anything heavy is loaded."""
+    """What one application's `auth` says, checked before anything heavy is loaded, and the accounts of its clients."""
 
-    def __init__(self, keys: ApiKeys | None) -> None:
+    def __init__(self, keys: ApiKeys | None, metrics: Metrics | None = None, max_requests: int = sys.maxsize) -> None:
+        """`max_requests` are what the replica works on at a time, of all clients together."""
         self._keys = keys
+        self._max_requests = max_requests
+        self._shares = Shares(keys.source.share, keys.count_clients, metrics or Metrics()) if keys else None
 
     @classmethod
-    async def of(cls, auth: Auth, find_host: Callable[[], Awaitable[str]]) -> "Guard":
+    async def of(
+        cls,
+        auth: Auth,
+        find_host: Callable[[], Awaitable[str]],
+        find_max_requests: Callable[[], int] = lambda: sys.maxsize,
+        metrics: Metrics | None = None,
+    ) -> "Guard":
         """Return the guard for `auth` where the service listens on the host that `find_host` returns.
 
-        Raises SetupError when nothing was said on an address that others reach, or a key cannot be used.
+        `find_max_requests` returns how many requests the replica works on at a time. Raises SetupError when nothing was
+        said on an address that others reach, or a key cannot be used.
         """
         if auth is None and not is_loopback(host := await find_host()):
             raise SetupError(f"other machines can reach http_options.host: {host}, but `args` has no `auth`; {REMEDY}")
-        return cls(ApiKeys(auth) if isinstance(auth, KeySource) else None)
+        return cls(ApiKeys(auth), metrics, find_max_requests()) if isinstance(auth, KeySource) else cls(None)
 
-    @property
-    def asks_for_keys(self) -> bool:
-        """Return whether only requests with a key are served."""
-        return self._keys is not None
+    def identify(self, headers: Headers) -> Account:
+        """Return the account of the client whose key is in `headers`, that of EVERYONE where no key is needed.
 
-    def check(self, headers: Headers) -> None:
-        """Return if there is a valid key in `headers`, or none is needed. Raises Unauthorized."""
-        if self._keys is not None and not any(self._keys.admit(key) for key in given_keys(headers)):
-            raise Unauthorized("this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+        Raises Unauthorized when there is no valid key.
+        """
+        if self._keys is None or self._shares is None:
+            return EVERYONE
+        for key in given_keys(headers):
+            if name := self._keys.find_name(key):
+                return self._shares.account(name)
+        raise Unauthorized("this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+
+    def check_room(self, account: Account) -> None:
+        """Return if one more request of a client may be opened. Raises ShareExceeded."""
+        account.check(Resource.REQUESTS, 1, self._max_requests)
+
+    def open_request(self, account: Account) -> AbstractContextManager[None]:
+        """Count a request of a client as open while the block runs. Raises ShareExceeded."""
+        return account.open_request(self._max_requests)
 
     def protect(self, api: FastAPI, drain: Drain) -> FastAPI:
         """Return `api`, behind the keys if there are any; of a refused body as much is read as `drain` says."""
         if self._keys is not None:
-            require_key(api, self._keys, drain)
+            _require_key(api, self, drain)
         return api
 
 
-def require_key(api: FastAPI, keys: ApiKeys, drain: Drain) -> None:
-    """Answer 401 to every request without one of `keys`, but for readiness and the pages; OpenAPI says so too."""
-    api.add_middleware(_KeyRequired, guard=Guard(keys), drain=drain)
+def account_of(request: Request) -> Account:
+    """Return whose request this is, as the guard has found it out; that of EVERYONE where there is no guard."""
+    account: Account = getattr(request.state, _ACCOUNT, EVERYONE)
+    return account
+
+
+def _require_key(api: FastAPI, guard: Guard, drain: Drain) -> None:
+    """Answer 401 to every request that `guard` does not know, but for readiness and the pages; OpenAPI says so too.
+
+    Answer 429 to those whose key has its share of the open requests.
+    """
+    api.add_middleware(_KeyRequired, guard=guard, drain=drain)
     describe = api.openapi
 
     def describe_with_keys() -> dict[str, Any]:
@@ -76,7 +112,8 @@ def require_key(api: FastAPI, keys: ApiKeys, drain: Drain) -> None:
             closed = (item for path, item in document["paths"].items() if not _is_open(path))
             for operation in (operation for item in closed for operation in item.values()):
                 operation["security"] = [{"bearer": []}, {"key": []}]
-                operation["responses"]["401"] = _described_401()
+                for error in (Unauthorized, ShareExceeded):
+                    operation["responses"][str(error.status)] = _described(error, operation)
         return describe()
 
     api.openapi = describe_with_keys  # type: ignore[method-assign]
@@ -90,7 +127,7 @@ def given_keys(headers: Headers) -> list[str]:
 
 
 class _KeyRequired:
-    """Lets a request through that has one of the keys, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."""
+    """Lets a request through that has one of the keys, within the client's share of the open requests."""
 
     def __init__(self, app: ASGIApp, guard: Guard, drain: Drain) -> None:
         self._app = app
@@ -101,22 +138,25 @@ class _KeyRequired:
         if scope["type"] != "http" or _is_open(path_in_application(scope)):
             await self._app(scope, receive, send)
             return
-        try:
-            self._guard.check(Headers(scope=scope))
-        except Unauthorized as exc:
-            request = Request(scope, receive)
-            await discard_body(request, self._drain)
-            answer = await answer_service_error(request, exc)
-            await answer(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        with ExitStack() as opened:
+            try:
+                account = self._guard.identify(Headers(scope=scope))
+                opened.enter_context(self._guard.open_request(account))
+            except (Unauthorized, ShareExceeded) as exc:
+                request = Request(scope, receive)
+                await discard_body(request, self._drain)
+                answer = await answer_service_error(request, exc)
+                await answer(scope, receive, send)
+            else:
+                scope.setdefault("state", {})[_ACCOUNT] = account
+                await self._app(scope, receive, send)
 
 
 def _is_open(path: str) -> bool:
     return any(path.startswith(known) if known.endswith("/") else path == known for known in OPEN_PATHS)
 
 
-def _described_401() -> dict[str, Any]:
-    described = documented(Unauthorized)[Unauthorized.status]
-    schema = {"$ref": f"#/components/schemas/{described['model'].__name__}"}
-    return {"description": described["description"], "content": {"application/json": {"schema": schema}}}
+def _described(error: type[ServiceError], operation: dict[str, Any]) -> dict[str, Any]:
+    """Return OpenAPI's description of an error, whose body is that of the operation's other errors."""
+    other = operation["responses"][str(ServiceError.status)]
+    return {**other, "description": documented(error)[error.status]["description"]}

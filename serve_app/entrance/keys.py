@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,21 +25,35 @@ REMEDY = (
 
 _Stamp = tuple[int, int, int]
 _COMMENT = re.compile(r"#[^\n]*")
-_SEPARATORS = re.compile(r"[\s,]+")
+_SEPARATORS = re.compile(r"[\n\r,]")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
+_RESERVED_NAME = re.compile(r"key-\d+")
+"""Of keys that have none."""
+_NAME_WITHOUT_SPACE = re.compile(rf"{_NAME.pattern}:.{{{MIN_KEY_LENGTH},}}")
 
 
 class KeySource(BaseModel):
-    """Where the API keys stand: several at once, separated by commas or lines, so that they can be exchanged."""
+    """Where the API keys stand, several at once, so that they can be exchanged, and how much each client may hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     keys_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")] | None = Field(
-        None, description="The environment variable that holds the API keys, separated by commas."
+        None,
+        description="The environment variable that holds the API keys, `name: KEY` or `KEY`, separated by commas.",
     )
     keys_file: Annotated[str, StringConstraints(pattern=r"^(/|~/)"), AfterValidator(os.path.expanduser)] | None = Field(
         None,
-        description="The absolute path of the file that holds the API keys, one a line, or one that begins with ~/; "
-        "read again when it changes.",
+        description="The file that holds the API keys, `name: KEY` or `KEY`, one a line: an absolute path, or one that "
+        "begins with ~/; read again when it changes.",
+    )
+    share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Most of a replica's open requests, queue and upload bytes that the keys of one name may hold at a "
+        "time, and at least one request; beyond: 429 with Retry-After. `1`: no such bound. Without effect where all "
+        "keys have one name.",
+        json_schema_extra={"unit": "–"},
     )
 
     @model_validator(mode="after")
@@ -66,20 +82,47 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@dataclass(frozen=True)
+class NamedKey:
+    """An API key and the name of the client that it belongs to, which tells nothing of the key."""
+
+    name: str
+    key: str = field(repr=False)
+
+
 class ApiKeys:
     """The keys of one source, as hashes; those of a file follow the file."""
 
     def __init__(self, source: KeySource) -> None:
-        """Read them. Raises SetupError when there is none, or one that is too short."""
-        self._source = source
+        """Read them. Raises SetupError when there is none, or one that cannot be used."""
+        self.source = source
         self._stamp = self._read_stamp()
-        self._hashes = [_hashed(key) for key in read_keys(source)]
+        self._take_in(read_keys(source))
 
-    def admit(self, key: str) -> bool:
-        """Tell whether `key` is one of them, in a time that does not depend on how much of it is right."""
+    def count_clients(self) -> int:
+        """Return how many clients there are: all keys of one name belong to one."""
+        return self._clients
+
+    def find_name(self, key: str) -> str | None:
+        """Return the name of `key`, None if it is no key, in a time that does not depend on how much of it is right."""
         self._follow_file()
         given = _hashed(key)
-        return sum(hmac.compare_digest(given, known) for known in self._hashes) > 0  # all are compared: no early end
+        found = [name for known, name in self._names.items() if hmac.compare_digest(given, known)]  # all are compared
+        return found[0] if found else None
+
+    def _take_in(self, keys: list[NamedKey]) -> None:
+        names = dict.fromkeys(each.name for each in keys)
+        self._names = {_hashed(each.key): each.name for each in keys}
+        self._clients = len(names)
+        logger.info("%d API key(s) in %s, named %s", len(keys), self.source, ", ".join(names))
+        for each in keys:
+            if _NAME_WITHOUT_SPACE.fullmatch(each.key):
+                logger.warning(
+                    "%s in %s has a colon and is taken as a whole; if it is to have a name, write `name: KEY`, with a "
+                    "space",
+                    each.name,
+                    self.source,
+                )
 
     def _follow_file(self) -> None:
         stamp = self._read_stamp()
@@ -87,36 +130,68 @@ class ApiKeys:
             return
         self._stamp = stamp
         try:
-            self._hashes = [_hashed(key) for key in read_keys(self._source)]
+            self._take_in(read_keys(self.source))
         except SetupError as exc:  # half written, or gone: nobody is locked out by it
             logger.error("API keys stay as they were: %s", exc)  # noqa: TRY400 the message is all there is to say
-        else:
-            logger.info("API keys read again: %d", len(self._hashes))
 
     def _read_stamp(self) -> _Stamp | None:
-        if self._source.keys_file is None:
+        if self.source.keys_file is None:
             return None
         try:
-            found = Path(self._source.keys_file).stat()
+            found = Path(self.source.keys_file).stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def read_keys(source: KeySource) -> list[str]:
-    """Return the keys; from # to the end of a line is a comment. Raises SetupError, which shows none of them."""
-    keys = [key for key in _SEPARATORS.split(_COMMENT.sub("", _read_text(source))) if key]
+def read_keys(source: KeySource) -> list[NamedKey]:
+    """Return the keys with their names; the third key is `key-3` where it has none.
+
+    From # to the end of a line is a comment. Raises SetupError, which shows no key.
+    """
+    keys = list(_named_keys(source))
     if not keys:
         raise SetupError(
             f"{source} holds no API key; write one or more there, each of {MIN_KEY_LENGTH} characters or more"
         )
-    for number, key in enumerate(keys, start=1):
-        if len(key) < MIN_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+    names: dict[str, str] = {}
+    for number, each in enumerate(keys, start=1):
+        if len(each.key) < MIN_KEY_LENGTH or not (each.key.isascii() and each.key.isprintable()):
             raise SetupError(
                 f"API key {number} in {source} is not {MIN_KEY_LENGTH} or more printable ASCII characters; "
                 'python3 -c "import secrets; print(secrets.token_urlsafe(32))" makes a good one'
             )
-    return keys
+        known = names.setdefault(each.key, each.name)
+        if known != each.name and not _RESERVED_NAME.fullmatch(each.name):
+            raise SetupError(
+                f"API key {number} in {source} stands there as {known} and as {each.name}; remove one of the two"
+            )
+    return [NamedKey(name, key) for key, name in names.items()]
+
+
+def _named_keys(source: KeySource) -> Iterator[NamedKey]:
+    """Yield what the text says, whatever the keys are. Raises SetupError for a name that cannot be used.
+
+    A word with a colon at its end is a name, never a key: it would be easy to guess. No message shows it, though:
+    somebody's key may end so.
+    """
+    number = 1
+    for entry in _SEPARATORS.split(_COMMENT.sub("", _read_text(source))):
+        words = entry.split()
+        name = words.pop(0)[:-1] if words and words[0].endswith(":") else None
+        here = f"API key {number} in {source}"
+        if name is not None and (len(words) != 1 or words[0].endswith(":")):
+            raise SetupError(f"{here} has a name with {len(words)} words behind it; write `name: KEY`, one a line")
+        if name is not None and not (_NAME.fullmatch(name) and not _RESERVED_NAME.fullmatch(name)):
+            raise SetupError(
+                f"{here} has a name that cannot be used; a name has up to 32 letters, digits and ._- and begins with a "
+                "letter; names such as key-1 are those of keys without a name"
+            )
+        for word in words:
+            if word.endswith(":"):
+                raise SetupError(f"{here} is followed by a name on the same line; write `name: KEY`, one a line")
+            yield NamedKey(name or f"key-{number}", word)
+            number += 1
 
 
 def _read_text(source: KeySource) -> str:

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Header, Path, Query, Request, Response
 from serve_app.classifier.answer import TopK
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.upload import BINARY, document_upload
-from serve_app.entrance.guard import given_keys
+from serve_app.entrance.guard import account_of, given_keys
 from serve_app.errors import (
     EncodedUpload,
     IdempotencyKeyReused,
@@ -163,7 +163,7 @@ async def _submit(
     scoped = _scoped(request, key)
     if not scoped:  # whoever repeats a request gets its job, however full it is
         await jobs.store.check_room()
-    upload = HeldUpload(jobs.uploads)
+    upload = HeldUpload(jobs.uploads, account_of(request))
     try:
         submission = await read_submission(request, upload, settings, top_k)
         return len(submission.files), await jobs.store.submit(submission, scoped)

@@ -14,6 +14,7 @@ from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 from serve_app.jobs.waiters import Waiters
 from serve_app.jobs.worker import Worker
 from serve_app.metrics import JOBS_OLDEST_S, JOBS_QUEUED, JOBS_RUNNING, Metrics
+from serve_app.shares import Resource
 from serve_app.uploads import UploadBudget
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class ReplicaJobs:
     ) -> None:
         self.metrics = metrics or Metrics()
         self.store = JobStore(url, settings, timing)
-        self.uploads = UploadBudget(settings.max_held_bytes, _refusal)
+        self.uploads = UploadBudget(settings.max_held_bytes, _refusal, Resource.JOB_BYTES)
         self._claims = JobClaims(url, settings, timing)
         self._outage = Outage()
         self.waiters = Waiters(self.store, self._outage, settings.max_waiters, timing.recheck_s)

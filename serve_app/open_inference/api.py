@@ -17,6 +17,7 @@ from serve_app.classifier.api import (
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.timing import Stopwatch
 from serve_app.classifier.upload import BINARY, BodyBounds, read_body, refuse_encoded
+from serve_app.entrance.guard import account_of
 from serve_app.errors import (
     DeadlineExceeded,
     EncodedUpload,
@@ -270,9 +271,9 @@ async def _receive(
     inference: Inference, model: ServedModel, request: Request, deadline_s: float
 ) -> tuple[Wanted, list[HeldUpload]]:
     """Return what is wanted, and the pictures, to be freed by the caller."""
-    admission = inference.classifier.admission
-    admission.check(deadline_s)
-    upload = HeldUpload(admission.uploads)
+    admission, account = inference.classifier.admission, account_of(request)
+    admission.check(deadline_s, account=account)
+    upload = HeldUpload(admission.uploads, account)
     try:
         body = await read_body(request, upload, request_bounds(inference.settings))
         text, raw = split_body(body, request.headers.get(JSON_LENGTH_HEADER))
@@ -280,7 +281,7 @@ async def _receive(
             refuse_encoded(request.headers)
         upload.add(JSON_VALUE_BYTES * await off_the_loop(len(text), count_json_values, text))
         wanted, tensor = await off_the_loop(len(text), parse_request, model, text, raw)
-        return wanted, await inference.take_apart(tensor, len(body))
+        return wanted, await inference.take_apart(tensor, len(body), account)
     finally:
         upload.free()
 

@@ -5,6 +5,7 @@ API keys are checked here, from the metadata: a replica's gRPC port binds every 
 
 import math
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import grpc
@@ -32,6 +33,7 @@ from serve_app.open_inference.request import (
     read_top_k,
 )
 from serve_app.open_inference.tensors import Output, Tensor
+from serve_app.shares import EVERYONE, Account
 from serve_app.uploads import HeldUpload
 
 OPEN_METHODS = ("ServerLive", "ServerReady")
@@ -46,6 +48,7 @@ _CODES = {
     413: grpc.StatusCode.INVALID_ARGUMENT,
     415: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -85,6 +88,15 @@ def add_inference_service(servicer: Any, server: Any) -> None:
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One call: its message, what the client sent beside it, and whose it is."""
+
+    message: bytes
+    metadata: Headers
+    account: Account
+
+
 class GrpcInference:
     """The answers of one replica."""
 
@@ -94,7 +106,7 @@ class GrpcInference:
         self._under_way = under_way
         self._models = inference.models
         self._guard = guard
-        self._answers: dict[str, Callable[[bytes, Headers], Coroutine[None, None, Any]]] = {
+        self._answers: dict[str, Callable[[_Call], Coroutine[None, None, Any]]] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
             "ModelReady": self._model_ready,
@@ -110,23 +122,30 @@ class GrpcInference:
 
         The bytes are in memory, and accounted for, until the call ends.
         """
-        upload = HeldUpload(self._inference.classifier.admission.uploads)
         metadata = Headers({key: value for key, value in context.invocation_metadata() if isinstance(value, str)})
         try:
             with self._under_way.one_more():
                 if not self._under_way.is_accepted(_NO_ARRIVAL):
                     raise Stopping("this service is being stopped; call again, the one that comes after it")
-                if method not in OPEN_METHODS:
-                    self._guard.check(metadata)
-                    self._check_size(request)
-                    upload.add(len(request))
-                return await self._answers[method](request, metadata)
+                if method in OPEN_METHODS:
+                    return await self._answers[method](_Call(request, metadata, EVERYONE))
+                call = _Call(request, metadata, self._guard.identify(metadata))
+                with self._guard.open_request(call.account):
+                    return await self._answer_held(method, call)
         except ServiceError as exc:
             context.set_code(_CODES.get(exc.status, grpc.StatusCode.INTERNAL))
             context.set_details(exc.detail[:_MOST_DETAIL_CHARACTERS])
             if exc.retry_after_s is not None:
                 context.set_trailing_metadata([(RETRY_AFTER, str(exc.retry_after_s))])
             return message_class(f"{method}Response")()
+
+    async def _answer_held(self, method: str, call: _Call) -> Any:
+        """Return the answer, while the message is accounted for."""
+        self._check_size(call.message)
+        upload = HeldUpload(self._inference.classifier.admission.uploads, call.account)
+        try:
+            upload.add(len(call.message))
+            return await self._answers[method](call)
         finally:
             upload.free()
 
@@ -144,37 +163,37 @@ class GrpcInference:
         parsed.add(await off_the_loop(len(request), parsed_bytes, name, request))
         return await off_the_loop(len(request), parse_message, name, request)
 
-    async def _find(self, name: str, request: bytes) -> ServedModel:
+    async def _find(self, name: str, call: _Call) -> ServedModel:
         """Return the model that a message of the class `name` is about."""
-        parsed = HeldUpload(self._inference.classifier.admission.uploads)
+        parsed = HeldUpload(self._inference.classifier.admission.uploads, call.account)
         try:
-            message = await self._parse(name, request, parsed)
+            message = await self._parse(name, call.message, parsed)
             return self._models.find(message.name, message.version)
         finally:
             parsed.free()
 
-    async def _server_live(self, _request: bytes, _metadata: Headers) -> Any:
+    async def _server_live(self, _call: _Call) -> Any:
         return message_class("ServerLiveResponse")(live=True)
 
-    async def _server_ready(self, _request: bytes, _metadata: Headers) -> Any:
+    async def _server_ready(self, _call: _Call) -> Any:
         self._inference.classifier.check_ready()
         return message_class("ServerReadyResponse")(ready=True)
 
-    async def _model_ready(self, request: bytes, _metadata: Headers) -> Any:
-        await self._find("ModelReadyRequest", request)
+    async def _model_ready(self, call: _Call) -> Any:
+        await self._find("ModelReadyRequest", call)
         self._inference.classifier.check_ready()
         return message_class("ModelReadyResponse")(ready=True)
 
-    async def _server_metadata(self, _request: bytes, _metadata: Headers) -> Any:
+    async def _server_metadata(self, _call: _Call) -> Any:
         told = ServerMetadata()
         return message_class("ServerMetadataResponse")(name=SERVER, version=told.version, extensions=told.extensions)
 
-    async def _model_metadata(self, request: bytes, _metadata: Headers) -> Any:
-        told = self._models.describe(await self._find("ModelMetadataRequest", request))
+    async def _model_metadata(self, call: _Call) -> Any:
+        told = self._models.describe(await self._find("ModelMetadataRequest", call))
         return message_class("ModelMetadataResponse")(**told.model_dump())
 
-    async def _model_config(self, request: bytes, _metadata: Headers) -> Any:
-        model = await self._find("ModelConfigRequest", request)
+    async def _model_config(self, call: _Call) -> Any:
+        model = await self._find("ModelConfigRequest", call)
         told = self._models.describe(model)
         config = message_class("ModelConfig")(
             name=model.name,
@@ -187,35 +206,37 @@ class GrpcInference:
         )
         return message_class("ModelConfigResponse")(config=config)
 
-    async def _repository_index(self, _request: bytes, _metadata: Headers) -> Any:
+    async def _repository_index(self, _call: _Call) -> Any:
         models = [{"name": name, "version": VERSION, "state": "READY"} for name in self._models.names]
         return message_class("RepositoryIndexResponse")(models=models)
 
-    async def _model_infer(self, request: bytes, metadata: Headers) -> Any:
+    async def _model_infer(self, call: _Call) -> Any:
         stopwatch = Stopwatch()
-        deadline_s = min(self._inference.settings.deadline_s, _deadline_s(metadata))
-        self._inference.classifier.admission.check(deadline_s)
-        model, wanted, uploads = await self._receive(request)
+        deadline_s = min(self._inference.settings.deadline_s, _deadline_s(call.metadata))
+        self._inference.classifier.admission.check(deadline_s, account=call.account)
+        model, wanted, uploads = await self._receive(call)
         try:
             stopwatch.charge("upload")
             within_s = min(deadline_s, wanted.within_s or math.inf)
-            answer = await self._inference.infer(wanted, uploads, within_s, cache_use(metadata.get("cache-control")))
+            answer = await self._inference.infer(
+                wanted, uploads, within_s, cache_use(call.metadata.get("cache-control"))
+            )
         finally:
             free_all(uploads)
         response = self._response(model, wanted, answer)
         self._inference.observe(stopwatch, answer)
         return response
 
-    async def _receive(self, request: bytes) -> tuple[ServedModel, Wanted, list[HeldUpload]]:
+    async def _receive(self, call: _Call) -> tuple[ServedModel, Wanted, list[HeldUpload]]:
         """Return what is wanted of which model, and the pictures, to be freed by the caller."""
-        parsed = HeldUpload(self._inference.classifier.admission.uploads)
+        parsed = HeldUpload(self._inference.classifier.admission.uploads, call.account)
         try:
-            message = await self._parse("ModelInferRequest", request, parsed)
+            message = await self._parse("ModelInferRequest", call.message, parsed)
             model = self._models.find(message.model_name, message.model_version)
             wanted, tensor = _wanted(message), _tensor(model, message)
             if not isinstance(tensor.data, bytes):
                 parsed.add(JSON_VALUE_BYTES * len(tensor.data))
-            return model, wanted, await self._inference.take_apart(tensor, len(request))
+            return model, wanted, await self._inference.take_apart(tensor, len(call.message), call.account)
         finally:
             parsed.free()
 

@@ -16,6 +16,7 @@ from serve_app.metrics import STAGE_MS
 from serve_app.open_inference.models import OUTPUTS, ServedModels
 from serve_app.open_inference.request import Wanted
 from serve_app.open_inference.tensors import Output, Tensor, most_pictures, pictures_in
+from serve_app.shares import Account
 from serve_app.uploads import HeldUpload
 
 Given = TypeVarTuple("Given")
@@ -41,8 +42,8 @@ class Inference:
         self.settings = classifier.settings
         self.models = ServedModels(classifier.model.name, classifier.model.engine, most_pictures(self.settings))
 
-    async def take_apart(self, tensor: Tensor, size_bytes: int) -> list[HeldUpload]:
-        """Return the pictures in `tensor` of a request of `size_bytes`, to be freed by the caller.
+    async def take_apart(self, tensor: Tensor, size_bytes: int, account: Account) -> list[HeldUpload]:
+        """Return the pictures in `tensor` of a client's request of `size_bytes`, to be freed by the caller.
 
         Raises the errors of `pictures_in`, and Overloaded where there is no memory for them.
         """
@@ -50,7 +51,7 @@ class Inference:
         held: list[HeldUpload] = []
         try:
             for file in files:
-                held.append(HeldUpload(self.classifier.admission.uploads))
+                held.append(HeldUpload(self.classifier.admission.uploads, account))
                 held[-1].add(len(file))
                 held[-1].data = file
         except Overloaded:
@@ -66,7 +67,8 @@ class Inference:
         Raises the errors of Classifier.classify, which say which picture they are about, and Overloaded if not all of
         them are taken.
         """
-        with self.classifier.admission.reserve(len(uploads), deadline_s) as reserved:
+        account = uploads[0].account
+        with self.classifier.admission.reserve(len(uploads), deadline_s, account) as reserved:
             found = await self._classify(uploads, deadline_s, use, reserved)
         last = max(found, key=lambda each: each.marks[-1][1])
         return Answer(self._outputs(found, wanted), last)

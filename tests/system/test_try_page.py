@@ -22,7 +22,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.entrance.guard import require_key
+from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource
 from serve_app.try_page.page import add_try_page
 from serve_app.users.api import build_users_api
@@ -85,7 +85,7 @@ async def _serve(
         users = build_users_api(store)
         if keys is not None:
             for each in (api, users):
-                require_key(each, ApiKeys(keys), Drain())
+                Guard(ApiKeys(keys)).protect(each, Drain())
         whole = FastAPI()
         whole.mount("/model", api)
         whole.mount("/user", users)

@@ -13,6 +13,7 @@ from serve_app.classifier.admission import STANDING_AFTER_S, Admission
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.early import build_early_refusal
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.entrance.guard import Guard
 from serve_app.errors import Overloaded
 from serve_app.metrics import MISSED_DEADLINES, QUEUE_PICTURES, REFUSALS, STAGE_MS
 from serve_app.uploads import HeldUpload
@@ -225,7 +226,7 @@ def test_a_full_queue_refuses_predictions_before_the_api_and_nothing_else(
     method: str, path: str, headers: list[tuple[bytes, bytes]], *, is_refused: bool
 ) -> None:
     gate = admission(max_wait_s=1)
-    refuse = build_early_refusal(gate)
+    refuse = build_early_refusal(gate, Guard(None))
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
     assert refuse(scope) is None
     with ExitStack() as stack:
@@ -236,7 +237,7 @@ def test_a_full_queue_refuses_predictions_before_the_api_and_nothing_else(
 
 def test_a_client_in_a_hurry_is_refused_early_while_others_are_taken() -> None:
     gate = admission(max_wait_s=10)
-    refuse = build_early_refusal(gate)
+    refuse = build_early_refusal(gate, Guard(None))
     scope = {"type": "http", "method": "POST", "path": "/model/predict", "headers": [(b"x-deadline-ms", b"100")]}
     with ExitStack() as stack:
         for _ in range(3):

@@ -66,6 +66,8 @@ BESIDE: dict[tuple[str, str], dict[str, object]] = {
     ("labels", "https://host/l.json"): {"labels_sha256": SHA256},
     ("weights_sha256", SHA256): {"weights": "w.h5"},
     ("labels_sha256", SHA256): {"labels": "l.json"},
+    ("share", "0.5"): {"keys_env": "API_KEYS"},
+    ("share", "1"): {"keys_env": "API_KEYS"},
 }
 # Which application's args, and where in them.
 PLACES: dict[type[BaseModel], tuple[int, tuple[str, ...]]] = {

@@ -99,21 +99,78 @@ async def test_a_replica_on_an_open_address_does_not_start_without_an_answer() -
 def test_several_keys_are_valid_at_once_by_comma_line_or_space(tmp_path: Path) -> None:
     for text in (f"{FIRST},{SECOND}", f"{FIRST}\n{SECOND}\n", f"# ours\n  {FIRST} , {SECOND}  # two\r\n"):
         keys = keys_in(tmp_path / "keys", text)
-        assert keys.admit(FIRST)
-        assert keys.admit(SECOND)
+        assert keys.find_name(FIRST)
+        assert keys.find_name(SECOND)
         for wrong in ("", FIRST[:-1], f"{FIRST},{SECOND}", "# ours", "ours", "\udcff" * 20):
-            assert not keys.admit(wrong)
+            assert not keys.find_name(wrong)
 
 
 def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYS_OF_THIS_TEST", f"{FIRST},{SECOND}")
-    assert ApiKeys(KeySource(keys_env="KEYS_OF_THIS_TEST")).admit(SECOND)
+    assert ApiKeys(KeySource(keys_env="KEYS_OF_THIS_TEST")).find_name(SECOND)
+
+
+def test_a_key_has_the_name_that_stands_before_it_or_that_of_its_place(tmp_path: Path) -> None:
+    third = "a-third-key: no-name"  # the space makes it two words, of which none is a key
+    for text in (f"# ours\nshop: {FIRST}  # the shop's\n{SECOND}\n", f"shop:  {FIRST},{SECOND}"):
+        keys = keys_in(tmp_path / "keys", text)
+        assert (keys.find_name(FIRST), keys.find_name(SECOND), keys.count_clients()) == ("shop", "key-2", 2)
+        assert not {keys.find_name(each) for each in ("shop", "shop:", f"shop: {FIRST}", third)} - {None}
+
+
+def test_a_client_that_exchanges_its_key_stays_one_client(tmp_path: Path) -> None:
+    keys = keys_in(tmp_path / "keys", f"shop: {FIRST}\nshop: {SECOND}\n")
+    assert (keys.find_name(FIRST), keys.find_name(SECOND), keys.count_clients()) == ("shop", "shop", 1)
+
+
+def test_a_key_that_stands_there_twice_is_one_key(tmp_path: Path) -> None:
+    for text, name in ((f"{FIRST},{FIRST}", "key-1"), (f"shop: {FIRST}\n{FIRST}", "shop")):
+        keys = keys_in(tmp_path / "keys", text)
+        assert (keys.find_name(FIRST), keys.count_clients()) == (name, 1)
+
+
+def test_a_key_with_a_colon_in_it_is_a_key_and_the_log_tells_how_to_name_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = keys_in(tmp_path / "keys", f"{FIRST}\nshop:{SECOND}")
+    assert (keys.find_name(f"shop:{SECOND}"), keys.find_name(SECOND)) == ("key-2", None)
+    assert "key-2 in the file" in caplog.text
+    assert "`name: KEY`, with a space" in caplog.text
+    assert SECOND not in caplog.text
+
+
+def test_the_log_has_the_names_of_the_keys_and_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        keys_in(tmp_path / "keys", f"shop: {FIRST}\n{SECOND}")
+    assert "named shop, key-2" in caplog.text
+    assert FIRST not in caplog.text
+    assert SECOND not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0, "greater than 0"), (1.01, "less than or equal to 1"), ("half", "a valid number"), (True, "a number")],
+)
+def test_a_share_that_is_none_is_refused_by_name(tmp_path: Path, share: object, words: str) -> None:
+    auth = {"keys_env": "API_KEYS", "share": share}
+    with pytest.raises(SetupError, match=rf"applications\[model\]\.args\.auth\.share: must be {words}"):
+        load_config(config_with(tmp_path, "127.0.0.1", {"model": auth}))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "holds no API key"),
+        (f"shop:\n{FIRST}", "API key 1 in the file .* has a name with 0 words behind it"),
+        (f"{FIRST}\nshop: {SECOND} {FIRST}", "API key 2 in the file .* has a name with 2 words behind it"),
+        (f"{FIRST} fifteen-letters: {SECOND}", "API key 1 in the file .* is followed by a name on the same line"),
+        (f"{FIRST} {SECOND}:", "API key 1 in the file .* is followed by a name on the same line"),
+        (f"{FIRST}:{FIRST}:", "a name with 0 words"),
+        (f"fifteen{FIRST}{FIRST}: {SECOND}", "a name that cannot be used"),
+        (f"key-1: {FIRST}", "names such as key-1 are those of keys without a name"),
+        (f"1st: {FIRST}", "begins with a letter"),
+        (f"shop: {FIRST}\nweb: {FIRST}", "API key 2 in the file .* stands there as shop and as web"),
+        (f"{FIRST}\nshop: {FIRST}", "API key 2 in the file .* stands there as key-1 and as shop"),
         ("# only a comment\n", "holds no API key"),
         (f"{FIRST}\nfifteen-letters", "API key 2 in the file"),
         ("key-with-an-umläut", "printable ASCII"),
@@ -138,25 +195,25 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     keys = keys_in(path, FIRST)
     path.write_text(f"{FIRST}\n{SECOND}")
-    assert keys.admit(SECOND)
+    assert keys.find_name(SECOND)
     other = tmp_path / "other"
     other.write_text(SECOND)
     other.replace(path)
-    assert keys.admit(SECOND)
-    assert not keys.admit(FIRST)
+    assert keys.find_name(SECOND)
+    assert not keys.find_name(FIRST)
 
 
 def test_a_file_that_breaks_locks_nobody_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys"
     keys = keys_in(path, FIRST)
     path.write_text("short")
-    assert keys.admit(FIRST)
-    assert not keys.admit("short")
+    assert keys.find_name(FIRST)
+    assert not keys.find_name("short")
     path.unlink()
-    assert keys.admit(FIRST)
+    assert keys.find_name(FIRST)
     assert "API keys stay as they were" in caplog.text
     assert FIRST not in caplog.text
     path.write_text(SECOND)
     os.utime(path, ns=(1, 1))
-    assert keys.admit(SECOND)
-    assert not keys.admit(FIRST)
+    assert keys.find_name(SECOND)
+    assert not keys.find_name(FIRST)

@@ -20,7 +20,9 @@ from serve_app.open_inference.grpc_messages import METHODS, SERVICE, message_cla
 from serve_app.open_inference.grpc_service import OPEN_METHODS, GrpcInference, add_inference_service
 from serve_app.open_inference.inference import Inference
 from tests.conftest import Fitted
+from tests.counted import Counted
 from tests.held_engine import held
+from tests.patience import until
 from tests.serve_app.open_inference.test_tensors import raw
 
 KEY = "a-key-of-these-tests"
@@ -306,6 +308,34 @@ async def test_a_message_that_could_never_find_memory_is_refused_as_too_large(cl
         answers = GrpcInference(Inference(replica.classifier), Guard(None), UnderWay())
         await answers.answer("ModelInfer", bytes(500_001), told)
     assert (told.code, "500,000 bytes" in told.details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+
+
+async def test_a_call_beyond_the_share_of_its_key_is_told_when_to_come_back(
+    classifier: Classifier, fitted: Fitted, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(f"flood: {KEY}\nlight: {KEY}-2\n")
+    guard = Guard(ApiKeys(KeySource(keys_file=str(tmp_path / "keys"))))
+    message = message_class("ModelInferRequest")(**pictures(fitted.pictures["thing 7"])).SerializeToString()
+    async with held(classifier, Counted(), max_queue=4, max_wait_s=60, deadline_s=60) as replica:
+        answers = GrpcInference(Inference(replica.classifier), guard, UnderWay())
+
+        def call(key: str) -> tuple[Told, asyncio.Task[Any]]:
+            told = Told([("x-api-key", key)])
+            return told, asyncio.create_task(answers.answer("ModelInfer", message, told))
+
+        taken = [call(KEY), call(KEY), call(f"{KEY}-2"), call(f"{KEY}-2")]
+        await until(lambda: replica.classifier.admission.wait_s > 0.35, "four places")
+        full, answer = call(KEY)
+        await answer
+        assert (full.code, full.trailing) == (grpc.StatusCode.UNAVAILABLE, [("retry-after", "1")])
+        taken.pop()[1].cancel()
+        await until(lambda: replica.classifier.admission.wait_s < 0.35, "a place that is free again")
+        refused, answer = call(KEY)
+        await answer
+        assert (refused.code, refused.trailing) == (grpc.StatusCode.RESOURCE_EXHAUSTED, [("retry-after", "1")])
+        assert "API key flood" in refused.details
+        replica.engine.release()
+        assert [len((await answer).outputs) for _, answer in taken] == [3, 3, 3]
 
 
 async def test_cache_control_is_read_from_the_metadata(classifier: Classifier, fitted: Fitted) -> None:

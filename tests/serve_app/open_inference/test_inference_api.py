@@ -284,7 +284,7 @@ class Counted(Metrics):
     def __init__(self) -> None:
         self.queued: list[float] = []
 
-    def set(self, _gauge: Any, value: float) -> None:
+    def set(self, _gauge: Any, value: float, _label_value: str = "") -> None:
         self.queued.append(value)
 
 

@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys"
-    path.write_text(f"# of the tests\n{KEY}\n{SECOND_KEY}  # to be withdrawn\n")
+    path.write_text(f"# of the tests\nfirst: {KEY}\n{SECOND_KEY}  # to be withdrawn\n")
     return path
 
 

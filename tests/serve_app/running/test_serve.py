@@ -167,6 +167,7 @@ def test_deadlines_batches_and_stages_are_exported_to_prometheus(running: Servic
         "ray_classifier_batch_pictures_count",
         "ray_classifier_stage_ms_sum",
     )
+    of_keys = {"ray_api_key_requests_total", "ray_api_key_queue_pictures"}
     data = fitted.pictures["thing 7"]
 
     def are_exported() -> bool:
@@ -174,7 +175,8 @@ def test_deadlines_batches_and_stages_are_exported_to_prometheus(running: Servic
             http.post("/model/predict", content=data, headers={"X-Deadline-Ms": "1"})
             http.post("/model/predict", content=data)  # Ray forgets a gauge that has not been set since its last export
         text = running.metrics()
-        return all(f"\n{name}{{" in text for name in wanted)
+        by_key = re.findall(r'^(ray_api_key_\w+){.*\bkey="first".*}', text, re.MULTILINE)
+        return all(f"\n{name}{{" in text for name in wanted) and set(by_key) == of_keys
 
     running.wait_for(are_exported, "exported metrics")
 

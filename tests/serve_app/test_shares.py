@@ -1,0 +1,397 @@
+"""Fair shares: what one client may hold of a replica, and that a flood of one client leaves the other served."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serve_app.cache.cache import PredictionCache
+from serve_app.cache.classification import Classification
+from serve_app.cache.store import MemoryPredictions
+from serve_app.classifier.admission import STANDING_AFTER_S, Admission
+from serve_app.classifier.classifier import Classifier
+from serve_app.classifier.early import build_early_refusal
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.entrance.guard import Guard
+from serve_app.entrance.keys import ApiKeys, KeySource
+from serve_app.errors import Overloaded, ServiceError, ShareExceeded, Unauthorized
+from serve_app.metrics import (
+    API_KEY_QUEUE_PICTURES,
+    API_KEY_REFUSALS,
+    API_KEY_REQUESTS,
+    BATCH_PICTURES,
+    QUEUE_PICTURES,
+    REFUSALS,
+)
+from serve_app.shares import Account, Resource, Shares
+from serve_app.uploads import HeldUpload, UploadBudget
+from tests.conftest import Fitted
+from tests.counted import Counted
+from tests.held_engine import HANG_S, held, in_two_parts
+from tests.patience import until
+from tests.serve_app.classifier.test_model_api import assert_error
+
+BYTES, JOB_BYTES = Resource.BYTES, Resource.JOB_BYTES
+PICTURE_S = 0.1
+MANY = 1000
+FLOOD, LIGHT = "the-key-of-the-flood", "the-key-of-the-light-load"
+KEYS = f"flood: {FLOOD}\nlight: {LIGHT}\n"
+
+
+def two_accounts(share: float = 0.5, metrics: Counted | None = None) -> tuple[Account, Account]:
+    """Return the accounts of two clients, each with two open requests: an only one is always within its share."""
+    shares = Shares(share, lambda: 2, metrics or Counted())
+    accounts = shares.account("flood"), shares.account("light")
+    for account in accounts:
+        account.take(Resource.REQUESTS, 2)
+    return accounts
+
+
+def admission(clock: Callable[[], float] = lambda: 0.0, **args: object) -> Admission:
+    return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S, clock=clock)
+
+
+def fill(gate: Admission, stack: ExitStack, account: Account) -> tuple[int, Overloaded]:
+    """Take places until one is refused; return how many there were, and the refusal."""
+    for taken in range(MANY):
+        try:
+            stack.enter_context(gate.place(account=account))
+        except Overloaded as exc:
+            return taken, exc
+    raise AssertionError(f"{MANY} pictures were taken")
+
+
+def guard_of(folder: Path, text: str = KEYS, metrics: Counted | None = None, **bounds: float) -> Guard:
+    path = folder / "keys"
+    path.write_text(text)
+    share = bounds.get("share", 0.5)
+    keys = ApiKeys(KeySource(keys_file=str(path), share=share))
+    return Guard(keys, metrics, int(bounds.get("max_requests", MANY)))
+
+
+def test_a_client_fills_its_share_of_the_places_and_the_other_finds_the_rest() -> None:
+    flood, light = two_accounts()
+    gate = admission(max_queue=10, max_wait_s=60)
+    with ExitStack() as taken:
+        assert fill(gate, taken, flood)[0] == 5
+        count, refusal = fill(gate, taken, light)
+        assert (count, type(refusal)) == (5, Overloaded)  # the queue is full: no matter of shares
+        _, refusal = fill(gate, taken, flood)
+        assert type(refusal) is Overloaded
+
+
+def test_a_client_fills_its_share_of_the_wait_which_ends_a_queue_before_its_places_do() -> None:
+    flood, light = two_accounts()
+    gate = admission(max_wait_s=0.95)  # ten pictures: the tenth has 0.9 s before it
+    with ExitStack() as taken:
+        count, refusal = fill(gate, taken, flood)
+        assert (count, refusal.status, refusal.code) == (5, 429, "share_exceeded")
+        assert refusal.retry_after_s == 1
+        assert "API key flood has 5 pictures" in refusal.detail
+        assert "5 of 10" in refusal.detail
+        assert fill(gate, taken, light)[0] == 5
+
+
+def test_retry_after_is_when_the_queue_of_now_is_worked_off() -> None:
+    flood, _ = two_accounts()
+    with ExitStack() as taken:
+        count, refusal = fill(admission(max_wait_s=9.95), taken, flood)
+    assert (count, refusal.retry_after_s) == (50, 5)
+
+
+def test_who_fills_none_of_a_standing_queue_is_taken_while_the_flood_has_half_of_its_share() -> None:
+    now_s = 100.0
+    flood, light = two_accounts()
+    gate = admission(lambda: now_s, max_wait_s=3.95)
+    with ExitStack() as burst, ExitStack() as other:
+        assert fill(gate, burst, flood)[0] == 20
+        now_s += STANDING_AFTER_S + 1
+        other.enter_context(gate.place(account=light))  # 2 s of work before it, more than a standing queue may have
+        with pytest.raises(ShareExceeded, match="10 of 20"):
+            gate.check(account=flood)
+    with ExitStack() as taken:
+        assert fill(gate, taken, flood)[0] == 20
+
+
+def test_a_flood_that_goes_on_has_no_more_than_half_of_its_share_after_a_while() -> None:
+    now_s = 100.0
+    flood, _ = two_accounts()
+    gate = admission(lambda: now_s, max_wait_s=4)
+    queue: list[ExitStack] = []
+    waits_s = []
+    for _ in range(600):  # a picture is worked off each PICTURE_S, and three come
+        for _ in range(3):
+            place = ExitStack()
+            with suppress(ShareExceeded):
+                place.enter_context(gate.place(account=flood))
+                queue.append(place)
+        now_s += PICTURE_S
+        queue.pop(0).close()
+        waits_s.append(gate.wait_s)
+    assert max(waits_s[:200]) == pytest.approx(2.0, abs=PICTURE_S)
+    assert [min(waits_s[300:]), max(waits_s[300:])] == pytest.approx([1.0, 1.0], abs=PICTURE_S)
+
+
+def test_the_pictures_of_one_request_count_one_by_one() -> None:
+    flood, light = two_accounts()
+    gate = admission(max_queue=10, max_wait_s=60)
+    with gate.reserve(3, account=flood) as reserved:
+        with pytest.raises(ShareExceeded), gate.reserve(3, account=flood):
+            pass
+        with reserved.place(account=flood), gate.reserve(2, account=flood):
+            pass
+        gate.check(pictures=5, account=light)
+    gate.check(pictures=5, account=flood)
+
+
+def test_who_waits_for_anothers_picture_has_a_place_and_makes_no_work() -> None:
+    flood, _ = two_accounts()
+    gate = admission(max_queue=10, max_wait_s=0.35)  # work for four pictures, of which two are a share
+    with ExitStack() as taken:
+        taken.enter_context(gate.place(account=flood))
+        for _ in range(4):
+            taken.enter_context(gate.share(flood))
+        with pytest.raises(ShareExceeded, match="5 places"), gate.share(flood):
+            pass
+
+
+def test_a_share_is_at_least_one() -> None:
+    flood, _ = two_accounts(share=0.01)
+    gate = admission(max_queue=10)
+    with gate.place(account=flood), pytest.raises(ShareExceeded, match="1 of 10"):
+        gate.check(account=flood)
+
+
+def test_the_only_open_request_of_a_client_is_within_its_share_however_large_it_is() -> None:
+    """It could never be answered otherwise, however often it is sent again."""
+    account = Shares(0.1, lambda: 2, Counted()).account("large")
+    gate = admission(max_queue=64, max_upload_bytes=1000, max_held_bytes=20_000)
+    with account.open_request(MANY), gate.reserve(64, account=account):
+        HeldUpload(gate.uploads, account).add(20_000)
+
+
+@pytest.mark.parametrize(("share", "clients"), [(1.0, 2), (0.5, 1)])
+def test_without_a_bound_or_a_second_client_everything_is_as_without_keys(share: float, clients: int) -> None:
+    now_s = 100.0
+    account = Shares(share, lambda: clients, Counted()).account("only")
+    account.take(Resource.REQUESTS, MANY)
+    gate = admission(lambda: now_s, max_wait_s=3.95)
+    with ExitStack() as taken, account.open_request(MANY):
+        count, refusal = fill(gate, taken, account)
+        assert (count, refusal.status) == (40, 503)
+        now_s += STANDING_AFTER_S + 1
+        assert "longer than 1.975 s" in fill(gate, taken, account)[1].detail
+
+
+def test_bytes_in_memory_are_shared_over_all_uploads_of_a_client() -> None:
+    flood, light = two_accounts()
+    gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
+    first, second, other = (HeldUpload(gate.uploads, account) for account in (flood, flood, light))
+    first.add(9_000)
+    with pytest.raises(ShareExceeded, match="10,000 of 20,000"):
+        second.add(1_001)
+    other.add(9_000)
+    held_by_flight = first.hand_over()
+    first.free()
+    with pytest.raises(ShareExceeded):
+        second.add(1_001)
+    held_by_flight.free()
+    second.add(10_000)
+    with pytest.raises(Overloaded) as full:
+        other.add(1_001)
+    assert full.value.status == 503
+
+
+def test_the_bytes_of_jobs_have_a_share_of_their_own() -> None:
+    flood, _ = two_accounts()
+    online, jobs = (UploadBudget(1000, lambda _: Overloaded("full"), kind) for kind in (BYTES, JOB_BYTES))
+    for budget, words in ((online, "500 bytes of uploads"), (jobs, "500 bytes of job uploads")):
+        budget.hold(500, flood)
+        with pytest.raises(ShareExceeded, match=words):
+            budget.hold(1, flood)
+    online.free(500, flood)
+    online.hold(500, flood)
+
+
+def test_open_requests_are_shared_and_counted_by_the_name_of_the_key() -> None:
+    metrics = Counted()
+    shares = Shares(0.5, lambda: 2, metrics)
+    flood, light = shares.account("flood"), shares.account("light")
+    with flood.open_request(4), flood.open_request(4), light.open_request(4):
+        with pytest.raises(ShareExceeded, match="2 open requests") as refused, flood.open_request(4):
+            pass
+        assert refused.value.retry_after_s == 1
+    with flood.open_request(4):
+        pass
+    assert metrics.of(API_KEY_REQUESTS) == {"flood": 3, "light": 1}
+    assert metrics.of(API_KEY_REFUSALS) == {"flood": 1}
+
+
+def test_a_key_that_is_added_while_the_service_runs_begins_to_bound_the_only_one(tmp_path: Path) -> None:
+    guard = guard_of(tmp_path, f"flood: {FLOOD}")
+    flood = guard.identify(httpx.Headers({"X-API-Key": FLOOD}))  # type: ignore[arg-type]
+    assert flood.share == 1
+    (tmp_path / "keys").write_text(KEYS)
+    assert guard.identify(httpx.Headers({"X-API-Key": FLOOD})) is flood  # type: ignore[arg-type]
+    assert flood.share == 0.5
+
+
+def scope(path: str, key: str) -> dict[str, object]:
+    return {"type": "http", "method": "POST", "path": path, "headers": [(b"x-api-key", key.encode())]}
+
+
+def test_a_flood_is_refused_before_the_api_sees_it_and_who_has_no_key_is_told_nothing(tmp_path: Path) -> None:
+    guard = guard_of(tmp_path, max_requests=10)
+    gate = admission(max_queue=10, max_wait_s=60)
+    refuse = build_early_refusal(gate, guard)
+    flood = guard.identify(httpx.Headers({"X-API-Key": FLOOD}))  # type: ignore[arg-type]
+
+    def refusal(path: str, key: str) -> type[ServiceError] | None:
+        found = refuse(scope(path, key))
+        return None if found is None else type(found)
+
+    with ExitStack() as opened:
+        for _ in range(4):
+            opened.enter_context(guard.open_request(flood))
+        assert refusal("/model/predict", FLOOD) is None
+        with ExitStack() as taken:
+            fill(gate, taken, flood)
+            assert refusal("/model/predict", FLOOD) is ShareExceeded
+            assert refusal("/model/v2/models/resnet50/infer", FLOOD) is ShareExceeded
+            assert refusal("/model/jobs", FLOOD) is None
+            assert refusal("/model/predict", LIGHT) is None
+            assert refusal("/model/predict", "no-key-of-this-service") is None
+            opened.enter_context(guard.open_request(flood))
+            assert refusal("/model/jobs", FLOOD) is ShareExceeded
+            assert refusal("/model/jobs", LIGHT) is None
+            with ExitStack() as full:
+                gate.metrics = Counted()
+                while gate._taken < 10:
+                    full.enter_context(gate.place())
+                assert refusal("/model/predict", LIGHT) is Overloaded
+                assert refusal("/model/predict", "no-key-of-this-service") is None
+    with pytest.raises(Unauthorized):
+        guard.identify(httpx.Headers({"X-API-Key": "no-key-of-this-service"}))  # type: ignore[arg-type]
+
+
+def key(value: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {value}"}
+
+
+@pytest.mark.parametrize("bound", [{"max_queue": 10}, {"max_wait_s": 0.95}])
+async def test_one_keys_flood_gets_429_and_every_request_of_the_other_key_is_served(
+    classifier: Classifier, fitted: Fitted, tmp_path: Path, bound: dict[str, float]
+) -> None:
+    """Ten pictures are the queue, ten times as many come with one key, and as many as are left with the other."""
+    metrics = Counted()
+    label, data = next(iter(fitted.pictures.items()))
+    unhurried = {"max_wait_s": 60, "deadline_s": HANG_S}
+    guard = guard_of(tmp_path, metrics=metrics)
+    async with held(classifier, metrics, guard, picture_s=PICTURE_S, **(unhurried | bound)) as replica:
+
+        def send(count: int, who: str) -> list[asyncio.Task[httpx.Response]]:
+            posts = (replica.client.post("/predict", content=data, headers=key(who)) for _ in range(count))
+            return [asyncio.create_task(post) for post in posts]
+
+        flood = send(100, FLOOD)
+        await until(lambda: metrics.of(API_KEY_REFUSALS)["flood"] == 95, "the refusals of the flood")
+        light = send(5, LIGHT)
+        await until(lambda: metrics.told(QUEUE_PICTURES)[-1] == 10, "the pictures of the other key")
+        flood += send(1, FLOOD)
+        await until(lambda: metrics.of(REFUSALS).total() == 1, "a refusal of the full service")
+        replica.engine.release()
+        of_flood, of_light = await asyncio.gather(*flood), await asyncio.gather(*light)
+    assert Counter(answer.status_code for answer in of_light) == {200: 5}
+    assert Counter(answer.status_code for answer in of_flood) == {200: 5, 429: 95, 503: 1}
+    assert {answer.json()["prediction"] for answer in (*of_light, *of_flood) if answer.is_success} == {label}
+    for answer in of_flood:
+        if answer.status_code == 429:
+            assert_error(answer, 429, "share_exceeded", "API key flood", "5 of 10", "try again later")
+            assert answer.headers["Retry-After"] == "1"
+            assert FLOOD not in answer.text
+    assert metrics.of(API_KEY_REQUESTS) == {"flood": 101, "light": 5}
+    assert metrics.of(API_KEY_REFUSALS) == {"flood": 95}
+    assert max(metrics.told(API_KEY_QUEUE_PICTURES, "flood")) == 5
+    assert max(metrics.told(API_KEY_QUEUE_PICTURES, "light")) == 5
+    assert metrics.told(API_KEY_QUEUE_PICTURES, "flood")[-1] == 0
+    assert sum(metrics.told(BATCH_PICTURES)) == 10
+    told = f"{metrics.counts} {metrics.values}"
+    assert FLOOD not in told
+    assert LIGHT not in told
+
+
+async def test_what_ends_in_a_refusal_of_one_client_is_not_shared_with_another() -> None:
+    """Both send the same picture at the same time; each has a computation of its own, with its own place."""
+    flood, light = two_accounts()
+    budget = admission().uploads
+    begun, go_on, computed = Counter[str](), asyncio.Event(), Counter[str]()
+
+    async def compute(upload: HeldUpload, _within_s: float) -> Classification:
+        begun[upload.account.name] += 1
+        await go_on.wait()
+        if upload.account is flood:
+            raise ShareExceeded("this client has its share")
+        computed[upload.account.name] += 1
+        return Classification([(7, 1.0)], "hash")
+
+    cache = PredictionCache(MemoryPredictions(10, 60), "a model", Counted())
+    asked = [
+        asyncio.create_task(cache.find_or_compute("hash", HeldUpload(budget, account), HANG_S, compute, nullcontext))
+        for account in (flood, flood, light, light)
+    ]
+    await until(lambda: begun.total() == 2, "both computations")
+    go_on.set()
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    await cache.close()
+    assert [type(each) for each in ended] == [ShareExceeded, ShareExceeded, Classification, Classification]
+    assert (begun, computed) == ({"flood": 1, "light": 1}, {"light": 1})
+
+
+async def test_slow_uploads_of_one_key_hold_its_share_of_the_open_requests_and_of_the_bytes(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    metrics, go_on = Counted(), asyncio.Event()
+    guard = guard_of(tmp_path, metrics=metrics, max_requests=6)
+    limits = {"max_upload_bytes": 1_000_000, "max_held_bytes": 2_000_000}
+    async with held(classifier, metrics, guard, **limits) as replica:
+
+        async def begin(size: int) -> asyncio.Task[httpx.Response]:
+            half_sent = asyncio.Event()
+            body = in_two_parts(b"x" * size, half_sent, go_on)
+            post = asyncio.create_task(replica.client.post("/predict", content=body, headers=key(FLOOD)))
+            await half_sent.wait()
+            return post
+
+        uploads = [await begin(900_000), await begin(900_000)]
+        large = await replica.client.post("/predict", content=b"x" * 200_000, headers=key(FLOOD))
+        assert_error(large, 429, "share_exceeded", "bytes of uploads", "1,000,000 of 2,000,000")
+        uploads.append(await begin(10))
+        for path in ("/predict", "/v2/models/resnet50/infer"):
+            late = await replica.client.post(path, content=b"x", headers=key(FLOOD))
+            assert (late.status_code, late.headers["Retry-After"]) == (429, "1")
+        assert list(late.json()) == ["error"]
+        assert "3 of 6" in late.json()["error"]
+        assert (await replica.client.get("/ready", headers=key(FLOOD))).status_code == 200
+        other = await replica.client.post("/predict", content=b"x" * 200_000, headers=key(LIGHT))
+        assert_error(other, 415, "unsupported_image")
+        go_on.set()
+        for upload in uploads:
+            assert (await upload).status_code in (415, 429)
+        again = await replica.client.post("/predict", content=b"x" * 900_000, headers=key(FLOOD))
+        assert_error(again, 415, "unsupported_image")
+
+
+async def test_the_api_page_says_429_of_every_operation_that_needs_a_key(
+    classifier: Classifier, tmp_path: Path
+) -> None:
+    async with held(classifier, Counted(), guard_of(tmp_path)) as replica:
+        paths = (await replica.client.get("/openapi.json")).json()["paths"]
+    described = {path: item.get("post", item.get("get"))["responses"] for path, item in paths.items()}
+    assert "share_exceeded" in described["/predict"]["429"]["description"]
+    assert "429" not in described["/ready"]
+    bodies = {path: described[path]["429"]["content"]["application/json"]["schema"]["$ref"] for path in ("/", "/v2")}
+    assert [body.rpartition("/")[2] for body in bodies.values()] == ["ErrorBody", "InferenceError"]
