@@ -1,11 +1,16 @@
 """Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO and ONNX Runtime."""
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+# `import openvino` reports itself to a server on the internet, from a fork of the importing process, wherever the package
+# openvino_telemetry can be imported. Its stub does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # importing it raises ImportError
 
 MOST_AT_ONCE = 2
 """The most batches that an engine computes at the same time."""
