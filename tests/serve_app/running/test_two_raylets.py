@@ -1,13 +1,10 @@
 """Two nodes of a cluster, as two raylets on this machine: replicas follow the nodes, and one answers for the other.
 
-Marked long: two starts of Ray take about a minute on two cores. `make test-system` does the same with machines of their
-own.
+`make test-system` does the same with machines of their own.
 """
 
 import os
-import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,27 +12,27 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from tests.failures import keep_on_failure
-from tests.ports import free_port
-from tests.service import START_S, STOP_S, Service, launcher, own_environment, read_config, service, write_config
+from tests.raylets import Raylet, another_node
+from tests.serve_app.running.shared import ANSWER_S, KEY
+from tests.service import Service, read_config
 
-pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only"), pytest.mark.long]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
-KEY = "a-key-of-the-two-raylets"
+APPLICATION, PREFIX = "followers", "/followers"
 
 
 @dataclass
 class TwoNodes:
-    """A service with cluster.yaml's lookups, and what the second raylet has."""
+    """The shared service with cluster.yaml's lookups besides its own, and one more node."""
 
     first: Service
-    second: "subprocess.Popen[bytes]"
-    second_url: str
+    second: Raylet
 
     def replicas(self) -> list[str]:
-        """Return the node id of each running replica."""
-        found = self.first.rest().applications()["users"]["deployments"]["Users"]["replicas"]
+        """Return the node id of each running replica that follows the nodes."""
+        found = self.first.rest().applications()[APPLICATION]["deployments"]["Users"]["replicas"]
         return [each["node_id"] for each in found if each["state"] == "RUNNING"]
 
     def are_whole(self) -> bool:
@@ -43,56 +40,36 @@ class TwoNodes:
 
     def answers(self, url: str) -> bool:
         try:
-            return httpx.get(f"{url}/user/1", headers={"X-API-Key": KEY}, timeout=STOP_S).status_code == 200
+            got = httpx.get(f"{url}{PREFIX}/1", headers={"X-API-Key": KEY}, timeout=ANSWER_S, trust_env=False)
         except httpx.TransportError:
             return False
+        return got.status_code == 200
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
-    folder, port, second_port = tmp_path_factory.mktemp("nodes"), free_port(), free_port()
-    keys = folder / "keys"
-    keys.write_text(KEY)
-    config = read_config("cluster.yaml")
-    config["http_options"] = {"host": "127.0.0.1", "port": port}
-    config["applications"] = [users] = config["applications"][:1]
-    users["args"]["auth"]["keys_file"] = str(keys)
-    users["deployments"][0]["autoscaling_config"] |= {"upscale_delay_s": 0, "downscale_delay_s": 0}
-    environment = own_environment(folder) | {"RAY_health_check_period_ms": "500"}
-    with service(launcher(write_config(folder, config)), environment, folder, port) as first:
-        first.wait_for_ready_block()
-        named = re.search(r"ray status --address (\S+)", first.printed())
-        assert named
-        other_ports = {
-            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(second_port),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        }
-        with (folder / "second.txt").open("wb") as log, keep_on_failure("raylet", lambda: [folder / "second.txt"]):
-            command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
-            second = subprocess.Popen(
-                [*command, "--block"],
-                env=first.processes_environment() | other_ports,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                yield TwoNodes(first, second, f"http://127.0.0.1:{second_port}")
-            finally:
-                second.send_signal(signal.SIGTERM)
-                second.wait(START_S)
+def nodes(running: Service, keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoNodes]:
+    rest = running.rest()
+    served = [found["deployed_app_config"] for found in rest.applications().values()]
+    before = yaml.safe_load(running.output.with_name("config.yaml").read_text()) | {"applications": served}
+    followers = read_config("cluster.yaml")["applications"][0] | {"name": APPLICATION, "route_prefix": PREFIX}
+    followers["args"]["auth"]["keys_file"] = str(keys_file)
+    followers["deployments"][0]["autoscaling_config"] |= {"upscale_delay_s": 0, "downscale_delay_s": 0}
+    rest.deploy(before | {"applications": [*served, followers]})
+    with another_node(running, tmp_path_factory.mktemp("nodes")) as second:
+        yield TwoNodes(running, second)
+    rest.deploy(before)
+    running.wait_for(lambda: APPLICATION not in rest.applications(), "the end of the application")
 
 
 def test_a_node_that_joins_gets_a_replica_and_an_ingress(nodes: TwoNodes) -> None:
     nodes.first.wait_for(nodes.are_whole, "a replica on each node")
-    nodes.first.wait_for(lambda: nodes.answers(nodes.second_url), "the second node's HAProxy")
+    nodes.first.wait_for(lambda: nodes.answers(nodes.second.url), "the second node's HAProxy")
     assert nodes.answers(nodes.first.url)
 
 
 def test_while_a_node_is_lost_the_other_answers_every_request(nodes: TwoNodes) -> None:
     nodes.first.wait_for(nodes.are_whole, "a replica on each node")
-    os.killpg(nodes.second.pid, signal.SIGKILL)
+    os.killpg(nodes.second.process.pid, signal.SIGKILL)
     meanwhile = []
 
     def is_alone() -> bool:

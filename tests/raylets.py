@@ -1,0 +1,50 @@
+"""More nodes for a running service: raylets on this machine that join its cluster, each with an HAProxy of its own."""
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.failures import keep_on_failure
+from tests.ports import free_port
+from tests.service import START_S, Service
+
+
+@dataclass(frozen=True)
+class Raylet:
+    """A raylet and what it starts, a process group; its HAProxy will answer at `url`."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+
+
+@contextmanager
+def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
+    """Run one more node of the cluster of `first` during the block; what it prints is in `folder`."""
+    named = re.search(r"ray status --address (\S+)", first.printed())
+    assert named, first.printed()
+    port = free_port()
+    ports = {
+        "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(port),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+    }
+    output = folder / f"raylet_{port}.txt"
+    with output.open("wb") as file, keep_on_failure("raylet", lambda: [output]):
+        command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
+        process = subprocess.Popen(
+            [*command, "--block"],
+            env=first.processes_environment() | ports,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+        try:
+            yield Raylet(process, f"http://127.0.0.1:{port}")
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(START_S)
