@@ -8,28 +8,32 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-RAY, ENGINE = "ray", "engine"
+RAY, ENGINE, ANOTHER_ENGINE = "ray", "engine", "another engine"
 _PLACES = {
     "tests/serve_app/running/": RAY,
     "tests/serve_app/classifier/": ENGINE,
     "tests/serve_app/cache/test_cache.py": ENGINE,
-    "tests/serve_app/jobs/": ENGINE,
-    "tests/serve_app/client/test_client_jobs.py": ENGINE,
-    "tests/serve_app/test_errors.py": ENGINE,
-    "tests/serve_app/test_head.py": ENGINE,
-    "tests/serve_app/test_shares.py": ENGINE,
+    "tests/serve_app/open_inference/": ANOTHER_ENGINE,
+    "tests/serve_app/jobs/": ANOTHER_ENGINE,
+    "tests/serve_app/client/evaluate/": ANOTHER_ENGINE,
+    "tests/serve_app/client/test_client_jobs.py": ANOTHER_ENGINE,
+    "tests/serve_app/test_errors.py": ANOTHER_ENGINE,
+    "tests/serve_app/test_head.py": ANOTHER_ENGINE,
+    "tests/serve_app/test_shares.py": ANOTHER_ENGINE,
+    "tests/serve_app/test_unknown_parameters.py": ANOTHER_ENGINE,
 }
-"""RAY holds the tests of a whole service, one service at a time, and ENGINE those that compute with TensorFlow in the
-test's own process, which then loads it once. Any other file is a group of its own."""
+"""RAY holds the tests of a whole service, one service at a time. Those that compute with TensorFlow in the test's own
+process, which then loads it once, are in two groups of about the same length. Any other file is a group of its own."""
 _FIRST = (
     RAY,
     "tests/loadtest/measure/test_kit_faults.py",
     "tests/loadtest/measure/test_kit_proof.py",
     ENGINE,
+    ANOTHER_ENGINE,
 )
-"""Groups that take longest: they begin first. ENGINE does when RAY has made the model, for which it would wait."""
+"""Groups that take longest: they begin first, those with an engine after RAY, which makes the model they wait for."""
 _BEGINNING_S = 600
-"""The first test of RAY and of ENGINE makes the model: half a minute, and several on a machine that does more."""
+"""The first test of these groups makes the model or waits for it: half a minute, and several on a busy machine."""
 
 
 def group_of(nodeid: str) -> str:
@@ -56,5 +60,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest groups first."""
     items.sort(key=lambda item: _FIRST.index(group) if (group := group_of(item.nodeid)) in _FIRST else len(_FIRST))
     for item in items:
-        if group_of(item.nodeid) in {RAY, ENGINE} and item.get_closest_marker("timeout") is None:
+        if group_of(item.nodeid) in {RAY, ENGINE, ANOTHER_ENGINE} and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_BEGINNING_S))
