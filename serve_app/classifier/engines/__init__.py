@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# `import openvino` reports itself to a server on the internet, from a fork of the importing process, wherever the package
-# openvino_telemetry can be imported. Its stub does nothing.
+# `import openvino` reports itself to a server on the internet, from a fork of the importing process, wherever
+# openvino_telemetry can be imported. The stub that it takes instead does nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # importing it raises ImportError
 
 MOST_AT_ONCE = 2
