@@ -83,6 +83,9 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
         yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each engine"
     if model["choice"]:
         yield from _choice_lines(model["choice"])
+    elif model["calibrated"]:
+        found = model["calibrated"]["agreement"]
+        yield f"  int8        {found['same_class']} of {found['of']} {found['pictures']}: same best class as float32"
     if model["weights"] == "random":
         yield "  WARNING     random weights: predictions mean nothing; see `weights:` in the config"
 

@@ -1,11 +1,16 @@
-"""Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO and ONNX Runtime."""
+"""Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO, NNCF, ONNX Runtime."""
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+# OpenVINO and NNCF send statistics of their use to Google Analytics as soon as they are imported, and ask nobody. They
+# take it as a no that the module for it is missing.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 MOST_AT_ONCE = 2
 """The most batches that an engine computes at the same time."""
