@@ -43,7 +43,7 @@ class Calibration:
     @property
     def sha256(self) -> str:
         """Return the SHA-256 of the pictures that int8 is made by."""
-        return hashlib.sha256(self.making).hexdigest()
+        return hashlib.sha256(self.making.data).hexdigest()
 
 
 def find_calibration_fault(folder: Path) -> Fault | None:
@@ -64,7 +64,7 @@ def read_calibration(settings: ClassifierSettings, geometry: Geometry) -> Calibr
     if fault := find_calibration_fault(folder):
         raise SetupError(fault)
     decoded = decode_pictures(folder, MOST_PICTURES, settings, geometry)
-    different = list({hashlib.sha256(picture).digest(): picture for picture in decoded}.values())
+    different = list({hashlib.sha256(picture.data).digest(): picture for picture in decoded}.values())
     if len(different) < LEAST_PICTURES:
         raise SetupError(_too_few(f"{len(different)} different pictures that can be decoded", folder))
     return Calibration(folder, np.stack(different[::2]), np.stack(different[1::2]))
