@@ -40,7 +40,7 @@ def compare_scores(pictures: str, wanted: Scores, found: Scores) -> Agreed:
 
 def why_refused(measured: list[Agreed], min_agreement: float) -> str | None:
     """Return why an engine that agrees so far may not serve, or None if it may."""
-    least = min(measured, key=lambda each: each.same_class / each.of)
-    if least.same_class >= min_agreement * least.of:
+    least = min(measured, key=lambda each: each.same_class / each.of, default=None)
+    if least is None or least.same_class >= min_agreement * least.of:
         return None
     return f"another best class in {least.of - least.same_class} of {least.of} {least.pictures}"

@@ -175,14 +175,15 @@ def _try(
     about |= {"images_per_s": found.images_per_s}
     if not all(np.isfinite(scores).all() for scores in found.scores):
         return Trial.model_validate({**about, "refused": "it gives numbers that are not finite"})
-    measured = [
+    judged = measured = [
         compare_scores(given.name, *scores)
         for given, *scores in zip(bench.sets, wanted.scores, found.scores, strict=True)
     ]
     if (calibrated := prepared.manifest.calibrated) is not None:
-        # It rounds as the user's pictures want it: generated ones are none of those for which it was made.
-        measured = [calibrated.agreement, *measured[1:]]
-    refused = why_refused(measured, bench.settings.min_agreement)
+        # It was admitted by pictures of the user when it was prepared. Generated ones are not what it is made for.
+        judged = measured[1:]
+        measured = [calibrated.agreement, *judged]
+    refused = why_refused(judged, bench.settings.min_agreement)
     return Trial.model_validate({**about, "agreement": measured, "refused": refused})
 
 
@@ -232,7 +233,7 @@ def _make_pictures(settings: ClassifierSettings, geometry: Geometry) -> Iterator
     yield _PictureSet("generated pictures", generate_pictures(GENERATED, geometry.crop))
     if settings.agreement_pictures is not None:
         folder = Path(settings.agreement_pictures)
-        decoded = list(decode_pictures(folder, MOST_OF_A_FOLDER, settings, geometry))
+        decoded = [picture for _, picture in decode_pictures(folder, MOST_OF_A_FOLDER, settings, geometry)]
         if not decoded:
             raise SetupError(no_pictures("agreement_pictures", folder))
         yield _PictureSet(f"pictures of {folder}", np.stack(decoded))

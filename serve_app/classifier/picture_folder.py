@@ -26,11 +26,14 @@ def describe_files(folder: Path, most: int) -> list[tuple[str, int, int]]:
     return [(str(file), (known := file.stat()).st_size, known.st_mtime_ns) for file in find_pictures(folder, most)]
 
 
-def decode_pictures(folder: Path, most: int, settings: ClassifierSettings, geometry: Geometry) -> Iterator[Pictures]:
-    """Yield each picture among the files of `find_pictures`; a folder may contain other files."""
+def decode_pictures(
+    folder: Path, most: int, settings: ClassifierSettings, geometry: Geometry
+) -> Iterator[tuple[Path, Pictures]]:
+    """Yield each picture among the files of `find_pictures`, with its file; a folder may contain other files."""
     for file in find_pictures(folder, most):
         try:
-            yield decode_image(file.read_bytes(), settings.max_pixels, geometry, draft=settings.reduced_decoding)
+            data = file.read_bytes()
+            yield file, decode_image(data, settings.max_pixels, geometry, draft=settings.reduced_decoding)
         except (OSError, ServiceError):
             continue
 

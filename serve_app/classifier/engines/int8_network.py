@@ -6,7 +6,7 @@ from typing import Any
 import openvino
 
 from serve_app.classifier.agreed import compare_scores
-from serve_app.classifier.calibration import Calibrated, Calibration
+from serve_app.classifier.calibration import Calibrated, Calibration, count_right
 from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.openvino_engine import OpenVinoEngine
 from serve_app.classifier.engines.prepared_files import INT8_MODEL, OPENVINO_MODEL
@@ -29,6 +29,7 @@ def save_as_int8(folder: Path, calibration: Calibration, *, threads: int, max_ba
         pictures=len(calibration.making),
         sha256=calibration.sha256,
         agreement=compare_scores(f"pictures of {calibration.folder} kept apart", wanted, found),
+        accuracy=count_right(calibration.classes, wanted, found),
     )
 
 

@@ -41,7 +41,7 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
     folder.mkdir(parents=True)
     device = network.save(folder)
     is_int8 = settings.precision == "int8"
-    calibrated = _make_int8(settings, Geometry(resize, facts.crop), folder) if is_int8 else None
+    calibrated = _make_int8(settings, Geometry(resize, facts.crop), labels.names, folder) if is_int8 else None
     manifest = Manifest(
         name=facts.name,
         weights=facts.weights,
@@ -70,10 +70,10 @@ def _obtain_network(settings: ClassifierSettings) -> Network:
     return keras_network.obtain_network(settings)
 
 
-def _make_int8(settings: ClassifierSettings, geometry: Geometry, folder: Path) -> Calibrated:
+def _make_int8(settings: ClassifierSettings, geometry: Geometry, labels: list[str], folder: Path) -> Calibrated:
     from serve_app.classifier.engines.int8_network import save_as_int8
 
-    calibration = read_calibration(settings, geometry)
+    calibration = read_calibration(settings, geometry, labels)
     return save_as_int8(folder, calibration, threads=settings.thread_count, max_batch=settings.max_batch)
 
 

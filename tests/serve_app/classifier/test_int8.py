@@ -4,9 +4,11 @@ import io
 import json
 import os
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from pydantic import ValidationError
@@ -16,8 +18,11 @@ from serve_app.classifier.api import build_model_api
 from serve_app.classifier.calibration import (
     LEAST_PICTURES,
     MOST_PICTURES,
+    UNKNOWN,
+    Accuracy,
     Calibrated,
     check_admission,
+    count_right,
     read_calibration,
 )
 from serve_app.classifier.choice import candidates, settled
@@ -30,6 +35,7 @@ from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
 from tests.conftest import THREADS
 from tests.serve_app.classifier.small_networks import (
+    COLOURS,
     SIDE,
     colour_probabilities,
     pictures,
@@ -192,7 +198,7 @@ def test_a_folder_with_too_little_is_told_before_the_start(tmp_path: Path) -> No
     (folder / "notes.txt").write_text("no picture")
     assert not any(fault.key == "calibration" for fault in find_source_faults(wanted))
     with pytest.raises(SetupError, match="has 199 different pictures that can be decoded; int8 needs 200"):
-        read_calibration(wanted, GEOMETRY)
+        read_calibration(wanted, GEOMETRY, COLOURS)
 
 
 def test_copies_of_a_picture_count_once(tmp_path: Path) -> None:
@@ -201,15 +207,35 @@ def test_copies_of_a_picture_count_once(tmp_path: Path) -> None:
         (tmp_path / f"copy-{number:04}.png").write_bytes((tmp_path / f"{number % 50:04}.png").read_bytes())
     (tmp_path / "0199.png").unlink()
     with pytest.raises(SetupError, match="has 199 different pictures"):
-        read_calibration(settings(calibration=str(tmp_path)), GEOMETRY)
+        read_calibration(settings(calibration=str(tmp_path)), GEOMETRY, COLOURS)
 
 
 def test_no_picture_judges_what_was_made_by_it(tmp_path: Path) -> None:
-    read = read_calibration(settings(calibration=str(draw(tmp_path, LEAST_PICTURES + 1))), GEOMETRY)
+    read = read_calibration(settings(calibration=str(draw(tmp_path, LEAST_PICTURES + 1))), GEOMETRY, COLOURS)
     made_by, judged_by = ({picture.tobytes() for picture in each} for each in (read.making, read.judging))
     assert (len(made_by), len(judged_by)) == (101, 100)
     assert not made_by & judged_by
-    assert read.sha256 == read_calibration(settings(calibration=str(tmp_path)), GEOMETRY).sha256
+    assert (read.classes == UNKNOWN).all()
+    assert read.sha256 == read_calibration(settings(calibration=str(tmp_path)), GEOMETRY, COLOURS).sha256
+
+
+def test_a_folder_named_for_a_class_labels_its_pictures(tmp_path: Path) -> None:
+    folders = ("Red", "1", "blue_", "no class")
+    for number, (name, picture) in enumerate(zip(cycle(folders), pictures(LEAST_PICTURES)[0], strict=False)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(picture).save(tmp_path / name / f"{number:04}.png")
+    read = read_calibration(settings(calibration=str(tmp_path)), GEOMETRY, COLOURS)
+    known, counts = np.unique(read.classes, return_counts=True)
+    assert dict(zip(known.tolist(), counts.tolist(), strict=True)) == {UNKNOWN: 25, 0: 25, 1: 25, 2: 25}
+
+
+def test_being_right_is_counted_about_labelled_pictures_if_there_are_enough() -> None:
+    classes = np.array([0, 1, 2, UNKNOWN] * 40)
+    right = np.eye(3, dtype=np.float32)[np.maximum(classes, 0)]
+    wrong = right.copy()
+    wrong[:4] = right[1]
+    assert count_right(classes, right, wrong) == Accuracy(of=120, float32=120, int8=118)
+    assert count_right(classes[:100], right[:100], wrong[:100]) is None
 
 
 def test_other_pictures_and_another_decoding_make_another_network(tmp_path: Path) -> None:
@@ -223,6 +249,33 @@ def test_other_pictures_and_another_decoding_make_another_network(tmp_path: Path
     names.append(_name(settled(wanted, "openvino", "float32"), 0.0))
     assert len(set(names)) == 5
     assert _name(wanted.model_copy(update={"min_agreement": 0.5}), 0.0) == names[3]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "least", "is_refused"),
+    [
+        (Accuracy(of=100, float32=80, int8=79), 0.99, False),
+        (Accuracy(of=100, float32=80, int8=78), 0.99, True),
+        (Accuracy(of=100, float32=80, int8=70), 0.9, False),
+        (Accuracy(of=100, float32=49, int8=49), 0.99, True),  # labels of another network, perhaps
+        (Accuracy(of=100, float32=0, int8=0), 0.99, True),
+        (None, 0.99, True),
+    ],
+)
+def test_int8_that_is_as_right_as_float32_may_differ(
+    accuracy: Accuracy | None,
+    least: float,
+    is_refused: bool,  # noqa: FBT001
+) -> None:
+    agreement = Agreed(pictures="pictures of /folder kept apart", same_class=80, of=100, largest_difference=0.2)
+    calibrated = Calibrated(pictures=100, sha256="0" * 64, agreement=agreement, accuracy=accuracy)
+    if not is_refused:
+        check_admission(calibrated, least)
+        return
+    with pytest.raises(SetupError) as caught:
+        check_admission(calibrated, least)
+    told = accuracy and f"right about {accuracy.int8} of 100 labelled ones, float32 about {accuracy.float32};"
+    assert (told or "min_agreement is 0.99; write") in str(caught.value)
 
 
 @pytest.mark.parametrize(("same", "least", "is_refused"), [(297, 0.99, False), (296, 0.99, True), (296, 0.98, False)])
