@@ -1,6 +1,6 @@
 """The user's pictures by which `precision: int8` is made, and those by which it is judged. Called by `engines.prepare`.
 
-Every second picture is kept apart for the judgement: what a network was made of tells little about it.
+Half of them are kept apart for the judgement: what a network was made of tells little about it.
 """
 
 import hashlib
@@ -77,16 +77,17 @@ def find_calibration_fault(folder: Path) -> Fault | None:
 def read_calibration(settings: ClassifierSettings, geometry: Geometry, labels: Sequence[str]) -> Calibration:
     """Return the pictures of the folder that `settings` name, decoded as those of clients. Raises SetupError.
 
-    The first folder below it is the class of the pictures in it if it is called as one of `labels`, or its index.
-
-    Of pictures that are the same, one is taken: it would judge what was made by itself.
+    The first folder below it is the class of the pictures in it if it is called as one of `labels`, or its index. Of
+    pictures that are the same, one is taken: it would judge what was made by itself. The order is that of their
+    SHA-256, the same each time: by their names, every second one may be of one kind.
     """
     assert settings.calibration is not None  # ClassifierSettings asks for it with int8
     folder = Path(settings.calibration)
     if fault := find_calibration_fault(folder):
         raise SetupError(fault)
     decoded = decode_pictures(folder, MOST_PICTURES, settings, geometry)
-    different = list({hashlib.sha256(picture.data).digest(): (file, picture) for file, picture in decoded}.values())
+    by_digest = {hashlib.sha256(picture.data).digest(): (file, picture) for file, picture in decoded}
+    different = [by_digest[digest] for digest in sorted(by_digest)]
     if len(different) < LEAST_PICTURES:
         raise SetupError(_too_few(f"{len(different)} different pictures that can be decoded", folder))
     making, judging = different[::2], different[1::2]

@@ -3,8 +3,8 @@
 The bare engines compute pictures that lie in memory, in processes of their own and in rounds that alternate. The
 service has an application for each of them; one gets 16 connections while the others have nothing to do. The network is
 that of `tests.benchmarks.agreement`, fitted to pictures that it draws: with random weights no class is more probable
-than another, and rounding alone would decide whether int8 agrees. Many of these pictures lie close to a boundary between
-two classes. The notes say how far int8 agrees with float32, and how often both are right.
+than another, and rounding alone would decide whether int8 agrees. Many of these pictures lie close to a boundary
+between two classes. The notes say how far int8 agrees with float32, and how often both are right.
 """
 
 import json

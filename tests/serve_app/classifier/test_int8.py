@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -220,13 +219,25 @@ def test_no_picture_judges_what_was_made_by_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_named_for_a_class_labels_its_pictures(tmp_path: Path) -> None:
-    folders = ("Red", "1", "blue_", "no class")
-    for number, (name, picture) in enumerate(zip(cycle(folders), pictures(LEAST_PICTURES)[0], strict=False)):
+    folders = {"Red": 0, "1": 1, "blue_": 2, "no class": UNKNOWN}
+    expected = {}
+    for number, picture in enumerate(pictures(LEAST_PICTURES)[0]):
+        name, class_id = list(folders.items())[number % len(folders)]
         (tmp_path / name).mkdir(exist_ok=True)
         Image.fromarray(picture).save(tmp_path / name / f"{number:04}.png")
+        expected[picture.tobytes()] = class_id
     read = read_calibration(settings(calibration=str(tmp_path)), GEOMETRY, COLOURS)
-    known, counts = np.unique(read.classes, return_counts=True)
-    assert dict(zip(known.tolist(), counts.tolist(), strict=True)) == {UNKNOWN: 25, 0: 25, 1: 25, 2: 25}
+    assert read.classes.tolist() == [expected[picture.tobytes()] for picture in read.judging]
+    assert set(read.classes) == {UNKNOWN, 0, 1, 2}
+
+
+def test_names_do_not_decide_which_pictures_judge(tmp_path: Path) -> None:
+    draw(tmp_path, LEAST_PICTURES)
+    for number in range(0, LEAST_PICTURES, 2):
+        Image.new("RGB", (SIDE, SIDE), (number, 0, 0)).save(tmp_path / f"{number:04}.png")
+    read = read_calibration(settings(calibration=str(tmp_path)), GEOMETRY, COLOURS)
+    for half in (read.making, read.judging):
+        assert 0 < sum(picture[..., 2].any() for picture in half) < len(half)
 
 
 def test_being_right_is_counted_about_labelled_pictures_if_there_are_enough() -> None:
