@@ -104,6 +104,7 @@ def prepare(report: Report, folder: Path, min_agreement: float) -> dict[str, dic
         calibrated = find_or_prepare(ClassifierSettings.model_validate(each)).manifest.calibrated
         if calibrated is not None:
             report.notes.append(f"{name}: {describe(calibrated)}")
+            progress(report.notes[-1])
     return args
 
 
