@@ -77,5 +77,5 @@ clean: ## remove what was installed and cached in this folder
 
 .venv/dev.stamp: .venv/uv.stamp pyproject.toml requirements.lock
 	@echo "installing everything"
-	@$(UV) --compile-bytecode --editable '.[stress,client,postgres,onnxruntime,openvino,jax,dev]'
+	@$(UV) --compile-bytecode --editable '.[stress,client,postgres,onnxruntime,openvino,int8,jax,dev]'
 	@touch $@ .venv/serve.stamp

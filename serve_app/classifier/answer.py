@@ -24,7 +24,7 @@ class ModelName(BaseModel):
 
     name: str
     engine: Literal["tensorflow", "openvino", "onnxruntime", "jax"]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "int8"]
     weights: str = Field(description="imagenet, a file's name, or `random`: then the prediction means nothing.")
 
 

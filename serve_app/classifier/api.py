@@ -7,6 +7,7 @@ from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel, Field
 
 from serve_app.classifier.answer import ModelName, Prediction, TopK
+from serve_app.classifier.calibration import Calibrated
 from serve_app.classifier.choice import Choice
 from serve_app.classifier.classifier import CacheUse, Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
@@ -72,6 +73,7 @@ class ModelInfo(ModelName):
     fingerprint: str = Field(description="The same for two services that find the same classes in a picture.")
     device: str = Field(description="What the engine computes on: `cpu`, or the name of a GPU.")
     tf32: bool = Field(description="Whether `float32` is multiplied as TF32, with 10 bits of mantissa, as GPUs do.")
+    calibrated: Calibrated | None = Field(description="How `precision: int8` was made, and how far it agrees.")
     choice: Choice | None = Field(description="What `engine: auto` or `precision: auto` was decided by.")
     cache: Literal["redis", "memory", "off"] = Field(description="Where predictions are kept.")
     labels: str = Field(description="imagenet, a file's name, or `placeholder`.")
@@ -110,6 +112,7 @@ def build_model_api(classifier: Classifier) -> FastAPI:
         fingerprint=fingerprint_model(settings, classifier.prepared),
         device=classifier.device,
         tf32=classifier.has_tf32,
+        calibrated=manifest.calibrated,
         choice=classifier.prepared.choice,
         cache=classifier.cache_kind,
         labels=manifest.labels_from,

@@ -14,16 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serve_app.agreement import Agreement, Pair, measure_agreement
+from serve_app.classifier.agreed import Agreed, Scores, compare_scores, why_refused
 from serve_app.classifier.child import run_child
 from serve_app.classifier.families import Geometry
-from serve_app.classifier.images import decode_image
-from serve_app.classifier.scores import best_classes
+from serve_app.classifier.picture_folder import Pictures, decode_pictures, no_pictures
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.errors import Fault, ServiceError, SetupError
+from serve_app.errors import Fault, SetupError
 
 if TYPE_CHECKING:
     from serve_app.classifier.model_cache import PreparedModel
@@ -36,24 +34,10 @@ MOST_OF_A_FOLDER = 256
 _TRIAL = "serve_app.classifier.engines.trial"
 TRIAL_TIMEOUT_S = 900
 _ENGINES = ("tensorflow", "openvino", "jax", "onnxruntime")
-_PRECISIONS = ("float32", "bfloat16")
+_PRECISIONS = ("float32", "bfloat16", "int8")
 _MOST_GRID = 24
 _GRAIN = 6
 """Standard deviation of the noise in generated pictures, of 255 levels."""
-
-Pictures = NDArray[np.uint8]
-Scores = NDArray[np.float32]
-
-
-class Agreed(BaseModel):
-    """How far an engine agrees with the reference about some pictures."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    pictures: str
-    same_class: int
-    of: int
-    largest_difference: float = Field(description="Of the probability of any class, 0 to 1.")
 
 
 class Trial(BaseModel):
@@ -62,7 +46,7 @@ class Trial(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     engine: Literal["tensorflow", "openvino", "onnxruntime", "jax"]
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16", "int8"]
     images_per_s: float | None = Field(None, description="Of one replica's engine, without decoding and HTTP.")
     agreement: list[Agreed] = []
     refused: str | None = Field(None, description="Why it was not chosen, however fast it is.")
@@ -124,7 +108,8 @@ def candidates(settings: ClassifierSettings) -> Iterator[ClassifierSettings]:
 
 def settled(settings: ClassifierSettings, engine: str, precision: str) -> ClassifierSettings:
     """Return `settings` with an engine and a precision in place of `auto`. Raises ValidationError."""
-    changes = {"engine": engine, "precision": precision, "agreement_pictures": None}
+    calibration = settings.calibration if precision == "int8" else None
+    changes = {"engine": engine, "precision": precision, "agreement_pictures": None, "calibration": calibration}
     return ClassifierSettings.model_validate({**settings.model_dump(), **changes})
 
 
@@ -181,7 +166,8 @@ def _try(
 ) -> Trial:
     about: dict[str, object] = {"engine": candidate.engine, "precision": candidate.precision}
     try:
-        found = bench.run(prepare(candidate).folder, candidate.engine, candidate.precision)
+        prepared = prepare(candidate)
+        found = bench.run(prepared.folder, candidate.engine, candidate.precision)
     except (SetupError, RuntimeError, _TrialFailed) as exc:
         logger.info("engine %s with precision %s: %s", candidate.engine, candidate.precision, exc)
         may_pass = isinstance(exc, PassingError) or not isinstance(exc, SetupError)
@@ -189,38 +175,21 @@ def _try(
     about |= {"images_per_s": found.images_per_s}
     if not all(np.isfinite(scores).all() for scores in found.scores):
         return Trial.model_validate({**about, "refused": "it gives numbers that are not finite"})
-    measured = [_measure(*each) for each in zip(bench.sets, wanted.scores, found.scores, strict=True)]
-    refused = why_refused(measured, bench.settings.min_agreement)
+    judged = measured = [
+        compare_scores(given.name, *scores)
+        for given, *scores in zip(bench.sets, wanted.scores, found.scores, strict=True)
+    ]
+    if (calibrated := prepared.manifest.calibrated) is not None:
+        # It was admitted by pictures of the user when it was prepared. Generated ones are not what it is made for.
+        judged = measured[1:]
+        measured = [calibrated.agreement, *judged]
+    refused = why_refused(judged, bench.settings.min_agreement)
     return Trial.model_validate({**about, "agreement": measured, "refused": refused})
 
 
 def _reason(exc: Exception) -> str:
     """Return the last line of what an engine's process said, which is what Python ends a traceback with."""
     return (str(exc).strip() or repr(exc)).splitlines()[-1].strip()
-
-
-def why_refused(measured: list[Agreed], min_agreement: float) -> str | None:
-    """Return why an engine that agrees so far may not serve, or None if it may."""
-    least = min(measured, key=lambda each: each.same_class / each.of)
-    if least.same_class >= min_agreement * least.of:
-        return None
-    return f"another best class in {least.of - least.same_class} of {least.of} {least.pictures}"
-
-
-def _measure(given: _PictureSet, wanted: Scores, found: Scores) -> Agreed:
-    agreement: Agreement = measure_agreement(
-        [
-            Pair(str(number), tuple(best_classes(first)), tuple(best_classes(second)))
-            for number, (first, second) in enumerate(zip(wanted, found, strict=True))
-        ]
-    )
-    top1 = agreement.top1
-    return Agreed(
-        pictures=given.name,
-        same_class=top1.count,
-        of=top1.of,
-        largest_difference=agreement.percentiles["largest"],
-    )
 
 
 @dataclass(frozen=True)
@@ -264,31 +233,10 @@ def _make_pictures(settings: ClassifierSettings, geometry: Geometry) -> Iterator
     yield _PictureSet("generated pictures", generate_pictures(GENERATED, geometry.crop))
     if settings.agreement_pictures is not None:
         folder = Path(settings.agreement_pictures)
-        decoded = [
-            picture for file in find_pictures(folder) if (picture := _decode(file, settings, geometry)) is not None
-        ]
+        decoded = [picture for _, picture in decode_pictures(folder, MOST_OF_A_FOLDER, settings, geometry)]
         if not decoded:
-            raise SetupError(no_pictures(folder))
+            raise SetupError(no_pictures("agreement_pictures", folder))
         yield _PictureSet(f"pictures of {folder}", np.stack(decoded))
-
-
-def _decode(file: Path, settings: ClassifierSettings, geometry: Geometry) -> Pictures | None:
-    try:
-        return decode_image(file.read_bytes(), settings.max_pixels, geometry, draft=settings.reduced_decoding)
-    except (OSError, ServiceError):  # a folder may contain other files
-        return None
-
-
-def no_pictures(folder: Path) -> Fault:
-    """Return the fault of a folder without pictures."""
-    return Fault("agreement_pictures", f"{folder} is no folder of pictures", "name a folder that has some")
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """Return up to MOST_OF_A_FOLDER files below `folder`, evenly spread over their names."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
-    places = np.linspace(0, len(files) - 1, min(MOST_OF_A_FOLDER, len(files))).astype(int)
-    return [files[place] for place in places]
 
 
 def generate_pictures(count: int, side: int) -> Pictures:

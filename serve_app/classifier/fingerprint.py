@@ -26,6 +26,8 @@ def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> 
         "input": [manifest.preprocessing, manifest.resize, manifest.crop, manifest.outputs],
         "decoding": [DECODING, settings.reduced_decoding],
     }
+    if manifest.calibrated is not None:
+        parts["calibration"] = manifest.calibrated.sha256
     if manifest.device != "cpu":
         parts["device"] = manifest.device
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -24,10 +24,12 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serve_app.classifier.calibration import MOST_PICTURES, Calibrated, check_admission
 from serve_app.classifier.child import run_child
-from serve_app.classifier.choice import Choice, PassingError, candidates, choose, find_pictures, settled
+from serve_app.classifier.choice import MOST_OF_A_FOLDER, Choice, PassingError, candidates, choose, settled
 from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.machine import PROCESSOR, describe_processor, find_gpus, has_bfloat16
+from serve_app.classifier.picture_folder import describe_files
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
@@ -48,6 +50,7 @@ CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
+_INT8_MAKER = "nncf"
 _OTHER_WAYS = {
     "model": "name a network such as `model: resnet50`",
     "weights": "write `weights: auto`",
@@ -78,6 +81,8 @@ class Manifest(BaseModel):
     """What the network returned; the prepared one always returns probabilities."""
     device: str = "cpu"
     """For what the files of the engine were made: a GPU's name, or cpu."""
+    calibrated: Calibrated | None = None
+    """How it was made for `precision: int8`."""
 
     @property
     def geometry(self) -> Geometry:
@@ -133,15 +138,20 @@ def find_engine_fault(settings: ClassifierSettings, processor: Path = PROCESSOR)
         return None if None in faults else faults[-1]
     engine = settings.engine
     for package in _packages(settings):
+        if find_spec(package) is None and package == _INT8_MAKER:
+            return Fault("precision", f"{package} is not installed, which makes int8 of a network", _install("int8"))
         if find_spec(package) is None:
             for_engine = "" if package == engine else f", which prepares models for engine: {engine}"
-            remedy = f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{engine}]'"
-            return Fault("engine", f"{package} is not installed{for_engine}", remedy)
+            return Fault("engine", f"{package} is not installed{for_engine}", _install(engine))
     if (engine, settings.precision) == ("tensorflow", "bfloat16") and not has_bfloat16(processor):
         return Fault(
             "precision", "this processor has no bfloat16, which tensorflow needs", "write `precision: float32`"
         )
     return None
+
+
+def _install(extra: str) -> str:
+    return f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{extra}]'"
 
 
 def is_prepared(settings: ClassifierSettings, *, gpu_share: float | None = None) -> bool:
@@ -214,6 +224,8 @@ class _Cache:
         if manifest is None:
             with _locked(target.with_suffix(".lock")):
                 manifest = _read_manifest(target) or _make(settings, target, on_gpu=self.gpu_share > 0)
+        if manifest.calibrated is not None:
+            check_admission(manifest.calibrated, settings.min_agreement)
         return PreparedModel(folder=target, manifest=manifest, fingerprint=target.name)
 
 
@@ -300,10 +312,12 @@ def _name(pinned: ClassifierSettings, gpu_share: float) -> str:
         "labels": _identity(pinned.labels, pinned.labels_sha256),
         "seed": pinned.seed if pinned.weights == "random" else None,
     }
-    if pinned.is_auto or pinned.engine == "jax":
+    if pinned.is_auto or pinned.engine == "jax" or pinned.precision == "int8":
         # Made, compiled and measured on this machine, and for one precision.
         machine = [describe_processor(), *(find_gpus() if gpu_share else [])]
         parts |= {"precision": pinned.precision, "machine": machine, "on_gpu": gpu_share > 0}
+    if pinned.calibration is not None:
+        parts["calibration"] = [*_decoding(pinned), describe_files(Path(pinned.calibration), MOST_PICTURES)]
     if pinned.is_auto:
         timed_with = [pinned.thread_count, pinned.max_batch, gpu_share]
         parts |= {"timed_with": timed_with, "agreement": _agreement_parts(pinned)}
@@ -313,9 +327,13 @@ def _name(pinned: ClassifierSettings, gpu_share: float) -> str:
 def _agreement_parts(settings: ClassifierSettings) -> list[object]:
     if settings.agreement_pictures is None:
         return [settings.min_agreement]
-    files = find_pictures(Path(settings.agreement_pictures))
-    facts = [(str(file), (known := file.stat()).st_size, known.st_mtime_ns) for file in files]
-    return [settings.min_agreement, settings.max_pixels, settings.reduced_decoding, facts]
+    facts = describe_files(Path(settings.agreement_pictures), MOST_OF_A_FOLDER)
+    return [settings.min_agreement, *_decoding(settings), facts]
+
+
+def _decoding(settings: ClassifierSettings) -> list[object]:
+    """Return which settings decide what the network sees of a file, besides its input."""
+    return [settings.max_pixels, settings.reduced_decoding]
 
 
 def converter_versions(settings: ClassifierSettings) -> dict[str, str]:
@@ -326,10 +344,11 @@ def converter_versions(settings: ClassifierSettings) -> dict[str, str]:
 
 def _packages(settings: ClassifierSettings) -> list[str]:
     """Return what an engine needs to prepare a model and to compute it; packages are called as their modules are."""
+    maker = [_INT8_MAKER] if settings.precision == "int8" else []
     if settings.is_onnx:
-        return [settings.engine]
+        return [settings.engine, *maker]
     if settings.engine != "jax":
-        return list(dict.fromkeys((settings.engine, "tensorflow", "keras")))
+        return list(dict.fromkeys((settings.engine, "tensorflow", "keras", *maker)))
     draws = settings.weights == "random" and find_spec("tensorflow") is not None
     return ["jax", "keras", *(["tensorflow"] if draws else [])]
 

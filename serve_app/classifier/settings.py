@@ -78,23 +78,29 @@ class ClassifierSettings(BaseModel):
         "computes on a GPU if `ray_actor_options` has `num_gpus` (extra `gpu`). `auto`: the fastest one that is "
         "installed and agrees with float32; docs/engines.md.",
     )
-    precision: Literal["float32", "bfloat16", "auto"] = Field(
+    precision: Literal["float32", "bfloat16", "int8", "auto"] = Field(
         "float32",
         description="Arithmetic of the engine. `bfloat16` is for openvino and jax, and for tensorflow if the processor "
-        "has it. `float32` of jax on a GPU is TF32. `auto`: the fastest one that agrees with float32.",
+        "has it. `float32` of jax on a GPU is TF32. `int8` is for openvino, with the extra `int8` and `calibration`. "
+        "`auto`: the fastest one that agrees with float32.",
     )
     min_agreement: float = Field(
         0.99,
         gt=0,
         le=1,
-        description="Least share of pictures of which an engine that `auto` chooses names the same best class as "
-        "float32.",
+        description="Least share of pictures of which an engine that `auto` chooses, or `precision: int8`, names the "
+        "same best class as float32.",
         json_schema_extra={"unit": "–"},
     )
     agreement_pictures: Source | None = Field(
         None,
         description="A folder of pictures on which `auto` measures agreement, besides generated ones; up to 256 of "
         "them are taken.",
+    )
+    calibration: Source | None = Field(
+        None,
+        description="A folder of at least 200 pictures like those to be classified. Half of them, up to 300, decide "
+        "how `precision: int8` rounds; as many others decide whether it agrees with float32. docs/engines.md.",
     )
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | Literal["auto"] = Field(
         1,
@@ -251,6 +257,17 @@ class ClassifierSettings(BaseModel):
     def _onnxruntime_has_no_bfloat16(self) -> Self:
         if self.precision == "bfloat16" and self.engine == "onnxruntime":
             raise ValueError("precision: bfloat16 needs engine: openvino or tensorflow; with onnxruntime use float32")
+        return self
+
+    @model_validator(mode="after")
+    def _int8_is_calibrated(self) -> Self:
+        has_int8 = self.engine in ("openvino", "auto") and self.precision in ("int8", "auto")
+        if self.precision == "int8" and not has_int8:
+            raise ValueError(f"precision: int8 needs engine: openvino; with {self.engine} use float32")
+        if self.precision == "int8" and self.calibration is None:
+            raise ValueError("calibration: missing; name a folder of pictures like those to be classified, for int8")
+        if self.calibration is not None and not has_int8:
+            raise ValueError("calibration: needs engine: openvino and precision: int8, or auto; remove the key")
         return self
 
     @model_validator(mode="after")

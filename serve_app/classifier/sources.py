@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from serve_app.classifier.choice import find_pictures, no_pictures
+from serve_app.classifier.calibration import find_calibration_fault
+from serve_app.classifier.choice import MOST_OF_A_FOLDER
 from serve_app.classifier.engines.download import find_fault, is_fetched
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.weights_file import count_classes
 from serve_app.classifier.family_weights import FAMILY_WEIGHTS
 from serve_app.classifier.labels import IMAGENET_CLASSES, no_imagenet_labels, read_labels
 from serve_app.classifier.model_cache import checked_sha256, find_engine_fault, is_prepared
+from serve_app.classifier.picture_folder import find_pictures, no_pictures
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 
@@ -35,8 +37,12 @@ def find_source_faults(settings: ClassifierSettings, *, gpu_share: float | None 
 
     Waits ANSWER_S at most for each source.
     """
-    if settings.agreement_pictures is not None and not find_pictures(folder := Path(settings.agreement_pictures)):
-        yield no_pictures(folder)
+    if settings.agreement_pictures is not None:
+        folder = Path(settings.agreement_pictures)
+        if not find_pictures(folder, MOST_OF_A_FOLDER):
+            yield no_pictures("agreement_pictures", folder)
+    if settings.calibration is not None and (fault := find_calibration_fault(Path(settings.calibration))):
+        yield fault
     if fault := find_engine_fault(settings):
         yield fault
     elif _is_prepared(settings, gpu_share):

@@ -83,6 +83,10 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
         yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each engine"
     if model["choice"]:
         yield from _choice_lines(model["choice"])
+    elif model["calibrated"]:
+        found, right = model["calibrated"]["agreement"], model["calibrated"]["accuracy"]
+        told = f"; right about {right['int8']} of {right['of']}, float32 about {right['float32']}" if right else ""
+        yield f"  int8        {found['same_class']} of {found['of']} {found['pictures']}: best class of float32{told}"
     if model["weights"] == "random":
         yield "  WARNING     random weights: predictions mean nothing; see `weights:` in the config"
 

@@ -4,8 +4,9 @@
     .venv/bin/python -m tests.benchmarks.gpu --num-gpus 0 --precision float32 --batches 1 8    # a rehearsal on the CPU
 
 The bare engine computes pictures that lie in memory, in as many threads as it gains by, copies in and out included. The
-decoding limit is that of one process for each core. The service has one engine for all its replicas. wrk and HAProxy
-need the same cores as the replicas.
+decoding limit is that of one process for each core. The service has one engine for all its replicas. After its best
+rate it gets half of that, in random intervals, with lookups beside it. wrk and HAProxy need the same cores as the
+replicas.
 """
 
 import argparse
@@ -39,6 +40,8 @@ PICTURES = 64
 WARM_UP_S = 3
 ENGINE, DECODING, SERVICE, LOOKUPS = "Bare engine", "Decoding alone", "Service", "Lookups"
 SHARE = "Service ÷ the smaller limit"
+HALF = "half of the best rate"
+HALF_WITHIN = (0.4, 0.6)
 
 
 def main() -> int:
@@ -68,6 +71,7 @@ def main() -> int:
         progress("starting the service")
         with running_service(config, folder=folder) as service:
             measure_service(report, service.target.url, folder, arguments)
+            measure_half(report, service.target.url, folder, arguments)
     append_share(report)
     return finish(report, arguments.json)
 
@@ -118,22 +122,44 @@ def measure_service(report: Report, url: str, folder: Path, arguments: argparse.
     for _ in range(arguments.rounds):
         for connections in arguments.connections:
             load = post_pictures(post, folder, PICTURES, connections=connections, duration_s=arguments.round_s)
-            row = f"{connections} connections"
-            if load.failures:
-                report.faults.append(f"{row}: {load.failures} predictions failed")
-            for column, unit, value in (
-                ("rate", "img/s", load.rps),
-                ("p50", "ms", load.p50_ms),
-                ("p99", "ms", load.p99_ms),
-            ):
-                report.append(SERVICE, row, column, unit, value)
-            progress(f"  {SERVICE}, {row}: {load.rps:.0f} img/s, p99 {load.p99_ms:.0f} ms")
-    most = {"connections": max(arguments.connections), "duration_s": arguments.round_s}
+            append_predictions(report, f"{connections} connections", load)
+    _, looked_up = load_beside_lookups(url, folder, arguments)
+    append_lookups(report, f"beside {max(arguments.connections)} connections", looked_up)
+
+
+def measure_half(report: Report, url: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Load the service with half of its best rate, and look users up meanwhile. A rate far from the half is a fault."""
+    connections, best = max(arguments.connections), best_rate(report, SERVICE)
+    asked_ms = 1000 * connections / (best / 2)
+    # A connection pauses from one answer to its next request, so a first round tells how long the answers take.
+    load, _ = load_beside_lookups(url, folder, arguments, pause_ms=round(asked_ms))
+    pause_ms = round(2 * asked_ms - 1000 * connections / load.rps)
+    for _ in range(arguments.rounds):
+        load, looked_up = load_beside_lookups(url, folder, arguments, pause_ms=max(0, pause_ms))
+        append_predictions(report, HALF, load)
+        append_lookups(report, f"beside {HALF}", looked_up)
+        if not HALF_WITHIN[0] <= load.rps / best <= HALF_WITHIN[1]:
+            report.faults.append(f"{HALF}: {best / 2:.1f} img/s were to be sent, and {load.rps:.1f} were")
+
+
+def load_beside_lookups(
+    url: str, folder: Path, arguments: argparse.Namespace, *, pause_ms: int = 0
+) -> tuple[WrkLoad, WrkLoad]:
+    """Return what wrk saw of predictions over most connections, and of one connection's lookups beside them."""
+    load = {"connections": max(arguments.connections), "duration_s": arguments.round_s, "pause_ms": pause_ms}
     with ThreadPoolExecutor(1) as beside:
-        predictions = beside.submit(post_pictures, post, folder, PICTURES, **most)
+        predictions = beside.submit(post_pictures, f"{url}/model/predict", folder, PICTURES, **load)
         looked_up = run_lookups(f"{url}/user/?limit=1", connections=1, duration_s=arguments.round_s)
-        predictions.result()
-    append_lookups(report, f"beside {most['connections']} connections", looked_up)
+        return predictions.result(), looked_up
+
+
+def append_predictions(report: Report, row: str, load: WrkLoad) -> None:
+    """Add one round of predictions; failed ones are a fault."""
+    if load.failures:
+        report.faults.append(f"{row}: {load.failures} predictions failed")
+    for column, unit, value in (("rate", "img/s", load.rps), ("p50", "ms", load.p50_ms), ("p99", "ms", load.p99_ms)):
+        report.append(SERVICE, row, column, unit, value)
+    progress(f"  {SERVICE}, {row}: {load.rps:.0f} img/s, p99 {load.p99_ms:.0f} ms")
 
 
 def append_lookups(report: Report, row: str, load: WrkLoad) -> None:
@@ -144,10 +170,14 @@ def append_lookups(report: Report, row: str, load: WrkLoad) -> None:
 
 def append_share(report: Report) -> None:
     """Add the best rate of the service over the smaller one of the engine's and of decoding's."""
-    best = {table: max(found.median for found in report.measurements if (found.table, found.column) == (table, "rate"))
-            for table in (ENGINE, DECODING, SERVICE)}  # fmt: skip
+    best = {table: best_rate(report, table) for table in (ENGINE, DECODING, SERVICE)}
     limit = min(ENGINE, DECODING, key=lambda table: best[table])
     report.append(SHARE, f"limit: {limit}", "share", "ratio", best[SERVICE] / best[limit])
+
+
+def best_rate(report: Report, table: str) -> float:
+    """Return the highest median rate of a table's rows, img/s."""
+    return max(found.median for found in report.measurements if (found.table, found.column) == (table, "rate"))
 
 
 def _command(asked: dict[str, Any]) -> list[str]:

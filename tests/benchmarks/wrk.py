@@ -37,9 +37,14 @@ def run_lookups(url: str, *, connections: int, duration_s: float, pause_ms: int 
     return _run(url, [str(pause_ms)], connections, duration_s)
 
 
-def post_pictures(url: str, folder: Path, count: int, *, connections: int, duration_s: float) -> WrkLoad:
-    """Post the pictures 0.jpg, 1.jpg, … of `folder`, `count` in all, in turn. As `run_lookups`."""
-    return _run(url, ["0", str(folder), str(count)], connections, duration_s)
+def post_pictures(  # noqa: PLR0913 where, what, and how much of it
+    url: str, folder: Path, count: int, *, connections: int, duration_s: float, pause_ms: int = 0
+) -> WrkLoad:
+    """Post the pictures 0.jpg, 1.jpg, … of `folder`, `count` in all, in turn. As `run_lookups`.
+
+    `pause_ms` is the mean of random pauses.
+    """
+    return _run(url, [str(pause_ms), str(folder), str(count)], connections, duration_s)
 
 
 def _run(url: str, arguments: list[str], connections: int, duration_s: float) -> WrkLoad:

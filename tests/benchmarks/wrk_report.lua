@@ -1,5 +1,7 @@
 -- Lets wrk print exact numbers as one line of JSON, pause between requests, and post pictures.
 -- Arguments after `--`: pause in ms; and where pictures are posted, a folder with 0.jpg, 1.jpg … and how many there are.
+-- Before pictures the pause is the mean of an exponential distribution: their connections, which begin together, would
+-- otherwise stay together.
 -- wrk's own text rounds, and has no p95. Latencies are in µs, corrected by wrk for requests that a slow answer held up.
 
 function init(arguments)
@@ -9,6 +11,9 @@ function init(arguments)
   end
   if arguments[2] then
     post_pictures(arguments[2], tonumber(arguments[3]))
+    if pause_ms > 0 then
+      delay = function() return math.floor(-pause_ms * math.log(1 - math.random()) + 0.5) end
+    end
   end
 end
 

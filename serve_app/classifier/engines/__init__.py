@@ -1,4 +1,4 @@
-"""Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO and ONNX Runtime."""
+"""Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO, NNCF, ONNX Runtime."""
 
 import sys
 from importlib import import_module
@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# `import openvino` reports itself to a server on the internet, from a fork of the importing process, wherever
-# openvino_telemetry can be imported. The stub that it takes instead does nothing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # importing it raises ImportError
+# OpenVINO and NNCF send statistics of their use to the internet when they are imported, OpenVINO from a fork of the
+# process, unless the module for it is missing.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 MOST_AT_ONCE = 2
 """The most batches that an engine computes at the same time."""

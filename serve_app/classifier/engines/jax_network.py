@@ -5,7 +5,7 @@ Keras must compute with JAX in this process. The network is traced once, for any
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import keras
@@ -27,9 +27,7 @@ Serve = Callable[[Any, Callable[[Any], Any]], Any]
 """Takes pictures, and what computes the network's scores of its input; returns probabilities."""
 
 
-def save_for_jax(
-    network: keras.Model, serve: Serve, crop: int, folder: Path, precision: Literal["float32", "bfloat16"]
-) -> str:
+def save_for_jax(network: keras.Model, serve: Serve, crop: int, folder: Path, precision: str) -> str:
     """Write the network; that of float32 also in the highest precision. Return the name of what it is computed on.
 
     Raises SetupError if it cannot be traced, or if bfloat16 gives wrong answers here.

@@ -63,7 +63,6 @@ class KerasNetwork:
         if self.settings.engine == "jax":
             from serve_app.classifier.engines.jax_network import save_for_jax
 
-            assert self.settings.precision != "auto"
             return save_for_jax(network, serve, self.facts.crop, folder, self.settings.precision)
         from serve_app.classifier.engines.tensorflow_network import save_for_openvino, save_for_tensorflow
 

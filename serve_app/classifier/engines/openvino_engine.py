@@ -6,10 +6,11 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from serve_app.classifier.engines.prepared_files import OPENVINO_MODEL
+from serve_app.classifier.engines.prepared_files import INT8_MODEL, OPENVINO_MODEL
 from serve_app.errors import SetupError
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+"""Of what the file does not compute in int8."""
 # OpenVINO knows of its own process only: pinned, the threads of every replica would be on the same first cores.
 FOR_REPLICAS = {"ENABLE_CPU_PINNING": False}
 
@@ -28,8 +29,9 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
             **FOR_REPLICAS,
         }
+        file = folder / (INT8_MODEL if precision == "int8" else OPENVINO_MODEL)
         try:
-            self._model = openvino.Core().compile_model(folder / OPENVINO_MODEL, "CPU", options)
+            self._model = openvino.Core().compile_model(file, "CPU", options)
         except RuntimeError as exc:
             raise SetupError(f"the prepared model {folder} cannot be loaded; delete that folder: {exc}") from exc
 

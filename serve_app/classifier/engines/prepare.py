@@ -10,9 +10,11 @@ import socket
 import sys
 from pathlib import Path
 
+from serve_app.classifier.calibration import Calibrated, read_calibration
 from serve_app.classifier.engines.checks import Network
 from serve_app.classifier.engines.keras_backend import choose_backend
 from serve_app.classifier.engines.labels import obtain_labels
+from serve_app.classifier.families import Geometry
 from serve_app.classifier.model_cache import CANNOT_FETCH, CANNOT_PREPARE, MANIFEST, Manifest, UnavailableError
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
@@ -38,6 +40,8 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
     labels = obtain_labels(settings, facts.classes)
     folder.mkdir(parents=True)
     device = network.save(folder)
+    is_int8 = settings.precision == "int8"
+    calibrated = _make_int8(settings, Geometry(resize, facts.crop), labels.names, folder) if is_int8 else None
     manifest = Manifest(
         name=facts.name,
         weights=facts.weights,
@@ -50,6 +54,7 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
         crop=facts.crop,
         outputs=facts.outputs,
         device=device,
+        calibrated=calibrated,
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json())
 
@@ -63,6 +68,13 @@ def _obtain_network(settings: ClassifierSettings) -> Network:
     from serve_app.classifier.engines import keras_network
 
     return keras_network.obtain_network(settings)
+
+
+def _make_int8(settings: ClassifierSettings, geometry: Geometry, labels: list[str], folder: Path) -> Calibrated:
+    from serve_app.classifier.engines.int8_network import save_as_int8
+
+    calibration = read_calibration(settings, geometry, labels)
+    return save_as_int8(folder, calibration, threads=settings.thread_count, max_batch=settings.max_batch)
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from serve_app.classifier.families import Preprocessing
 
 SAVED_MODEL = "saved_model"
 OPENVINO_MODEL = "openvino.xml"
+INT8_MODEL = "int8.xml"
 ONNX_MODEL = "model.onnx"
 ONNX_INPUT = "onnx_input.json"
 STABLEHLO = "network.stablehlo"

@@ -46,14 +46,15 @@ def try_engine(asked: Question) -> None:
     )
     with np.load(asked.pictures) as given:
         sets = [given[name] for name in given.files]
-    scores = [_compute(engine, pictures, asked.max_batch) for pictures in sets]
+    scores = [compute_scores(engine, pictures, asked.max_batch) for pictures in sets]
     # The best of several rounds: what else the machine does meanwhile only makes an engine slower.
     batch = sets[0][: max(1, asked.max_batch // engine.at_once)]
     images_per_s = max(measure_speed(engine, batch) for _ in range(ROUNDS))
     np.savez(asked.answer, *scores, images_per_s=images_per_s)
 
 
-def _compute(engine: Engine, pictures: NDArray[np.uint8], max_batch: int) -> NDArray[np.float32]:
+def compute_scores(engine: Engine, pictures: NDArray[np.uint8], max_batch: int) -> NDArray[np.float32]:
+    """Return the scores, shape (n, classes), of any number of `pictures`."""
     starts = range(0, len(pictures), max_batch)
     return np.concatenate([engine.infer(pictures[start : start + max_batch]) for start in starts])
 

@@ -3,10 +3,10 @@
 import difflib
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from serve_app.class_names import ClassNames, fold
 from serve_app.client.errors import UsageError
 from serve_app.client.plain_text import examples, printable
 
@@ -29,8 +29,7 @@ class Classes:
     def __init__(self, labels: Sequence[str], synsets: Synsets | None) -> None:
         self.labels = labels
         self._synsets = synsets
-        self._exact = _by_name(labels)
-        self._folded = _by_name([_fold(label) for label in labels])
+        self._names = ClassNames(labels)
 
     def find_all(self, names: Iterable[str], where: str) -> dict[str, int]:
         """Return the index of the class that each of `names` means.
@@ -57,14 +56,11 @@ class Classes:
 
     def _find(self, name: str) -> Sequence[int]:
         """Return the classes that `name` means: none, one, or several with the same label."""
-        if name in self._exact:
-            return self._exact[name]
+        if exact := self._names.with_label(name):
+            return exact
         if self._synsets is not None and self._synsets.get(name, len(self.labels)) < len(self.labels):
             return [self._synsets[name]]
-        if folded := self._folded.get(_fold(name)):
-            return folded
-        is_index = name.isascii() and name.isdigit() and int(name) < len(self.labels)
-        return [int(name)] if is_index else []
+        return self._names.like(name)
 
     def _describe(self, unknown: Sequence[str]) -> str:
         told = [f"{printable(name)}{self._nearest(name)}" for name in unknown[:_MOST_NAMED]]
@@ -72,8 +68,9 @@ class Classes:
         return ", ".join(told + more)
 
     def _nearest(self, name: str) -> str:
-        near = difflib.get_close_matches(_fold(name), list(self._folded), _MOST_NEAREST, _LIKE)
-        labels = [self.labels[self._folded[each][0]] for each in near]
+        spellings = self._names.spellings
+        near = difflib.get_close_matches(fold(name), list(spellings), _MOST_NEAREST, _LIKE)
+        labels = [self.labels[spellings[each][0]] for each in near]
         return f" (nearest: {', '.join(map(printable, labels))})" if labels else ""
 
     def _forms(self) -> str:
@@ -114,15 +111,3 @@ def read_synsets(path: Path) -> Synsets:
             f"({INDEX_URL})"
         )
     return synsets
-
-
-def _by_name(names: Sequence[str]) -> Mapping[str, list[int]]:
-    indexes: Mapping[str, list[int]] = defaultdict(list)
-    for index, name in enumerate(names):
-        indexes[name].append(index)
-    return dict(indexes)
-
-
-def _fold(name: str) -> str:
-    """Return a name without what people write differently: capitals, and what stands between its words."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()

@@ -51,27 +51,38 @@ def trained(*, scaling: bool = True, softmax: bool = True) -> Any:
     return network
 
 
-def write_onnx(
-    path: Path, *, channels_first: bool = True, batch: int | str = "n", softmax: bool = False, side: int = SIDE
+def write_onnx(  # noqa: PLR0913 each is one feature of the file
+    path: Path,
+    *,
+    channels_first: bool = True,
+    batch: int | str = "n",
+    softmax: bool = False,
+    side: int = SIDE,
+    convolution: bool = False,
 ) -> Path:
-    """Write a network whose score for a colour is its mean, and return `path`. Its input are pixels 0 to 1."""
+    """Write a network whose score for a colour is its mean, and return `path`. Its input are pixels 0 to 1.
+
+    With `convolution` a first layer, for channels that come first, passes each colour on.
+    """
     import onnx
     from onnx import TensorProto, helper
 
     shape: list[int | str] = [batch, 3, side, side] if channels_first else [batch, side, side, 3]
     axes = onnx.numpy_helper.from_array(np.array([2, 3] if channels_first else [1, 2]), "axes")
     nodes = [
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        *([helper.make_node("Conv", ["pixels", "kernel"], ["passed"])] if convolution else []),
+        helper.make_node("ReduceMean", ["passed" if convolution else "pixels", "axes"], ["means"], keepdims=0),
         helper.make_node("Mul", ["means", "gain"], ["logits"]),
         *([helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)] if softmax else []),
     ]
+    kernel = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32)[..., np.newaxis, np.newaxis], "kernel")
     gain = onnx.numpy_helper.from_array(np.array(20, np.float32), "gain")
     graph = helper.make_graph(
         nodes,
         "colours",
         [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("probabilities" if softmax else "logits", TensorProto.FLOAT, [batch, 3])],
-        [gain, axes],
+        [gain, axes, *([kernel] if convolution else [])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, path)

@@ -8,18 +8,17 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from serve_app.classifier.agreed import Agreed, why_refused
 from serve_app.classifier.choice import (
     GENERATED,
     MOST_OF_A_FOLDER,
-    Agreed,
     candidates,
-    find_pictures,
     generate_pictures,
-    why_refused,
 )
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.model_cache import CHOICE, _name, find_engine_fault, find_or_prepare, is_prepared
+from serve_app.classifier.picture_folder import find_pictures
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
@@ -166,7 +165,7 @@ def test_generated_pictures_are_the_same_each_time_and_differ_from_each_other() 
 def test_pictures_of_a_large_folder_are_taken_evenly(tmp_path: Path) -> None:
     for number in range(2 * MOST_OF_A_FOLDER):
         (tmp_path / f"{number:04}.jpg").touch()
-    names = [int(file.stem) for file in find_pictures(tmp_path)]
+    names = [int(file.stem) for file in find_pictures(tmp_path, MOST_OF_A_FOLDER)]
     assert (len(names), names[0], names[-1]) == (MOST_OF_A_FOLDER, 0, 2 * MOST_OF_A_FOLDER - 1)
     assert np.diff(names).max() <= 3
 

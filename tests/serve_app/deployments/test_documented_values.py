@@ -47,6 +47,7 @@ TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
     (ClassifierSettings, "labels"): ["auto", "imagenet", "/path/of/labels.json", "labels.txt", "https://host/l.json"],
     (ClassifierSettings, "labels_sha256"): [SHA256],
     (ClassifierSettings, "agreement_pictures"): ["/path/of/pictures"],
+    (ClassifierSettings, "calibration"): ["/path/of/pictures"],
     (ClassifierSettings, "cache"): ["{store: off}", "{store: memory, max_entries: 10000}"],
     (ClassifierSettings, "jobs"): ["{queue: model}"],
     (KeySource, "keys_env"): ["API_KEYS"],
@@ -56,7 +57,9 @@ TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
 # What else must be said then.
 BESIDE: dict[tuple[str, str], dict[str, object]] = {
     ("precision", "bfloat16"): {"engine": "openvino"},
+    ("precision", "int8"): {"engine": "openvino", "calibration": "/path/of/pictures"},
     ("agreement_pictures", "/path/of/pictures"): {"engine": "auto"},
+    ("calibration", "/path/of/pictures"): {"engine": "openvino", "precision": "auto"},
     ("engine", "onnxruntime"): FILE | {"model": "/path/of/m.onnx"},
     ("model", "/path/of/m.keras"): FILE,
     ("model", "m.h5"): FILE,
@@ -143,8 +146,12 @@ def test_a_documented_value_starts(
         builders: tuple[Any, ...] = (users.build, model.build)
         for application, build in zip(schema.applications, builders, strict=True):
             for line in refusal_of(build, application.args):  # the value is taken; the file that it names is not there
-                assert key.startswith(("model", "weights", "labels", "agreement")) or value == "onnxruntime"
-                assert re.match(r"(model|weights|labels): .* cannot be|agreement_pictures: .* is no folder", line)
+                assert key.startswith(("model", "weights", "labels", "agreement", "calibration")) or value in (
+                    "onnxruntime", "int8",
+                )  # fmt: skip
+                assert re.match(
+                    r"(model|weights|labels): .* cannot be|(agreement_pictures|calibration): .* is no f", line
+                )
 
 
 def test_no_key_is_left_out() -> None:

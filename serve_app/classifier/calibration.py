@@ -1,0 +1,143 @@
+"""The user's pictures by which `precision: int8` is made, and those by which it is judged. Called by `engines.prepare`.
+
+Half of them are kept apart for the judgement: what a network was made of tells little about it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.class_names import ClassNames
+from serve_app.classifier.agreed import Agreed, Scores, why_refused
+from serve_app.classifier.families import Geometry
+from serve_app.classifier.picture_folder import Pictures, decode_pictures, find_pictures, no_pictures
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import Fault, SetupError
+
+MOST_PICTURES = 600
+"""NNCF takes 300 unless told otherwise; as many judge."""
+LEAST_PICTURES = 200
+"""One of a hundred is the share that the default of `min_agreement` leaves."""
+LEAST_LABELLED = LEAST_PICTURES // 2
+LEAST_RIGHT = 0.5
+"""Of the labelled pictures, about which float32 is right. Below, the labels may be those of another network."""
+UNKNOWN = -1
+
+
+class Accuracy(BaseModel):
+    """About how many labelled pictures float32 and int8 are right."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: int
+    float32: int
+    int8: int
+
+
+class Calibrated(BaseModel):
+    """How a network became one of int8."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pictures: int = Field(description="By which it was made.")
+    sha256: str = Field(description="Of their pixels.")
+    agreement: Agreed = Field(description="With float32, about other pictures of the same folder.")
+    accuracy: Accuracy | None = Field(None, description="About those of them that are in a folder named for a class.")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Pictures of the folder `calibration`, shape (n, crop, crop, 3)."""
+
+    folder: Path
+    making: Pictures
+    judging: Pictures
+    classes: NDArray[np.int64]
+    """Of `judging`, shape (n,): the index of a class, or UNKNOWN."""
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of the pictures that int8 is made by."""
+        return hashlib.sha256(self.making.data).hexdigest()
+
+
+def find_calibration_fault(folder: Path) -> Fault | None:
+    """Return why `folder` cannot be what int8 is made by, as far as the number of its files tells."""
+    files = len(find_pictures(folder, MOST_PICTURES))
+    if not files:
+        return no_pictures("calibration", folder)
+    return _too_few(f"{files} files", folder) if files < LEAST_PICTURES else None
+
+
+def read_calibration(settings: ClassifierSettings, geometry: Geometry, labels: Sequence[str]) -> Calibration:
+    """Return the pictures of the folder that `settings` name, decoded as those of clients. Raises SetupError.
+
+    The first folder below it is the class of the pictures in it if it is called as one of `labels`, or its index. Of
+    pictures that are the same, one is taken: it would judge what was made by itself. The order is that of their
+    SHA-256, the same each time: by their names, every second one may be of one kind.
+    """
+    assert settings.calibration is not None  # ClassifierSettings asks for it with int8
+    folder = Path(settings.calibration)
+    if fault := find_calibration_fault(folder):
+        raise SetupError(fault)
+    decoded = decode_pictures(folder, MOST_PICTURES, settings, geometry)
+    by_digest = {hashlib.sha256(picture.data).digest(): (file, picture) for file, picture in decoded}
+    different = [by_digest[digest] for digest in sorted(by_digest)]
+    if len(different) < LEAST_PICTURES:
+        raise SetupError(_too_few(f"{len(different)} different pictures that can be decoded", folder))
+    making, judging = different[::2], different[1::2]
+    names = ClassNames(labels)
+    return Calibration(
+        folder,
+        making=np.stack([picture for _, picture in making]),
+        judging=np.stack([picture for _, picture in judging]),
+        classes=np.array([_class_of(file.relative_to(folder), names) for file, _ in judging]),
+    )
+
+
+def count_right(classes: NDArray[np.int64], wanted: Scores, found: Scores) -> Accuracy | None:
+    """Return how often the scores of float32 (`wanted`) and of int8 (`found`) are right; None with too few labels."""
+    known = classes != UNKNOWN
+    if (of := int(known.sum())) < LEAST_LABELLED:
+        return None
+    float32, int8 = (int((scores.argmax(axis=1) == classes)[known].sum()) for scores in (wanted, found))
+    return Accuracy(of=of, float32=float32, int8=int8)
+
+
+def check_admission(calibrated: Calibrated, min_agreement: float) -> None:
+    """Raise SetupError if int8 names another best class than float32 too often, and is not as right for all that.
+
+    Who agrees in a share of `min_agreement` is right at most 1 - `min_agreement` less often. Labels tell that directly.
+    """
+    refused = why_refused([calibrated.agreement], min_agreement)
+    accuracy = calibrated.accuracy
+    if not refused or _is_as_right(accuracy, min_agreement):
+        return
+    share = calibrated.agreement.same_class / calibrated.agreement.of
+    what = f"int8 has {refused}: it agrees in {share:.4f} of them, min_agreement is {min_agreement:g}"
+    if accuracy is not None:
+        what += f"; it is right about {accuracy.int8} of {accuracy.of} labelled ones, float32 about {accuracy.float32}"
+    remedy = "write `precision: float32`, or name a folder with more pictures like those of your clients"
+    raise SetupError(Fault("precision", what, f"{remedy}, or lower min_agreement"))
+
+
+def _is_as_right(accuracy: Accuracy | None, min_agreement: float) -> bool:
+    if accuracy is None or accuracy.float32 < LEAST_RIGHT * accuracy.of:
+        return False
+    return accuracy.float32 - accuracy.int8 <= round((1 - min_agreement) * accuracy.of, 9)
+
+
+def _class_of(path: Path, names: ClassNames) -> int:
+    """Return the class that the first folder of `path` is called for, UNKNOWN if there is none."""
+    found = names.find(path.parts[0]) if len(path.parts) > 1 else ()
+    return found[0] if len(found) == 1 else UNKNOWN
+
+
+def _too_few(found: str, folder: Path) -> Fault:
+    what = f"{folder} has {found}; int8 needs {LEAST_PICTURES}: half of them to be made by, half to be judged by"
+    return Fault("calibration", what, "add pictures like those of your clients")
