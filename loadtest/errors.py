@@ -2,6 +2,7 @@
 
 BadInputError     a plan, an option or a folder that cannot be used: exit code 2
 CellFailedError   one cell could not be measured: it is recorded with this reason, and the rest goes on
+└ GeneratorLostError    one of several load generators ended, or is not heard of any more, before the load was over
 """
 
 
@@ -11,3 +12,7 @@ class BadInputError(Exception):
 
 class CellFailedError(Exception):
     """One cell could not be measured; the message is its reason."""
+
+
+class GeneratorLostError(CellFailedError):
+    """One of several load generators was lost in mid-load; the message names it."""

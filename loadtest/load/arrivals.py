@@ -22,3 +22,11 @@ def draw_arrival_times_s(rate_rps: float, duration_s: float, arrivals: Arrivals,
         return np.arange(count, dtype=np.float64) / rate_rps
     random = np.random.default_rng(seed)
     return np.sort(random.uniform(0, duration_s, random.poisson(rate_rps * duration_s)))
+
+
+def share_of(times_s: NDArray[np.float64], number: int, count: int) -> NDArray[np.float64]:
+    """Return the arrivals that generator `number` of `count`, from 1 on, sends: every `count`-th.
+
+    All generators draw the same times from the same seed, so together they send exactly what one would send.
+    """
+    return times_s[number - 1 :: count]

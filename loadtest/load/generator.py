@@ -1,17 +1,19 @@
-"""The load generator: Locust in a separate process, with the plan's numbers."""
+"""The load generator: Locust in a process of its own, with the plan's numbers; or several under one Locust master."""
 
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from loadtest.errors import CellFailedError
+from loadtest.errors import CellFailedError, GeneratorLostError
 from loadtest.machine.processes import family, kill, last_lines, psutil_of, start_process, undisturbed, wait_for_end
+from loadtest.plan.generators import split_address
 from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
@@ -19,7 +21,24 @@ from loadtest.plan.workload import Workload
 from loadtest.rows.columns import GeneratorRow, read_rows
 from loadtest.rows.run_folder import Moments
 
+CANNOT_WRITE = 3
+"""Exit code of a process that could not write rows; the reason is the last line of its output."""
+
+GENERATOR_LOST = 4
+"""Exit code of the master when it hears nothing more of a generator; which one is the last line of its output."""
+
+MASTER_LOST = 5
+"""Exit code of a generator that hears nothing of its master."""
+
+LONGEST_SILENCE_S = 10.0
+"""After so long without a sign, a generator or its master counts as lost: they hear of each other every second."""
+
+GENERATORS_COME_S = 45.0
+"""The longest wait for generators of other machines; within the time that a load has to start."""
+
 _STOP_S = 5.0
+_FOREVER_S = 1e6
+_LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,8 @@ class Load:
     folder: Path
     name: str
     """`requests` for the measured load, `warmup` for the one before it."""
+    divided: bool = False
+    """Whether all generators of the plan make it together; otherwise one on this machine does."""
 
     @property
     def requests(self) -> Path:
@@ -67,24 +88,44 @@ class RecorderSettings(BaseModel):
     workload: Workload
     drain_s: float
     """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
+    generators: int = 1
+    """How many processes make the load together."""
+    number: int = 1
+    """Which of them this one is."""
+    address: str = ""
+    """Of the master, where the generators are on other machines."""
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A running Locust."""
+    """A running Locust, or several: `process` is then their master."""
 
     load: Load
     process: subprocess.Popen[bytes]
+    workers: Sequence[subprocess.Popen[bytes]] = ()
+    """Of several generators, those on this machine."""
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """Return all that the kit has started for this load."""
+        return [self.process, *self.workers]
 
     def last_second(self) -> GeneratorRow | None:
-        """Return how far it has come; None before the first second."""
+        """Return how far all have come together; None before the first second."""
         if not self.load.generator.is_file():
             return None
-        return next(iter([*read_rows(self.load.generator, GeneratorRow)][-1:]), None)
+        last = {row.generator: row for row in read_rows(self.load.generator, GeneratorRow)}
+        return add_up_seconds(list(last.values())) if last else None
 
     def is_running(self) -> bool:
         """Return whether it still makes load or waits for answers. Raises CellFailedError when it has failed."""
+        for number, worker in enumerate(self.workers, 1):
+            if code := worker.poll():
+                ended = f"load generator {number} of {len(self.workers)} ended with code {code} before the load was over"
+                raise GeneratorLostError(f"{ended}: {last_lines(self.load.log)}".removesuffix(": "))
         code = self.process.poll()
+        if code == GENERATOR_LOST:
+            raise GeneratorLostError(last_lines(self.load.log).splitlines()[-1])
         if code:
             raise CellFailedError(f"the load generator ended with code {code}: {last_lines(self.load.log)}")
         return code is None
@@ -99,24 +140,101 @@ class Generator:
         return moments
 
 
+def add_up_seconds(rows: Sequence[GeneratorRow]) -> GeneratorRow:
+    """Return what several generators did up to now, each by its last row; at least one."""
+    if len(rows) == 1:
+        return rows[0]
+    latest = max(rows, key=lambda row: row.unix_s)
+    return GeneratorRow(
+        unix_s=latest.unix_s,
+        monotonic_s=latest.monotonic_s,
+        users=sum(row.users for row in rows),
+        requests=sum(row.requests for row in rows),
+        failures=sum(row.failures for row in rows),
+        lag_ms=max(row.lag_ms for row in rows),
+    )
+
+
 @contextmanager
 def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Generator]:
     """Start Locust; it ends by itself, and at the latest when the context does. Raises CellFailedError."""
-    # Half of the time, so that there is some left for the last answers.
-    settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2).model_dump_json()
-    command = [sys.executable, "-m", "loadtest.load.recorder", settings, *_options(plan, target, load)]
-    # Locust would take options from LOCUST_* variables.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
-    process = start_process(command, load.log, environment)
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        yield Generator(load, process)
+        if load.divided and (plan.generators > 1 or plan.generators_at is not None):
+            with _reserved_port() as free_port:
+                _start_several(plan, target, load, processes, free_port)
+                yield Generator(load, processes[0], processes[1:])
+        else:
+            # Half of the time, so that there is some left for the last answers.
+            settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2)
+            processes.append(_start("recorder", settings.model_dump_json(), _options(plan, target, load), load))
+            yield Generator(load, processes[0])
     finally:
         with undisturbed():
-            if process.poll() is None:
-                process.terminate()
-                wait_for_end(psutil_of(process.pid), _STOP_S)
-                kill(family(process.pid))
-            process.wait()
+            _take_down(processes)
+
+
+def _start_several(
+    plan: Plan, target: Target, load: Load, processes: list["subprocess.Popen[bytes]"], free_port: int
+) -> None:
+    """Start the master, and the generators unless they come from other machines; append each to `processes`."""
+    settings = RecorderSettings(
+        load=load,
+        workload=plan.workload,
+        drain_s=plan.drain_s / 2,
+        generators=plan.generators,
+        address=plan.generators_at or "",
+    )
+    host, port = split_address(plan.generators_at) if plan.generators_at else (_LOOPBACK, free_port)
+    options = ["--master", "--master-bind-host", host, "--master-bind-port", str(port)]
+    options += ["--expect-workers", str(plan.generators), *_options(plan, target, load)]
+    processes.append(_start("master", settings.model_dump_json(), options, load))
+    for number in range(1, 1 if plan.generators_at else plan.generators + 1):
+        options = [*worker_options(host, port), "-f", str(find_file(plan.workload.locustfile))]
+        processes.append(_start("worker", str(number), [*options, *_own_options(plan)], load))
+
+
+def worker_options(host: str, port: int) -> list[str]:
+    """Return Locust's options for a generator of the master at an address."""
+    options = ["--worker", "--master-host", host, "--master-port", str(port)]
+    return [*options, "--exit-code-on-error", "0", "--loglevel", "WARNING"]
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment without LOCUST_* variables, from which Locust would take options."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
+
+
+def _start(module: str, argument: str, options: Sequence[str], load: Load) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", f"loadtest.load.{module}", argument, *options]
+    # By default Locust's master says after 1 s that all users have come, even if they have not.
+    environment = {**clean_environment(), "LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP": str(_FOREVER_S)}
+    return start_process(command, load.log, environment)
+
+
+def _take_down(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    wait_for_end([one for process in running for one in psutil_of(process.pid)], _STOP_S)
+    kill([one for process in running for one in family(process.pid)])
+    for process in processes:
+        process.wait()
+
+
+@contextmanager
+def _reserved_port() -> Iterator[int]:
+    """Yield a port of loopback that Linux gives to nobody else, and on which the master can listen all the same.
+
+    Both sockets have SO_REUSEADDR, and this one does not listen (socket(7)).
+    """
+    with socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind((_LOOPBACK, 0))
+        port = reservation.getsockname()[1]
+        if sys.platform != "linux":
+            reservation.close()
+        yield port
 
 
 def _options(plan: Plan, target: Target, load: Load) -> list[str]:
@@ -124,6 +242,9 @@ def _options(plan: Plan, target: Target, load: Load) -> list[str]:
     options += ["--users", str(load.users), "--spawn-rate", f"{load.spawn_rate_per_s:g}"]
     options += ["--stop-timeout", f"{plan.drain_s:g}", "--exit-code-on-error", "0"]
     options += ["--only-summary", "--loglevel", "WARNING"]
-    for key, value in plan.workload.options.items():
-        options += [f"--{key}", str(value)]
-    return options
+    return options + _own_options(plan)
+
+
+def _own_options(plan: Plan) -> list[str]:
+    """Return the options of the locustfile itself."""
+    return [word for key, value in plan.workload.options.items() for word in (f"--{key}", str(value))]

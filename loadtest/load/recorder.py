@@ -1,7 +1,8 @@
 """Locust with one raw row per request: `python -m loadtest.load.recorder SETTINGS` and then Locust's own options.
 
 Started by `loadtest.load.generator`, once for each warm-up and each load. Works with any locustfile: it listens to
-Locust's events, and gives the users the pace and the weights of the plan. SETTINGS is RecorderSettings as JSON.
+Locust's events, and gives the users the pace and the weights of the plan. SETTINGS is RecorderSettings as JSON. With
+several generators, each of them uses the Recorder, too: see `loadtest.load.worker`.
 
 With a rate, the load is an open loop: see OpenLoop.
 """
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import nan
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.event import Event
@@ -28,20 +29,18 @@ from locust import User
 from locust.env import Environment
 from locust.exception import CatchResponseError
 
-from loadtest.load.arrivals import draw_arrival_times_s
-from loadtest.load.generator import RecorderSettings
+from loadtest.load.arrivals import draw_arrival_times_s, share_of
+from loadtest.load.generator import CANNOT_WRITE, Load, RecorderSettings
 from loadtest.plan.workload import Endpoint
-from loadtest.rows.columns import GeneratorRow, RequestRow, RowWriter
+from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, RowWriter
 from loadtest.rows.run_folder import ArrivalCounts, Moments, write_whole
 
-CANNOT_WRITE = 3
-"""Exit code when rows could not be written; the reason is the last line of the output."""
+LEAD_S = 0.1
+"""From when all users of an open loop have come until its schedule begins: they are ready by then."""
 
 _LAG_STEP_S = 0.02
 _ERROR_CHARACTERS = 300
 _FIRST_ERROR_STATUS = 400
-# The users, who all come at once, are ready by then for the first arrival.
-_LEAD_S = 0.1
 _FOREVER_S = 1e6
 
 
@@ -76,10 +75,10 @@ class OpenLoop:
         user_class.on_start = on_start  # type: ignore[assignment, method-assign]
         user_class.wait_time = lambda _: self._await_next()
 
-    def begin(self) -> None:
-        """Let the schedule begin."""
+    def begin(self, in_s: float = LEAD_S) -> None:
+        """Let the schedule begin in so many seconds."""
         if not self._began.is_set():
-            self._began_s, self._began_unix_s = time.monotonic() + _LEAD_S, time.time() + _LEAD_S
+            self._began_s, self._began_unix_s = time.monotonic() + in_s, time.time() + in_s
             self._began.set()
 
     def _await_next(self) -> float:
@@ -124,30 +123,39 @@ class OpenLoop:
         return ArrivalCounts(due=due, queued=self._queued, unsent=due - self._sent)
 
 
-class Recorder:
-    """The open files of one load, and what has been counted so far."""
+class RowSink(Protocol):
+    """Where rows go: a file, or the master of several generators."""
 
-    def __init__(self, settings: RecorderSettings) -> None:
-        """Create the files. Raises OSError."""
-        self._load, self._workload, self._drain_s = settings.load, settings.workload, settings.drain_s
+    def write(self, row: AnyRow) -> None:
+        """Add a row."""
+
+    def flush(self) -> None:
+        """Hand on what was added."""
+
+    def close(self) -> None:
+        """Hand on the last rows."""
+
+
+class Recorder:
+    """The rows of what one process sends, and what has been counted so far."""
+
+    def __init__(self, settings: RecorderSettings, requests: RowSink, seconds: RowSink) -> None:
+        """Begin with no row; `seconds` takes one a second of this process."""
+        self._workload, self._drain_s = settings.workload, settings.drain_s
+        self._seed: int | str = settings.load.seed
+        if settings.generators > 1:
+            self._seed = f"{settings.load.seed}, generator {settings.number}"  # users of two must not behave alike
         self._endpoints = {endpoint.request: name for name, endpoint in settings.workload.endpoints.items()}
-        self._requests = RowWriter(settings.load.requests, RequestRow)
-        self._generator = RowWriter(settings.load.generator, GeneratorRow)
+        self._requests, self._seconds = requests, seconds
         self._count: Counter[str] = Counter()
-        self._moments: dict[str, Any] = {}
         self._open_loop = _open_loop(settings)
         self._lag_s = 0.0
+        self._cpu = CpuClock() if settings.generators > 1 or settings.address else None
         self._greenlets: list[gevent.Greenlet] = []
-
-    def listen(self) -> None:
-        """Have Locust call this recorder."""
-        events.init.add_listener(self._give_pace_and_weights)
         events.request.add_listener(self._write_request)
-        events.spawning_complete.add_listener(self._all_have_come)
-        events.test_stopping.add_listener(self._stopping)
-        events.test_stop.add_listener(self._end)
 
-    def _give_pace_and_weights(self, environment: Environment, **_: object) -> None:
+    def employ(self, environment: Environment) -> None:
+        """Give the users their pace and weights. Ends the process when the locustfile lacks an endpoint of the plan."""
         for user_class in environment.user_classes:
             if self._workload.wait_s is not None:
                 user_class.wait_time = between(*self._workload.wait_s)
@@ -155,48 +163,39 @@ class Recorder:
                 user_class.wait_time = constant_throughput(self._workload.rate_per_user_rps)
             if self._open_loop is not None:
                 self._open_loop.employ(user_class)
-            _set_weights(user_class, self._workload.endpoints)
-        # After the locustfile's own listeners: the load begins when its preparations are done.
-        events.test_start.add_listener(self._begin)
+            set_weights(user_class, self._workload.endpoints)
 
-    def _begin(self, environment: Environment, **_: object) -> None:
-        random.seed(self._load.seed)
-        self._moments["started_unix_s"] = time.time()
+    def begin(self, environment: Environment) -> None:
+        """Begin to watch this process, before the first user comes."""
+        random.seed(self._seed)
         self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._tick, environment)]
-        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._load.duration_s)
 
-    def _end_the_load(self, environment: Environment, due_s: float) -> None:
-        while (left_s := due_s - time.monotonic()) > 0:
-            gevent.sleep(left_s)
-        # A locustfile may have called it off already; Locust would then begin to stop once more.
-        if environment.runner and "stopping_unix_s" not in self._moments:
-            self._stopping()
-            if self._open_loop is not None:
-                self._open_loop.send_the_rest(self._drain_s)
-                self._moments["arrivals"] = self._open_loop.count()
-            environment.runner.quit()
-
-    def _all_have_come(self, **_: object) -> None:
-        self._moments.setdefault("spawned_unix_s", time.time())
+    def begin_arrivals(self, in_s: float = LEAD_S) -> None:
+        """Let the schedule of an open loop begin in so many seconds."""
         if self._open_loop is not None:
-            self._open_loop.begin()
+            self._open_loop.begin(in_s)
 
-    def _stopping(self, **_: object) -> None:
-        self._moments.setdefault("stopping_unix_s", time.time())
-        if self._open_loop is not None and "arrivals" not in self._moments:
-            self._open_loop.end(self._moments["stopping_unix_s"])
-            self._moments["arrivals"] = self._open_loop.count()
+    def end_arrivals(self, unix_s: float) -> ArrivalCounts | None:
+        """Let no arrival of an open loop become due from a moment on; return what became of those before it so far."""
+        if self._open_loop is None:
+            return None
+        self._open_loop.end(unix_s)
+        return self._open_loop.count()
 
-    def _end(self, environment: Environment, **_: object) -> None:
-        if "stopped_unix_s" in self._moments:
-            return  # Locust fires this event twice when a stopping test is stopped again
+    def send_the_rest(self) -> ArrivalCounts | None:
+        """Return what became of the arrivals of an open loop, once those have been sent that were due at its end."""
+        if self._open_loop is None:
+            return None
+        self._open_loop.send_the_rest(self._drain_s)
+        return self._open_loop.count()
+
+    def close(self, environment: Environment) -> None:
+        """Hand on the last rows."""
         gevent.killall(self._greenlets)
-        self._moments["stopped_unix_s"] = time.time()
-        with _exit_unless_written():
+        with exit_unless_written():
             self._write_second(environment)
             self._requests.close()
-            self._generator.close()
-            write_whole(self._load.moments, Moments.model_validate(self._moments).model_dump_json())
+            self._seconds.close()
 
     def _write_request(self, **request: Any) -> None:
         response = request.get("response")
@@ -214,7 +213,7 @@ class Recorder:
             server_timing=_header(getattr(response, "headers", None)),
             scheduled_unix_s=self._open_loop.pop_scheduled_unix_s() if self._open_loop else None,
         )
-        with _exit_unless_written():
+        with exit_unless_written():
             self._requests.write(row)
 
     def _watch_lag(self) -> None:
@@ -228,13 +227,13 @@ class Recorder:
         while True:
             due_s += 1
             gevent.sleep(max(0.0, due_s - time.monotonic()))
-            with _exit_unless_written():
+            with exit_unless_written():
                 self._write_second(environment)
                 self._requests.flush()
-                self._generator.flush()
+                self._seconds.flush()
 
     def _write_second(self, environment: Environment) -> None:
-        self._generator.write(
+        self._seconds.write(
             GeneratorRow(
                 unix_s=round(time.time(), 3),
                 monotonic_s=round(time.monotonic(), 3),
@@ -242,9 +241,88 @@ class Recorder:
                 requests=self._count["requests"],
                 failures=self._count["failures"],
                 lag_ms=round(self._lag_s * 1000, 3),
+                own_cpu_percent=self._cpu.read_percent() if self._cpu else None,
             )
         )
         self._lag_s = 0.0
+
+
+class CpuClock:
+    """What this process used of a core since it was asked last."""
+
+    def __init__(self) -> None:
+        self._used_s, self._read_s = time.process_time(), time.monotonic()
+
+    def read_percent(self) -> float:
+        """Return the mean CPU since the last reading; 100 is one core."""
+        used_s, read_s = time.process_time(), time.monotonic()
+        percent = 100 * (used_s - self._used_s) / max(read_s - self._read_s, 1e-3)
+        self._used_s, self._read_s = used_s, read_s
+        return round(percent, 1)
+
+
+class OnlyGenerator:
+    """Locust alone: makes the whole load, and writes its rows and moments into files."""
+
+    def __init__(self, settings: RecorderSettings) -> None:
+        """Create the files. Raises OSError."""
+        self._load = settings.load
+        requests, seconds = RowWriter(self._load.requests, RequestRow), RowWriter(self._load.generator, GeneratorRow)
+        self._recorder = Recorder(settings, requests, seconds)
+        self._moments: dict[str, Any] = {}
+
+    def listen(self) -> None:
+        """Have Locust call this generator."""
+        events.init.add_listener(self._employ)
+        events.spawning_complete.add_listener(self._all_have_come)
+        events.test_stopping.add_listener(self._stopping)
+        events.test_stop.add_listener(self._end)
+
+    def _employ(self, environment: Environment, **_: object) -> None:
+        self._recorder.employ(environment)
+        # After the locustfile's own listeners: the load begins when its preparations are done.
+        events.test_start.add_listener(self._begin)
+
+    def _begin(self, environment: Environment, **_: object) -> None:
+        self._moments["started_unix_s"] = time.time()
+        self._recorder.begin(environment)
+        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._load.duration_s)
+
+    def _end_the_load(self, environment: Environment, due_s: float) -> None:
+        sleep_until(due_s)
+        # A locustfile may have called it off already; Locust would then begin to stop once more.
+        if environment.runner and "stopping_unix_s" not in self._moments:
+            self._stopping()
+            self._moments["arrivals"] = self._recorder.send_the_rest()
+            environment.runner.quit()
+
+    def _all_have_come(self, **_: object) -> None:
+        self._moments.setdefault("spawned_unix_s", time.time())
+        self._recorder.begin_arrivals()
+
+    def _stopping(self, **_: object) -> None:
+        self._moments.setdefault("stopping_unix_s", time.time())
+        if "arrivals" not in self._moments:
+            self._moments["arrivals"] = self._recorder.end_arrivals(self._moments["stopping_unix_s"])
+
+    def _end(self, environment: Environment, **_: object) -> None:
+        if "stopped_unix_s" in self._moments:
+            return  # Locust fires this event twice when a stopping test is stopped again
+        self._moments["stopped_unix_s"] = time.time()
+        self._recorder.close(environment)
+        write_moments(self._load, self._moments)
+
+
+def write_moments(load: Load, moments: Mapping[str, Any]) -> None:
+    """Write when a load began and ended. Ends the process when that cannot be written."""
+    with exit_unless_written():
+        write_whole(load.moments, Moments.model_validate(moments).model_dump_json())
+
+
+def sleep_until(due_s: float) -> None:
+    """Sleep until a moment of the monotonic clock."""
+    while (left_s := due_s - time.monotonic()) > 0:
+        gevent.sleep(left_s)
 
 
 def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
@@ -252,10 +330,10 @@ def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
     if work.rate_rps is None:
         return None
     times_s = draw_arrival_times_s(work.rate_rps, load.duration_s, work.arrivals, load.seed)
-    return OpenLoop(times_s.tolist())
+    return OpenLoop(share_of(times_s, settings.number, settings.generators).tolist())
 
 
-def _set_weights(user_class: type[User], endpoints: Mapping[str, Endpoint]) -> None:
+def set_weights(user_class: type[User], endpoints: Mapping[str, Endpoint]) -> None:
     """Have a user pick among its tagged tasks by the plan's weights; tasks that the plan does not name are left out."""
     tasks = list(dict.fromkeys(user_class.tasks))
     tagged = [(task, tag) for task in tasks for tag in getattr(task, "locust_tag_set", ())]
@@ -293,7 +371,8 @@ def _header(headers: Any) -> str:
 
 
 @contextmanager
-def _exit_unless_written() -> Iterator[None]:
+def exit_unless_written() -> Iterator[None]:
+    """End the process with CANNOT_WRITE when rows cannot be written."""
     # Locust would log an exception of a listener and continue without the rows.
     try:
         yield
@@ -303,5 +382,5 @@ def _exit_unless_written() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    Recorder(RecorderSettings.model_validate_json(sys.argv.pop(1))).listen()
+    OnlyGenerator(RecorderSettings.model_validate_json(sys.argv.pop(1))).listen()
     run_locust()

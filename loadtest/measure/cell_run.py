@@ -94,7 +94,9 @@ class CellRun:
 
     def _load(self, follower: Follower) -> None:
         plan, users = self.plan, self.cell.users
-        load = Load(users, plan.spawn_rate_per_s, plan.duration_s, self.record.seed, self.folder, "requests")
+        load = Load(
+            users, plan.spawn_rate_per_s, plan.duration_s, self.record.seed, self.folder, "requests", divided=True
+        )
         self.progress.doing("loading")
         self.record.moments = follower.make_load(plan, load)
 

@@ -101,7 +101,8 @@ class Follower:
         if generator.load.resources is None:
             yield _nothing
             return
-        generators = [one.process.pid for one in (generator, self.neighbour) if one is not None]
+        loads = [one for one in (generator, self.neighbour) if one is not None]
+        generators = [process.pid for load in loads for process in load.processes]
         sampler = ResourceSampler(plan.roles, *generators)
         with closing(RowWriter(generator.load.resources, ResourceRow)) as writer:
             yield lambda: writer.write_now(sampler.sample())

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
+from loadtest.plan.generators import OwnAddress, find_generator_faults, find_machine_fault
 from loadtest.plan.keys import Strict, check_keys
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.targets import Role, Target, TargetMetrics
@@ -41,6 +42,12 @@ class Plan(Strict):
     drain_s: NonNegativeFloat = 65
     """After the load, the longest wait for answers; above the clients' own time limit, so that none is lost."""
     warmup: Warmup = Warmup()
+    # Both are left out of files where they say nothing: folders that older versions began can still be resumed.
+    generators: PositiveInt = Field(default=1, exclude_if=lambda count: count == 1)
+    """Processes that make the measured load together: each is one Locust, which can use one core. The users, or the
+    arrivals of an open loop, are divided evenly. The warm-up has one."""
+    generators_at: OwnAddress | None = Field(default=None, exclude_if=lambda address: address is None)
+    """Where generators on other machines report; the kit then starts none here but for the warm-up."""
     most_other_cpu_percent: NonNegativeFloat = 50
     """Of one core, on average over the steady window: what other work on the machine may use until a cell is INVALID.
     Processes of the target that neither the kit started nor a role `anywhere` names count as other work."""
@@ -62,7 +69,8 @@ class Plan(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if faults := [*self._target_faults(), *self._endpoint_faults(), *self._duration_faults()]:
+        faults = [*self._target_faults(), *self._endpoint_faults(), *self._duration_faults()]
+        if faults := [*faults, *find_generator_faults(self.generators, self.users)]:
             raise ValueError("; ".join(faults))
         return self
 
@@ -102,7 +110,12 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     under way) the load becomes an open loop. Raises BadInputError with all faults.
     """
     raw = read_yaml_mapping(path, [*Plan.model_fields])
-    return check_keys(path, _overridden(path, raw, dict(overrides or {})), Plan)
+    plan = check_keys(path, _overridden(path, raw, dict(overrides or {})), Plan)
+    # Not a rule of the plan itself: the report of a run may be made on a smaller machine.
+    fault = None if plan.generators_at else find_machine_fault(plan.generators)
+    if fault is not None:
+        raise BadInputError(f"{path}: {fault}")
+    return plan
 
 
 def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

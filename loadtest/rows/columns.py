@@ -40,6 +40,8 @@ class RequestRow:
     """The answer's Server-Timing header as it came, such as `decode;dur=2.1, inference;dur=40`."""
     scheduled_unix_s: float | None = None
     """In an open loop, when it should have been sent; empty in a closed one."""
+    generator: int | None = None
+    """Which of several load generators sent it, from 1 on; there is no such column where there is one."""
 
     @property
     def is_refusal(self) -> bool:
@@ -71,6 +73,10 @@ class GeneratorRow:
     """Since the start."""
     lag_ms: float
     """The longest time within this second by which the generator's event loop was late."""
+    own_cpu_percent: float | None = None
+    """What the process of this generator used; 100 is one core. Only where there are several."""
+    generator: int | None = None
+    """Which of several load generators this is, from 1 on; there is no such column where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +115,40 @@ class ProcessRow:
     """`came` or `gone`; a process that gets another role goes and comes."""
 
 
-_COLUMNS_BEFORE: dict[type, int] = {ResourceRow: 9}
-"""How many of the columns there were before 2026-11-26; such folders are still read."""
+_OF_ONE_GENERATOR: dict[type, int] = {RequestRow: 8, GeneratorRow: 6}
+"""How many of the columns there are where one generator makes the load."""
+
+_FEWER_COLUMNS: dict[type, int] = {**_OF_ONE_GENERATOR, ResourceRow: 9}
+"""The same, and how many columns of ResourceRow there were before 2026-11-26; such files are read, too."""
 
 AnyRow = RequestRow | GeneratorRow | ResourceRow | ProcessRow
 Row = TypeVar("Row", RequestRow, GeneratorRow, ResourceRow, ProcessRow)
 
 
+def column_names(kind: type[AnyRow]) -> list[str]:
+    """Return the columns of a file of such rows."""
+    return [field.name for field in fields(kind)]
+
+
+def read_values(kind: type[AnyRow], columns: int | None = None) -> Callable[[AnyRow], tuple[Any, ...]]:
+    """Return what gives the values of such a row in the order of its columns, or of the first `columns`.
+
+    `dataclasses.astuple` does the same, but copies each value: 20 µs of every request's CPU.
+    """
+    return attrgetter(*column_names(kind)[:columns])
+
+
 class RowWriter:
     """Appends rows to a CSV file with a header."""
 
-    def __init__(self, path: Path, kind: type[AnyRow]) -> None:
-        """Create the file. Raises OSError, also later, when it cannot be written."""
+    def __init__(self, path: Path, kind: type[AnyRow], *, of_several: bool = False) -> None:
+        """Create the file; `of_several` generators, their columns too. Raises OSError, also later, if it cannot write.
+        """
         self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file, lineterminator="\n")
-        names = [field.name for field in fields(kind)]
-        self._values = attrgetter(*names)  # dataclasses.astuple copies each value, 20 µs of every request's CPU
-        self._csv.writerow(names)
+        columns = None if of_several else _OF_ONE_GENERATOR.get(kind)
+        self._values = read_values(kind, columns)
+        self._csv.writerow(column_names(kind)[:columns])
 
     def write(self, row: AnyRow) -> None:
         """Add a row; it is in the file after the next flush."""
@@ -153,9 +176,9 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(line for line in file if line.endswith("\n"))
-        known = list(fields(kind))
-        header, names = next(lines, None), [field.name for field in known]
-        if header is not None and header == names[: _COLUMNS_BEFORE.get(kind)]:
+        known, names = list(fields(kind)), column_names(kind)
+        header = next(lines, None)
+        if header is not None and header == names[: _FEWER_COLUMNS.get(kind)]:
             known = known[: len(header)]
         elif header is not None and header != names:
             raise ValueError(f"its columns are {', '.join(header)} instead of {', '.join(names)}")

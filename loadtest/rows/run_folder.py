@@ -6,7 +6,7 @@ baseline.yaml        the figures printed beside ours, if the plan names any
 cells/CELL/          one folder for each cell, CELL being TARGET-USERSusers-REPETITION
     cell.json        how the cell went: written last, so a cell without it was never finished
     requests.csv     one RequestRow for each request; warmup.csv likewise for the warm-up
-    generator.csv    one GeneratorRow a second
+    generator.csv    one GeneratorRow a second; of several generators, one of each
     resources.csv    one ResourceRow a second for each role
     metrics_before.prom, metrics_after.prom    what the target exported, Prometheus' text format
     files/           the target's own files (its config)
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from loadtest.errors import BadInputError
 from loadtest.plan.keys import Strict
@@ -59,6 +59,17 @@ class ArrivalCounts(Strict):
     """Of these, never sent, not even after the load: their requests have no row."""
 
 
+class ClockRecord(Strict):
+    """One of several load generators, and its clock, which the times in its rows are corrected by."""
+
+    generator: int
+    """From 1 on."""
+    ahead_s: float
+    """How far its clock was ahead of that of the machine that measures, before the load began."""
+    uncertainty_s: float
+    """By how much that may be wrong, at most."""
+
+
 class Moments(Strict, frozen=False):
     """When the load began, was complete, and ended, by Locust's events. Seconds since the epoch."""
 
@@ -70,6 +81,8 @@ class Moments(Strict, frozen=False):
     stopped_unix_s: float
     arrivals: ArrivalCounts | None = None
     """None in a closed loop."""
+    clocks: list[ClockRecord] = Field(default=[], exclude_if=lambda clocks: not clocks)
+    """Of the load generators, in their order, where there are several."""
 
 
 class CellRecord(Strict, frozen=False):
@@ -79,6 +92,8 @@ class CellRecord(Strict, frozen=False):
     status: Literal["finished", "failed"]
     reason: str | None = None
     """Why it failed."""
+    lost_generator: bool = Field(default=False, exclude_if=lambda lost: not lost)
+    """Whether it failed because one of several load generators was lost."""
     seed: int
     began_unix_s: float
     ended_unix_s: float

@@ -1,0 +1,141 @@
+"""One of several load generators: `python -m loadtest.load.worker NUMBER` and then Locust's options of a worker.
+
+Started by `loadtest.load.generator` on this machine, and by `python -m loadtest generator` on others, there with the
+NUMBER 0: the master chooses. The master (`loadtest.load.master`) and the generators talk by Locust's messages:
+
+    generator: hello         its number, and the columns of its rows
+    master:    settings      RecorderSettings as JSON, with its number
+    both:      clock         a question and its answer, EXCHANGES times
+    generator: known_clock   what came of that; the load begins when all are known
+    master:    begin         when the schedule of an open loop begins
+    generator: rows          at least once a second
+    master:    end           no new requests from now on
+    generator: ended         after its last answer and row
+"""
+
+from locust import events  # first: importing it patches sockets and threads
+from locust.main import main as run_locust
+
+# isort: split
+import os
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import gevent
+from locust.env import Environment
+from locust.rpc import Message
+from locust.runners import WorkerRunner
+
+from loadtest.load.clock import EXCHANGES, ClockOffset, Exchange, estimate_offset
+from loadtest.load.generator import LONGEST_SILENCE_S, MASTER_LOST, RecorderSettings
+from loadtest.load.recorder import Recorder
+from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, column_names, read_values
+
+_MOST_ROWS = 200
+_WATCH_EVERY_S = 1.0
+
+
+class Outbox:
+    """Rows of one kind on their way to the master: sent when there are many, and with every flush."""
+
+    def __init__(self, runner: WorkerRunner, name: str, kind: type[AnyRow]) -> None:
+        """Send them under `name`."""
+        self._runner = runner
+        self._name = name
+        self._values = read_values(kind)
+        self._rows: list[tuple[Any, ...]] = []
+
+    def write(self, row: AnyRow) -> None:
+        """Add a row."""
+        self._rows.append(self._values(row))
+        if len(self._rows) >= _MOST_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what there is."""
+        if self._rows:
+            rows, self._rows = self._rows, []
+            self._runner.send_message("rows", {self._name: rows})
+
+    def close(self) -> None:
+        """Send the last rows."""
+        self.flush()
+
+
+class Worker:
+    """A generator that does what the master says."""
+
+    def __init__(self, number: int) -> None:
+        """Wait for Locust; `number` is 0 where the master chooses it."""
+        self._number = number
+        self._runner: WorkerRunner
+        self._settings: RecorderSettings | None = None
+        self._recorder: Recorder
+        self._exchanges: list[Exchange] = []
+        self._clock: ClockOffset
+        self._heard_s = time.monotonic()
+
+    def listen(self) -> None:
+        """Have Locust call this generator."""
+        events.init.add_listener(self._say_hello)
+        events.heartbeat_received.add_listener(self._hear)
+
+    def _say_hello(self, runner: WorkerRunner, **_: object) -> None:
+        self._runner, self._heard_s = runner, time.monotonic()
+        runner.register_message("settings", self._take_settings)
+        runner.register_message("clock", self._take_time)
+        runner.register_message("begin", self._begin_arrivals)
+        runner.register_message("end", self._end, concurrent=True)
+        columns = [*column_names(RequestRow), *column_names(GeneratorRow)]
+        runner.send_message("hello", {"number": self._number, "columns": columns})
+        gevent.spawn(self._watch_master)
+
+    def _hear(self, **_: object) -> None:
+        if self._settings is not None:  # a master that is about to end still answers heartbeats
+            self._heard_s = time.monotonic()
+
+    def _watch_master(self) -> None:
+        while time.monotonic() - self._heard_s < LONGEST_SILENCE_S:
+            gevent.sleep(_WATCH_EVERY_S)
+        print(f"nothing was heard of the master for {LONGEST_SILENCE_S:g} s", file=sys.stderr, flush=True)
+        os._exit(MASTER_LOST)
+
+    def _take_settings(self, environment: Environment, msg: Message) -> None:
+        self._settings = settings = RecorderSettings.model_validate_json(msg.data)
+        self._heard_s = time.monotonic()
+        requests = Outbox(self._runner, "requests", RequestRow)
+        self._recorder = Recorder(settings, requests, Outbox(self._runner, "seconds", GeneratorRow))
+        self._recorder.employ(environment)
+        # After the locustfile's own listeners: the load begins when its preparations are done.
+        events.test_start.add_listener(lambda environment, **_: self._recorder.begin(environment))
+        if self._number == 0:
+            print(f"load generator {settings.number} of {settings.generators}", file=sys.stderr, flush=True)
+        self._ask_time()
+
+    def _ask_time(self) -> None:
+        self._runner.send_message("clock", {"asked_s": time.time()})
+
+    def _take_time(self, msg: Message, **_: object) -> None:
+        self._exchanges.append(Exchange(**msg.data, heard_s=time.time()))
+        if len(self._exchanges) < EXCHANGES:
+            self._ask_time()
+            return
+        self._clock = estimate_offset(self._exchanges)
+        self._runner.send_message("known_clock", asdict(self._clock))
+
+    def _begin_arrivals(self, msg: Message, **_: object) -> None:
+        self._recorder.begin_arrivals(msg.data["unix_s"] + self._clock.ahead_s - time.time())
+
+    def _end(self, environment: Environment, msg: Message) -> None:
+        self._recorder.end_arrivals(msg.data["unix_s"] + self._clock.ahead_s)
+        arrivals = self._recorder.send_the_rest()
+        self._runner.stop()
+        self._recorder.close(environment)
+        self._runner.send_message("ended", {"arrivals": arrivals and arrivals.model_dump()})
+
+
+if __name__ == "__main__":
+    Worker(int(sys.argv.pop(1))).listen()
+    run_locust()

@@ -1,0 +1,56 @@
+"""How many processes make the load, and where those of other machines report. Part of a plan."""
+
+import os
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+MOST_PER_CORE = 4
+"""Generators of this machine for each of its cores: one alone can fill a core."""
+
+_ADDRESS = re.compile(r"([\w.-]+):(\d{1,5})", re.ASCII)
+_MOST_PORT = 65535
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Return host and port of an address such as `192.0.2.7:5557`. Raises ValueError."""
+    found = _ADDRESS.fullmatch(text)
+    if not found or not 0 < int(found[2]) <= _MOST_PORT:
+        raise ValueError(f"{text!r} is not of the form HOST:PORT, such as 192.0.2.7:5557")
+    return found[1], int(found[2])
+
+
+def _check_own_address(text: str) -> str:
+    host, _ = split_address(text)
+    try:
+        IPv4Address(host)
+    except ValueError as exc:
+        raise ValueError(f"{text!r} must begin with an IPv4 address of this machine, as in 192.0.2.7:5557") from exc
+    return text
+
+
+OwnAddress = Annotated[str, AfterValidator(_check_own_address)]
+"""HOST:PORT of this machine, HOST being an IPv4 address; 0.0.0.0 for all that it has."""
+
+
+def find_generator_faults(generators: int, users: list[int]) -> Iterator[str]:
+    """Yield what is wrong with the number of generators at these levels of users, on whatever machine."""
+    if generators > min(users):
+        yield (
+            f"generators: {generators} are too many for {min(users)} user(s), since each needs one: "
+            f"make it {min(users)} or less, or raise users"
+        )
+
+
+def find_machine_fault(generators: int) -> str | None:
+    """Return why this machine should not start so many generators; None if it may."""
+    cores = os.cpu_count() or 1
+    if generators <= MOST_PER_CORE * cores:
+        return None
+    return (
+        f"generators: {generators} are too many for the {cores} core(s) here: make it {MOST_PER_CORE * cores} or less, "
+        "or start them on other machines (generators_at)"
+    )
