@@ -20,7 +20,7 @@ MOST_QUEUED_PERCENT = 1.0
 
 _SHARE_BEYOND = {"median_ms": 0.5, "avg_ms": 0.5, "p95_ms": 0.05, "p99_ms": 0.01}
 _GENERATOR: frozenset[ReasonCode] = frozenset(
-    {"generator_late", "generator_cpu", "generator_held_back", "too_many_requests"}
+    {"generator_late", "generator_cpu", "generator_lost", "generator_held_back", "too_many_requests"}
 )
 
 
@@ -54,7 +54,9 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     """Return the outcome of a step, whether chance may have decided it, and what decided it, in words."""
     by_generator = [reason for reason in cell.reasons if reason.code in _GENERATOR]
     if by_generator:
-        return "invalid", False, f"the generator is the limit: {'; '.join(by_generator)}"
+        is_lost = any(reason.code == "generator_lost" for reason in by_generator)
+        what = "a generator was lost" if is_lost else "the generator is the limit"
+        return "invalid", False, f"{what}: {'; '.join(by_generator)}"
     queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
     if 100 * queued > MOST_QUEUED_PERCENT * due:
         busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"

@@ -6,7 +6,7 @@ name; None stands for a figure that the data does not give.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from loadtest.plan.keys import Strict
 from loadtest.plan.limits import StatedLimit
@@ -79,7 +79,9 @@ ReasonCode = Literal[
     "generator_unseen",
     "generator_late",
     "generator_cpu",
+    "generator_lost",
     "generator_held_back",
+    "clock_unknown",
     "too_many_requests",
     "target_behind",
     "rate_not_reached",
@@ -93,7 +95,9 @@ ReasonCode = Literal[
     "recorded",
 ]
 """What makes a cell INVALID. `target_behind`: arrivals of an open loop found all users busy; `generator_unseen`: rows
-of the load generator or of a role are missing; `recorded`: read back from a report, which holds the sentence only."""
+of the load generator or of a role are missing; `generator_lost`: one of several generators ended, or sent nothing;
+`clock_unknown`: that of one of several generators could not be compared well enough; `recorded`: read back from a
+report, which holds the sentence only."""
 
 
 class Reason(str):
@@ -244,6 +248,18 @@ class LimitResult(Strict):
         return "too few samples" if self.value is None else self.shown
 
 
+class GeneratorFigures(Strict):
+    """One of several load generators, in the steady window."""
+
+    name: str
+    """`1 of 4`."""
+    requests: int
+    cpu_percent: float
+    """Mean; 100 is one core."""
+    late_percent: float
+    """Of the time, at least: how long its event loop was late, its worst second left out."""
+
+
 class CellFigures(Strict):
     """One cell: a target at a number of users, once."""
 
@@ -281,6 +297,8 @@ class CellFigures(Strict):
     limits: list[LimitResult] = []
     generator_late_percent: float | None = None
     """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
+    generators: list[GeneratorFigures] = Field(default=[], exclude_if=lambda several: not several)
+    """None where one makes the load."""
     bottleneck: Bottleneck | None = None
     """None when no request was answered right."""
 
@@ -305,6 +323,8 @@ class PointFigures(Strict):
     """Means and maxima over the repetitions."""
     generator_late_percent: float | None = None
     """Of the time, at least: how long the load generator's event loop was late, its worst second left out."""
+    generators: list[GeneratorFigures] = Field(default=[], exclude_if=lambda several: not several)
+    """Sums of requests and means over the repetitions; none where one makes the load."""
     bottleneck: Bottleneck | None = None
     """None without a valid repetition."""
 

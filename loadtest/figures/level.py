@@ -140,6 +140,12 @@ class Level:
         return role.cpu_percent if role else 0.0
 
     @property
+    def generator_cpu_percent(self) -> float:
+        """Return the CPU of the load generator, 100 being one core; of several, that of the busiest."""
+        each = [generator.cpu_percent for generator in self.figures.generators]
+        return max(each) if each else self.cpu_percent("load_generator")
+
+    @property
     def target_roles(self) -> list[RoleFigures]:
         """Return the roles of the target that have a process."""
         own = [role for role in self.figures.roles if role.role not in KIT_ROLES or role.role == "target_other"]

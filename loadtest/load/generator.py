@@ -121,7 +121,9 @@ class Generator:
         """Return whether it still makes load or waits for answers. Raises CellFailedError when it has failed."""
         for number, worker in enumerate(self.workers, 1):
             if code := worker.poll():
-                ended = f"load generator {number} of {len(self.workers)} ended with code {code} before the load was over"
+                ended = (
+                    f"load generator {number} of {len(self.workers)} ended with code {code} before the load was over"
+                )
                 raise GeneratorLostError(f"{ended}: {last_lines(self.load.log)}".removesuffix(": "))
         code = self.process.poll()
         if code == GENERATOR_LOST:

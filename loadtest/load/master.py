@@ -101,7 +101,7 @@ class Master:
             told = f"more than {self._settings.generators} load generators came"
             _end_with(_REFUSED, f"{told}: end those that are too many, or raise generators in the plan")
         self._members[msg.node_id] = Member(number)
-        settings = self._settings.model_copy(update={"number": number}).model_dump_json()
+        settings = self._settings.model_copy(update={"number": number}).model_dump(mode="json")
         self._runner.send_message("settings", settings, msg.node_id)
 
     def _tell_time(self, msg: Message, **_: object) -> None:
@@ -116,13 +116,13 @@ class Master:
         if known == self._settings.generators:
             self._all_known.set()
 
-    def _begin(self, environment: Environment, **_: object) -> None:
+    def _begin(self, **_: object) -> None:
         self._all_known.wait()
         self._moments["started_unix_s"] = time.time()
         for member in self._members.values():
             member.heard_s = time.monotonic()
         gevent.spawn(self._watch_members)
-        gevent.spawn(self._end_the_load, environment, time.monotonic() + self._load.duration_s)
+        gevent.spawn(self._end_the_load, time.monotonic() + self._load.duration_s)
 
     def _all_have_come(self, **_: object) -> None:
         # Those of an open loop only wait until the schedule begins.
@@ -132,7 +132,7 @@ class Master:
         if is_open:
             self._runner.send_message("begin", {"unix_s": unix_s})
 
-    def _end_the_load(self, environment: Environment, due_s: float) -> None:
+    def _end_the_load(self, due_s: float) -> None:
         sleep_until(due_s)
         self._moments["stopping_unix_s"] = time.time()
         self._runner.send_message("end", {"unix_s": self._moments["stopping_unix_s"]})

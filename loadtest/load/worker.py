@@ -4,7 +4,7 @@ Started by `loadtest.load.generator` on this machine, and by `python -m loadtest
 NUMBER 0: the master chooses. The master (`loadtest.load.master`) and the generators talk by Locust's messages:
 
     generator: hello         its number, and the columns of its rows
-    master:    settings      RecorderSettings as JSON, with its number
+    master:    settings      RecorderSettings, with its number
     both:      clock         a question and its answer, EXCHANGES times
     generator: known_clock   what came of that; the load begins when all are known
     master:    begin         when the schedule of an open loop begins
@@ -103,7 +103,7 @@ class Worker:
         os._exit(MASTER_LOST)
 
     def _take_settings(self, environment: Environment, msg: Message) -> None:
-        self._settings = settings = RecorderSettings.model_validate_json(msg.data)
+        self._settings = settings = RecorderSettings.model_validate(msg.data)
         self._heard_s = time.monotonic()
         requests = Outbox(self._runner, "requests", RequestRow)
         self._recorder = Recorder(settings, requests, Outbox(self._runner, "seconds", GeneratorRow))

@@ -62,6 +62,7 @@ def _test_rows(figures: Figures) -> Iterator[tuple[str, str]]:
         show_with_unit(test.get("most_stolen_cpu_percent"), "% of one core at most"),
     )
     yield "late generator allowed", show_with_unit(test.get("most_generator_late_percent"), "% of the time at most")
+    yield "load generators", str(test.get("generators", {}).get("processes", ""))
     yield "think time", _think_time(workload)
     yield "arrivals", _arrivals(workload)
     yield "rate of a user", show_with_unit(workload.get("rate_per_user_rps"), "requests per second")

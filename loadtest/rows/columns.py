@@ -142,8 +142,7 @@ class RowWriter:
     """Appends rows to a CSV file with a header."""
 
     def __init__(self, path: Path, kind: type[AnyRow], *, of_several: bool = False) -> None:
-        """Create the file; `of_several` generators, their columns too. Raises OSError, also later, if it cannot write.
-        """
+        """Create the file, of several generators with their columns. Raises OSError, also later, if it cannot write."""
         self._file: IO[str] = path.open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._file, lineterminator="\n")
         columns = None if of_several else _OF_ONE_GENERATOR.get(kind)

@@ -149,7 +149,7 @@ def find_bottleneck(level: Level, lower: Sequence[Level] = ()) -> Bottleneck | N
 
 def _load_generator(view: _View) -> _Verdict | None:
     level = view.level
-    used_percent = 100 * level.cpu_percent("load_generator") / level.core_percent
+    used_percent = 100 * level.generator_cpu_percent / level.core_percent
     late_percent = level.figures.generator_late_percent or 0.0
     is_late = late_percent > MOST_LATE_PERCENT and used_percent >= LATE_GENERATOR_CPU_PERCENT
     if used_percent < MOST_GENERATOR_CPU_PERCENT and not is_late:
@@ -421,9 +421,12 @@ def _tell_generator(view: _View) -> Iterator[str]:
     level = view.level
     if level.role("load_generator"):
         late_percent = round(level.figures.generator_late_percent or 0.0, 1)
+        several = level.figures.generators
+        who = f"The busiest of {len(several)} load generators" if several else "The load generator"
+        whose = "the event loop of the latest" if several else "its event loop"
         yield (
-            f"The load generator used {show_percent(level.cpu_percent('load_generator'))} % of one core, and its event "
-            f"loop was late for {show_percent(late_percent)} % of the time."
+            f"{who} used {show_percent(level.generator_cpu_percent)} % of one core, and {whose} "
+            f"was late for {show_percent(late_percent)} % of the time."
         )
 
 

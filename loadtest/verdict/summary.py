@@ -27,11 +27,13 @@ from loadtest.figures.figures import (
     EndpointFigures,
     Facts,
     Figures,
+    GeneratorFigures,
     PointFigures,
     Reason,
     TargetFacts,
     Traffic,
 )
+from loadtest.figures.generators import compute_generators, compute_late_percent, pool_generators
 from loadtest.figures.level import Cores
 from loadtest.figures.roles import compute_roles
 from loadtest.figures.scrubbing import without_host, without_local_paths
@@ -56,7 +58,6 @@ from loadtest.verdict.findings import conclude
 from loadtest.verdict.objectives import check_limit
 from loadtest.verdict.validity import (
     Evidence,
-    compute_late_percent,
     find_load_reasons,
     find_notes,
     find_steady_reasons,
@@ -73,6 +74,7 @@ class _Measured:
     whole_run: Window | None = None
     requests: Requests | None = None
     generator: list[GeneratorRow] = field(default_factory=list)
+    generators: list[GeneratorFigures] = field(default_factory=list)
     resources: list[ResourceRow] = field(default_factory=list)
     counters: list[CounterFigures] = field(default_factory=list)
     hit_percent: float | None = None
@@ -150,6 +152,9 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
         measured.requests = collect_requests(rows)
         measured.notes.extend(_unknown_endpoints(plan, rows))
         if steady:
+            sent = Counter(row.generator for row in rows if steady.holds(row.start_unix_s))
+            seconds = [row for row in measured.generator if steady.holds(row.unix_s)]
+            measured.generators = compute_generators(moments.clocks, seconds, sent, steady.length_s)
             evidence = _evidence(plan, record, steady, measured, rows)
             measured.reasons.extend(find_steady_reasons(plan, evidence))
             measured.notes.extend(find_notes(plan, evidence))
@@ -199,6 +204,7 @@ def _evidence(
         under_way=count_under_way(requests, window),
         answers=count_answers(requests, window),
         generator=[row for row in measured.generator if window.holds(row.unix_s)],
+        generators=measured.generators,
         resources=measured.steady_resources(),
     )
 
@@ -258,6 +264,7 @@ def _figures(plan: Plan, measured: Sequence[_Measured]) -> dict[str, Any]:
         "endpoints": [_endpoint(name, steady, whole_run, scheduled) for name in names if steady and whole_run],
         "roles": compute_roles([role.name for role in plan.roles], resources),
         "generator_late_percent": _late_percent(measured),
+        "generators": pool_generators([one.generators for one in measured]),
     }
 
 
@@ -385,8 +392,10 @@ def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
         "most_stolen_cpu_percent",
         "most_generator_late_percent",
     )
+    generators = {"generators": {"processes": plan.generators}} if plan.generators > 1 else {}
     return {
         **{key: raw[key] for key in kept},
+        **generators,
         "seed": record.seed,
         "workload": workload,
         "order": [cell.id for cell in record.order],

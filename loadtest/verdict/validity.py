@@ -15,12 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.figures.caching import find_cache_faults, find_cache_notes
-from loadtest.figures.figures import Reason, Traffic, show_count, show_ms, show_percent, show_rps
+from loadtest.figures.figures import (
+    GeneratorFigures,
+    Reason,
+    ReasonCode,
+    Traffic,
+    show_count,
+    show_ms,
+    show_percent,
+    show_rps,
+)
+from loadtest.figures.generators import compute_late_percent, name_generator, split_seconds
 from loadtest.plan.plan import MOST_LATE_PERCENT, Plan
 from loadtest.plan.target_key import VARIABLE
 from loadtest.plan.targets import STOLEN, Target
 from loadtest.rows.columns import GeneratorRow, ResourceRow
-from loadtest.rows.run_folder import ArrivalCounts, CellRecord
+from loadtest.rows.run_folder import ArrivalCounts, CellRecord, ClockRecord
 
 LEAST_DURATION_SHARE = 0.98
 """Of the duration asked for: what a load that was not cut short lasts."""
@@ -61,6 +71,10 @@ MOST_CLOCK_JUMP_S = 0.5
 """Between two seconds of the generator: a clock that is slewed moves by 0.0005 s a second, a set one jumps."""
 
 
+MOST_CLOCK_UNCERTAINTY_S = 0.1
+"""Of one of several generators: its rows may lie so far off the steady window's borders and the others' rows."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a measured cell left behind in its steady window."""
@@ -81,6 +95,8 @@ class Evidence:
     answers: int
     """Answers that arrived, to requests sent before it too."""
     generator: Sequence[GeneratorRow]
+    generators: Sequence[GeneratorFigures]
+    """Of several; empty where one makes the load."""
     resources: Sequence[ResourceRow]
 
     @property
@@ -95,8 +111,20 @@ class Evidence:
 
     @property
     def late_percent(self) -> float:
-        """Return for how much of the time the generator's event loop was late."""
+        """Return for how much of the time the generator's event loop was late; of several, the latest one's."""
         return compute_late_percent(self.generator, self.window_s)
+
+    @property
+    def clocks(self) -> list[ClockRecord]:
+        """Return the several generators with their clocks; empty where one makes the load."""
+        return self.record.moments.clocks if self.record.moments else []
+
+    @property
+    def generator_cpu_percent(self) -> float | None:
+        """Return the mean CPU of the generator, 100 being one core; of several, that of the busiest."""
+        if self.clocks:
+            return max((figures.cpu_percent for figures in self.generators), default=None)
+        return self.cpu_percent("load_generator")
 
     def cpu_percent(self, role: str) -> float | None:
         """Return the mean CPU of a role, 100 being one core; None without a sample."""
@@ -107,13 +135,15 @@ class Evidence:
 def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[Reason]:
     """Return why the load as a whole was not the one asked for: it failed, came short of users, or ended early."""
     if record.status == "failed":
-        return [Reason(record.reason or "the cell failed, and its record does not say why", "failed")]
+        code: ReasonCode = "generator_lost" if record.lost_generator else "failed"
+        return [Reason(record.reason or "the cell failed, and its record does not say why", code)]
     if record.moments is None:
         return [Reason("cell.json does not say when the load began and ended", "unreadable")]
     users, moments = record.cell.users, record.moments
     reasons = []
     if moments.spawned_unix_s is None:
-        most = max((row.users for row in generator), default=None)
+        each = [max(row.users for row in rows) for rows in split_seconds(generator).values()]
+        most = sum(each) if each else None
         told = f": {most} at most" if most is not None else ""
         reasons.append(Reason(f"not all {users} users came{told}", "users_missing"))
     elif moments.spawned_unix_s + plan.settle_s >= moments.stopping_unix_s:
@@ -130,7 +160,7 @@ def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[Genera
             "than the clients' own time limit"
         )
         reasons.append(Reason(words, "answers_missing"))
-    return [*reasons, *_clock_jumps(generator)]
+    return [*reasons, *_clock_faults(moments.clocks, generator)]
 
 
 def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
@@ -156,6 +186,13 @@ def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
         notes.append(
             f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"
         )
+    if evidence.clocks:
+        most_ms = 1000 * max(abs(clock.ahead_s) for clock in evidence.clocks)
+        unsure_ms = 1000 * max(clock.uncertainty_s for clock in evidence.clocks)
+        notes.append(
+            f"times of {len(evidence.clocks)} load generators were corrected by {show_ms(most_ms)} ms at most, which "
+            f"may be wrong by {show_ms(unsure_ms)} ms"
+        )
     arrivals = evidence.arrivals
     if arrivals and arrivals.queued + arrivals.unsent:
         notes.append(
@@ -172,54 +209,88 @@ def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
     return [*notes, *find_cache_notes(plan, _target(plan, evidence), evidence.record.about)]
 
 
-def _clock_jumps(generator: Sequence[GeneratorRow]) -> Iterator[Reason]:
-    jumps_s = [
-        (later.unix_s - earlier.unix_s) - (later.monotonic_s - earlier.monotonic_s)
-        for earlier, later in pairwise(generator)
-    ]
-    largest_s = max(jumps_s, key=abs, default=0.0)
-    if abs(largest_s) > MOST_CLOCK_JUMP_S:
-        yield Reason(
-            f"the machine's clock jumped by {largest_s:+.2f} s during the load, so its times cannot be compared",
-            "clock_jumped",
-        )
+def _clock_faults(clocks: Sequence[ClockRecord], generator: Sequence[GeneratorRow]) -> Iterator[Reason]:
+    for number, rows in split_seconds(generator).items():
+        jumps_s = [
+            (later.unix_s - earlier.unix_s) - (later.monotonic_s - earlier.monotonic_s)
+            for earlier, later in pairwise(rows)
+        ]
+        largest_s = max(jumps_s, key=abs, default=0.0)
+        if abs(largest_s) > MOST_CLOCK_JUMP_S:
+            whose = "the machine's clock" if number is None else f"the clock of {name_generator(number, len(clocks))}"
+            yield Reason(
+                f"{whose} jumped by {largest_s:+.2f} s during the load, so its times cannot be compared",
+                "clock_jumped",
+            )
+    for clock in clocks:
+        if clock.uncertainty_s > MOST_CLOCK_UNCERTAINTY_S:
+            name = name_generator(clock.generator, len(clocks))
+            yield Reason(
+                f"the clock of {name} is known to ± {clock.uncertainty_s:.2f} s only, "
+                f"± {MOST_CLOCK_UNCERTAINTY_S:g} s are allowed: its machine answers too slowly",
+                "clock_unknown",
+            )
 
 
 def _generator_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    if evidence.clocks:
+        yield from _faults_of_several(plan, evidence)
+        return
     if not evidence.generator:
         yield Reason(
             "generator.csv has no row of the steady window, so whether the generator was late is not known",
             "generator_unseen",
         )
-    elif (late_percent := evidence.late_percent) > plan.most_generator_late_percent:
-        longest_ms = max(row.lag_ms for row in evidence.generator)
-        yield Reason(
-            f"the load generator was late: its event loop for {show_percent(late_percent)} % of the time "
-            f"(by {show_ms(longest_ms)} ms at most), {show_percent(plan.most_generator_late_percent)} % are allowed "
-            "(most_generator_late_percent)",
-            "generator_late",
-        )
-    cpu_percent = evidence.cpu_percent("load_generator")
+    else:
+        yield from _late_faults(plan, "the load generator", evidence.generator, evidence.late_percent)
+    cpu_percent = evidence.generator_cpu_percent
     if cpu_percent is None:
         yield Reason(
             "resources.csv has no row of the load generator in the steady window, so its CPU is not known",
             "generator_unseen",
         )
-    elif cpu_percent > MOST_GENERATOR_CPU_PERCENT:
+    else:
+        yield from _cpu_faults("the load generator", cpu_percent)
+
+
+def _faults_of_several(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
+    """Judge each of several generators by itself: the figures are those of all of them together."""
+    clocks, split = evidence.clocks, split_seconds(evidence.generator)
+    figures = {one.name: one for one in evidence.generators}
+    for clock in clocks:
+        name, rows = name_generator(clock.generator, len(clocks)), split.get(clock.generator)
+        if not rows:
+            yield Reason(
+                f"generator.csv has no row of {name} in the steady window, so whether it was late is not known",
+                "generator_unseen",
+            )
+            continue
+        own = figures[f"{clock.generator} of {len(clocks)}"]
+        yield from _late_faults(plan, name, rows, own.late_percent)
+        yield from _cpu_faults(name, own.cpu_percent)
+        if not own.requests and evidence.steady.requests >= LEAST_REQUESTS * len(clocks):
+            sent = show_count(evidence.steady.requests)
+            yield Reason(f"{name} sent none of {sent} requests in the steady window", "generator_lost")
+
+
+def _late_faults(plan: Plan, name: str, rows: Sequence[GeneratorRow], late_percent: float) -> Iterator[Reason]:
+    if late_percent > plan.most_generator_late_percent:
+        longest_ms = max(row.lag_ms for row in rows)
         yield Reason(
-            f"the load generator was short of CPU: it used {show_percent(cpu_percent)} % of one core, "
-            f"{show_percent(MOST_GENERATOR_CPU_PERCENT)} % are allowed",
-            "generator_cpu",
+            f"{name} was late: its event loop for {show_percent(late_percent)} % of the time "
+            f"(by {show_ms(longest_ms)} ms at most), {show_percent(plan.most_generator_late_percent)} % are allowed "
+            "(most_generator_late_percent)",
+            "generator_late",
         )
 
 
-def compute_late_percent(generator: Sequence[GeneratorRow], window_s: float) -> float:
-    """Return for how much of the time the event loop was late, at least: each second states its longest lateness.
-
-    The worst second is left out: a short window may hold one stall of the machine.
-    """
-    lags_ms = sorted(row.lag_ms for row in generator)
-    return fsum(lags_ms[:-1]) / 10 / window_s
+def _cpu_faults(name: str, cpu_percent: float) -> Iterator[Reason]:
+    if cpu_percent > MOST_GENERATOR_CPU_PERCENT:
+        yield Reason(
+            f"{name} was short of CPU: it used {show_percent(cpu_percent)} % of one core, "
+            f"{show_percent(MOST_GENERATOR_CPU_PERCENT)} % are allowed",
+            "generator_cpu",
+        )
 
 
 def _machine_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
@@ -312,7 +383,7 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that. A generator that
     stays below even this is the limit itself, and its lateness is in those latencies.
     """
-    cpu_percent = evidence.cpu_percent("load_generator") or 0.0
+    cpu_percent = evidence.generator_cpu_percent or 0.0
     late_percent = evidence.late_percent
     seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
     if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
