@@ -10,11 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-from loadtest.commands import audit, capacity, compare, faults, fuzz, overload, report, run, soak, tune
+from loadtest.commands import audit, capacity, compare, faults, fuzz, generator, overload, report, run, soak, tune
 from loadtest.errors import BadInputError
 from loadtest.measure.experiment import Interrupted
 
-_COMMANDS = (run, report, compare, audit, capacity, overload, faults, soak, fuzz, tune)
+_COMMANDS = (run, report, compare, audit, capacity, overload, faults, soak, fuzz, tune, generator)
 
 
 def main() -> int:

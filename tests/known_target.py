@@ -158,12 +158,12 @@ class KnownTarget:
         if self._measured == self._behaviour.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._measured == self._behaviour.kill_client_at:
-            (generator,) = [
+            generators = [
                 process
                 for process in psutil.Process(os.getppid()).children()
-                if "loadtest.load.recorder" in process.cmdline()
+                if {"loadtest.load.recorder", "loadtest.load.worker"} & {*process.cmdline()}
             ]
-            generator.kill()
+            generators[-1].kill()
 
     def _answer(self, path: str, now_s: float, client: int) -> Answer:
         match path:
@@ -341,7 +341,13 @@ def read_options() -> Behaviour | None:
     parser.add_argument("--slow-clients", type=int, default=0, metavar="N", help="and for the first N in any case")
     parser.add_argument("--slow-ms", type=float, default=0, metavar="MS", help="by so much")
     parser.add_argument("--die-at", type=int, default=0, metavar="N", help="the N-th request kills the target")
-    parser.add_argument("--kill-client-at", type=int, default=0, metavar="N", help="the N-th kills the load generator")
+    parser.add_argument(
+        "--kill-client-at",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the N-th kills the load generator, or one of several",
+    )
     parser.add_argument("--hold-at", type=int, default=0, metavar="N", help="from the N-th on they wait at the gate")
     parser.add_argument("--hold-end", action="store_true", help="after SIGTERM it waits there before it ends")
     parser.add_argument("--gate", default="", metavar="FILE", help="see FileGate")

@@ -27,8 +27,8 @@ from loadtest.verdict.summary import summarize
 
 RECORD = "capacity.json"
 _SPAWN_PER_S = 100.0
-# Locust's own time to have them all, which would be missing in the steady window.
-_SPAWN_S = 0.1
+# Locust's own time to have them all, which would be missing in the steady window; of several generators, their talk's.
+_SPAWN_S, _SPAWN_OF_SEVERAL_S = 0.1, 1.5
 
 
 class Question(Strict):
@@ -199,9 +199,10 @@ def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *,
         raw["users"] = [int(level)]
     spawn_per_s = plan.spawn_rate_per_s if question.by == "rate_rps" else max(plan.spawn_rate_per_s, _SPAWN_PER_S)
     ramp_s = raw["users"][0] / spawn_per_s + plan.settle_s
+    ramp_s += _SPAWN_OF_SEVERAL_S if plan.has_several_generators else _SPAWN_S
     raw |= {
         "spawn_rate_per_s": spawn_per_s,
-        "duration_s": math.ceil(ramp_s + length_s + _SPAWN_S),
+        "duration_s": math.ceil(ramp_s + length_s),
         "repetitions": 1,
         "baseline": None,
     }

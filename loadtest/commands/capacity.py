@@ -77,9 +77,11 @@ def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
 
     by_rate = arguments.rate is not None
     start = arguments.rate if by_rate else arguments.start or min(plan.users)
+    if start < plan.generators and not by_rate:
+        raise BadInputError(f"--start: must be at least {plan.generators}, one user for each of the plan's generators")
     bounds = Bounds(
         start=start,
-        least=min(start, 0.1 if by_rate else 1),
+        least=min(start, 0.1 if by_rate else plan.generators),
         most=max(start, arguments.most),
         resolution_percent=arguments.resolution,
         whole=not by_rate,

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
+from loadtest.plan.generators import OwnAddress, check_machine, find_generator_faults
 from loadtest.plan.keys import Name, Pattern, Strict, check_keys
 from loadtest.plan.plan import Plan
 from loadtest.plan.targets import Role, Target
@@ -132,6 +133,8 @@ class FaultLoad(Strict):
     spawn_rate_per_s: PositiveFloat
     settle_s: NonNegativeFloat = 5
     drain_s: NonNegativeFloat = 65
+    generators: PositiveInt = Field(default=1, exclude_if=lambda count: count == 1)
+    generators_at: OwnAddress | None = Field(default=None, exclude_if=lambda address: address is None)
     seed: int = 1
     workload: Workload
     roles: list[Role] = Field(min_length=1)
@@ -153,6 +156,8 @@ class FaultLoad(Strict):
             duration_s=max(math.ceil(duration_s), math.floor(self.ramp_s) + 1),
             settle_s=self.settle_s,
             drain_s=self.drain_s,
+            generators=self.generators,
+            generators_at=self.generators_at,
             seed=self.seed,
             workload=self.workload,
             roles=self.roles,
@@ -171,9 +176,10 @@ class FaultLoad(Strict):
             wrong += [f"{where}: target.start: missing; the kit only breaks what it has started"]
         return wrong
 
-    def _steady_faults(self) -> list[str]:
+    def _load_faults(self) -> list[str]:
         unknown = set(self.steady_roles) - {role.name for role in self.roles}
-        return [f"steady_roles: {name!r} is not a role of the plan" for name in sorted(unknown)]
+        wrong = [f"steady_roles: {name!r} is not a role of the plan" for name in sorted(unknown)]
+        return [*wrong, *find_generator_faults(self.generators, [self.users])]
 
 
 def _given_twice(faults: list[Fault], where: str) -> list[str]:
@@ -190,7 +196,7 @@ class FaultPlan(FaultLoad):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = self._steady_faults() + _given_twice([one for group in self.groups for one in group.faults], "groups")
+        wrong = self._load_faults() + _given_twice([one for group in self.groups for one in group.faults], "groups")
         for group in self.groups:
             wrong += self.faults_of(group, f"groups.{group.name}")
         if wrong:
@@ -217,7 +223,7 @@ class SoakPlan(FaultLoad, Setting):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        wrong = [*self._steady_faults(), *self.faults_of(self, "faults")]
+        wrong = [*self._load_faults(), *self.faults_of(self, "faults")]
         wrong += [
             f"faults.{fault.name}: lasts {fault.lasts_s:g} s, and the next one comes after {self.every_s:g} s (every_s)"
             for fault in self.faults
@@ -235,7 +241,9 @@ class SoakPlan(FaultLoad, Setting):
 
 def load_fault_plan(path: Path) -> FaultPlan:
     """Return the fault plan in a file. Raises BadInputError with all that is wrong."""
-    return check_keys(path, read_yaml_mapping(path, [*FaultPlan.model_fields]), FaultPlan)
+    plan = check_keys(path, read_yaml_mapping(path, [*FaultPlan.model_fields]), FaultPlan)
+    check_machine(path, plan.generators, plan.generators_at)
+    return plan
 
 
 def choose(plan: FaultPlan, only: list[str] | None) -> list[str]:
@@ -250,6 +258,7 @@ def load_soak_plan(path: Path, minutes: float | None = None) -> SoakPlan:
     """Return the soak plan in a file, with another duration if given. Raises BadInputError with what is wrong."""
     raw = read_yaml_mapping(path, [*SoakPlan.model_fields])
     plan = check_keys(path, raw if minutes is None else {**raw, "minutes": minutes}, SoakPlan)
+    check_machine(path, plan.generators, plan.generators_at)
     if not plan.schedule():
         raise BadInputError(
             f"{path}: minutes: {plan.minutes:g} leave no time for a fault every {plan.every_s:g} s and one to recover"

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from loadtest.plan.keys import Strict
 from loadtest.rows.columns import ProcessRow, RequestRow, ResourceRow, read_rows
-from loadtest.rows.run_folder import Environment, read_written, write_json
+from loadtest.rows.run_folder import ClockRecord, Environment, read_written, write_json
 
 _Model = TypeVar("_Model", bound=BaseModel)
 SOAK = "soak"
@@ -47,6 +47,8 @@ class StretchRecord(Strict, frozen=False):
     """When the load was complete and had settled: what is quiet begins here."""
     stopping_unix_s: float | None = None
     """When the load ended."""
+    clocks: list[ClockRecord] = Field(default=[], exclude_if=lambda clocks: not clocks)
+    """Of the load generators, where there are several."""
     events: list[Event] = []
     notes: list[str] = []
 

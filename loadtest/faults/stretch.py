@@ -37,7 +37,9 @@ def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) ->
     Raises CellFailedError when the load generator fails or the target ends, and OSError.
     """
     plan = stretch.load.load_plan(running.target, stretch.duration_s)
-    load = Load(plan.users[0], plan.spawn_rate_per_s, plan.duration_s, plan.seed, stretch.folder, "requests")
+    load = Load(
+        plan.users[0], plan.spawn_rate_per_s, plan.duration_s, plan.seed, stretch.folder, "requests", divided=True
+    )
     with closing(ProcessWatch(plan.roles, stretch.folder / "processes.csv")) as watch:
         breaking = _Breaking(stretch, running, watch, progress)
         follower = Follower(running, progress, each_tick=breaking.tick, each_second=breaking.second)
@@ -50,6 +52,7 @@ def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) ->
         status="finished",
         complete_unix_s=breaking.complete_unix_s,
         stopping_unix_s=moments.stopping_unix_s,
+        clocks=moments.clocks,
         events=breaking.events,
     )
 

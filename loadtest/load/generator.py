@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from loadtest.errors import CellFailedError, GeneratorLostError
+from loadtest.errors import BadInputError, CellFailedError, GeneratorLostError
 from loadtest.machine.processes import family, kill, last_lines, psutil_of, start_process, undisturbed, wait_for_end
 from loadtest.plan.generators import split_address
 from loadtest.plan.plan import Plan
@@ -90,8 +90,8 @@ class RecorderSettings(BaseModel):
     """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
     generators: int = 1
     """How many processes make the load together."""
-    number: int = 1
-    """Which of them this one is."""
+    number: int | None = None
+    """Which of them this one is, from 1 on, where a master directs them."""
     address: str = ""
     """Of the master, where the generators are on other machines."""
 
@@ -162,18 +162,18 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
     """Start Locust; it ends by itself, and at the latest when the context does. Raises CellFailedError."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
-        if load.divided and (plan.generators > 1 or plan.generators_at is not None):
+        if load.divided and plan.has_several_generators:
             with _reserved_port() as free_port:
                 _start_several(plan, target, load, processes, free_port)
                 yield Generator(load, processes[0], processes[1:])
         else:
             # Half of the time, so that there is some left for the last answers.
             settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2)
-            processes.append(_start("recorder", settings.model_dump_json(), _options(plan, target, load), load))
+            processes.append(_start(_command("recorder", settings, _options(plan, target, load)), load))
             yield Generator(load, processes[0])
     finally:
         with undisturbed():
-            _take_down(processes)
+            take_down(processes)
 
 
 def _start_several(
@@ -190,16 +190,16 @@ def _start_several(
     host, port = split_address(plan.generators_at) if plan.generators_at else (_LOOPBACK, free_port)
     options = ["--master", "--master-bind-host", host, "--master-bind-port", str(port)]
     options += ["--expect-workers", str(plan.generators), *_options(plan, target, load)]
-    processes.append(_start("master", settings.model_dump_json(), options, load))
+    if plan.generators_at:
+        _check_can_listen(host, port)
+    processes.append(_start(_command("master", settings, options), load))
     for number in range(1, 1 if plan.generators_at else plan.generators + 1):
-        options = [*worker_options(host, port), "-f", str(find_file(plan.workload.locustfile))]
-        processes.append(_start("worker", str(number), [*options, *_own_options(plan)], load))
+        options = ["-f", str(find_file(plan.workload.locustfile)), *_own_options(plan)]
+        processes.append(_start(worker_command(number, host, port, *options), load))
 
 
-def worker_options(host: str, port: int) -> list[str]:
-    """Return Locust's options for a generator of the master at an address."""
-    options = ["--worker", "--master-host", host, "--master-port", str(port)]
-    return [*options, "--exit-code-on-error", "0", "--loglevel", "WARNING"]
+def _command(module: str, settings: RecorderSettings, options: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", f"loadtest.load.{module}", settings.model_dump_json(), *options]
 
 
 def clean_environment() -> dict[str, str]:
@@ -207,14 +207,33 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
 
 
-def _start(module: str, argument: str, options: Sequence[str], load: Load) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", f"loadtest.load.{module}", argument, *options]
+def _check_can_listen(host: str, port: int) -> None:
+    """Raise BadInputError when the master cannot listen at the plan's `generators_at`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as exc:
+            told = f"generators_at: {host}:{port} cannot be listened on ({exc.strerror})"
+            raise BadInputError(f"{told}: give an address of this machine and a free port") from exc
+
+
+def worker_command(number: int, host: str, port: int, *options: str) -> list[str]:
+    """Return what starts a generator of the master at an address; with the number 0, the master chooses its number."""
+    command = [sys.executable, "-m", "loadtest.load.worker", str(number), "--worker"]
+    command += ["--master-host", host, "--master-port", str(port), "--exit-code-on-error", "0"]
+    return [*command, "--loglevel", "WARNING", *options]
+
+
+def _start(command: list[str], load: Load) -> "subprocess.Popen[bytes]":
     # By default Locust's master says after 1 s that all users have come, even if they have not.
     environment = {**clean_environment(), "LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP": str(_FOREVER_S)}
     return start_process(command, load.log, environment)
 
 
-def _take_down(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+def take_down(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Ask generators to end, and kill what is left of them after a few seconds."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
         process.terminate()

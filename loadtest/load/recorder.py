@@ -143,14 +143,14 @@ class Recorder:
         """Begin with no row; `seconds` takes one a second of this process."""
         self._workload, self._drain_s = settings.workload, settings.drain_s
         self._seed: int | str = settings.load.seed
-        if settings.generators > 1:
+        if settings.number is not None:
             self._seed = f"{settings.load.seed}, generator {settings.number}"  # users of two must not behave alike
         self._endpoints = {endpoint.request: name for name, endpoint in settings.workload.endpoints.items()}
         self._requests, self._seconds = requests, seconds
         self._count: Counter[str] = Counter()
         self._open_loop = _open_loop(settings)
         self._lag_s = 0.0
-        self._cpu = CpuClock() if settings.generators > 1 or settings.address else None
+        self._cpu = None if settings.number is None else CpuClock()
         self._greenlets: list[gevent.Greenlet] = []
         events.request.add_listener(self._write_request)
 
@@ -330,7 +330,7 @@ def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
     if work.rate_rps is None:
         return None
     times_s = draw_arrival_times_s(work.rate_rps, load.duration_s, work.arrivals, load.seed)
-    return OpenLoop(share_of(times_s, settings.number, settings.generators).tolist())
+    return OpenLoop(share_of(times_s, settings.number or 1, settings.generators).tolist())
 
 
 def set_weights(user_class: type[User], endpoints: Mapping[str, Endpoint]) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import psutil
@@ -48,8 +48,10 @@ def split_command(command: str) -> list[str]:
     return [argument.replace("{python}", sys.executable) for argument in arguments]
 
 
-def start_process(arguments: list[str], log: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+def start_process(arguments: list[str], log: Path | None, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start a process in a session of its own, so that Ctrl-C reaches only the kit; its output goes into `log`.
+
+    Without a log, its output is the kit's own.
 
     On Linux it gets SIGTERM when the kit dies, however that happens. Raises CellFailedError, and Interrupted when it
     was started while a signal came; then it has been killed.
@@ -57,13 +59,13 @@ def start_process(arguments: list[str], log: Path, environment: Mapping[str, str
     process = None
     try:
         # An exception of a signal handler that Python runs while it forks would be printed and lost.
-        with log.open("ab") as output, undisturbed():
+        with log.open("ab") if log else nullcontext() as output, undisturbed():
             process = subprocess.Popen(
                 arguments,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log else None,
                 start_new_session=True,
                 preexec_fn=_begin_child,  # noqa: PLW1509 it takes no lock that a thread could hold
             )

@@ -93,7 +93,8 @@ class _Overload:
             users, duration_s = question.saturating_users, question.saturating_s
             self.progress.doing(f"measuring the capacity: {users} users without think time")
             plan = self._plan({question.heavy: 1}, {"wait_s": (0.0, 0.0)}, users, duration_s)
-            moments = Follower(self.running, self.progress).make_load(plan, _load(plan, folder, plan.seed))
+            load = _load(plan, folder, plan.seed, divided=True)
+            moments = Follower(self.running, self.progress).make_load(plan, load)
             write_json(self.folder.capacity_moments, moments)
         capacity_rps = read_capacity_rps(question, self.folder)
         if not capacity_rps:
@@ -132,7 +133,7 @@ class _Overload:
         in_flight = max(_LEAST_IN_FLIGHT, math.ceil(2 * asked_rps))
         pace = {"rate_rps": asked_rps, "arrivals": "poisson"}
         plan = self._plan({self.question.heavy: 1}, pace, in_flight, math.ceil(self.question.seconds) + _SPAWN_S)
-        return follower.make_load(plan, _load(plan, folder, plan.seed))
+        return follower.make_load(plan, _load(plan, folder, plan.seed, divided=True))
 
     def _neighbour_plan(self) -> Plan:
         question = self.question
@@ -149,7 +150,7 @@ class _Overload:
         endpoints = {name: {**workload["endpoints"][name], "weight": weight} for name, weight in weights.items()}
         workload |= {"endpoints": endpoints, "wait_s": None, "rate_per_user_rps": None, "rate_rps": None, **pace}
         raw |= {
-            "users": [users],
+            "users": [max(users, self.plan.generators)],
             "spawn_rate_per_s": float(users),
             "duration_s": duration_s,
             "settle_s": 0,
@@ -159,9 +160,9 @@ class _Overload:
         return Plan.model_validate(raw)
 
 
-def _load(plan: Plan, folder: Path, seed: int) -> Load:
+def _load(plan: Plan, folder: Path, seed: int, *, divided: bool = False) -> Load:
     folder.mkdir(parents=True, exist_ok=True)
-    return Load(plan.users[0], plan.spawn_rate_per_s, plan.duration_s, seed, folder, "requests")
+    return Load(plan.users[0], plan.spawn_rate_per_s, plan.duration_s, seed, folder, "requests", divided)
 
 
 def _has_begun(generator: Generator) -> bool:

@@ -4,9 +4,12 @@ import os
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator
+
+from loadtest.errors import BadInputError
 
 MOST_PER_CORE = 4
 """Generators of this machine for each of its cores: one alone can fill a core."""
@@ -45,12 +48,14 @@ def find_generator_faults(generators: int, users: list[int]) -> Iterator[str]:
         )
 
 
-def find_machine_fault(generators: int) -> str | None:
-    """Return why this machine should not start so many generators; None if it may."""
+def check_machine(path: Path, generators: int, generators_at: str | None) -> None:
+    """Raise BadInputError when the plan at `path` has more generators than this machine should start.
+
+    That is no rule of the plan itself: the report of a run may be made on a smaller machine.
+    """
     cores = os.cpu_count() or 1
-    if generators <= MOST_PER_CORE * cores:
-        return None
-    return (
-        f"generators: {generators} are too many for the {cores} core(s) here: make it {MOST_PER_CORE * cores} or less, "
-        "or start them on other machines (generators_at)"
-    )
+    if generators_at is None and generators > MOST_PER_CORE * cores:
+        raise BadInputError(
+            f"{path}: generators: {generators} are too many for the {cores} core(s) here: "
+            f"make it {MOST_PER_CORE * cores} or less, or start them on other machines (generators_at)"
+        )

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
-from loadtest.plan.generators import OwnAddress, find_generator_faults, find_machine_fault
+from loadtest.plan.generators import OwnAddress, check_machine, find_generator_faults
 from loadtest.plan.keys import Strict, check_keys
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.targets import Role, Target, TargetMetrics
@@ -67,6 +67,11 @@ class Plan(Strict):
     packages: list[str] = Field(default=[])
     """Python packages whose versions the report names."""
 
+    @property
+    def has_several_generators(self) -> bool:
+        """Return whether a Locust master directs the generators: also one alone, if it is on another machine."""
+        return self.generators > 1 or self.generators_at is not None
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         faults = [*self._target_faults(), *self._endpoint_faults(), *self._duration_faults()]
@@ -111,10 +116,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     """
     raw = read_yaml_mapping(path, [*Plan.model_fields])
     plan = check_keys(path, _overridden(path, raw, dict(overrides or {})), Plan)
-    # Not a rule of the plan itself: the report of a run may be made on a smaller machine.
-    fault = None if plan.generators_at else find_machine_fault(plan.generators)
-    if fault is not None:
-        raise BadInputError(f"{path}: {fault}")
+    check_machine(path, plan.generators, plan.generators_at)
     return plan
 
 

@@ -392,7 +392,7 @@ def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
         "most_stolen_cpu_percent",
         "most_generator_late_percent",
     )
-    generators = {"generators": {"processes": plan.generators}} if plan.generators > 1 else {}
+    generators = {"generators": {"processes": plan.generators}} if plan.has_several_generators else {}
     return {
         **{key: raw[key] for key in kept},
         **generators,

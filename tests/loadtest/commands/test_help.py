@@ -19,7 +19,7 @@ COMMANDS = commands()
 
 
 def test_every_command_is_made_alike() -> None:
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
     assert {command.formatter_class for command in COMMANDS.values()} == {argparse.RawDescriptionHelpFormatter}
 
 
