@@ -81,6 +81,10 @@ class Load:
         return self.folder / ("locust.log" if self.name == "requests" else f"{self.name}.log")
 
 
+Processes = list["subprocess.Popen[bytes]"]
+"""Of Locust, that the kit has started."""
+
+
 class RecorderSettings(BaseModel):
     """What the process that makes the load is given, as JSON."""
 
@@ -88,6 +92,8 @@ class RecorderSettings(BaseModel):
     workload: Workload
     drain_s: float
     """After the load, the longest wait for the arrivals of an open loop that are still to be sent."""
+    urls: list[str]
+    """Of the target: each user keeps to one of them."""
     generators: int = 1
     """How many processes make the load together."""
     number: int | None = None
@@ -106,7 +112,7 @@ class Generator:
     """Of several generators, those on this machine."""
 
     @property
-    def processes(self) -> list[subprocess.Popen[bytes]]:
+    def processes(self) -> Processes:
         """Return all that the kit has started for this load."""
         return [self.process, *self.workers]
 
@@ -160,7 +166,7 @@ def add_up_seconds(rows: Sequence[GeneratorRow]) -> GeneratorRow:
 @contextmanager
 def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Generator]:
     """Start Locust; it ends by itself, and at the latest when the context does. Raises CellFailedError."""
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: Processes = []
     try:
         if load.divided and plan.has_several_generators:
             with _reserved_port() as free_port:
@@ -168,7 +174,7 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
                 yield Generator(load, processes[0], processes[1:])
         else:
             # Half of the time, so that there is some left for the last answers.
-            settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2)
+            settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2, urls=target.urls)
             processes.append(_start(_command("recorder", settings, _options(plan, target, load)), load))
             yield Generator(load, processes[0])
     finally:
@@ -176,14 +182,13 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
             take_down(processes)
 
 
-def _start_several(
-    plan: Plan, target: Target, load: Load, processes: list["subprocess.Popen[bytes]"], free_port: int
-) -> None:
+def _start_several(plan: Plan, target: Target, load: Load, processes: Processes, free_port: int) -> None:
     """Start the master, and the generators unless they come from other machines; append each to `processes`."""
     settings = RecorderSettings(
         load=load,
         workload=plan.workload,
         drain_s=plan.drain_s / 2,
+        urls=target.urls,
         generators=plan.generators,
         address=plan.generators_at or "",
     )
@@ -232,7 +237,7 @@ def _start(command: list[str], load: Load) -> "subprocess.Popen[bytes]":
     return start_process(command, load.log, environment)
 
 
-def take_down(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+def take_down(processes: Processes) -> None:
     """Ask generators to end, and kill what is left of them after a few seconds."""
     running = [process for process in processes if process.poll() is None]
     for process in running:
@@ -259,7 +264,7 @@ def _reserved_port() -> Iterator[int]:
 
 
 def _options(plan: Plan, target: Target, load: Load) -> list[str]:
-    options = ["-f", str(find_file(plan.workload.locustfile)), "--headless", "--host", target.url]
+    options = ["-f", str(find_file(plan.workload.locustfile)), "--headless", "--host", target.urls[0]]
     options += ["--users", str(load.users), "--spawn-rate", f"{load.spawn_rate_per_s:g}"]
     options += ["--stop-timeout", f"{plan.drain_s:g}", "--exit-code-on-error", "0"]
     options += ["--only-summary", "--loglevel", "WARNING"]

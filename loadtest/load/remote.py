@@ -3,7 +3,7 @@
 import time
 from typing import NoReturn
 
-from loadtest.load.generator import clean_environment, take_down, worker_command
+from loadtest.load.generator import Processes, clean_environment, take_down, worker_command
 from loadtest.machine.processes import start_process, undisturbed
 
 _POLL_S = 0.1
@@ -16,7 +16,7 @@ def serve_master(host: str, port: int, count: int) -> NoReturn:
     The master has the locustfile. Raises Interrupted, when all have been taken down.
     """
     command = worker_command(0, host, port, "-f", "-")
-    running = []
+    running: Processes = []
     try:
         while True:
             running += [start_process(command, None, clean_environment()) for _ in range(count - len(running))]

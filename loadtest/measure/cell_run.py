@@ -110,7 +110,7 @@ class CellRun:
             follower.wait(metrics.settle_s)
         if moments is not None:
             self.record.metrics_after_s = round(time.time() - moments.stopping_unix_s, 3)
-        if fault := save_metrics(metrics, self.target.url, self.folder / name):
+        if fault := save_metrics(metrics, self.target.urls[0], self.folder / name):
             self.record.notes.append(fault)
 
 

@@ -60,18 +60,23 @@ class RunningTarget:
             raise CellFailedError(_with_log(f"the target {ended}", self.log))
 
     def wait_until_ready(self) -> None:
-        """Return when every ready path answers 200. Raises CellFailedError when it ends or takes too long."""
+        """Return when every ready path of each URL answers 200. Raises CellFailedError when it ends or takes too long."""
         began = time.monotonic()
-        with self._client() as client:
-            for path in self.target.ready:
-                self.check_lives()
-                while fault := _ask(client, path):
-                    if time.monotonic() - began > self.target.ready_timeout_s:
-                        late = f"the target was not ready within {self.target.ready_timeout_s:g} s ({path}: {fault})"
-                        raise CellFailedError(_with_log(f"{late}; see ready and ready_timeout_s", self.log))
-                    time.sleep(_POLL_S)
-                    self.check_lives()
+        for url in self.target.urls:
+            with self._client(url) as client:
+                for path in self.target.ready:
+                    self._wait_for(client, path, began + self.target.ready_timeout_s)
         self.ready_after_s = round(time.monotonic() - began, 3)
+
+    def _wait_for(self, client: httpx.Client, path: str, until_s: float) -> None:
+        self.check_lives()
+        while fault := _ask(client, path):
+            if time.monotonic() > until_s:
+                where = path if isinstance(self.target.url, str) else f"{client.base_url}{path.removeprefix('/')}"
+                late = f"the target was not ready within {self.target.ready_timeout_s:g} s ({where}: {fault})"
+                raise CellFailedError(_with_log(f"{late}; see ready and ready_timeout_s", self.log))
+            time.sleep(_POLL_S)
+            self.check_lives()
 
     def count_replicas(self, roles: list[Role]) -> int | None:
         """Return how many replicas run, once they are as many as asked or have had their time; None if not asked."""
@@ -86,7 +91,7 @@ class RunningTarget:
     def read_about(self) -> dict[str, Any]:
         """Return what the target says of itself, by path; a path that gives no JSON becomes a note."""
         about = {}
-        with self._client() as client:
+        with self._client(self.target.urls[0]) as client:
             for path in self.target.about:
                 try:
                     answer = client.get(path).raise_for_status()
@@ -96,8 +101,8 @@ class RunningTarget:
                     self.notes.append(f"about: {path}: {exc}")
         return about
 
-    def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.target.url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers())
+    def _client(self, url: str) -> httpx.Client:
+        return httpx.Client(base_url=url, timeout=_ASK_TIMEOUT_S, trust_env=False, headers=key_headers())
 
 
 @contextmanager
@@ -118,16 +123,17 @@ def running_target(target: Target, log: Path) -> Iterator[RunningTarget]:
 
 def check_port_is_free(target: Target) -> None:
     """Raise BadInputError when another program listens on the port of a target that the kit would start."""
-    host, port = address_of(target.url)
-    try:
-        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
-    except OSError:
-        return
-    users = [f"{describe(process)} (process {process.pid})" for process in find_listeners(target.url)]
-    raise BadInputError(
-        f"port {port} of {host} is already in use by {users[0] if users else 'another program'}: "
-        f"stop it, or give the target {target.name} another url"
-    )
+    for url in target.urls:
+        host, port = address_of(url)
+        try:
+            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
+        except OSError:
+            continue
+        users = [f"{describe(process)} (process {process.pid})" for process in find_listeners(url)]
+        raise BadInputError(
+            f"port {port} of {host} is already in use by {users[0] if users else 'another program'}: "
+            f"stop it, or give the target {target.name} another url"
+        )
 
 
 def _ask(client: httpx.Client, path: str) -> str:

@@ -51,6 +51,8 @@ def _test_rows(figures: Figures) -> Iterator[tuple[str, str]]:
     yield "targets", ", ".join(facts.title for facts in figures.targets)
     for name, start in (test.get("start") or {}).items():
         yield f"started by ({name})", f"`{start.replace('{python}', 'python')}`" if start else "ran already"
+    for name, urls in (test.get("urls") or {}).items():
+        yield f"ingresses ({name})", ", ".join(f"`{url}`" for url in urls)
     yield "users", ", ".join(str(users) for users in test.get("users") or [])
     yield "spawn rate", show_with_unit(test.get("spawn_rate_per_s"), "users per second")
     yield "duration of a cell", show_with_unit(test.get("duration_s"), "s, ramp included")

@@ -5,7 +5,15 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 
 from loadtest.plan.base_url import address_of, read_base_url
 from loadtest.plan.keys import Name, Pattern, Strict
@@ -30,6 +38,17 @@ class Replicas(Strict):
     """Once the target is ready, the longest wait for them: replicas may come after the first that answers."""
 
 
+def _read_base_urls(given: object) -> str | list[str]:
+    if isinstance(given, str):
+        return read_base_url(given)
+    if not isinstance(given, list) or not given or not all(isinstance(url, str) for url in given):
+        raise ValueError("must be a URL such as http://127.0.0.1:8000, or a list of them")
+    urls = [read_base_url(url) for url in given]
+    if len(set(urls)) < len(urls):
+        raise ValueError(f"the same URL appears twice: {', '.join(urls)}")
+    return urls
+
+
 class Target(Strict):
     """The service under test: the command that starts it, and its URL. Without `start` it must run already."""
 
@@ -38,8 +57,9 @@ class Target(Strict):
     start: str | None = None
     """Run without a shell, from the folder in which the kit runs; `{python}` is the kit's own interpreter."""
     environment: dict[str, str] = Field(default={})
-    url: Annotated[str, AfterValidator(read_base_url)]
-    """Where it is; a path in it stands before that of every request."""
+    url: Annotated[str | list[str], BeforeValidator(_read_base_urls)]
+    """Where it is; a path in it stands before that of every request. Of several, such as the ingresses of a cluster,
+    each user keeps to one, and all must be ready."""
     ready: list[_Path] = Field(default=["/"], min_length=1)
     """Paths that answer 200 once the target can be measured."""
     ready_timeout_s: PositiveFloat = 120
@@ -58,6 +78,11 @@ class Target(Strict):
     accuracy of those whose fingerprint it tells below `about`."""
     files: list[Path] = Field(default=[])
     """Files that are copied into the run folder, such as the config that is served."""
+
+    @property
+    def urls(self) -> list[str]:
+        """Return where it is; at least one."""
+        return [self.url] if isinstance(self.url, str) else self.url
 
     @property
     def title(self) -> str:

@@ -392,10 +392,13 @@ def _test(plan: Plan, record: RunRecord) -> dict[str, Any]:
         "most_stolen_cpu_percent",
         "most_generator_late_percent",
     )
+    several = {one.name: [*map(without_host, one.urls)] for one in plan.targets if len(one.urls) > 1}
+    urls = {"urls": several} if several else {}
     generators = {"generators": {"processes": plan.generators}} if plan.has_several_generators else {}
     return {
         **{key: raw[key] for key in kept},
         **generators,
+        **urls,
         "seed": record.seed,
         "workload": workload,
         "order": [cell.id for cell in record.order],

@@ -63,7 +63,7 @@ def main() -> int:
         progress("starting the service")
         environment = own_environment(folder) | {"SERVE_APP_CACHE_DIR": str(folder / "cache")}
         with running_service(config_of(folder, files), folder=folder, environment=environment) as service:
-            url = service.target.url
+            url = service.target.urls[0]
             top1 = evaluate(url, pictures, prefix_of(REFERENCE))["top1"]
             print(f"{REFERENCE}: right about {100 * top1['share']:.2f} % of {top1['of']} pictures\n")
             print(make_table(compare(url, pictures)))

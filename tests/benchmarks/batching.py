@@ -39,9 +39,9 @@ def main() -> int:
         progress(f"starting {len(VARIANTS)} classifiers")
         with running_service(config, folder=folder) as service:
             for application in PATHS.values():  # so that each has worked a little
-                rounds.measure(f"{service.target.url}/{application}", users=max(arguments.connections), round_s=4)
+                rounds.measure(f"{service.target.urls[0]}/{application}", users=max(arguments.connections), round_s=4)
             for connections in arguments.connections:
-                measure(report, arguments, rounds, service.target.url, connections)
+                measure(report, arguments, rounds, service.target.urls[0], connections)
     report.notes.append("CPU in percent of one core")
     return finish(report, arguments.json)
 

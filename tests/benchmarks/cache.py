@@ -53,8 +53,8 @@ def main() -> int:
         config = write_config(folder, arguments.config, variants(arguments.config))
         progress("starting two classifiers")
         with running_service(config, folder=folder, start=f"{WITH_REDIS} {{python}}") as service:
-            measure(report, arguments, folder, config, service.target.url)
-            asyncio.run(burst(report, arguments, service.target.url))
+            measure(report, arguments, folder, config, service.target.urls[0])
+            asyncio.run(burst(report, arguments, service.target.urls[0]))
         if "without the shared cache" in service.log.read_text(errors="replace"):
             report.faults.append("Redis did not answer in time at least once, so misses were no lookups then")
     return finish(report, arguments.json)

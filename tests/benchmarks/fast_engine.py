@@ -48,7 +48,7 @@ def main() -> int:
             progress(f"starting {side} replica(s)")
             config = write_config(folder, int(side))
             with running_service(config, folder=folder) as service:
-                measure(report, arguments, service.target.url, folder, int(side))
+                measure(report, arguments, service.target.urls[0], folder, int(side))
     return finish(report, arguments.json)
 
 

@@ -66,7 +66,7 @@ def measure_start(report: Report, arguments: argparse.Namespace, folder: Path) -
         progress(f"  idle: {sum(usage.values()):.1f} % of one core")
         # What an engine allocates for its larger batches stays with it.
         rounds = Rounds(folder, arguments.config)
-        cell = rounds.measure(service.target.url, users=CONNECTIONS, round_s=arguments.load_s, warm_up_s=1)
+        cell = rounds.measure(service.target.urls[0], users=CONNECTIONS, round_s=arguments.load_s, warm_up_s=1)
         report.append_cell("Predictions before memory is read again", SERVICE, cell)
         append_memory(report, "used", roles)
     append_stop(report, service)

@@ -70,8 +70,8 @@ def main() -> int:
         config = write_config(folder, args, arguments)
         progress("starting the service")
         with running_service(config, folder=folder) as service:
-            measure_service(report, service.target.url, folder, arguments)
-            measure_half(report, service.target.url, folder, arguments)
+            measure_service(report, service.target.urls[0], folder, arguments)
+            measure_half(report, service.target.urls[0], folder, arguments)
     append_share(report)
     return finish(report, arguments.json)
 

@@ -52,7 +52,7 @@ def measure(report: Report, folder: Path, batch: int, arguments: argparse.Namesp
     rounds, row = Rounds(folder, config), f"batches of {batch}"
     load = {"users": 1, "round_s": arguments.duration_s, "warm_up_s": WARM_UP_S, "pause_s": arguments.pause_s}
     with running_service(config, folder=folder, start=f"{WITH_REDIS} {{python}}") as service:
-        url = f"{service.target.url}/beside"
+        url = f"{service.target.urls[0]}/beside"
         report.append_cell(IDLE, row, rounds.measure(url, **load))
         with httpx.Client(base_url=f"{url}/model", timeout=60, trust_env=False) as http:
             jobs = submit_backlog(http, int(60 * arguments.duration_s) // FILES)

@@ -65,7 +65,7 @@ def compare(report: Report, name: str, environment: dict[str, str], arguments: a
         running_service(arguments.config, folder=folder, environment=environment) as service,
         plain_server(arguments.config, folder) as plain_url,
     ):
-        urls = {name: f"{service.target.url}/user/{QUERY}", PLAIN: f"{plain_url}/{QUERY}"}
+        urls = {name: f"{service.target.urls[0]}/user/{QUERY}", PLAIN: f"{plain_url}/{QUERY}"}
         check_same_answer(urls)
         for url in urls.values():
             run_lookups(url, connections=arguments.connections, duration_s=WARM_UP_S)
@@ -97,7 +97,7 @@ def plain_server(config: Path, folder: Path) -> Iterator[str]:
     target = Target(name="plain", url=f"http://127.0.0.1:{port}", ready=["/ready"], ready_timeout_s=PLAIN_START_S)
     with running_child(command, env=service_environment(folder)):
         RunningTarget(target, None, folder / "plain.log").wait_until_ready()
-        yield target.url
+        yield target.urls[0]
 
 
 def check_same_answer(urls: dict[str, str]) -> None:

@@ -75,7 +75,7 @@ def _table(connections: int) -> str:
 def _running(side: str, folder: Path, frozen: Path, settings: ClassifierSettings, python: Path) -> Iterator[str]:
     if side == OURS:
         with running_service(SHIPPED[0], folder=folder) as service:
-            yield service.target.url
+            yield service.target.urls[0]
         return
     port = free_port()
     target = Target(
@@ -88,7 +88,7 @@ def _running(side: str, folder: Path, frozen: Path, settings: ClassifierSettings
     )
     with running_target(target, folder / "litserve.log") as running:
         running.wait_until_ready()
-        yield target.url
+        yield target.urls[0]
 
 
 if __name__ == "__main__":

@@ -67,10 +67,10 @@ def main() -> int:
         with running_service(arguments.config, folder=folder) as service:
             progress("starting the bare engine")
             with bare_engines(arguments.config, folder) as bare:
-                check_same_weights(service.target.url, bare)
-                compare(report, arguments, service.target.url, bare, rounds)
+                check_same_weights(service.target.urls[0], bare)
+                compare(report, arguments, service.target.urls[0], bare, rounds)
             progress("lookups, with and without predictions")
-            measure_lookups(report, arguments, service.target.url, rounds)
+            measure_lookups(report, arguments, service.target.urls[0], rounds)
     report.append_ratios(PREDICTIONS, SERVICE, BARE, "rate")
     return finish(report, arguments.json)
 
