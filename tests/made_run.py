@@ -198,7 +198,8 @@ def write_made_cell(run: RunFolder, made: MadeCell) -> None:
         ("generator.csv", GeneratorRow, made.generator),
         ("resources.csv", ResourceRow, made.resources),
     ):
-        writer = RowWriter(folder / name, kind)
+        moments = made.record.moments
+        writer = RowWriter(folder / name, kind, of_several=bool(moments and moments.clocks))
         for row in rows:
             writer.write(row)
         writer.close()

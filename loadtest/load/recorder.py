@@ -17,7 +17,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from math import nan
@@ -150,7 +150,8 @@ class Recorder:
         self._requests, self._seconds = requests, seconds
         self._count: Counter[str] = Counter()
         self._open_loop = _open_loop(settings)
-        self._urls = cycle(rotated(settings.urls, (settings.number or 1) - 1))
+        self._urls = settings.urls
+        self._first_url = (settings.number or 1) - 1
         self._lag_s = 0.0
         self._cpu = None if settings.number is None else CpuClock()
         self._greenlets: list[gevent.Greenlet] = []
@@ -158,8 +159,9 @@ class Recorder:
 
     def employ(self, environment: Environment) -> None:
         """Give the users their pace and weights. Ends the process when the locustfile lacks an endpoint of the plan."""
+        if len(self._urls) > 1:
+            _spread(environment.user_classes, self._urls, self._first_url % len(self._urls))
         for user_class in environment.user_classes:
-            _spread(user_class, self._urls)
             if self._workload.wait_s is not None:
                 user_class.wait_time = between(*self._workload.wait_s)
             if self._workload.rate_per_user_rps is not None:
@@ -336,21 +338,20 @@ def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
     return OpenLoop(share_of(times_s, settings.number or 1, settings.generators).tolist())
 
 
-def rotated(urls: Sequence[str], by: int) -> list[str]:
-    """Return the URLs beginning with another one, so that the first users of several generators differ."""
-    first = by % len(urls)
-    return [*urls[first:], *urls[:first]]
+def _spread(user_classes: Sequence[type[User]], urls: Sequence[str], first: int) -> None:
+    """Have each user take the next of the target's URLs as its own; the `first` one differs between generators."""
+    hosts = cycle([*urls[first:], *urls[:first]])
 
+    def with_host(own_init: Callable[..., None]) -> Callable[..., None]:
+        def init(user: User, *arguments: Any, **named: Any) -> None:
+            if "host" not in vars(user):  # a class whose parent is one of the classes too would take two
+                user.host = next(hosts)
+            own_init(user, *arguments, **named)
 
-def _spread(user_class: type[User], urls: Iterator[str]) -> None:
-    """Have each user of a class take the next of the target's URLs as its own."""
-    own_init = user_class.__init__
+        return init
 
-    def __init__(user: User, *arguments: Any, **named: Any) -> None:  # noqa: N807 # it takes the other's place
-        user.host = next(urls)
-        own_init(user, *arguments, **named)
-
-    user_class.__init__ = __init__  # type: ignore[assignment, method-assign]
+    for user_class in user_classes:
+        user_class.__init__ = with_host(user_class.__init__)  # type: ignore[method-assign]
 
 
 def set_weights(user_class: type[User], endpoints: Mapping[str, Endpoint]) -> None:

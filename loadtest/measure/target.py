@@ -60,7 +60,7 @@ class RunningTarget:
             raise CellFailedError(_with_log(f"the target {ended}", self.log))
 
     def wait_until_ready(self) -> None:
-        """Return when every ready path of each URL answers 200. Raises CellFailedError when it ends or takes too long."""
+        """Return when each URL answers 200 to every ready path. Raises CellFailedError if it ends or takes too long."""
         began = time.monotonic()
         for url in self.target.urls:
             with self._client(url) as client:

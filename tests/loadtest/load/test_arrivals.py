@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from loadtest.load.arrivals import draw_arrival_times_s
+from loadtest.load.arrivals import draw_arrival_times_s, share_of
 from loadtest.plan.workload import Arrivals
 
 
@@ -47,3 +47,24 @@ def test_arrivals_are_in_order_and_within_the_time(arrivals: Arrivals) -> None:
 def test_the_seed_decides_and_nothing_else() -> None:
     first, again, other = (draw_arrival_times_s(50, 20, "poisson", seed).tolist() for seed in (7, 7, 8))
     assert first == again != other
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "constant"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+def test_several_generators_send_together_exactly_what_one_would(arrivals: Arrivals, count: int) -> None:
+    times_s = draw_arrival_times_s(33.3, 30, arrivals, seed=3)
+    shares = [share_of(times_s, number, count) for number in range(1, count + 1)]
+    assert np.sort(np.concatenate(shares)).tolist() == times_s.tolist()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_constant_arrivals_of_several_generators_are_evenly_spaced_and_take_turns() -> None:
+    times_s = draw_arrival_times_s(20, 3, "constant", seed=1)
+    first, second = (share_of(times_s, number, 2) for number in (1, 2))
+    assert np.diff(first) == pytest.approx(0.1)
+    assert second - first == pytest.approx(0.05)
+
+
+def test_more_generators_than_arrivals_leave_some_with_none() -> None:
+    times_s = draw_arrival_times_s(0.1, 3, "constant", seed=1)
+    assert [len(share_of(times_s, number, 3)) for number in (1, 2, 3)] == [1, 0, 0]
