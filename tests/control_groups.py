@@ -12,6 +12,8 @@ V1_CPUSET = "34 31 0:31 {shown} /sys/fs/cgroup/cpuset rw,relatime - cgroup cgrou
 UNIFIED = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw"
 OTHER = "22 28 0:20 / /proc rw,nosuid shared:12 - proc proc rw"
 
+_PERIOD_US = 100_000
+
 
 class System(NamedTuple):
     """What Linux tells a process."""
@@ -106,22 +108,31 @@ def write_system(root: Path, system: System) -> Path:
 
 @contextmanager
 def half_a_core() -> Iterator[Path]:
+    """Make a control group of this machine with a quota of half a core; see `limited_cores`."""
+    with limited_cores(0.5) as group:
+        yield group
+
+
+@contextmanager
+def limited_cores(cores: float, name: str = "group") -> Iterator[Path]:
     """Make a control group of this machine with a quota, of either version, and remove it at the end.
 
-    Raises OSError if this user may make none, or if the group of version 2 above it does not share out the CPU.
+    A process joins it when its id is written into `cgroup.procs`. Raises OSError if this user may make none, or if the
+    group of version 2 above it does not share out the CPU.
     """
+    quota_us = round(cores * _PERIOD_US)
     for top, limits in (
-        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
-        (Path("/sys/fs/cgroup"), {"cpu.max": "50000 100000"}),
+        (Path("/sys/fs/cgroup/cpu"), {"cpu.cfs_period_us": f"{_PERIOD_US}", "cpu.cfs_quota_us": f"{quota_us}"}),
+        (Path("/sys/fs/cgroup"), {"cpu.max": f"{quota_us} {_PERIOD_US}"}),
     ):
-        group = top / f"serve-app-test-{os.getpid()}"
+        group = top / f"serve-app-test-{os.getpid()}-{name}"
         try:
             group.mkdir()
         except OSError:
             continue
         try:
-            for name, text in limits.items():
-                (group / name).write_text(text)
+            for limit, text in limits.items():
+                (group / limit).write_text(text)
         except OSError:
             group.rmdir()
             continue
