@@ -203,13 +203,14 @@ def test_generators_that_do_not_come_are_told_with_what_to_run(tmp_path: Path) -
 def running_generators(master: str, folder: Path) -> Iterator[None]:
     """Run two generators for the run at `master`, and see that they end when told to, and leave nothing."""
     mark = f"{folder} {time.monotonic_ns()}"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loadtest", "generator", "--master", master, "--processes", "2"],
-        cwd=folder,
-        env={**os.environ, MARK: mark, "PYTHONPATH": str(ROOT)},
-        stdout=(folder / "printed.txt").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    with (folder / "printed.txt").open("wb") as printed:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtest", "generator", "--master", master, "--processes", "2"],
+            cwd=folder,
+            env={**os.environ, MARK: mark, "PYTHONPATH": str(ROOT)},
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+        )
     try:
         with keep_on_failure("generators", lambda: [folder]):
             yield
