@@ -199,10 +199,10 @@ def _step_plan(plan: Plan, question: Question, level: float, length_s: float, *,
         raw["users"] = [int(level)]
     spawn_per_s = plan.spawn_rate_per_s if question.by == "rate_rps" else max(plan.spawn_rate_per_s, _SPAWN_PER_S)
     ramp_s = raw["users"][0] / spawn_per_s + plan.settle_s
-    ramp_s += _SPAWN_OF_SEVERAL_S if plan.has_several_generators else _SPAWN_S
+    spawn_s = _SPAWN_OF_SEVERAL_S if plan.has_several_generators else _SPAWN_S
     raw |= {
         "spawn_rate_per_s": spawn_per_s,
-        "duration_s": math.ceil(ramp_s + length_s),
+        "duration_s": math.ceil(ramp_s + length_s + spawn_s),
         "repetitions": 1,
         "baseline": None,
     }

@@ -74,6 +74,9 @@ MOST_CLOCK_JUMP_S = 0.5
 MOST_CLOCK_UNCERTAINTY_S = 0.1
 """Of one of several generators: its rows may lie so far off the steady window's borders and the others' rows."""
 
+NOTED_CLOCK_MS = 1.0
+"""Correction of a generator's clock, or what that may be wrong by: on one machine it is less."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -186,9 +189,9 @@ def find_notes(plan: Plan, evidence: Evidence) -> list[str]:
         notes.append(
             f"the load generator's event loop was late for {share}, so p99 and the largest latency may be its own"
         )
-    if evidence.clocks:
-        most_ms = 1000 * max(abs(clock.ahead_s) for clock in evidence.clocks)
-        unsure_ms = 1000 * max(clock.uncertainty_s for clock in evidence.clocks)
+    most_ms = max((1000 * abs(clock.ahead_s) for clock in evidence.clocks), default=0.0)
+    unsure_ms = max((1000 * clock.uncertainty_s for clock in evidence.clocks), default=0.0)
+    if max(most_ms, unsure_ms) >= NOTED_CLOCK_MS:
         notes.append(
             f"times of {len(evidence.clocks)} load generators were corrected by {show_ms(most_ms)} ms at most, which "
             f"may be wrong by {show_ms(unsure_ms)} ms"

@@ -1,5 +1,6 @@
 """The validity rules hold for each of several load generators, and name the one that breaks them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 import pytest
 
 from loadtest.capacity.judgement import judge
-from loadtest.figures.figures import CellFigures, ReasonCode
+from loadtest.figures.figures import UNITS, CellFigures, ReasonCode
 from loadtest.rows.columns import GeneratorRow
 from loadtest.rows.run_folder import ClockRecord, RunFolder
 from loadtest.verdict.summary import summarize
+from tests.loadtest.page.test_report import number_keys
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 
 COUNT = 4
@@ -161,6 +163,14 @@ def test_users_that_did_not_come_are_counted_over_all_generators(tmp_path: Path)
 
     cell = cell_with(tmp_path, come_short)
     assert [str(reason) for reason in cell.reasons] == ["not all 40 users came: 36 at most"]
+
+
+def test_every_number_of_several_generators_in_the_json_has_a_unit(tmp_path: Path) -> None:
+    plan = made_plan(users=[40], generators=COUNT)
+    figures = summarize(RunFolder(write_made_run(tmp_path, plan, divide)))
+    assert all(point.generators for point in figures.points)
+    numbers = set(number_keys(json.loads(figures.model_dump_json())))
+    assert {key for key in numbers if not any(key.endswith(end) for end in UNITS)} == set()
 
 
 @pytest.mark.parametrize("users", [[40], [40, 4]])
