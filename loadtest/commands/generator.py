@@ -9,7 +9,7 @@ Exit codes: 0 stopped by Ctrl-C or SIGTERM, 2 the input cannot be used.
 import argparse
 
 from loadtest.commands import options
-from loadtest.plan.generators import split_address
+from loadtest.plan.generators import check_cores, split_address
 
 
 def add_command(commands: "options.Commands") -> None:
@@ -24,11 +24,12 @@ def add_command(commands: "options.Commands") -> None:
 
 
 def generator(arguments: argparse.Namespace) -> int:
-    """Serve one load after the other until a signal comes."""
+    """Serve one load after the other until a signal comes. Raises BadInputError."""
     from loadtest.load.remote import serve_master
     from loadtest.measure.experiment import Interrupted, raising_on_signals
     from loadtest.plan.target_key import key_headers
 
+    check_cores("--processes", arguments.processes)
     key_headers()  # refuses a key that cannot be sent
     host, port = arguments.master
     print(f"{arguments.processes} load generator(s) wait for the run at {host}:{port}; Ctrl-C ends them", flush=True)

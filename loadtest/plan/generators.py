@@ -53,9 +53,15 @@ def check_machine(path: Path, generators: int, generators_at: str | None) -> Non
 
     That is no rule of the plan itself: the report of a run may be made on a smaller machine.
     """
+    if generators_at is None:
+        check_cores(f"{path}: generators", generators, ", or start them on other machines (generators_at)")
+
+
+def check_cores(name: str, generators: int, otherwise: str = "") -> None:
+    """Raise BadInputError when this machine should not start so many generators; `name` is of the key or option."""
     cores = os.cpu_count() or 1
-    if generators_at is None and generators > MOST_PER_CORE * cores:
+    if generators > MOST_PER_CORE * cores:
         raise BadInputError(
-            f"{path}: generators: {generators} are too many for the {cores} core(s) here: "
-            f"make it {MOST_PER_CORE * cores} or less, or start them on other machines (generators_at)"
+            f"{name}: {generators} are too many for the {cores} core(s) here: make it {MOST_PER_CORE * cores} or less"
+            f"{otherwise}"
         )

@@ -91,6 +91,14 @@ def test_a_search_that_begins_with_fewer_users_than_generators(tmp_path: Path) -
     assert "--start: must be at least 4, one user for each of the plan's generators" in ended.stderr
 
 
+def test_more_processes_for_a_run_elsewhere_than_this_machine_can_feed() -> None:
+    most = MOST_PER_CORE * (os.cpu_count() or 1)
+    ended = ask("generator", "--master", "127.0.0.1:5557", "--processes", most + 1)
+    assert ended.exit_code == 2
+    assert f"error: --processes: {most + 1} are too many for the " in ended.stderr
+    assert f"make it {most} or less\n" in ended.stderr
+
+
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:99999"])
 def test_a_master_s_address_that_is_none(address: str) -> None:
     ended = ask("generator", "--master", address)
