@@ -39,6 +39,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of each cell (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=15, help="of each load (default: %(default)s)")
     parser.add_argument("--share", type=float, default=0.2, help="cores for each generator (default: %(default)s)")
+    other = QUIET["most_other_cpu_percent"]
+    meaning = "of one core that other work may use until a cell is INVALID (default: %(default)s)"
+    parser.add_argument("--most-other-percent", type=float, default=other, help=meaning)
     arguments = parser.parse_args()
     report = begin("generators", arguments)
     proof = Proof(report)
@@ -107,7 +110,7 @@ def measure(folder: Path, options: str, number: int, arguments: argparse.Namespa
         repetitions=arguments.rounds,
         warmup={"duration_s": 0},
         generators=number,
-        **{**QUIET, **keys},
+        **{**QUIET, "most_other_cpu_percent": arguments.most_other_percent, **keys},
     )
     return run_kit(plan, folder / "run")
 
