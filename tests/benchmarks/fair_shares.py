@@ -127,7 +127,7 @@ def load_of(name: str, pace: Pace, target: Target, folder: Path) -> Iterator[Gen
     plan = Plan.model_validate(
         {
             "title": "One key's load",
-            "targets": [{"name": "service", "url": target.url, "ready": ["/model/ready"]}],
+            "targets": [{"name": "service", "url": target.urls[0], "ready": ["/model/ready"]}],
             "users": [pace.users],
             "spawn_rate_per_s": pace.users,
             "duration_s": pace.seconds,

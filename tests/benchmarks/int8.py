@@ -75,7 +75,7 @@ def main() -> int:
             rounds = Rounds(folder, config)
             for name in interleave([*args], arguments.http_rounds):
                 load = {"users": arguments.connections, "round_s": arguments.round_s, "warm_up_s": WARM_UP_S}
-                cell = rounds.measure(f"{service.target.url}/{name}", **load)
+                cell = rounds.measure(f"{service.target.urls[0]}/{name}", **load)
                 rate = report.append_cell(SERVICE, name, cell)
                 progress(f"  {SERVICE}, {name}: {rate:.1f} img/s")
     for table in (BARE, SERVICE):
