@@ -101,6 +101,15 @@ class RecorderSettings(BaseModel):
     address: str = ""
     """Of the master, where the generators are on other machines."""
 
+    @property
+    def own_urls(self) -> list[str]:
+        """Return the URLs in the order in which the users of this generator take them, again and again.
+
+        Each generator goes on where the users of the one before it end, so that all together spread evenly.
+        """
+        first = ((self.number or 1) - 1) * (self.load.users // self.generators) % len(self.urls)
+        return [*self.urls[first:], *self.urls[:first]]
+
 
 @dataclass(frozen=True)
 class Generator:

@@ -150,8 +150,7 @@ class Recorder:
         self._requests, self._seconds = requests, seconds
         self._count: Counter[str] = Counter()
         self._open_loop = _open_loop(settings)
-        self._urls = settings.urls
-        self._first_url = (settings.number or 1) - 1
+        self._urls = settings.own_urls
         self._lag_s = 0.0
         self._cpu = None if settings.number is None else CpuClock()
         self._greenlets: list[gevent.Greenlet] = []
@@ -160,7 +159,7 @@ class Recorder:
     def employ(self, environment: Environment) -> None:
         """Give the users their pace and weights. Ends the process when the locustfile lacks an endpoint of the plan."""
         if len(self._urls) > 1:
-            _spread(environment.user_classes, self._urls, self._first_url % len(self._urls))
+            _spread(environment.user_classes, self._urls)
         for user_class in environment.user_classes:
             if self._workload.wait_s is not None:
                 user_class.wait_time = between(*self._workload.wait_s)
@@ -338,9 +337,9 @@ def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
     return OpenLoop(share_of(times_s, settings.number or 1, settings.generators).tolist())
 
 
-def _spread(user_classes: Sequence[type[User]], urls: Sequence[str], first: int) -> None:
-    """Have each user take the next of the target's URLs as its own; the `first` one differs between generators."""
-    hosts = cycle([*urls[first:], *urls[:first]])
+def _spread(user_classes: Sequence[type[User]], urls: Sequence[str]) -> None:
+    """Have each user take the next of the target's URLs as its own."""
+    hosts = cycle(urls)
 
     def with_host(own_init: Callable[..., None]) -> Callable[..., None]:
         def init(user: User, *arguments: Any, **named: Any) -> None:

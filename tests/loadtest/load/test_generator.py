@@ -1,12 +1,14 @@
 """How generators are started: what is refused before anything runs, and what several have done together."""
 
 import socket
+from collections import Counter
+from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
 
 from loadtest.errors import BadInputError
-from loadtest.load.generator import Load, add_up_seconds, running_generator
+from loadtest.load.generator import Load, RecorderSettings, add_up_seconds, running_generator
 from loadtest.rows.columns import GeneratorRow
 from tests.made_run import made_plan
 
@@ -34,6 +36,22 @@ def test_an_address_of_another_machine_is_told(tmp_path: Path) -> None:
         running_generator(plan, plan.targets[0], load),
     ):
         pass
+
+
+@pytest.mark.parametrize(("users", "generators"), [(6, 2), (10, 5), (40, 4), (12, 1), (8, 8)])
+@pytest.mark.parametrize("addresses", [1, 2, 3, 10])
+def test_users_of_all_generators_are_spread_evenly_over_the_addresses(
+    tmp_path: Path, users: int, generators: int, addresses: int
+) -> None:
+    load = Load(users, users, 60, 1, tmp_path, "requests", divided=True)
+    urls = [f"http://127.0.0.1:{8000 + number}" for number in range(addresses)]
+    taken: Counter[str] = Counter(dict.fromkeys(urls, 0))
+    for number in range(1, generators + 1):
+        settings = RecorderSettings(
+            load=load, workload=made_plan().workload, drain_s=1, urls=urls, generators=generators, number=number
+        )
+        taken.update(islice(cycle(settings.own_urls), users // generators))
+    assert max(taken.values()) - min(taken.values()) <= 1
 
 
 def test_how_far_several_generators_have_come_is_what_they_did_together() -> None:
