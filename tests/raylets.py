@@ -5,21 +5,34 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.failures import keep_on_failure
 from tests.ports import free_port
-from tests.service import START_S, Service
+from tests.service import START_S, Service, processes_of
+
+NODE = "SERVE_APP_TEST_NODE"
+"""The variable by which the processes of a node are told from those of the others."""
 
 
 @dataclass(frozen=True)
 class Raylet:
-    """A raylet and what it starts, a process group; its HAProxy will answer at `url`."""
+    """A raylet and what it starts; its HAProxy will answer at `url`."""
 
     process: "subprocess.Popen[bytes]"
     url: str
+    environment: dict[str, str]
+
+    def kill(self) -> None:
+        """End all processes of the node at once: a raylet that dies alone leaves its HAProxy behind."""
+        for process in processes_of(self.environment):
+            with suppress(psutil.NoSuchProcess):
+                if process.environ().get(NODE) == self.environment[NODE]:
+                    process.kill()
 
 
 @contextmanager
@@ -33,18 +46,21 @@ def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
     }
+    environment = first.processes_environment() | ports | {NODE: str(port)}
     output = folder / f"raylet_{port}.txt"
     with output.open("wb") as file, keep_on_failure("raylet", lambda: [output]):
         command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
         process = subprocess.Popen(
             [*command, "--block"],
-            env=first.processes_environment() | ports,
+            env=environment,
             stdout=file,
             stderr=file,
             start_new_session=True,
         )
+        node = Raylet(process, f"http://127.0.0.1:{port}", environment)
         try:
-            yield Raylet(process, f"http://127.0.0.1:{port}")
+            yield node
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(START_S)
+            node.kill()

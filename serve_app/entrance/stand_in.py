@@ -10,11 +10,14 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
+
+from serve_app.entrance.haproxy import harden_file
+from serve_app.errors import SetupError
 
 _SCAN_EVERY_S = 5.0
 _SCAN_AGAIN_S = 1.0
@@ -66,12 +69,22 @@ class IngressWatch:
                 self._config, self._binary = Path(command[command.index("-f") + 1]), command[0]
 
     def _stand_in(self) -> None:
-        with suppress(OSError):
-            path = self._config.with_name("stand_in.cfg")
-            # Without the admin socket, by which Serve would take the stand-in for its own and never replace it.
-            text = self._config.read_text(encoding="utf-8")
-            path.write_text(_ADMIN_SOCKET.sub("", text), encoding="utf-8")
+        with suppress(OSError, SetupError):
+            path = write_config(self._config, os.environ)
             self._started = subprocess.Popen([self._binary, "-db", "-f", str(path)])
+
+
+def write_config(source: Path, environment: Mapping[str, str]) -> Path:
+    """Write the stand-in's config beside Serve's, and return its path. Raises OSError and SetupError.
+
+    Serve's may be one that it has just written for an HAProxy that is not started yet, and so is not hardened.
+    """
+    path = source.with_name("stand_in.cfg")
+    path.write_bytes(source.read_bytes())
+    harden_file(path, environment)
+    # Without the admin socket, by which Serve would take the stand-in for its own and never replace it.
+    path.write_text(_ADMIN_SOCKET.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
+    return path
 
 
 def _is_listened_to(port: int) -> bool:

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from serve_app.entrance.haproxy import Certificate, harden, harden_file
+from serve_app.entrance.stand_in import write_config
 from serve_app.errors import SetupError
 from tests.failures import keep_on_failure
 from tests.patience import HANG_S, until
@@ -98,6 +99,21 @@ def test_the_admin_socket_is_for_this_user_only(rendered: str) -> None:
     assert " mode 600 level admin" in hardened
     assert "mode 666" in rendered
     assert "mode 666" not in hardened
+
+
+@pytest.mark.parametrize("is_started", [False, True], ids=["just written", "of an HAProxy that ran"])
+def test_a_stand_in_is_hardened_whatever_config_serve_has_left(
+    tmp_path: Path, rendered: str, *, is_started: bool
+) -> None:
+    source = tmp_path / "haproxy.cfg"
+    source.write_text(rendered)
+    if is_started:
+        harden_file(source, {})
+    before = source.read_text()
+    config = write_config(source, {}).read_text()
+    assert source.read_text() == before
+    assert config == re.sub(r" *stats socket .*\n", "", harden(rendered))
+    assert "stats socket" in before
 
 
 def test_headers_have_a_time_limit_and_a_length(rendered: str) -> None:

@@ -3,8 +3,6 @@
 `make test-system` does the same with machines of their own.
 """
 
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +30,8 @@ class TwoNodes:
 
     def replicas(self) -> list[str]:
         """Return the node id of each running replica that follows the nodes."""
-        found = self.first.rest().applications()[APPLICATION]["deployments"]["Users"]["replicas"]
+        deployments = self.first.rest().applications()[APPLICATION]["deployments"]  # none while Serve builds them
+        found = [replica for deployment in deployments.values() for replica in deployment["replicas"]]
         return [each["node_id"] for each in found if each["state"] == "RUNNING"]
 
     def are_whole(self) -> bool:
@@ -63,13 +62,14 @@ def nodes(running: Service, keys_file: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_a_node_that_joins_gets_a_replica_and_an_ingress(nodes: TwoNodes) -> None:
     nodes.first.wait_for(nodes.are_whole, "a replica on each node")
-    nodes.first.wait_for(lambda: nodes.answers(nodes.second.url), "the second node's HAProxy")
-    assert nodes.answers(nodes.first.url)
+    for url in (nodes.second.url, nodes.first.url):
+        nodes.first.wait_for(lambda url=url: nodes.answers(url), f"the application behind {url}")  # type: ignore[misc]
 
 
 def test_while_a_node_is_lost_the_other_answers_every_request(nodes: TwoNodes) -> None:
     nodes.first.wait_for(nodes.are_whole, "a replica on each node")
-    os.killpg(nodes.second.process.pid, signal.SIGKILL)
+    nodes.first.wait_for(lambda: nodes.answers(nodes.first.url), "the application behind the first HAProxy")
+    nodes.second.kill()
     meanwhile = []
 
     def is_alone() -> bool:
