@@ -70,7 +70,7 @@ JOBS_OLDEST_S = Gauge("classifier_jobs_oldest_s", "Age of the job that waits lon
 
 API_KEY_REQUESTS = Counter("api_key_requests", "Requests with an API key that were begun, by the key's name.", "key")
 API_KEY_REFUSALS = Counter(
-    "api_key_refusals", "Requests refused with 429 because their API key had its share, by the key's name.", "key"
+    "api_key_refusals", "Refusals with 429 because an API key had its share, by the key's name.", "key"
 )
 API_KEY_QUEUE_PICTURES = Gauge(
     "api_key_queue_pictures", "Pictures taken and not yet answered, by the name of the API key.", "key"

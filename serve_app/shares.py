@@ -1,7 +1,11 @@
 """Fair shares: what each client, known by the name of its API key, holds of one replica, and how much it may hold.
 
-So one client's flood leaves the others served. The accounts are here; who bounds something asks them too: the guard
-(open requests), `Admission` (the queue) and `UploadBudget` (bytes). Knows nothing of HTTP, keys or pictures.
+So one client's flood leaves the others served. The rule: a client holds its share of each resource at most. Only a
+request that finds its client with nothing in the queue, or no bytes in memory, may take more: all but one picture, or
+one largest upload, which is left to the others. One picture, and one largest upload, may always be had.
+
+The accounts are here; who bounds something asks them too: the guard (open requests), `Admission` (the queue),
+`UploadBudget` (bytes) and `Waiters` (who waits for jobs). Knows nothing of HTTP, keys or pictures.
 """
 
 from collections import Counter
@@ -22,6 +26,7 @@ class Resource(StrEnum):
     """Fewer than places: who waits for a picture that is computed already makes nobody wait."""
     BYTES = "bytes of uploads"
     JOB_BYTES = "bytes of job uploads"
+    WAITERS = "requests that wait for jobs"
 
 
 class Account:
@@ -39,21 +44,35 @@ class Account:
         """How much of what all clients together may hold this one may hold: above 0, and up to 1, for all of it."""
         return self._find_share()
 
-    def check(self, resource: Resource, more: int, of_all: int, retry_after_s: int | None = None) -> None:
+    def has_none(self, resource: Resource) -> bool:
+        """Tell whether the client holds nothing of it now: whose next request may take more than the share."""
+        return not self._held[resource]
+
+    def check(
+        self,
+        resource: Resource,
+        more: int,
+        of_all: int,
+        leaving: int | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         """Return if the client may hold so much `more`, where all clients together may hold `of_all`.
 
-        The only open request of a client is always within its share: else a large one could never be answered.
-        Raises ShareExceeded, which tells the client to come back after `retry_after_s`.
+        A request that found the client with nothing of the resource may take more than the share, `leaving` so much to
+        the others; any other has no `leaving`. Raises ShareExceeded, which tells the client to come back after
+        `retry_after_s`.
         """
         share, held = self.share, self._held[resource]
         most = max(1, int(share * of_all))
-        is_only_request = resource is not Resource.REQUESTS and self._held[Resource.REQUESTS] <= 1
-        if share == 1 or held + more <= most or is_only_request:
+        if leaving is not None:
+            most = max(most, leaving, of_all - leaving)
+        if share == 1 or held + more <= most:
             return
         self._metrics.count(API_KEY_REFUSALS, self.name)
+        remedy = "try again later" if leaving is None and more <= most else "send it alone, or less at a time"
         raise ShareExceeded(
             f"the API key {self.name} has {held:,} {resource} and asks for {more:,} more; its share is {most:,} of "
-            f"{of_all:,}; try again later",
+            f"{of_all:,}; {remedy}",
             retry_after_s,
         )
 
@@ -63,11 +82,17 @@ class Account:
         self.check(Resource.REQUESTS, 1, of_all)
         if self.name:
             self._metrics.count(API_KEY_REQUESTS, self.name)
-        self.take(Resource.REQUESTS, 1)
+        with self.holding(Resource.REQUESTS):
+            yield
+
+    @contextmanager
+    def holding(self, resource: Resource) -> Iterator[None]:
+        """Note that the client holds one more while the block runs."""
+        self.take(resource, 1)
         try:
             yield
         finally:
-            self.give_back(Resource.REQUESTS, 1)
+            self.give_back(resource, 1)
 
     def take(self, resource: Resource, count: int) -> None:
         """Note that the client holds so much more."""

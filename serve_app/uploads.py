@@ -9,21 +9,35 @@ from serve_app.shares import EVERYONE, Account, Resource
 class UploadBudget:
     """How many bytes all uploads of one kind may have in this process's memory."""
 
-    def __init__(self, max_bytes: int, refusal: Callable[[int], Overloaded], kind: Resource = Resource.BYTES) -> None:
-        """`refusal` returns what is raised beyond `max_bytes`, from the number of bytes held then."""
+    def __init__(
+        self,
+        max_bytes: int,
+        largest_bytes: int,
+        refusal: Callable[[int], Overloaded],
+        kind: Resource = Resource.BYTES,
+    ) -> None:
+        """`refusal` returns what is raised beyond `max_bytes`, from the number of bytes held then.
+
+        One upload may need `largest_bytes`; whoever takes more than its share leaves so many to the others.
+        """
         self._max_bytes = max_bytes
+        self._largest_bytes = largest_bytes
         self._refusal = refusal
         self._kind = kind
         self._held_bytes = 0
 
-    def hold(self, count: int, account: Account = EVERYONE) -> None:
-        """Take `count` bytes more of a client into memory.
+    def is_first_of(self, account: Account) -> bool:
+        """Tell whether a client has no bytes here yet."""
+        return account.has_none(self._kind)
+
+    def hold(self, count: int, account: Account = EVERYONE, *, is_first: bool = False) -> None:
+        """Take `count` bytes more of a client into memory; `is_first` if their request found it without any.
 
         Raises Overloaded when all uploads together are too much, ShareExceeded when this client's are.
         """
         if self._held_bytes + count > self._max_bytes:
             raise self._refusal(self._held_bytes)
-        account.check(self._kind, count, self._max_bytes)
+        account.check(self._kind, count, self._max_bytes, self._largest_bytes if is_first else None)
         account.take(self._kind, count)
         self._held_bytes += count
 
@@ -34,22 +48,32 @@ class UploadBudget:
 
 
 class HeldUpload:
-    """One upload in memory: whose it is, its bytes in a budget, and its `data` once all of it is there."""
+    """One upload in memory: whose it is, its bytes in a budget, and its `data` once all of it is there.
 
-    def __init__(self, budget: UploadBudget, account: Account = EVERYONE) -> None:
+    Its first bytes decide for the whole request whether it found its client without any.
+    """
+
+    def __init__(self, budget: UploadBudget, account: Account = EVERYONE, *, is_first: bool | None = None) -> None:
         self.data = b""
         self.account = account
         self._budget = budget
         self._bytes = 0
+        self._is_first = is_first
 
     def add(self, count: int) -> None:
         """Account for `count` bytes more. Raises Overloaded as the budget does."""
-        self._budget.hold(count, self.account)
+        if self._is_first is None:
+            self._is_first = self._budget.is_first_of(self.account)
+        self._budget.hold(count, self.account, is_first=self._is_first)
         self._bytes += count
+
+    def beside(self) -> "HeldUpload":
+        """Return another one for more bytes of the same request."""
+        return HeldUpload(self._budget, self.account, is_first=self._is_first)
 
     def hand_over(self) -> "HeldUpload":
         """Return the same upload for another holder; this one has nothing then."""
-        other = HeldUpload(self._budget, self.account)
+        other = HeldUpload(self._budget, self.account, is_first=self._is_first)
         other.data, self.data = self.data, b""
         other._bytes, self._bytes = self._bytes, 0
         return other

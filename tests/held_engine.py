@@ -24,7 +24,7 @@ from serve_app.entrance.guard import Guard
 from serve_app.metrics import Metrics
 from serve_app.open_inference.api import add_inference_routes
 from serve_app.open_inference.inference import Inference
-from serve_app.web import Drain
+from tests.patience import until
 
 HANG_S = 60.0
 
@@ -77,7 +77,8 @@ async def held(
     """Run a classifier with the engine and threads of `loaded`, and `args` over its settings.
 
     It begins with `picture_s` for what the engine takes for a picture, seconds; what `args` do not say is unhurried.
-    Predictions are kept only where `args` have `cache`. `guard` stands in front, if there is one.
+    Predictions are kept only where `args` have `cache`. `guard` stands in front, if there is one. In the end, no client
+    may hold anything.
     """
     settings = ClassifierSettings.model_validate({**loaded.settings.model_dump(), **args})
     engine = HeldEngine(loaded._batcher._infer)
@@ -90,7 +91,7 @@ async def held(
         classifier._cache = PredictionCache(store, "a model", metrics)
     api = build_model_api(classifier)
     add_inference_routes(api, Inference(classifier))
-    (guard or Guard(None)).protect(api, Drain())
+    (guard or Guard(None)).protect(api)
     transport = httpx.ASGITransport(api, root_path="/model", raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test/model") as client:
         try:
@@ -100,6 +101,16 @@ async def held(
             if classifier._cache is not None:
                 await classifier._cache.close()
             await batcher.close()
+    await until(lambda: not _held_by_clients(classifier, guard), "that no client holds anything any more")
+
+
+def _held_by_clients(classifier: Classifier, guard: Guard | None) -> dict[str, int]:
+    """Return what is held of a replica by name, without what is nothing."""
+    accounts = guard._shares._accounts.values() if guard and guard._shares else ()
+    held = {f"{resource} of {each.name}": count for each in accounts for resource, count in each._held.items()}
+    admission = classifier.admission
+    counts = {"places": admission._taken, "shared places": admission._sharing, "bytes": admission.uploads._held_bytes}
+    return {name: count for name, count in (held | counts).items() if count}
 
 
 async def in_two_parts(data: bytes, half_sent: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
 from serve_app.errors import Overloaded
 from serve_app.metrics import BATCH_PICTURES, QUEUE_PICTURES, REFUSALS, Metrics
 from serve_app.shares import EVERYONE, Account, Resource
@@ -44,7 +44,8 @@ class Admission:
         """Begin with `picture_s`, seconds of engine time for one picture of a full batch."""
         self._settings = settings
         self.metrics = metrics
-        self.uploads = UploadBudget(settings.max_held_bytes, self._memory_refusal)
+        largest_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
+        self.uploads = UploadBudget(settings.max_held_bytes, largest_bytes, self._memory_refusal)
         """The bytes of all uploads that are in memory."""
         self._picture_s = picture_s
         self._clock = clock
@@ -98,8 +99,9 @@ class Admission:
                 f"{before} pictures come first and take about {wait_s:.1f} s, longer than {most_s:g} s",
                 pictures,
             )
-        account.check(Resource.PLACES, pictures, self._settings.max_queue, self._retry_after_s)
-        account.check(Resource.PICTURES, pictures, self._most_pictures, self._retry_after_s)
+        for resource, most in ((Resource.PLACES, self._settings.max_queue), (Resource.PICTURES, self._most_pictures)):
+            leaving = 1 if account.has_none(resource) else None
+            account.check(resource, pictures, most, leaving, self._retry_after_s)
 
     @contextmanager
     def place(self, within_s: float | None = None, account: Account = EVERYONE) -> Iterator[None]:
@@ -128,14 +130,9 @@ class Admission:
     def share(self, account: Account = EVERYONE) -> Iterator[None]:
         """Hold a place for a request that waits for another's picture: one more, but no work. Raises Overloaded."""
         self._check_room()
-        account.check(Resource.PLACES, 1, self._settings.max_queue, self._retry_after_s)
-        account.take(Resource.PLACES, 1)
-        self._sharing += 1
-        try:
+        account.check(Resource.PLACES, 1, self._settings.max_queue, retry_after_s=self._retry_after_s)
+        with self._shared(account):
             yield
-        finally:
-            self._sharing -= 1
-            account.give_back(Resource.PLACES, 1)
 
     @property
     def _most_pictures(self) -> int:
@@ -146,6 +143,15 @@ class Admission:
     @property
     def _retry_after_s(self) -> int:
         return max(1, math.ceil(self.wait_s))
+
+    @contextmanager
+    def _shared(self, account: Account) -> Iterator[None]:
+        self._sharing += 1
+        try:
+            with account.holding(Resource.PLACES):
+                yield
+        finally:
+            self._sharing -= 1
 
     def _take(self, pictures: int, account: Account) -> None:
         account.take(Resource.PLACES, pictures)
@@ -207,11 +213,14 @@ class Reservation:
 
     @contextmanager
     def share(self, account: Account = EVERYONE) -> Iterator[None]:
-        """Turn one of them into a place that waits for another's picture. Raises Overloaded as Admission.share does."""
-        if self._left:
-            self._left -= 1
-            self._admission._leave(1, self._account)  # noqa: SLF001
-        with self._admission.share(account):
+        """Turn one of them into a place that waits for another's picture. Raises Overloaded where none is left."""
+        if not self._left:
+            with self._admission.share(account):
+                yield
+            return
+        self._left -= 1
+        self._admission._leave(1, self._account)  # noqa: SLF001
+        with self._admission._shared(self._account):  # noqa: SLF001 taken already: nothing to check
             yield
 
     def give_up(self) -> int:

@@ -60,7 +60,7 @@ class ClassifierDeployment(InferenceMethods):
         # Imported in the replica: the builder runs in a process of its own, which every start waits for.
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
-        from serve_app.classifier.early import build_early_refusal
+        from serve_app.classifier.early import build_entry
         from serve_app.deployments.engine import connect_to_engine, facts_of, gpu_share_of_replica, with_threads
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
@@ -85,7 +85,7 @@ class ClassifierDeployment(InferenceMethods):
             load, share = self.load_own_engine, gpu_share_of_replica()
         self._classifier = await Classifier.load(self._settings, metrics, load, share)
         self._warn_of_pinning()
-        GATE.put(build_early_refusal(self._classifier.admission, guard))
+        GATE.enter = build_entry(self._classifier.admission, guard)
         self._jobs = ReplicaJobs(url, self._classifier, self._settings.jobs, metrics) if url else None
         api = build_model_api(self._classifier)
         add_job_routes(api, self._settings, self._jobs)
@@ -95,7 +95,7 @@ class ClassifierDeployment(InferenceMethods):
         GATE.shape_errors(PATH, error_shape)
         add_try_page(api, dashboard=await _dashboard_for_this_machine())
         GATE.drain = job_bounds(self._settings).drain
-        return guard.protect(api, GATE.drain)
+        return guard.protect(api)
 
     def _warn_of_pinning(self) -> None:
         replicas = _replicas_on_node().most

@@ -16,10 +16,10 @@ from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.ongoing import most_requests_of_replica
 from serve_app.deployments.options import USERS, USERS_NAME
+from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.settings import UsersSettings, database_url
-from serve_app.web import Drain
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class UsersDeployment(InferenceMethods):
         if not await _try_to_seed(self._settings.demo_users):
             self._seeding = asyncio.create_task(_seed_when_possible(self._settings.demo_users))
         await self._store.open()
-        return guard.protect(build_users_api(self._store), Drain())
+        GATE.enter = guard.enter
+        return guard.protect(build_users_api(self._store))
 
     async def check_health(self) -> None:
         """Return at all: a database that is down is no reason to replace replicas."""

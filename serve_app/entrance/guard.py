@@ -1,12 +1,12 @@
 """Puts the API keys in front of an application and bounds the open requests of each client.
 
 Without keys, a replica that others can reach does not start. Used by both deployments, in the replica: so `serve run`
-and `serve deploy` cannot start unprotected either.
+and `serve deploy` cannot start unprotected either. They put it into the gate too, which counts a request from there on.
 """
 
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -17,8 +17,8 @@ from serve_app.entrance.haproxy import PAGE_PATH
 from serve_app.entrance.keys import REMEDY, ApiKeys, Auth, KeySource, is_loopback
 from serve_app.errors import ServiceError, SetupError, ShareExceeded, Unauthorized
 from serve_app.metrics import Metrics
-from serve_app.shares import EVERYONE, Account, Resource, Shares
-from serve_app.web import Drain, answer_service_error, discard_body, documented, path_in_application
+from serve_app.shares import EVERYONE, Account, Shares
+from serve_app.web import answer_service_error, documented, path_in_application
 
 KEY_HEADER = "x-api-key"
 OPEN_PATHS = (
@@ -39,10 +39,15 @@ _ACCOUNT = "account"
 class Guard:
     """What one application's `auth` says, checked before anything heavy is loaded, and the accounts of its clients."""
 
-    def __init__(self, keys: ApiKeys | None, metrics: Metrics | None = None, max_requests: int = sys.maxsize) -> None:
-        """`max_requests` are what the replica works on at a time, of all clients together."""
+    def __init__(
+        self,
+        keys: ApiKeys | None,
+        metrics: Metrics | None = None,
+        find_max_requests: Callable[[], int] = lambda: sys.maxsize,
+    ) -> None:
+        """`find_max_requests` returns how many requests the replica works on at a time now, of all clients together."""
         self._keys = keys
-        self._max_requests = max_requests
+        self._find_max_requests = find_max_requests
         self._shares = Shares(keys.source.share, keys.count_clients, metrics or Metrics()) if keys else None
 
     @classmethod
@@ -55,12 +60,12 @@ class Guard:
     ) -> "Guard":
         """Return the guard for `auth` where the service listens on the host that `find_host` returns.
 
-        `find_max_requests` returns how many requests the replica works on at a time. Raises SetupError when nothing was
-        said on an address that others reach, or a key cannot be used.
+        The rest is as in the constructor. Raises SetupError when nothing was said on an address that others reach, or a
+        key cannot be used.
         """
         if auth is None and not is_loopback(host := await find_host()):
             raise SetupError(f"other machines can reach http_options.host: {host}, but `args` has no `auth`; {REMEDY}")
-        return cls(ApiKeys(auth), metrics, find_max_requests()) if isinstance(auth, KeySource) else cls(None)
+        return cls(ApiKeys(auth), metrics, find_max_requests) if isinstance(auth, KeySource) else cls(None)
 
     def identify(self, headers: Headers) -> Account:
         """Return the account of the client whose key is in `headers`, that of EVERYONE where no key is needed.
@@ -74,18 +79,40 @@ class Guard:
                 return self._shares.account(name)
         raise Unauthorized("this needs an API key: send it as `Authorization: Bearer KEY` or `X-API-Key: KEY`")
 
-    def check_room(self, account: Account) -> None:
-        """Return if one more request of a client may be opened. Raises ShareExceeded."""
-        account.check(Resource.REQUESTS, 1, self._max_requests)
-
     def open_request(self, account: Account) -> AbstractContextManager[None]:
         """Count a request of a client as open while the block runs. Raises ShareExceeded."""
-        return account.open_request(self._max_requests)
+        return account.open_request(self._find_max_requests())
 
-    def protect(self, api: FastAPI, drain: Drain) -> FastAPI:
-        """Return `api`, behind the keys if there are any; of a refused body as much is read as `drain` says."""
+    @contextmanager
+    def enter(self, scope: Scope) -> Iterator[Account | None]:
+        """Find out whose a request is and count it as open while the block runs; once, in whichever place comes first.
+
+        Yields the account; None for a path that may need no key, since the gate does not know where the application is
+        mounted. Raises Unauthorized, ShareExceeded.
+        """
+        path = scope["path"]
+        if any(known in path if known.endswith("/") else path.endswith(known) for known in OPEN_PATHS):
+            yield None
+            return
+        with self.let_in(scope) as account:
+            yield account
+
+    @contextmanager
+    def let_in(self, scope: Scope) -> Iterator[Account]:
+        """As `enter`, for a path that needs a key."""
+        state = scope.setdefault("state", {})
+        if _ACCOUNT in state:
+            yield state[_ACCOUNT]
+            return
+        account = self.identify(Headers(scope=scope))
+        with self.open_request(account):
+            state[_ACCOUNT] = account
+            yield account
+
+    def protect(self, api: FastAPI) -> FastAPI:
+        """Return `api`, behind the keys if there are any."""
         if self._keys is not None:
-            _require_key(api, self, drain)
+            _require_key(api, self)
         return api
 
 
@@ -95,12 +122,12 @@ def account_of(request: Request) -> Account:
     return account
 
 
-def _require_key(api: FastAPI, guard: Guard, drain: Drain) -> None:
+def _require_key(api: FastAPI, guard: Guard) -> None:
     """Answer 401 to every request that `guard` does not know, but for readiness and the pages; OpenAPI says so too.
 
     Answer 429 to those whose key has its share of the open requests.
     """
-    api.add_middleware(_KeyRequired, guard=guard, drain=drain)
+    api.add_middleware(_KeyRequired, guard=guard)
     describe = api.openapi
 
     def describe_with_keys() -> dict[str, Any]:
@@ -127,12 +154,14 @@ def given_keys(headers: Headers) -> list[str]:
 
 
 class _KeyRequired:
-    """Lets a request through that has one of the keys, within the client's share of the open requests."""
+    """Lets a request through that has one of the keys, within the client's share of the open requests.
 
-    def __init__(self, app: ASGIApp, guard: Guard, drain: Drain) -> None:
+    Of a refused body nothing is read: meanwhile, the request would have one of the places that Serve gives.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app = app
         self._guard = guard
-        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _is_open(path_in_application(scope)):
@@ -140,15 +169,11 @@ class _KeyRequired:
             return
         with ExitStack() as opened:
             try:
-                account = self._guard.identify(Headers(scope=scope))
-                opened.enter_context(self._guard.open_request(account))
+                opened.enter_context(self._guard.let_in(scope))
             except (Unauthorized, ShareExceeded) as exc:
-                request = Request(scope, receive)
-                await discard_body(request, self._drain)
-                answer = await answer_service_error(request, exc)
+                answer = await answer_service_error(Request(scope, receive), exc)
                 await answer(scope, receive, send)
             else:
-                scope.setdefault("state", {})[_ACCOUNT] = account
                 await self._app(scope, receive, send)
 
 

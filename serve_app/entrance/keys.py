@@ -29,6 +29,8 @@ _SEPARATORS = re.compile(r"[\n\r,]")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
 _RESERVED_NAME = re.compile(r"key-\d+")
 """Of keys that have none."""
+_LOOKS_LIKE_A_KEY = re.compile(rf"(?=.*[A-Za-z])(?=.*\d).{{{MIN_KEY_LENGTH},}}")
+"""A name that does would be a key in logs and metrics."""
 _NAME_WITHOUT_SPACE = re.compile(rf"{_NAME.pattern}:.{{{MIN_KEY_LENGTH},}}")
 
 
@@ -51,8 +53,8 @@ class KeySource(BaseModel):
         gt=0,
         le=1,
         description="Most of a replica's open requests, queue and upload bytes that the keys of one name may hold at a "
-        "time, and at least one request; beyond: 429 with Retry-After. `1`: no such bound. Without effect where all "
-        "keys have one name.",
+        "time, and at least one request; beyond: 429 with Retry-After. Only a large request that comes alone may take "
+        "more: docs/security.md. `1`: no such bound. Without effect where all keys have one name.",
         json_schema_extra={"unit": "–"},
     )
 
@@ -61,6 +63,11 @@ class KeySource(BaseModel):
         if (self.keys_env is None) == (self.keys_file is None):
             raise ValueError("give either keys_env or keys_file")
         return self
+
+    @property
+    def form(self) -> str:
+        """How the keys are written there, for messages."""
+        return "`name: KEY`, separated by commas" if self.keys_env else "`name: KEY`, one a line"
 
     def __str__(self) -> str:
         return f"the variable {self.keys_env}" if self.keys_env else f"the file {self.keys_file}"
@@ -147,7 +154,8 @@ class ApiKeys:
 def read_keys(source: KeySource) -> list[NamedKey]:
     """Return the keys with their names; the third key is `key-3` where it has none.
 
-    From # to the end of a line is a comment. Raises SetupError, which shows no key.
+    From # to the end of a line is a comment. A key that stands there twice is one key, by its name if it has one.
+    Raises SetupError, which shows no key.
     """
     keys = list(_named_keys(source))
     if not keys:
@@ -162,10 +170,13 @@ def read_keys(source: KeySource) -> list[NamedKey]:
                 'python3 -c "import secrets; print(secrets.token_urlsafe(32))" makes a good one'
             )
         known = names.setdefault(each.key, each.name)
-        if known != each.name and not _RESERVED_NAME.fullmatch(each.name):
+        if known == each.name or _RESERVED_NAME.fullmatch(each.name):
+            continue
+        if not _RESERVED_NAME.fullmatch(known):
             raise SetupError(
                 f"API key {number} in {source} stands there as {known} and as {each.name}; remove one of the two"
             )
+        names[each.key] = each.name
     return [NamedKey(name, key) for key, name in names.items()]
 
 
@@ -178,10 +189,17 @@ def _named_keys(source: KeySource) -> Iterator[NamedKey]:
     number = 1
     for entry in _SEPARATORS.split(_COMMENT.sub("", _read_text(source))):
         words = entry.split()
-        name = words.pop(0)[:-1] if words and words[0].endswith(":") else None
         here = f"API key {number} in {source}"
+        if ":" in words:
+            raise SetupError(f"{here} has a colon that stands alone; write {source.form}")
+        name = words.pop(0)[:-1] if words and words[0].endswith(":") else None
         if name is not None and (len(words) != 1 or words[0].endswith(":")):
-            raise SetupError(f"{here} has a name with {len(words)} words behind it; write `name: KEY`, one a line")
+            raise SetupError(f"{here} has a name with {len(words)} words behind it; write {source.form}")
+        if name is not None and _LOOKS_LIKE_A_KEY.fullmatch(name):
+            raise SetupError(
+                f"{here} has a name that looks like a key, and logs and metrics show names; take a name without digits "
+                f"or of less than {MIN_KEY_LENGTH} characters"
+            )
         if name is not None and not (_NAME.fullmatch(name) and not _RESERVED_NAME.fullmatch(name)):
             raise SetupError(
                 f"{here} has a name that cannot be used; a name has up to 32 letters, digits and ._- and begins with a "
@@ -189,7 +207,7 @@ def _named_keys(source: KeySource) -> Iterator[NamedKey]:
             )
         for word in words:
             if word.endswith(":"):
-                raise SetupError(f"{here} is followed by a name on the same line; write `name: KEY`, one a line")
+                raise SetupError(f"{here} is followed by a name without a separator; write {source.form}")
             yield NamedKey(name or f"key-{number}", word)
             number += 1
 
@@ -199,7 +217,7 @@ def _read_text(source: KeySource) -> str:
         return os.environ.get(source.keys_env, "")
     assert source.keys_file is not None
     try:
-        return Path(source.keys_file).read_text(encoding="utf-8")
+        return Path(source.keys_file).read_text(encoding="utf-8-sig")
     except OSError as exc:
         what = f"the file {source.keys_file} with the API keys cannot be read: {exc.strerror}"
         raise SetupError(f"{what}; correct the path, or the rights of the file") from exc

@@ -4,6 +4,7 @@ Named in configs/serve.env as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Clients
 what Serve itself answers has the service's error shape.
 """
 
+from contextlib import ExitStack
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.haproxy import LAST_ANSWER_HEADER
 from serve_app.entrance.under_way import UnderWay
-from serve_app.errors import Stopping
+from serve_app.errors import ServiceError, Stopping
 from serve_app.web import (
     REQUEST_ID,
     REQUEST_ID_HEADER,
@@ -80,9 +81,14 @@ class RefusesAtOnce:
         if scope["type"] != "http" or scope["path"].startswith(_OWN_PATHS):
             await self._app(scope, receive, send)
             return
-        with self._under_way.one_more():
-            error = GATE.refusal(scope) if self._under_way.is_accepted(scope) else Stopping(_STOPPING)
-            if error is None:
+        with self._under_way.one_more(), ExitStack() as entered:
+            try:
+                if not self._under_way.is_accepted(scope):
+                    raise Stopping(_STOPPING)
+                entered.enter_context(GATE.enter(scope))
+            except ServiceError as exc:
+                error = exc
+            else:
                 await self._app(scope, receive, send)
                 return
             await discard_body(Request(scope, receive), GATE.drain)

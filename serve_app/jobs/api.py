@@ -110,10 +110,10 @@ def add_job_routes(api: FastAPI, settings: ClassifierSettings, jobs: ReplicaJobs
         summary="How is it going?",
         responses=documented(*LOOK_ERRORS),
     )
-    async def look(job: JobId, wait_s: WaitS = 0) -> Job:
+    async def look(request: Request, job: JobId, wait_s: WaitS = 0) -> Job:
         """Tell the job's state, its position in the queue, and the results so far."""
         opened = _opened(jobs)
-        return describe_job(await opened.waiters.find(_checked(job), wait_s))
+        return describe_job(await opened.waiters.find(_checked(job), wait_s, account_of(request)))
 
     @api.delete(
         f"{PATH}/{{job}}",

@@ -5,7 +5,7 @@ import logging
 from typing import Protocol
 
 from serve_app.classifier.answer import Prediction
-from serve_app.classifier.job_settings import JobSettings
+from serve_app.classifier.job_settings import HELD_PER_UPLOAD, JobSettings
 from serve_app.errors import Overloaded
 from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.jobs.queue.claims import JobClaims
@@ -46,7 +46,8 @@ class ReplicaJobs:
     ) -> None:
         self.metrics = metrics or Metrics()
         self.store = JobStore(url, settings, timing)
-        self.uploads = UploadBudget(settings.max_held_bytes, _refusal, Resource.JOB_BYTES)
+        largest_bytes = int(HELD_PER_UPLOAD * settings.max_job_bytes)
+        self.uploads = UploadBudget(settings.max_held_bytes, largest_bytes, _refusal, Resource.JOB_BYTES)
         self._claims = JobClaims(url, settings, timing)
         self._outage = Outage()
         self.waiters = Waiters(self.store, self._outage, settings.max_waiters, timing.recheck_s)

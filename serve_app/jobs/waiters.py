@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from serve_app.errors import NotFound, Overloaded
 from serve_app.jobs.outage import Outage, end_tasks
 from serve_app.jobs.queue.submit import JobStore, StoredJob
+from serve_app.shares import EVERYONE, Account, Resource
 
 
 class Waiters:
@@ -23,16 +24,17 @@ class Waiters:
         self._mark = ""
         self._listener = asyncio.create_task(outage.run_forever(self._listen))
 
-    async def find(self, job: str, wait_s: float) -> StoredJob:
+    async def find(self, job: str, wait_s: float, account: Account = EVERYONE) -> StoredJob:
         """Return a job once it has ended, or as it is after `wait_s`.
 
-        Raises NotFound, Overloaded when too many wait already, and JobsUnavailable.
+        Raises NotFound, Overloaded when too many wait already, ShareExceeded when too many of this client do, and
+        JobsUnavailable.
         """
         found = await self._find(job)
         if found.state.has_ended or not wait_s:
             return found
         deadline_s = time.monotonic() + wait_s
-        with self._bell(job) as bell:
+        with self._bell(job, account) as bell:
             # Asked again with the bell in place: it may have ended just before. Of many results, only once at the end.
             while await self._store.is_open(job):
                 left_s = deadline_s - time.monotonic()
@@ -54,14 +56,16 @@ class Waiters:
         return found
 
     @contextmanager
-    def _bell(self, job: str) -> Iterator[asyncio.Event]:
+    def _bell(self, job: str, account: Account) -> Iterator[asyncio.Event]:
         if self._waiting >= self._max_waiters:
             raise Overloaded(f"{self._waiting} requests wait for jobs already; try again later, or without ?wait=")
+        account.check(Resource.WAITERS, 1, self._max_waiters)
         bell = asyncio.Event()
         self._bells.setdefault(job, set()).add(bell)
         self._waiting += 1
         try:
-            yield bell
+            with account.holding(Resource.WAITERS):
+                yield bell
         finally:
             self._waiting -= 1
             self._bells[job].discard(bell)

@@ -281,7 +281,7 @@ async def _receive(
             refuse_encoded(request.headers)
         upload.add(JSON_VALUE_BYTES * await off_the_loop(len(text), count_json_values, text))
         wanted, tensor = await off_the_loop(len(text), parse_request, model, text, raw)
-        return wanted, await inference.take_apart(tensor, len(body), account)
+        return wanted, await inference.take_apart(tensor, len(body), upload)
     finally:
         upload.free()
 

@@ -90,11 +90,11 @@ def add_inference_service(servicer: Any, server: Any) -> None:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call: its message, what the client sent beside it, and whose it is."""
+    """One call: its message, what the client sent beside it, and the account of its bytes, with whose they are."""
 
     message: bytes
     metadata: Headers
-    account: Account
+    upload: HeldUpload
 
 
 class GrpcInference:
@@ -128,10 +128,10 @@ class GrpcInference:
                 if not self._under_way.is_accepted(_NO_ARRIVAL):
                     raise Stopping("this service is being stopped; call again, the one that comes after it")
                 if method in OPEN_METHODS:
-                    return await self._answers[method](_Call(request, metadata, EVERYONE))
-                call = _Call(request, metadata, self._guard.identify(metadata))
-                with self._guard.open_request(call.account):
-                    return await self._answer_held(method, call)
+                    return await self._answers[method](_Call(request, metadata, self._upload(EVERYONE)))
+                account = self._guard.identify(metadata)
+                with self._guard.open_request(account):
+                    return await self._answer_held(method, _Call(request, metadata, self._upload(account)))
         except ServiceError as exc:
             context.set_code(_CODES.get(exc.status, grpc.StatusCode.INTERNAL))
             context.set_details(exc.detail[:_MOST_DETAIL_CHARACTERS])
@@ -142,12 +142,14 @@ class GrpcInference:
     async def _answer_held(self, method: str, call: _Call) -> Any:
         """Return the answer, while the message is accounted for."""
         self._check_size(call.message)
-        upload = HeldUpload(self._inference.classifier.admission.uploads, call.account)
         try:
-            upload.add(len(call.message))
+            call.upload.add(len(call.message))
             return await self._answers[method](call)
         finally:
-            upload.free()
+            call.upload.free()
+
+    def _upload(self, account: Account) -> HeldUpload:
+        return HeldUpload(self._inference.classifier.admission.uploads, account)
 
     def _check_size(self, request: bytes) -> None:
         # It is there three times for a moment: as bytes, parsed, and as pictures.
@@ -165,7 +167,7 @@ class GrpcInference:
 
     async def _find(self, name: str, call: _Call) -> ServedModel:
         """Return the model that a message of the class `name` is about."""
-        parsed = HeldUpload(self._inference.classifier.admission.uploads, call.account)
+        parsed = call.upload.beside()
         try:
             message = await self._parse(name, call.message, parsed)
             return self._models.find(message.name, message.version)
@@ -213,7 +215,7 @@ class GrpcInference:
     async def _model_infer(self, call: _Call) -> Any:
         stopwatch = Stopwatch()
         deadline_s = min(self._inference.settings.deadline_s, _deadline_s(call.metadata))
-        self._inference.classifier.admission.check(deadline_s, account=call.account)
+        self._inference.classifier.admission.check(deadline_s, account=call.upload.account)
         model, wanted, uploads = await self._receive(call)
         try:
             stopwatch.charge("upload")
@@ -229,14 +231,14 @@ class GrpcInference:
 
     async def _receive(self, call: _Call) -> tuple[ServedModel, Wanted, list[HeldUpload]]:
         """Return what is wanted of which model, and the pictures, to be freed by the caller."""
-        parsed = HeldUpload(self._inference.classifier.admission.uploads, call.account)
+        parsed = call.upload.beside()
         try:
             message = await self._parse("ModelInferRequest", call.message, parsed)
             model = self._models.find(message.model_name, message.model_version)
             wanted, tensor = _wanted(message), _tensor(model, message)
             if not isinstance(tensor.data, bytes):
                 parsed.add(JSON_VALUE_BYTES * len(tensor.data))
-            return model, wanted, await self._inference.take_apart(tensor, len(call.message), call.account)
+            return model, wanted, await self._inference.take_apart(tensor, len(call.message), parsed)
         finally:
             parsed.free()
 

@@ -16,7 +16,6 @@ from serve_app.metrics import STAGE_MS
 from serve_app.open_inference.models import OUTPUTS, ServedModels
 from serve_app.open_inference.request import Wanted
 from serve_app.open_inference.tensors import Output, Tensor, most_pictures, pictures_in
-from serve_app.shares import Account
 from serve_app.uploads import HeldUpload
 
 Given = TypeVarTuple("Given")
@@ -42,8 +41,8 @@ class Inference:
         self.settings = classifier.settings
         self.models = ServedModels(classifier.model.name, classifier.model.engine, most_pictures(self.settings))
 
-    async def take_apart(self, tensor: Tensor, size_bytes: int, account: Account) -> list[HeldUpload]:
-        """Return the pictures in `tensor` of a client's request of `size_bytes`, to be freed by the caller.
+    async def take_apart(self, tensor: Tensor, size_bytes: int, upload: HeldUpload) -> list[HeldUpload]:
+        """Return the pictures in `tensor`, which came with `upload` of `size_bytes`, to be freed by the caller.
 
         Raises the errors of `pictures_in`, and Overloaded where there is no memory for them.
         """
@@ -51,7 +50,7 @@ class Inference:
         held: list[HeldUpload] = []
         try:
             for file in files:
-                held.append(HeldUpload(self.classifier.admission.uploads, account))
+                held.append(upload.beside())
                 held[-1].add(len(file))
                 held[-1].data = file
         except Overloaded:

@@ -13,7 +13,7 @@ from starlette.types import Message, Scope
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource
 from serve_app.users.store import ensure_seeded
-from serve_app.web import Drain, build_api
+from serve_app.web import build_api
 from tests.serve_app.users.test_users import users_client
 
 OWN = ("x-request-id", "date")
@@ -132,7 +132,7 @@ async def test_head_needs_a_key_where_get_does(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(KEY)
     api = example()
-    Guard(ApiKeys(KeySource(keys_file=str(keys)))).protect(api, Drain())
+    Guard(ApiKeys(KeySource(keys_file=str(keys)))).protect(api)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://test") as client:
         assert (await client.head("/both/x")).status_code == 401
         assert (await client.head("/both/x", headers={"X-API-Key": KEY})).status_code == 200

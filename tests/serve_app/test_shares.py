@@ -2,23 +2,35 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
 
 from serve_app.cache.cache import PredictionCache
 from serve_app.cache.classification import Classification
 from serve_app.cache.store import MemoryPredictions
 from serve_app.classifier.admission import STANDING_AFTER_S, Admission
+from serve_app.classifier.batcher import Scores
 from serve_app.classifier.classifier import Classifier
-from serve_app.classifier.early import build_early_refusal
-from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.early import build_entry
+from serve_app.classifier.job_settings import JobSettings
+from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
+from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource
+from serve_app.entrance.middleware import RefusesAtOnce
+from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import Overloaded, ServiceError, ShareExceeded, Unauthorized
+from serve_app.jobs.outage import Outage
+from serve_app.jobs.queue.submit import JobStore
+from serve_app.jobs.waiters import Waiters
 from serve_app.metrics import (
     API_KEY_QUEUE_PICTURES,
     API_KEY_REFUSALS,
@@ -27,13 +39,20 @@ from serve_app.metrics import (
     QUEUE_PICTURES,
     REFUSALS,
 )
+from serve_app.open_inference.grpc_messages import message_class
+from serve_app.open_inference.grpc_service import GrpcInference
+from serve_app.open_inference.inference import Inference
 from serve_app.shares import Account, Resource, Shares
 from serve_app.uploads import HeldUpload, UploadBudget
+from serve_app.web import build_api
 from tests.conftest import Fitted
 from tests.counted import Counted
 from tests.held_engine import HANG_S, held, in_two_parts
-from tests.patience import until
+from tests.patience import PATIENT_JOBS, until
+from tests.redis_server import RedisServer
+from tests.serve_app.classifier.test_admission import refusal_at
 from tests.serve_app.classifier.test_model_api import assert_error
+from tests.serve_app.open_inference.test_grpc_service import Told, pictures
 
 BYTES, JOB_BYTES = Resource.BYTES, Resource.JOB_BYTES
 PICTURE_S = 0.1
@@ -43,16 +62,20 @@ KEYS = f"flood: {FLOOD}\nlight: {LIGHT}\n"
 
 
 def two_accounts(share: float = 0.5, metrics: Counted | None = None) -> tuple[Account, Account]:
-    """Return the accounts of two clients, each with two open requests: an only one is always within its share."""
+    """Return the accounts of two clients."""
     shares = Shares(share, lambda: 2, metrics or Counted())
-    accounts = shares.account("flood"), shares.account("light")
-    for account in accounts:
-        account.take(Resource.REQUESTS, 2)
-    return accounts
+    return shares.account("flood"), shares.account("light")
 
 
 def admission(clock: Callable[[], float] = lambda: 0.0, **args: object) -> Admission:
     return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S, clock=clock)
+
+
+def reserves(gate: Admission, pictures: int, account: Account) -> bool:
+    """Tell whether a request of so many pictures is taken."""
+    with suppress(ShareExceeded), gate.reserve(pictures, account=account):
+        return True
+    return False
 
 
 def fill(gate: Admission, stack: ExitStack, account: Account) -> tuple[int, Overloaded]:
@@ -70,7 +93,7 @@ def guard_of(folder: Path, text: str = KEYS, metrics: Counted | None = None, **b
     path.write_text(text)
     share = bounds.get("share", 0.5)
     keys = ApiKeys(KeySource(keys_file=str(path), share=share))
-    return Guard(keys, metrics, int(bounds.get("max_requests", MANY)))
+    return Guard(keys, metrics, lambda: int(bounds.get("max_requests", MANY)))
 
 
 def test_a_client_fills_its_share_of_the_places_and_the_other_finds_the_rest() -> None:
@@ -166,12 +189,74 @@ def test_a_share_is_at_least_one() -> None:
         gate.check(account=flood)
 
 
-def test_the_only_open_request_of_a_client_is_within_its_share_however_large_it_is() -> None:
-    """It could never be answered otherwise, however often it is sent again."""
-    account = Shares(0.1, lambda: 2, Counted()).account("large")
-    gate = admission(max_queue=64, max_upload_bytes=1000, max_held_bytes=20_000)
-    with account.open_request(MANY), gate.reserve(64, account=account):
-        HeldUpload(gate.uploads, account).add(20_000)
+def test_who_has_nothing_in_the_queue_may_take_all_of_it_but_one_picture() -> None:
+    """A large request could never be answered otherwise; and no request is so large that the others find no place."""
+    flood, light = two_accounts()
+    gate = admission(max_wait_s=3.05)  # 31 pictures
+    with flood.open_request(MANY), flood.open_request(MANY):
+        assert not reserves(gate, 31, flood)
+        with gate.reserve(30, account=flood):
+            with pytest.raises(ShareExceeded, match="try again later"):
+                gate.check(account=flood)
+            with gate.place(account=light):
+                pass
+        with (
+            gate.place(account=flood),
+            pytest.raises(ShareExceeded, match="15 of 31; send it alone, or less at a time"),
+        ):
+            gate.check(pictures=16, account=flood)
+
+
+def test_what_a_request_has_reserved_is_not_judged_again_when_its_pictures_are_equal() -> None:
+    flood, _ = two_accounts()
+    gate = admission(max_queue=10, max_wait_s=60)
+    with flood.open_request(MANY), gate.reserve(9, account=flood) as reserved, ExitStack() as pictures_of_request:
+        pictures_of_request.enter_context(flood.open_request(MANY))
+        pictures_of_request.enter_context(reserved.place(account=flood))
+        for _ in range(2):
+            pictures_of_request.enter_context(reserved.share(flood))
+        assert gate.wait_s == pytest.approx(0.7)
+        assert not reserves(gate, 1, flood)
+    assert flood.has_none(Resource.PLACES)
+    assert flood.has_none(Resource.PICTURES)
+
+
+def test_an_upload_that_began_alone_goes_on_beyond_the_share_and_leaves_one_largest_upload() -> None:
+    flood, light = two_accounts()
+    gate = admission(max_upload_bytes=1000, max_held_bytes=100_000)
+    largest = 1000 + MULTIPART_OVERHEAD_BYTES
+    first, second, other = (HeldUpload(gate.uploads, account) for account in (flood, flood, light))
+    first.add(60_000)
+    with pytest.raises(ShareExceeded, match="50,000 of 100,000; try again later"):
+        second.add(1)
+    first.add(10_000)
+    pictures = first.beside()
+    pictures.add(100_000 - 70_000 - largest)
+    with pytest.raises(ShareExceeded, match="less at a time"):
+        first.add(1)
+    other.add(largest)
+
+
+def test_one_largest_upload_is_within_a_share_where_there_is_no_memory_for_two() -> None:
+    flood, _ = two_accounts(share=0.1)
+    largest = 1000 + MULTIPART_OVERHEAD_BYTES
+    gate = admission(max_upload_bytes=1000, max_held_bytes=largest)
+    HeldUpload(gate.uploads, flood).add(largest)
+
+
+async def test_requests_that_wait_for_jobs_are_shared(redis_server: RedisServer) -> None:
+    flood, light = two_accounts()
+    jobs = JobStore(redis_server.url, JobSettings(), PATIENT_JOBS)
+    waiters = Waiters(jobs, Outage(), 4, HANG_S)
+    with ExitStack() as waiting:
+        for account in (flood, flood, light):
+            waiting.enter_context(waiters._bell("job", account))
+        with pytest.raises(ShareExceeded, match=r"2 requests that wait for jobs .* 2 of 4"):
+            waiting.enter_context(waiters._bell("job", flood))
+        waiting.enter_context(waiters._bell("job", light))
+    assert flood.has_none(Resource.WAITERS)
+    await waiters.close()
+    await jobs.close()
 
 
 @pytest.mark.parametrize(("share", "clients"), [(1.0, 2), (0.5, 1)])
@@ -208,7 +293,7 @@ def test_bytes_in_memory_are_shared_over_all_uploads_of_a_client() -> None:
 
 def test_the_bytes_of_jobs_have_a_share_of_their_own() -> None:
     flood, _ = two_accounts()
-    online, jobs = (UploadBudget(1000, lambda _: Overloaded("full"), kind) for kind in (BYTES, JOB_BYTES))
+    online, jobs = (UploadBudget(1000, 1, lambda _: Overloaded("full"), kind) for kind in (BYTES, JOB_BYTES))
     for budget, words in ((online, "500 bytes of uploads"), (jobs, "500 bytes of job uploads")):
         budget.hold(500, flood)
         with pytest.raises(ShareExceeded, match=words):
@@ -247,11 +332,11 @@ def scope(path: str, key: str) -> dict[str, object]:
 def test_a_flood_is_refused_before_the_api_sees_it_and_who_has_no_key_is_told_nothing(tmp_path: Path) -> None:
     guard = guard_of(tmp_path, max_requests=10)
     gate = admission(max_queue=10, max_wait_s=60)
-    refuse = build_early_refusal(gate, guard)
+    enter = build_entry(gate, guard)
     flood = guard.identify(httpx.Headers({"X-API-Key": FLOOD}))  # type: ignore[arg-type]
 
     def refusal(path: str, key: str) -> type[ServiceError] | None:
-        found = refuse(scope(path, key))
+        found = refusal_at(enter, scope(path, key))
         return None if found is None else type(found)
 
     with ExitStack() as opened:
@@ -264,7 +349,7 @@ def test_a_flood_is_refused_before_the_api_sees_it_and_who_has_no_key_is_told_no
             assert refusal("/model/v2/models/resnet50/infer", FLOOD) is ShareExceeded
             assert refusal("/model/jobs", FLOOD) is None
             assert refusal("/model/predict", LIGHT) is None
-            assert refusal("/model/predict", "no-key-of-this-service") is None
+            assert refusal("/model/predict", "no-key-of-this-service") is Unauthorized
             opened.enter_context(guard.open_request(flood))
             assert refusal("/model/jobs", FLOOD) is ShareExceeded
             assert refusal("/model/jobs", LIGHT) is None
@@ -273,7 +358,8 @@ def test_a_flood_is_refused_before_the_api_sees_it_and_who_has_no_key_is_told_no
                 while gate._taken < 10:
                     full.enter_context(gate.place())
                 assert refusal("/model/predict", LIGHT) is Overloaded
-                assert refusal("/model/predict", "no-key-of-this-service") is None
+                assert refusal("/model/predict", "no-key-of-this-service") is Unauthorized
+                assert refusal("/model/static-offline-docs/predict", "no-key-of-this-service") is None
     with pytest.raises(Unauthorized):
         guard.identify(httpx.Headers({"X-API-Key": "no-key-of-this-service"}))  # type: ignore[arg-type]
 
@@ -381,8 +467,100 @@ async def test_slow_uploads_of_one_key_hold_its_share_of_the_open_requests_and_o
         go_on.set()
         for upload in uploads:
             assert (await upload).status_code in (415, 429)
-        again = await replica.client.post("/predict", content=b"x" * 900_000, headers=key(FLOOD))
-        assert_error(again, 415, "unsupported_image")
+
+
+async def test_whatever_ends_a_request_gives_back_what_it_held(
+    classifier: Classifier, fitted: Fitted, tmp_path: Path
+) -> None:
+    """Answered, refused, left, cancelled, too late, failed: `held` sees in the end whether anything is left."""
+    guard, data = guard_of(tmp_path), next(iter(fitted.pictures.values()))
+    message = message_class("ModelInferRequest")(**pictures(data, data)).SerializeToString()
+    unhurried = {"max_wait_s": 60, "deadline_s": HANG_S, "cache": {"store": "memory"}}
+    async with held(classifier, Counted(), guard, picture_s=0.001, **unhurried) as replica:
+        calls = GrpcInference(Inference(replica.classifier), guard, UnderWay())
+        call = asyncio.create_task(calls.answer("ModelInfer", message, Told([("x-api-key", FLOOD)])))
+        await replica.engine.begun()
+        sent = [
+            asyncio.create_task(replica.client.post("/predict", content=data, headers={**key(who), **more}))
+            for who in (FLOOD, LIGHT)
+            for more in ({}, {"Cache-Control": "no-store"}, {"X-Deadline-Ms": "100"})
+        ]
+        assert [(await sent[late]).status_code for late in (2, 5)] == [504, 504]
+        account = guard.identify(httpx.Headers(key(LIGHT)))  # type: ignore[arg-type]
+        await until(lambda: account._held[Resource.PLACES] == 2, "the places of the other key")
+        for left in (call, sent[0], sent[3]):
+            left.cancel()
+        replica.engine._infer = fail
+        replica.engine.release()
+        assert [(await sent[failed]).status_code for failed in (1, 4)] == [500, 500]
+
+
+def fail(_: np.ndarray) -> Scores:
+    raise RuntimeError("the engine of this test fails")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
+@pytest.mark.parametrize("application", ["users", "model"])
+async def test_bodies_of_who_has_its_share_wait_in_front_of_serve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, application: str, method: str
+) -> None:
+    """Inside, each would have one of the places that Serve gives; so also when all of them come at once."""
+    guard = guard_of(tmp_path, max_requests=6)
+    monkeypatch.setattr(GATE, "enter", guard.enter if application == "users" else build_entry(admission(), guard))
+    api, go_on, inside = build_api("slow", ""), asyncio.Event(), Counter[str]()
+
+    @api.api_route("/slow", methods=[method])
+    async def slow(request: Request) -> int:
+        return len(await request.body())
+
+    guard.protect(api)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        inside[Headers(scope=scope)["x-api-key"]] += 1
+        await api(scope, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(RefusesAtOnce(serve)), base_url="http://test") as client:
+
+        async def send(who: str, body: AsyncIterator[bytes] | bytes) -> int:
+            return (await client.request(method, "/slow", content=body, headers={"X-API-Key": who})).status_code
+
+        begun = [asyncio.Event() for _ in range(20)]
+        flood = [asyncio.create_task(send(FLOOD, in_two_parts(b"xx", each, go_on))) for each in begun]
+        for each in begun:
+            await each.wait()
+        assert inside == {FLOOD: 3}
+        assert await send(LIGHT, b"x") == 200
+        go_on.set()
+        assert Counter(await asyncio.gather(*flood)) == {200: 3, 429: 17}
+        assert await send(FLOOD, b"x") == 200
+        assert await send("no-key-of-this-service", b"x") == 401
+    assert inside == {FLOOD: 4, LIGHT: 1}
+
+
+async def test_without_a_gate_a_refused_body_keeps_no_place_either(classifier: Classifier, tmp_path: Path) -> None:
+    """Serve's own proxy has none: the answer comes at once, and nothing is read."""
+    guard, endless = guard_of(tmp_path, max_requests=2), asyncio.Event()
+    async with held(classifier, Counted(), guard) as replica:
+        with guard.open_request(guard.identify(httpx.Headers(key(FLOOD)))):  # type: ignore[arg-type]
+            for who, status in ((FLOOD, 429), ("no-key-of-this-service", 401)):
+                body = in_two_parts(b"xx", asyncio.Event(), endless)
+                async with asyncio.timeout(HANG_S / 3):
+                    answer = await replica.client.post("/predict", content=body, headers=key(who))
+                assert answer.status_code == status
+
+
+def test_the_share_of_open_requests_follows_what_the_replica_works_on(tmp_path: Path) -> None:
+    """Serve changes it while a replica runs."""
+    most = [4]
+    (tmp_path / "keys").write_text(KEYS)
+    guard = Guard(ApiKeys(KeySource(keys_file=str(tmp_path / "keys"))), find_max_requests=lambda: most[0])
+    flood = guard.identify(httpx.Headers(key(FLOOD)))  # type: ignore[arg-type]
+    with guard.open_request(flood), guard.open_request(flood):
+        with pytest.raises(ShareExceeded, match="2 of 4"), guard.open_request(flood):
+            pass
+        most[0] = 10
+        with guard.open_request(flood):
+            pass
 
 
 async def test_the_api_page_says_429_of_every_operation_that_needs_a_key(

@@ -8,13 +8,15 @@ from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
+from starlette.types import Scope
 
 from serve_app.classifier.admission import STANDING_AFTER_S, Admission
 from serve_app.classifier.classifier import Classifier
-from serve_app.classifier.early import build_early_refusal
+from serve_app.classifier.early import build_entry
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.entrance.gate import Enter
 from serve_app.entrance.guard import Guard
-from serve_app.errors import Overloaded
+from serve_app.errors import Overloaded, ServiceError
 from serve_app.metrics import MISSED_DEADLINES, QUEUE_PICTURES, REFUSALS, STAGE_MS
 from serve_app.uploads import HeldUpload
 from tests.conftest import Fitted
@@ -208,6 +210,15 @@ def test_an_upload_is_counted_once_whoever_holds_it() -> None:
     HeldUpload(gate.uploads).add(20_000)
 
 
+def refusal_at(enter: Enter, scope: Scope) -> ServiceError | None:
+    """Return with what a request is refused at once."""
+    try:
+        with enter({**scope}):
+            return None
+    except ServiceError as exc:
+        return exc
+
+
 @pytest.mark.parametrize(
     ("method", "path", "headers", "is_refused"),
     [
@@ -226,24 +237,24 @@ def test_a_full_queue_refuses_predictions_before_the_api_and_nothing_else(
     method: str, path: str, headers: list[tuple[bytes, bytes]], *, is_refused: bool
 ) -> None:
     gate = admission(max_wait_s=1)
-    refuse = build_early_refusal(gate, Guard(None))
+    enter = build_entry(gate, Guard(None))
     scope = {"type": "http", "method": method, "path": path, "headers": headers}
-    assert refuse(scope) is None
+    assert refusal_at(enter, scope) is None
     with ExitStack() as stack:
         fill(gate, stack)
-        assert isinstance(refuse(scope), Overloaded) is is_refused
-    assert refuse(scope) is None
+        assert isinstance(refusal_at(enter, scope), Overloaded) is is_refused
+    assert refusal_at(enter, scope) is None
 
 
 def test_a_client_in_a_hurry_is_refused_early_while_others_are_taken() -> None:
     gate = admission(max_wait_s=10)
-    refuse = build_early_refusal(gate, Guard(None))
+    enter = build_entry(gate, Guard(None))
     scope = {"type": "http", "method": "POST", "path": "/model/predict", "headers": [(b"x-deadline-ms", b"100")]}
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(gate.place())
-        assert isinstance(refuse(scope), Overloaded)
-        assert refuse({**scope, "headers": []}) is None
+        assert isinstance(refusal_at(enter, scope), Overloaded)
+        assert refusal_at(enter, {**scope, "headers": []}) is None
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:

@@ -39,7 +39,7 @@ ENCODED = {
 
 @pytest.mark.parametrize("fault", ["too large", "no memory"])
 async def test_of_a_refused_body_nothing_is_kept_while_the_rest_is_drained(fault: str) -> None:
-    budget = UploadBudget(10**9 if fault == "too large" else 150_000, lambda _: Overloaded("no memory"))
+    budget = UploadBudget(10**9 if fault == "too large" else 150_000, 150_000, lambda _: Overloaded("no memory"))
     chunks = iter([bytes(100_000)] * 3)
 
     async def receive() -> Message:

@@ -107,7 +107,21 @@ def test_several_keys_are_valid_at_once_by_comma_line_or_space(tmp_path: Path) -
 
 def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYS_OF_THIS_TEST", f"{FIRST},{SECOND}")
-    assert ApiKeys(KeySource(keys_env="KEYS_OF_THIS_TEST")).find_name(SECOND)
+    source = KeySource(keys_env="KEYS_OF_THIS_TEST")
+    assert ApiKeys(source).find_name(SECOND)
+    monkeypatch.setenv("KEYS_OF_THIS_TEST", f"shop: {FIRST} {SECOND}")
+    with pytest.raises(SetupError, match="write `name: KEY`, separated by commas"):
+        ApiKeys(source)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for text, name in ((f"\ufeffshop: {FIRST}", "shop"), (f"\ufeff{FIRST}", "key-1")):
+        assert keys_in(tmp_path / "keys", text).find_name(FIRST) == name
+
+
+def test_a_long_name_of_letters_is_no_key(tmp_path: Path) -> None:
+    name = "recommendations-of-the-shop"
+    assert keys_in(tmp_path / "keys", f"{name}: {FIRST}").find_name(FIRST) == name
 
 
 def test_a_key_has_the_name_that_stands_before_it_or_that_of_its_place(tmp_path: Path) -> None:
@@ -124,7 +138,8 @@ def test_a_client_that_exchanges_its_key_stays_one_client(tmp_path: Path) -> Non
 
 
 def test_a_key_that_stands_there_twice_is_one_key(tmp_path: Path) -> None:
-    for text, name in ((f"{FIRST},{FIRST}", "key-1"), (f"shop: {FIRST}\n{FIRST}", "shop")):
+    named = f"shop: {FIRST}"
+    for text, name in ((f"{FIRST},{FIRST}", "key-1"), (f"{named}\n{FIRST}", "shop"), (f"{FIRST}\n{named}", "shop")):
         keys = keys_in(tmp_path / "keys", text)
         assert (keys.find_name(FIRST), keys.count_clients()) == (name, 1)
 
@@ -163,14 +178,15 @@ def test_a_share_that_is_none_is_refused_by_name(tmp_path: Path, share: object, 
         ("", "holds no API key"),
         (f"shop:\n{FIRST}", "API key 1 in the file .* has a name with 0 words behind it"),
         (f"{FIRST}\nshop: {SECOND} {FIRST}", "API key 2 in the file .* has a name with 2 words behind it"),
-        (f"{FIRST} fifteen-letters: {SECOND}", "API key 1 in the file .* is followed by a name on the same line"),
-        (f"{FIRST} {SECOND}:", "API key 1 in the file .* is followed by a name on the same line"),
+        (f"{FIRST} fifteen-letters: {SECOND}", "API key 1 in the file .* is followed by a name without a separator"),
+        (f"{FIRST} {SECOND}:", "API key 1 in the file .* is followed by a name without a separator"),
         (f"{FIRST}:{FIRST}:", "a name with 0 words"),
         (f"fifteen{FIRST}{FIRST}: {SECOND}", "a name that cannot be used"),
         (f"key-1: {FIRST}", "names such as key-1 are those of keys without a name"),
         (f"1st: {FIRST}", "begins with a letter"),
         (f"shop: {FIRST}\nweb: {FIRST}", "API key 2 in the file .* stands there as shop and as web"),
-        (f"{FIRST}\nshop: {FIRST}", "API key 2 in the file .* stands there as key-1 and as shop"),
+        (f"shop : {SECOND}", "API key 1 in the file .* has a colon that stands alone; write `name: KEY`, one a line"),
+        (f"{FIRST}1: {SECOND}", "has a name that looks like a key.* take a name without digits"),
         ("# only a comment\n", "holds no API key"),
         (f"{FIRST}\nfifteen-letters", "API key 2 in the file"),
         ("key-with-an-umläut", "printable ASCII"),

@@ -1,6 +1,7 @@
 """What stands in front of Serve: headers taken away, Serve's plain answers in the error shape."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from starlette.types import Scope
 from serve_app.deployments import ingress
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.middleware import middlewares
-from serve_app.errors import Overloaded, ServiceError
+from serve_app.errors import Overloaded
 from tests.serve_app.classifier.test_model_api import assert_error
 
 
@@ -109,16 +110,19 @@ async def test_what_the_gate_refuses_is_answered_at_once_when_its_upload_is_read
     asked: list[str] = []
     sent: list[bytes] = []
 
-    def refuse(scope: Scope) -> ServiceError | None:
+    @contextmanager
+    def enter(scope: Scope) -> Iterator[None]:
         asked.append(scope["path"])
-        return Overloaded("too many", retry_after_s=3) if scope["path"] == "/busy" else None
+        if scope["path"] == "/busy":
+            raise Overloaded("too many", retry_after_s=3)
+        yield
 
     async def upload() -> AsyncIterator[bytes]:
         for _ in range(3):
             sent.append(b"x" * 1000)
             yield sent[-1]
 
-    monkeypatch.setattr(GATE, "_refuse", refuse)
+    monkeypatch.setattr(GATE, "enter", enter)
     response = await http.post("/busy", content=upload(), headers={"X-Request-ID": "mine"})
     assert_error(response, 503, "overloaded", "too many")
     assert (response.headers["retry-after"], response.headers["x-request-id"]) == ("3", "mine")
@@ -135,7 +139,12 @@ async def test_an_id_that_could_forge_the_log_does_not_reach_serve(http: httpx.A
 
 
 async def test_a_refusal_has_the_shape_of_its_path(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GATE, "_refuse", lambda _: Overloaded("try again", 7))
+    @contextmanager
+    def enter(_: Scope) -> Iterator[None]:
+        raise Overloaded("try again", 7)
+        yield
+
+    monkeypatch.setattr(GATE, "enter", enter)
     monkeypatch.setattr(GATE, "_shaped", GATE._shaped)
     GATE.shape_errors("/v2", lambda _code, detail, _request_id: {"error": detail})
     for path, keys in (("/model/v2/models/x/infer", ["error"]), ("/model/v2", ["error"]), ("/model/v22", [*OWN])):

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource
 from serve_app.try_page.page import add_try_page, build_page
-from serve_app.web import Drain, build_api
+from serve_app.web import build_api
 
 KEY = "a-key-of-some-length"
 
@@ -60,7 +60,7 @@ def test_the_dashboard_is_linked_where_there_is_one() -> None:
 async def test_the_page_needs_no_key_since_it_asks_for_one(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.setenv("PAGE_KEYS", KEY)
     api = api_with_page()
-    Guard(ApiKeys(KeySource(keys_env="PAGE_KEYS"))).protect(api, Drain())
+    Guard(ApiKeys(KeySource(keys_env="PAGE_KEYS"))).protect(api)
     async with client_of(api) as http:
         assert (await http.request(method, "/try")).status_code == 200
         assert (await http.get("/try/")).status_code == 401
