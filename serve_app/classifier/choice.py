@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serve_app.classifier.agreed import Agreed, Scores, compare_scores, why_refused
 from serve_app.classifier.child import run_child
 from serve_app.classifier.families import Geometry
-from serve_app.classifier.picture_folder import Pictures, decode_pictures, no_pictures
+from serve_app.classifier.picture_folder import Pictures, decode_pictures, find_pictures, no_pictures
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import Fault, SetupError
 
@@ -79,6 +79,7 @@ class Choice(BaseModel):
 class _PictureSet:
     name: str
     pictures: Pictures
+    are_of_a_user: bool
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,7 @@ def choose(
         wanted = bench.run(prepared.folder, reference.engine, highest)
     except _TrialFailed as exc:
         raise SetupError(Fault("engine", f"{reference.engine} computes no picture: {exc}", "name another one")) from exc
-    trials = []
-    for candidate in installed:
-        logger.info("trying engine %s with precision %s", candidate.engine, candidate.precision)
-        trials.append(_try(candidate, prepare, bench, wanted))
+    trials = _try_each(installed, lambda candidate: _try(candidate, prepare, bench, wanted))
     trials.sort(key=lambda trial: (trial.refused is not None, -(trial.images_per_s or 0)))
     if trials[0].refused:
         told = "; ".join(f"{trial.engine} ({trial.precision}): {trial.refused}" for trial in trials)
@@ -158,12 +156,31 @@ def _references(settings: ClassifierSettings) -> Iterator[ClassifierSettings]:
         yield settled(settings, engine, "float32")
 
 
+def _try_each(installed: list[ClassifierSettings], try_one: Callable[[ClassifierSettings], Trial]) -> list[Trial]:
+    """Return a trial of each candidate.
+
+    int8 was compared with float32 of its own engine, of which it is made. So it may serve only where that may.
+    """
+    trials: list[Trial] = []
+    for candidate in installed:
+        if candidate.precision == "int8":
+            of_engine = {trial.precision: trial for trial in trials if trial.engine == candidate.engine}
+            source = of_engine.get("float32") or try_one(settled(candidate, candidate.engine, "float32"))
+            if source.refused:
+                refused = f"{source.engine} (float32), of which it is made, was refused: {source.refused}"
+                trials.append(Trial(engine=source.engine, precision="int8", refused=refused, may_pass=source.may_pass))
+                continue
+        trials.append(try_one(candidate))
+    return trials
+
+
 def _try(
     candidate: ClassifierSettings,
     prepare: Callable[[ClassifierSettings], "PreparedModel"],
     bench: "_Bench",
     wanted: _Outcome,
 ) -> Trial:
+    logger.info("trying engine %s with precision %s", candidate.engine, candidate.precision)
     about: dict[str, object] = {"engine": candidate.engine, "precision": candidate.precision}
     try:
         prepared = prepare(candidate)
@@ -175,16 +192,18 @@ def _try(
     about |= {"images_per_s": found.images_per_s}
     if not all(np.isfinite(scores).all() for scores in found.scores):
         return Trial.model_validate({**about, "refused": "it gives numbers that are not finite"})
-    judged = measured = [
-        compare_scores(given.name, *scores)
-        for given, *scores in zip(bench.sets, wanted.scores, found.scores, strict=True)
-    ]
-    if (calibrated := prepared.manifest.calibrated) is not None:
-        # It was admitted by pictures of the user when it was prepared. Generated ones are not what it is made for.
-        judged = measured[1:]
-        measured = [calibrated.agreement, *judged]
-    refused = why_refused(judged, bench.settings.min_agreement)
+    measured = _compare(bench.sets, wanted, found, candidate.precision)
+    refused = why_refused(measured, bench.settings.min_agreement)
     return Trial.model_validate({**about, "agreement": measured, "refused": refused})
+
+
+def _compare(sets: list[_PictureSet], wanted: _Outcome, found: _Outcome, precision: str) -> list[Agreed]:
+    """Return the agreement about each set of pictures that `precision` is made for: int8 is for the user's own."""
+    return [
+        compare_scores(given.name, *scores)
+        for given, *scores in zip(sets, wanted.scores, found.scores, strict=True)
+        if given.are_of_a_user or precision != "int8"
+    ]
 
 
 def _reason(exc: Exception) -> str:
@@ -230,13 +249,14 @@ class _Bench:
 
 
 def _make_pictures(settings: ClassifierSettings, geometry: Geometry) -> Iterator[_PictureSet]:
-    yield _PictureSet("generated pictures", generate_pictures(GENERATED, geometry.crop))
+    yield _PictureSet("generated pictures", generate_pictures(GENERATED, geometry.crop), are_of_a_user=False)
     if settings.agreement_pictures is not None:
         folder = Path(settings.agreement_pictures)
-        decoded = [picture for _, picture in decode_pictures(folder, MOST_OF_A_FOLDER, settings, geometry)]
+        files = find_pictures(folder, MOST_OF_A_FOLDER)
+        decoded = [picture for _, picture in decode_pictures(files, settings, geometry)]
         if not decoded:
             raise SetupError(no_pictures("agreement_pictures", folder))
-        yield _PictureSet(f"pictures of {folder}", np.stack(decoded))
+        yield _PictureSet(f"pictures of {folder}", np.stack(decoded), are_of_a_user=True)
 
 
 def generate_pictures(count: int, side: int) -> Pictures:

@@ -4,6 +4,7 @@ import hashlib
 import json
 
 from serve_app.classifier.images import DECODING
+from serve_app.classifier.machine import describe_processor
 from serve_app.classifier.model_cache import RECIPE, PreparedModel, converter_versions
 from serve_app.classifier.settings import ClassifierSettings
 
@@ -15,7 +16,7 @@ def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> 
     is right for another.
     """
     manifest = prepared.manifest
-    parts = {
+    parts: dict[str, object] = {
         "network": manifest.name,
         "weights": manifest.weights_sha256 or manifest.weights,
         "seed": settings.seed if manifest.weights == "random" else None,
@@ -27,7 +28,8 @@ def fingerprint_model(settings: ClassifierSettings, prepared: PreparedModel) -> 
         "decoding": [DECODING, settings.reduced_decoding],
     }
     if manifest.calibrated is not None:
-        parts["calibration"] = manifest.calibrated.sha256
+        # Without VNNI sums of int8 may overflow: processors round differently.
+        parts["calibration"] = [manifest.calibrated.sha256, describe_processor()]
     if manifest.device != "cpu":
         parts["device"] = manifest.device
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -5,6 +5,7 @@ the engine's files. What `engine: auto` and `precision: auto` were decided by is
 Called by `Classifier.load`; the child is `engines.prepare`.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,12 +25,13 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serve_app.classifier.calibration import MOST_PICTURES, Calibrated, check_admission
+from serve_app.classifier.calibration import MOST_PICTURES, Calibrated, find_admission_fault
 from serve_app.classifier.child import run_child
 from serve_app.classifier.choice import MOST_OF_A_FOLDER, Choice, PassingError, candidates, choose, settled
 from serve_app.classifier.families import Geometry, PreprocessingName
+from serve_app.classifier.images import DECODING
 from serve_app.classifier.machine import PROCESSOR, describe_processor, find_gpus, has_bfloat16
-from serve_app.classifier.picture_folder import describe_files
+from serve_app.classifier.picture_folder import FindPictures, find_pictures
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
@@ -89,6 +91,13 @@ class Manifest(BaseModel):
         """Return how a picture becomes the network's input."""
         return Geometry(self.resize, self.crop)
 
+    def find_admission_fault(self, min_agreement: float) -> Fault | None:
+        """Return why it may not serve, if it is one of int8 and differs too much from float32."""
+        fault = find_admission_fault(self.calibrated, min_agreement) if self.calibrated else None
+        if fault and self.weights == "random":
+            return replace(fault, what=f"{fault.what}; its weights are random, so agreement means nothing")
+        return fault
+
 
 class PreparedModel(BaseModel):
     """A prepared model's folder and manifest; `note` says why `auto` did not end with ImageNet weights."""
@@ -120,8 +129,8 @@ def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0, is_
         raise SetupError(fault)
     cache = _Cache(cache_dir() / "models", gpu_share, is_start=is_start)
     _make_folder(cache.folder)
-    is_auto = settings.weights == "auto" and not settings.is_model_file
-    found = cache.find_or_make_auto(settings) if is_auto else cache.find_or_choose(settings)
+    find_or_make = cache.find_or_make_auto if _may_have_imagenet(settings) else cache.find_or_choose
+    found = find_or_make(settings)
     return found.model_copy(update={"gpu_share": gpu_share})
 
 
@@ -154,16 +163,25 @@ def _install(extra: str) -> str:
     return f"install it: .venv/bin/uv pip install -c requirements.lock -e '.[{extra}]'"
 
 
-def is_prepared(settings: ClassifierSettings, *, gpu_share: float | None = None) -> bool:
-    """Tell whether the cache has the model of an engine with so much of a GPU, or with any. Raises SetupError.
+def find_prepared(
+    settings: ClassifierSettings, *, gpu_share: float | None = None, find: FindPictures = find_pictures
+) -> Manifest | None:
+    """Return what the cache has for an engine with so much of a GPU, or with any; None if nothing. Raises SetupError.
 
     Where the share is not known, one of the models that `auto` may end with is enough.
     """
     folder = cache_dir() / "models"
+    if _may_have_imagenet(settings):
+        settings = settings.model_copy(update={"weights": "imagenet"})
     if gpu_share is not None:
-        return _Cache(folder, gpu_share).has(settings)
+        return _Cache(folder, gpu_share, find_pictures=find).find(settings)
     asked = filter(_is_usable, candidates(settings)) if settings.is_auto else [settings]
-    return any(_Cache(folder, share).has(each) for each in asked for share in (0.0, 1.0))
+    found = (_Cache(folder, share, find_pictures=find).find(each) for each in asked for share in (0.0, 1.0))
+    return next(filter(None, found), None)
+
+
+def _may_have_imagenet(settings: ClassifierSettings) -> bool:
+    return settings.weights == "auto" and not settings.is_model_file
 
 
 @dataclass(frozen=True)
@@ -173,18 +191,22 @@ class _Cache:
     folder: Path
     gpu_share: float
     is_start: bool = False
+    find_pictures: FindPictures = field(default_factory=lambda: functools.cache(find_pictures))
+    """How it looks at a folder of pictures: once, though every name of a model depends on it."""
 
     def place_of(self, settings: ClassifierSettings) -> Path:
         """Return the folder of what `settings` ask for, whether it is there or not. Raises SetupError."""
-        return self.folder / _name(pin_files(settings), self.gpu_share)
+        return self.folder / _name(pin_files(settings), self.gpu_share, self.find_pictures)
 
-    def has(self, settings: ClassifierSettings) -> bool:
-        """Tell whether the model that `settings` ask for is there. Raises SetupError."""
+    def find(self, settings: ClassifierSettings) -> Manifest | None:
+        """Return the manifest of the model that `settings` ask for, None if it is not there. Raises SetupError."""
         place = self.place_of(settings)
         if not settings.is_auto:
-            return _read_manifest(place) is not None
+            return _read_manifest(place)
         choice = _read_choice(place)
-        return choice is not None and self.has(settled(settings, choice.chosen.engine, choice.chosen.precision))
+        if choice is None:
+            return None
+        return self.find(settled(settings, choice.chosen.engine, choice.chosen.precision))
 
     def find_or_make_auto(self, settings: ClassifierSettings) -> PreparedModel:
         """Return the model with ImageNet's weights, or with random ones if those cannot be fetched."""
@@ -224,8 +246,8 @@ class _Cache:
         if manifest is None:
             with _locked(target.with_suffix(".lock")):
                 manifest = _read_manifest(target) or _make(settings, target, on_gpu=self.gpu_share > 0)
-        if manifest.calibrated is not None:
-            check_admission(manifest.calibrated, settings.min_agreement)
+        if fault := manifest.find_admission_fault(settings.min_agreement):
+            raise SetupError(fault)
         return PreparedModel(folder=target, manifest=manifest, fingerprint=target.name)
 
 
@@ -300,7 +322,7 @@ def _fingerprint(settings: ClassifierSettings) -> str:
     return _name(pin_files(settings), 0.0)
 
 
-def _name(pinned: ClassifierSettings, gpu_share: float) -> str:
+def _name(pinned: ClassifierSettings, gpu_share: float, find: FindPictures = find_pictures) -> str:
     """Return a name for everything that decides what `engines.prepare` writes, or what `auto` ends with."""
     parts: dict[str, object] = {
         "recipe": RECIPE,
@@ -317,23 +339,23 @@ def _name(pinned: ClassifierSettings, gpu_share: float) -> str:
         machine = [describe_processor(), *(find_gpus() if gpu_share else [])]
         parts |= {"precision": pinned.precision, "machine": machine, "on_gpu": gpu_share > 0}
     if pinned.calibration is not None:
-        parts["calibration"] = [*_decoding(pinned), describe_files(Path(pinned.calibration), MOST_PICTURES)]
+        parts["calibration"] = [*_decoding(pinned), find(Path(pinned.calibration), MOST_PICTURES)]
     if pinned.is_auto:
         timed_with = [pinned.thread_count, pinned.max_batch, gpu_share]
-        parts |= {"timed_with": timed_with, "agreement": _agreement_parts(pinned)}
+        parts |= {"timed_with": timed_with, "agreement": _agreement_parts(pinned, find)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def _agreement_parts(settings: ClassifierSettings) -> list[object]:
+def _agreement_parts(settings: ClassifierSettings, find: FindPictures) -> list[object]:
     if settings.agreement_pictures is None:
         return [settings.min_agreement]
-    facts = describe_files(Path(settings.agreement_pictures), MOST_OF_A_FOLDER)
-    return [settings.min_agreement, *_decoding(settings), facts]
+    files = find(Path(settings.agreement_pictures), MOST_OF_A_FOLDER)
+    return [settings.min_agreement, *_decoding(settings), files]
 
 
 def _decoding(settings: ClassifierSettings) -> list[object]:
-    """Return which settings decide what the network sees of a file, besides its input."""
-    return [settings.max_pixels, settings.reduced_decoding]
+    """Return what decides what the network sees of a file, besides its input."""
+    return [DECODING, settings.max_upload_bytes, settings.max_pixels, settings.reduced_decoding]
 
 
 def converter_versions(settings: ClassifierSettings) -> dict[str, str]:

@@ -5,18 +5,18 @@ Called before Ray starts, and by the builder of the application.
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from serve_app.classifier.calibration import find_calibration_fault
+from serve_app.classifier.calibration import MOST_PICTURES, find_calibration_fault
 from serve_app.classifier.choice import MOST_OF_A_FOLDER
 from serve_app.classifier.engines.download import find_fault, is_fetched
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.weights_file import count_classes
 from serve_app.classifier.family_weights import FAMILY_WEIGHTS
 from serve_app.classifier.labels import IMAGENET_CLASSES, no_imagenet_labels, read_labels
-from serve_app.classifier.model_cache import checked_sha256, find_engine_fault, is_prepared
-from serve_app.classifier.picture_folder import find_pictures, no_pictures
+from serve_app.classifier.model_cache import Manifest, checked_sha256, find_engine_fault, find_prepared
+from serve_app.classifier.picture_folder import FindPictures, find_pictures, no_pictures
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
 
@@ -37,26 +37,32 @@ def find_source_faults(settings: ClassifierSettings, *, gpu_share: float | None 
 
     Waits ANSWER_S at most for each source.
     """
+    find = cache(find_pictures)
     if settings.agreement_pictures is not None:
         folder = Path(settings.agreement_pictures)
-        if not find_pictures(folder, MOST_OF_A_FOLDER):
+        if not find(folder, MOST_OF_A_FOLDER):
             yield no_pictures("agreement_pictures", folder)
-    if settings.calibration is not None and (fault := find_calibration_fault(Path(settings.calibration))):
-        yield fault
+    if settings.calibration is not None:
+        folder = Path(settings.calibration)
+        if fault := find_calibration_fault(folder, find(folder, MOST_PICTURES)):
+            yield fault
     if fault := find_engine_fault(settings):
         yield fault
-    elif _is_prepared(settings, gpu_share):
+    elif manifest := _find_prepared(settings, gpu_share, find):
+        # `auto` has passed over what it may not serve.
+        if not settings.is_auto and (fault := manifest.find_admission_fault(settings.min_agreement)):
+            yield fault
         return
     weights = list(_weights_faults(settings))
     yield from weights
     yield from _labels_faults(settings, None if weights else _count_classes(settings), has_weights=not weights)
 
 
-def _is_prepared(settings: ClassifierSettings, gpu_share: float | None) -> bool:
+def _find_prepared(settings: ClassifierSettings, gpu_share: float | None, find: FindPictures) -> Manifest | None:
     try:
-        return is_prepared(settings, gpu_share=gpu_share)
+        return find_prepared(settings, gpu_share=gpu_share, find=find)
     except SetupError:  # a file that cannot be read, or has another checksum, which is told in its turn
-        return False
+        return None
 
 
 def _weights_faults(settings: ClassifierSettings) -> Iterator[Fault]:

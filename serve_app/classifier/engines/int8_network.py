@@ -1,12 +1,14 @@
-"""Makes a network of OpenVINO one of int8 with NNCF (extra `int8`). Called by `prepare`; serving needs no NNCF."""
+"""Makes a network of OpenVINO one of int8 with NNCF (extra `int8`). Called by `prepare`.
+
+What serves it does not import NNCF. It has to be installed there all the same: its version is in the network's name.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import openvino
 
-from serve_app.classifier.agreed import compare_scores
-from serve_app.classifier.calibration import Calibrated, Calibration, count_right
+from serve_app.classifier.calibration import Calibrated, Calibration, judge_int8
 from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.openvino_engine import OpenVinoEngine
 from serve_app.classifier.engines.prepared_files import INT8_MODEL, OPENVINO_MODEL
@@ -23,12 +25,7 @@ def save_as_int8(folder: Path, calibration: Calibration, *, threads: int, max_ba
     )
     for suffix in (".xml", ".bin"):
         (folder / OPENVINO_MODEL).with_suffix(suffix).unlink()
-    return Calibrated(
-        pictures=len(calibration.making),
-        sha256=calibration.sha256,
-        agreement=compare_scores(f"pictures of {calibration.folder} kept apart", wanted, found),
-        accuracy=count_right(calibration.classes, wanted, found),
-    )
+    return judge_int8(calibration, wanted, found)
 
 
 def _quantize(path: Path, calibration: Calibration) -> Any:

@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from serve_app.classifier.calibration import Calibrated, read_calibration
+from serve_app.classifier.calibration import Calibrated, Calibration, read_calibration
 from serve_app.classifier.engines.checks import Network
 from serve_app.classifier.engines.keras_backend import choose_backend
 from serve_app.classifier.engines.labels import obtain_labels
@@ -38,10 +38,11 @@ def prepare(settings: ClassifierSettings, folder: Path) -> None:
             "the key"
         )
     labels = obtain_labels(settings, facts.classes)
+    is_int8 = settings.precision == "int8"
+    calibration = read_calibration(settings, Geometry(resize, facts.crop), labels.names) if is_int8 else None
     folder.mkdir(parents=True)
     device = network.save(folder)
-    is_int8 = settings.precision == "int8"
-    calibrated = _make_int8(settings, Geometry(resize, facts.crop), labels.names, folder) if is_int8 else None
+    calibrated = _make_int8(settings, calibration, folder) if calibration else None
     manifest = Manifest(
         name=facts.name,
         weights=facts.weights,
@@ -70,10 +71,9 @@ def _obtain_network(settings: ClassifierSettings) -> Network:
     return keras_network.obtain_network(settings)
 
 
-def _make_int8(settings: ClassifierSettings, geometry: Geometry, labels: list[str], folder: Path) -> Calibrated:
+def _make_int8(settings: ClassifierSettings, calibration: Calibration, folder: Path) -> Calibrated:
     from serve_app.classifier.engines.int8_network import save_as_int8
 
-    calibration = read_calibration(settings, geometry, labels)
     return save_as_int8(folder, calibration, threads=settings.thread_count, max_batch=settings.max_batch)
 
 

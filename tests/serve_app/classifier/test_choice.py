@@ -12,12 +12,17 @@ from serve_app.classifier.agreed import Agreed, why_refused
 from serve_app.classifier.choice import (
     GENERATED,
     MOST_OF_A_FOLDER,
+    Trial,
+    _compare,
+    _Outcome,
+    _PictureSet,
+    _try_each,
     candidates,
     generate_pictures,
 )
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
-from serve_app.classifier.model_cache import CHOICE, _name, find_engine_fault, find_or_prepare, is_prepared
+from serve_app.classifier.model_cache import CHOICE, _name, find_engine_fault, find_or_prepare, find_prepared
 from serve_app.classifier.picture_folder import find_pictures
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
@@ -66,9 +71,9 @@ async def test_the_fastest_engine_that_agrees_serves_and_is_found_again(
         Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.png")
     (tmp_path / "pictures" / "notes.txt").write_text("no picture")
     wanted = of_file(write_onnx(tmp_path / "colours.onnx"), agreement_pictures=str(tmp_path / "pictures"))
-    assert not is_prepared(wanted)
+    assert find_prepared(wanted) is None
     found = find_or_prepare(wanted)
-    assert is_prepared(wanted)
+    assert find_prepared(wanted) is not None
     choice = found.choice
     assert choice is not None
     assert choice.reference == "onnxruntime (float32)"
@@ -154,6 +159,48 @@ def test_an_engine_that_names_other_classes_is_refused(same: int, least: float, 
     assert why_refused([agreed, right], least) == words
 
 
+@pytest.mark.parametrize("asked", ["int8", "auto"])
+@pytest.mark.parametrize("refused", [None, "another best class in 5 of 128 generated pictures"])
+def test_int8_is_tried_only_where_float32_of_its_engine_agrees(asked: str, refused: str | None) -> None:
+    tried = []
+
+    def try_one(candidate: ClassifierSettings) -> Trial:
+        tried.append(f"{candidate.engine} {candidate.precision}")
+        is_source = tried[-1] == "openvino float32"
+        about = {"engine": candidate.engine, "precision": candidate.precision, "images_per_s": 9.0}
+        return Trial.model_validate({**about, "refused": refused if is_source else None, "may_pass": is_source})
+
+    wanted = settings(precision=asked, model="m.onnx", preprocessing="none", calibration="/folder")
+    [int8] = [trial for trial in _try_each(list(candidates(wanted)), try_one) if trial.precision == "int8"]
+    assert tried.count("openvino float32") == 1
+    if refused is None:
+        assert tried.count("openvino int8") == 1
+        assert int8.refused is None
+    else:
+        assert "openvino int8" not in tried
+        assert int8.refused == f"openvino (float32), of which it is made, was refused: {refused}"
+        assert (int8.images_per_s, int8.may_pass) == (None, True)
+
+
+def test_int8_is_compared_with_the_reference_about_pictures_of_the_user_only() -> None:
+    none = np.zeros((4, 1, 1, 3), np.uint8)
+    sets = [
+        _PictureSet("generated pictures", none, are_of_a_user=False),
+        _PictureSet("pictures of /folder", none, are_of_a_user=True),
+    ]
+    scores = np.eye(4, dtype=np.float32)
+    wanted, found = (_Outcome(1.0, [scores, other]) for other in (scores, scores[[1, 0, 2, 3]]))
+    told = {
+        precision: [(each.pictures, each.same_class) for each in _compare(sets, wanted, found, precision)]
+        for precision in ("float32", "int8")
+    }
+    assert told == {
+        "float32": [("generated pictures", 4), ("pictures of /folder", 2)],
+        "int8": [("pictures of /folder", 2)],
+    }
+    assert why_refused(_compare(sets, wanted, found, "int8"), 0.99) is not None
+
+
 def test_generated_pictures_are_the_same_each_time_and_differ_from_each_other() -> None:
     made = generate_pictures(6, 40)
     assert made.shape == (6, 40, 40, 3)
@@ -165,7 +212,7 @@ def test_generated_pictures_are_the_same_each_time_and_differ_from_each_other() 
 def test_pictures_of_a_large_folder_are_taken_evenly(tmp_path: Path) -> None:
     for number in range(2 * MOST_OF_A_FOLDER):
         (tmp_path / f"{number:04}.jpg").touch()
-    names = [int(file.stem) for file in find_pictures(tmp_path, MOST_OF_A_FOLDER)]
+    names = [int(Path(file.path).stem) for file in find_pictures(tmp_path, MOST_OF_A_FOLDER)]
     assert (len(names), names[0], names[-1]) == (MOST_OF_A_FOLDER, 0, 2 * MOST_OF_A_FOLDER - 1)
     assert np.diff(names).max() <= 3
 
@@ -174,8 +221,9 @@ def test_a_folder_without_pictures_is_told_before_the_start(tmp_path: Path) -> N
     model = write_onnx(tmp_path / "colours.onnx")
     (tmp_path / "empty").mkdir()
     [fault] = find_source_faults(of_file(model, agreement_pictures=str(tmp_path / "empty")))
-    assert (
-        str(fault) == f"agreement_pictures: {tmp_path / 'empty'} is no folder of pictures; name a folder that has some"
+    assert str(fault) == (
+        f"agreement_pictures: {tmp_path / 'empty'} is no folder of pictures; name one with pictures whose names end in "
+        ".jpg, .jpeg, .png, .webp, .gif or .bmp"
     )
     (tmp_path / "empty" / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(SetupError, match=r"agreement_pictures: .* is no folder of pictures"):
