@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from serve_app.agreement import Share
 from serve_app.deployments.applications import api_port, classifiers, http_host, key_sources
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
 from serve_app.deployments.thread_budget import Classifier
@@ -83,12 +84,20 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
         yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each engine"
     if model["choice"]:
         yield from _choice_lines(model["choice"])
-    elif model["calibrated"]:
-        found, right = model["calibrated"]["agreement"], model["calibrated"]["accuracy"]
-        told = f"; right about {right['int8']} of {right['of']}, float32 about {right['float32']}" if right else ""
-        yield f"  int8        {found['same_class']} of {found['of']} {found['pictures']}: best class of float32{told}"
+    if model["calibrated"]:
+        yield _int8_line(model["engine"], model["calibrated"])
     if model["weights"] == "random":
         yield "  WARNING     random weights: predictions mean nothing; see `weights:` in the config"
+
+
+def _int8_line(engine: str, calibrated: dict[str, Any]) -> str:
+    found, right = calibrated["agreement"], calibrated["accuracy"]
+    low, high = (100 * bound for bound in Share(found["same_class"], found["of"]).interval)
+    told = f"; right about {right['int8']} of {right['of']}, float32 about {right['float32']}" if right else ""
+    return (
+        f"  int8        {found['same_class']} of {found['of']} {found['pictures']} have the best class of {engine} "
+        f"(float32), {low:.1f} to {high:.1f} % of all such pictures{told}"
+    )
 
 
 def _choice_lines(choice: dict[str, Any]) -> Iterator[str]:
