@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,9 +15,10 @@ from loadtest.machine.environment import read_environment
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.summary import summarize
 from serve_app.classifier.images import decode_image
-from tests.benchmarks import agreement
+from tests.benchmarks import agreement, gpu
 from tests.benchmarks.report import Report, render
 from tests.benchmarks.service import SHIPPED, Rounds, roles_of, write_config
+from tests.benchmarks.wrk import WrkLoad
 from tests.recorded.kinds import RECORDED
 from tests.service import ROOT
 from tests.simple_service import simple_service
@@ -103,3 +105,10 @@ run(main)
         benchmark.send_signal(signal.SIGTERM)
         assert benchmark.wait(60) == 128 + signal.SIGTERM
         assert not child.is_dir()
+
+
+@pytest.mark.parametrize(("rps", "pause_ms"), [(8.0, 150), (4.0, 0), (0.0, None)])
+def test_half_of_the_best_rate_is_measured_only_if_there_are_answers(rps: float, pause_ms: int | None) -> None:
+    """Two connections that ask every 200 ms are 10/s; an answer of 50 ms makes them 8/s, one of 300 ms 4/s."""
+    load = WrkLoad(rps=rps, p50_ms=0, p95_ms=0, p99_ms=0, requests=0, failures=0)
+    assert gpu.correct_pause_ms(200, 2, load) == pause_ms

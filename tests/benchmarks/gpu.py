@@ -133,13 +133,24 @@ def measure_half(report: Report, url: str, folder: Path, arguments: argparse.Nam
     asked_ms = 1000 * connections / (best / 2)
     # A connection pauses from one answer to its next request, so a first round tells how long the answers take.
     load, _ = load_beside_lookups(url, folder, arguments, pause_ms=round(asked_ms))
-    pause_ms = round(2 * asked_ms - 1000 * connections / load.rps)
+    pause_ms = correct_pause_ms(asked_ms, connections, load)
+    if pause_ms is None:
+        report.faults.append(f"{HALF}: no answer in the first round, so it was not measured")
+        return
     for _ in range(arguments.rounds):
-        load, looked_up = load_beside_lookups(url, folder, arguments, pause_ms=max(0, pause_ms))
+        load, looked_up = load_beside_lookups(url, folder, arguments, pause_ms=pause_ms)
         append_predictions(report, HALF, load)
         append_lookups(report, f"beside {HALF}", looked_up)
         if not HALF_WITHIN[0] <= load.rps / best <= HALF_WITHIN[1]:
             report.faults.append(f"{HALF}: {best / 2:.1f} img/s were to be sent, and {load.rps:.1f} were")
+
+
+def correct_pause_ms(asked_ms: float, connections: int, load: WrkLoad) -> int | None:
+    """Return the pause with which each connection asks every `asked_ms`; `load` had a pause of `asked_ms`.
+
+    None if there was no answer.
+    """
+    return max(0, round(2 * asked_ms - 1000 * connections / load.rps)) if load.rps else None
 
 
 def load_beside_lookups(
