@@ -120,6 +120,10 @@ MISTAKES = (
         {"engine: tensorflow": "engine: openvino"},
         missing_package="openvino",
     ),
+    Mistake(
+        "`precision: int8`, `calibration: /folder/missing`",
+        {"engine: tensorflow": f"engine: openvino\n      precision: int8\n      calibration: {FOLDER}/missing"},
+    ),
     _model("labels", f"{FOLDER}/missing.txt"),
     _model("labels", f"{FOLDER}/999_labels.txt"),
     Mistake("`DATABASE_URL` of another kind", environment={"DATABASE_URL": "mysql://user:secret@db/users"}),
