@@ -48,7 +48,9 @@ class Trial(BaseModel):
     engine: Literal["tensorflow", "openvino", "onnxruntime", "jax"]
     precision: Literal["float32", "bfloat16", "int8"]
     images_per_s: float | None = Field(None, description="Of one replica's engine, without decoding and HTTP.")
-    agreement: list[Agreed] = []
+    agreement: list[Agreed] = Field(
+        default=[], description="With the reference. That of int8 is about `agreement_pictures` only; see `calibrated`."
+    )
     refused: str | None = Field(None, description="Why it was not chosen, however fast it is.")
     may_pass: bool = Field(
         default=False,
