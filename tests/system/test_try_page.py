@@ -28,7 +28,6 @@ from serve_app.try_page.page import add_try_page
 from serve_app.users.api import build_users_api
 from serve_app.users.settings import UsersSettings
 from serve_app.users.store import UserStore, ensure_seeded
-from serve_app.web import Drain
 from tests.patience import HANG_S
 from tests.serve_app.classifier.small_networks import COLOURS, pictures, write_onnx
 from tests.served_api import served
@@ -85,7 +84,7 @@ async def _serve(
         users = build_users_api(store)
         if keys is not None:
             for each in (api, users):
-                Guard(ApiKeys(keys)).protect(each, Drain())
+                Guard(ApiKeys(keys)).protect(each)
         whole = FastAPI()
         whole.mount("/model", api)
         whole.mount("/user", users)
