@@ -25,6 +25,10 @@ class Gate:
         self.drain = Drain()
         """How much of a body is read that is refused here: as much as the application takes, once it has said so."""
 
+    def __reduce__(self) -> str:
+        """Be pickled as this name. Serve pickles deployments with `@serve.ingress` by value, and a copy is no gate."""
+        return "GATE"
+
     def shape_errors(self, path: str, shape: ErrorShape) -> None:
         """Give errors another shape at `path` and below it, wherever the application is mounted."""
         self._shaped = (f"{path}/", shape)
