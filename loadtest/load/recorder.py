@@ -28,7 +28,7 @@ from gevent.event import Event
 from gevent.local import local
 from locust import User
 from locust.env import Environment
-from locust.exception import CatchResponseError, RPCError
+from locust.exception import CatchResponseError, RPCSendError
 
 from loadtest.load.arrivals import draw_arrival_times_s, share_of
 from loadtest.load.generator import CANNOT_WRITE, Load, RecorderSettings
@@ -398,7 +398,7 @@ def exit_unless_written() -> Iterator[None]:
     # Locust would log an exception of a listener and continue without the rows.
     try:
         yield
-    except (OSError, RPCError) as exc:
+    except (OSError, RPCSendError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else exc
         print(f"the rows of the requests could not be written: {why}", file=sys.stderr, flush=True)
         os._exit(CANNOT_WRITE)
