@@ -34,7 +34,7 @@ from loadtest.load.generator import (
     RecorderSettings,
 )
 from loadtest.load.recorder import exit_unless_written, set_weights, sleep_until, write_moments
-from loadtest.plan.generators import split_address
+from loadtest.plan.generators import tell_how_to_start
 from loadtest.rows.columns import GeneratorRow, RequestRow, RowWriter, column_names
 from loadtest.rows.run_folder import ArrivalCounts, ClockRecord
 
@@ -162,7 +162,8 @@ class Master:
                 come = (
                     f"only {known} of {self._settings.generators} load generators came within {GENERATORS_COME_S:g} s"
                 )
-                _end_with(_REFUSED, come + _remedy(self._settings.address))
+                remedy = tell_how_to_start(self._settings.address) if self._settings.address else ""
+                _end_with(_REFUSED, come + remedy)
             gevent.sleep(_POLL_S)
         self._all_known.set()
 
@@ -310,15 +311,6 @@ def add_up_arrivals(parts: Sequence[ArrivalCounts | None]) -> ArrivalCounts | No
         queued=sum(part.queued for part in known),
         unsent=sum(part.unsent for part in known),
     )
-
-
-def _remedy(address: str) -> str:
-    """Return what to do when generators do not come; "" for those that the kit has started."""
-    if not address:
-        return ""
-    host, port = split_address(address)
-    master = f"{'ADDRESS_OF_THIS_MACHINE' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 it is only compared
-    return f": run `python -m loadtest generator --master {master}` on their machines, or see there what it printed"
 
 
 def _end_with(code: int, words: str) -> NoReturn:

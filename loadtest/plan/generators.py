@@ -17,6 +17,7 @@ MOST_PER_CORE = 4
 
 _ADDRESS = re.compile(r"([\w.-]+):(\d{1,5})", re.ASCII)
 _MOST_PORT = 65535
+_ANY_HERE = "AN_ADDRESS_OF_THIS_MACHINE"
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -38,6 +39,13 @@ def _check_own_address(text: str) -> str:
 
 OwnAddress = Annotated[str, AfterValidator(_check_own_address)]
 """HOST:PORT of this machine, HOST being an IPv4 address; 0.0.0.0 for all that it has."""
+
+
+def tell_how_to_start(generators_at: str) -> str:
+    """Return what to do when generators of other machines do not come, to follow a reason."""
+    host, port = split_address(generators_at)
+    master = f"{_ANY_HERE if IPv4Address(host).is_unspecified else host}:{port}"
+    return f": run `python -m loadtest generator --master {master}` on their machines, or see there what it printed"
 
 
 def find_generator_faults(generators: int, users: list[int]) -> Iterator[str]:

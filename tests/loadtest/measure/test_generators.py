@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from loadtest.figures.traffic import read_stages_ms
+from loadtest.load.generator import LONGEST_SILENCE_S
 from loadtest.rows.columns import GeneratorRow, RequestRow, read_rows
 from tests.failures import keep_on_failure
 from tests.kit import (
@@ -44,6 +45,18 @@ from tests.ports import free_port
 pytestmark = pytest.mark.timeout(3 * RUN_S)
 
 USERS = 6
+SLOW_PREPARATIONS = f"""
+
+from gevent.monkey import get_original
+from locust import events
+from locust.runners import WorkerRunner
+
+
+@events.test_start.add_listener
+def prepare(environment, **_):
+    if isinstance(environment.runner, WorkerRunner):
+        get_original("time", "sleep")({LONGEST_SILENCE_S + 3})  # nothing else of this process runs meanwhile
+"""
 DELAYS_MS = (5.0, 15.0)
 """Of the two ingresses: an answer tells by it which one it is from."""
 
@@ -160,6 +173,28 @@ def test_a_generator_that_freezes_in_mid_cell_makes_it_invalid(tmp_path: Path) -
         ended = kit.wait()
     (reason,) = ended.cell("known").reasons
     assert (reason, reason.code) == ("load generator 1 of 2 sent nothing for 10 s in mid-load", "generator_lost")
+
+
+@pytest.mark.long
+def test_preparations_may_take_longer_than_a_generator_may_be_silent_and_are_no_part_of_the_load(
+    tmp_path: Path,
+) -> None:
+    plan_workload = workload("fixed", wait_s=[0.05, 0.15])
+    locustfile = tmp_path / "slow.py"
+    locustfile.write_text(Path(plan_workload["locustfile"]).read_text() + SLOW_PREPARATIONS)
+    plan = write_plan(
+        tmp_path / "plan.yaml",
+        [known_target("known", free_port())],
+        generators=2,
+        warmup={"duration_s": 0},
+        workload={**plan_workload, "locustfile": str(locustfile)},
+    )
+    ended = run_kit(plan, tmp_path / "run")
+    assert faults_of(ended.cell("known")) == []
+    record = ended.record("known")
+    assert record.moments
+    assert record.moments.started_unix_s - record.began_unix_s > LONGEST_SILENCE_S
+    assert min(row.start_unix_s for row in ended.rows("known")) > record.moments.started_unix_s - 0.01
 
 
 @pytest.mark.long
