@@ -156,20 +156,16 @@ class Master:
 
     def _await_all(self) -> None:
         until_s = time.monotonic() + GENERATORS_COME_S
-        while not self._are_all_here():
+        while (here := self._count_here()) < self._settings.generators:
             if time.monotonic() > until_s:
-                known = sum(member.clock is not None for member in self._members.values())
-                come = (
-                    f"only {known} of {self._settings.generators} load generators came within {GENERATORS_COME_S:g} s"
-                )
+                come = f"only {here} of {self._settings.generators} load generators came within {GENERATORS_COME_S:g} s"
                 remedy = tell_how_to_start(self._settings.address) if self._settings.address else ""
                 _end_with(_REFUSED, come + remedy)
             gevent.sleep(_POLL_S)
         self._all_known.set()
 
-    def _are_all_here(self) -> bool:
-        here = [one for one in self._members.values() if one.clock is not None and one.silent_s < _MOST_SILENCE_S]
-        return len(here) == self._settings.generators
+    def _count_here(self) -> int:
+        return sum(one.clock is not None and one.silent_s < _MOST_SILENCE_S for one in self._members.values())
 
     def _take_in(self, msg: Message, **_: object) -> None:
         if msg.data["columns"] != _COLUMNS:
