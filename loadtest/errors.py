@@ -2,8 +2,14 @@
 
 BadInputError     a plan, an option or a folder that cannot be used: exit code 2
 CellFailedError   one cell could not be measured: it is recorded with this reason, and the rest goes on
-└ GeneratorLostError    one of several load generators ended, or is not heard of any more, before the load was over
+├ GeneratorLostError    one of several load generators ended, or is not heard of any more, before the load was over
+└ RowsLostError         not all rows that one of them sent have come
 """
+
+from typing import ClassVar, Literal
+
+FailureCode = Literal["failed", "generator_lost", "rows_lost"]
+"""What kind of CellFailedError ended a cell."""
 
 
 class BadInputError(Exception):
@@ -13,6 +19,16 @@ class BadInputError(Exception):
 class CellFailedError(Exception):
     """One cell could not be measured; the message is its reason."""
 
+    code: ClassVar[FailureCode] = "failed"
+
 
 class GeneratorLostError(CellFailedError):
     """One of several load generators was lost in mid-load; the message names it."""
+
+    code = "generator_lost"
+
+
+class RowsLostError(CellFailedError):
+    """Rows of one of several load generators are missing; the message names it."""
+
+    code = "rows_lost"

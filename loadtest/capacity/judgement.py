@@ -20,8 +20,12 @@ MOST_QUEUED_PERCENT = 1.0
 
 _SHARE_BEYOND = {"median_ms": 0.5, "avg_ms": 0.5, "p95_ms": 0.05, "p99_ms": 0.01}
 _GENERATOR: frozenset[ReasonCode] = frozenset(
-    {"generator_late", "generator_cpu", "generator_lost", "generator_held_back", "too_many_requests"}
+    {"generator_late", "generator_cpu", "generator_lost", "generator_held_back", "rows_lost", "too_many_requests"}
 )
+_LOST: dict[ReasonCode, str] = {
+    "generator_lost": "a generator was lost",
+    "rows_lost": "rows of a generator were lost",
+}
 
 
 def needed_requests(plan: Plan, limits: Sequence[Limit]) -> int:
@@ -54,8 +58,9 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     """Return the outcome of a step, whether chance may have decided it, and what decided it, in words."""
     by_generator = [reason for reason in cell.reasons if reason.code in _GENERATOR]
     if by_generator:
-        is_lost = any(reason.code == "generator_lost" for reason in by_generator)
-        what = "a generator was lost" if is_lost else "the generator is the limit"
+        what = next(
+            (_LOST[reason.code] for reason in by_generator if reason.code in _LOST), "the generator is the limit"
+        )
         return "invalid", False, f"{what}: {'; '.join(by_generator)}"
     queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
     if 100 * queued > MOST_QUEUED_PERCENT * due:

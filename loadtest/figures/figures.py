@@ -81,6 +81,7 @@ ReasonCode = Literal[
     "generator_cpu",
     "generator_lost",
     "generator_held_back",
+    "rows_lost",
     "clock_unknown",
     "too_many_requests",
     "target_behind",
@@ -96,8 +97,8 @@ ReasonCode = Literal[
 ]
 """What makes a cell INVALID. `target_behind`: arrivals of an open loop found all users busy; `generator_unseen`: rows
 of the load generator or of a role are missing; `generator_lost`: one of several generators ended, or sent nothing;
-`clock_unknown`: that of one of several generators could not be compared well enough; `recorded`: read back from a
-report, which holds the sentence only."""
+`rows_lost`: not all rows of one of several generators came; `clock_unknown`: that of one of several generators could
+not be compared well enough; `recorded`: read back from a report, which holds the sentence only."""
 
 
 class Reason(str):

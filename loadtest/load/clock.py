@@ -56,6 +56,16 @@ def estimate_offset(exchanges: Sequence[Exchange]) -> ClockOffset:
     return ClockOffset(round(best.ahead_s, _DIGITS), round(max(0.0, best.round_trip_s) / 2, _DIGITS))
 
 
+def bound_uncertainty_s(before: ClockOffset, after: ClockOffset) -> float:
+    """Return by how much the offset before a load may be wrong at any time up to the one after it.
+
+    A clock that drifts one way lies between its two true offsets all the time. Each of these is within its uncertainty,
+    and the later one is off by the drift, too.
+    """
+    drift_s = abs(after.ahead_s - before.ahead_s)
+    return round(max(before.uncertainty_s, after.uncertainty_s) + drift_s, _DIGITS)
+
+
 def corrected_request(row: RequestRow, generator: int, ahead_s: float) -> RequestRow:
     """Return the row of a generator with its times on the clock of the machine that measures."""
     scheduled_unix_s = None if row.scheduled_unix_s is None else round(row.scheduled_unix_s - ahead_s, _DIGITS)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from pydantic import BaseModel
 
-from loadtest.errors import BadInputError, CellFailedError, GeneratorLostError
+from loadtest.errors import CellFailedError, GeneratorLostError, RowsLostError
 from loadtest.machine.processes import family, kill, last_lines, psutil_of, start_process, undisturbed, wait_for_end
-from loadtest.plan.generators import split_address
+from loadtest.plan.generators import check_can_listen, split_address
 from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
@@ -30,11 +31,22 @@ GENERATOR_LOST = 4
 MASTER_LOST = 5
 """Exit code of a generator that hears nothing of its master."""
 
+ROWS_LOST = 6
+"""Exit code of the master when not all rows of a generator came; which one is the last line of its output."""
+
 LONGEST_SILENCE_S = 10.0
-"""After so long without a sign, a generator or its master counts as lost: they hear of each other every second."""
+"""After so long without a sign in mid-load, a generator or its master counts as lost: they hear of each other every
+second."""
 
 GENERATORS_COME_S = 45.0
 """The longest wait for generators of other machines; within the time that a load has to start."""
+
+GENERATORS_READY_S = 60.0
+"""The longest time for the preparations of several generators: all that a load has to start. No sign of life is needed
+meanwhile, for drawing pictures keeps a process busy."""
+
+_LOST: dict[int | None, type[CellFailedError]] = {GENERATOR_LOST: GeneratorLostError, ROWS_LOST: RowsLostError}
+"""By exit code of the master."""
 
 _STOP_S = 5.0
 _FOREVER_S = 1e6
@@ -77,8 +89,12 @@ class Load:
 
     @property
     def log(self) -> Path:
-        """Return where Locust's output goes."""
+        """Return where Locust's output goes; of several generators, that of their master."""
         return self.folder / ("locust.log" if self.name == "requests" else f"{self.name}.log")
+
+    def log_of(self, number: int) -> Path:
+        """Return where the output of one of several generators goes."""
+        return self.log.with_stem(f"{self.log.stem}_{number}")
 
 
 Processes = list["subprocess.Popen[bytes]"]
@@ -100,15 +116,6 @@ class RecorderSettings(BaseModel):
     """Which of them this one is, from 1 on, where a master directs them."""
     address: str = ""
     """Of the master, where the generators are on other machines."""
-
-    @property
-    def own_urls(self) -> list[str]:
-        """Return the URLs in the order in which the users of this generator take them, again and again.
-
-        Each generator goes on where the users of the one before it end, so that all together spread evenly.
-        """
-        first = ((self.number or 1) - 1) * (self.load.users // self.generators) % len(self.urls)
-        return [*self.urls[first:], *self.urls[:first]]
 
 
 @dataclass(frozen=True)
@@ -136,16 +143,21 @@ class Generator:
         """Return whether it still makes load or waits for answers. Raises CellFailedError when it has failed."""
         for number, worker in enumerate(self.workers, 1):
             if code := worker.poll():
-                ended = (
-                    f"load generator {number} of {len(self.workers)} ended with code {code} before the load was over"
-                )
-                raise GeneratorLostError(f"{ended}: {last_lines(self.load.log)}".removesuffix(": "))
+                self._tell_end(number, code)
         code = self.process.poll()
-        if code == GENERATOR_LOST:
-            raise GeneratorLostError(last_lines(self.load.log).splitlines()[-1])
+        if code in _LOST:
+            raise _LOST[code](last_lines(self.load.log).splitlines()[-1])
         if code:
             raise CellFailedError(f"the load generator ended with code {code}: {last_lines(self.load.log)}")
         return code is None
+
+    def _tell_end(self, number: int, code: int) -> NoReturn:
+        """Raise GeneratorLostError for a generator that is lost in mid-load, else CellFailedError."""
+        has_begun = self.last_second() is not None
+        when = "the load was over" if has_begun else "the load began"
+        told = f"load generator {number} of {len(self.workers)} ended with code {code} before {when}"
+        kind = GeneratorLostError if has_begun and code != MASTER_LOST else CellFailedError
+        raise kind(f"{told}: {last_lines(self.load.log_of(number))}".removesuffix(": "))
 
     def read_moments(self) -> Moments:
         """Return when the load began and ended. Raises CellFailedError when it never did."""
@@ -184,7 +196,7 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
         else:
             # Half of the time, so that there is some left for the last answers.
             settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2, urls=target.urls)
-            processes.append(_start(_command("recorder", settings, _options(plan, target, load)), load))
+            processes.append(_start(_command("recorder", settings, _options(plan, target, load)), load.log))
             yield Generator(load, processes[0])
     finally:
         with undisturbed():
@@ -205,11 +217,11 @@ def _start_several(plan: Plan, target: Target, load: Load, processes: Processes,
     options = ["--master", "--master-bind-host", host, "--master-bind-port", str(port)]
     options += ["--expect-workers", str(plan.generators), *_options(plan, target, load)]
     if plan.generators_at:
-        _check_can_listen(host, port)
-    processes.append(_start(_command("master", settings, options), load))
+        check_can_listen(host, port)
+    processes.append(_start(_command("master", settings, options), load.log))
     for number in range(1, 1 if plan.generators_at else plan.generators + 1):
         options = ["-f", str(find_file(plan.workload.locustfile)), *_own_options(plan)]
-        processes.append(_start(worker_command(number, host, port, *options), load))
+        processes.append(_start(worker_command(number, host, port, *options), load.log_of(number)))
 
 
 def _command(module: str, settings: RecorderSettings, options: Sequence[str]) -> list[str]:
@@ -221,18 +233,6 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("LOCUST_")}
 
 
-def _check_can_listen(host: str, port: int) -> None:
-    """Raise BadInputError when the master cannot listen at the plan's `generators_at`."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-            probe.listen()
-        except OSError as exc:
-            told = f"generators_at: {host}:{port} cannot be listened on ({exc.strerror})"
-            raise BadInputError(f"{told}: give an address of this machine and a free port") from exc
-
-
 def worker_command(number: int, host: str, port: int, *options: str) -> list[str]:
     """Return what starts a generator of the master at an address; with the number 0, the master chooses its number."""
     command = [sys.executable, "-m", "loadtest.load.worker", str(number), "--worker"]
@@ -240,10 +240,10 @@ def worker_command(number: int, host: str, port: int, *options: str) -> list[str
     return [*command, "--loglevel", "WARNING", *options]
 
 
-def _start(command: list[str], load: Load) -> "subprocess.Popen[bytes]":
+def _start(command: list[str], log: Path) -> "subprocess.Popen[bytes]":
     # By default Locust's master says after 1 s that all users have come, even if they have not.
     environment = {**clean_environment(), "LOCUST_WAIT_FOR_WORKERS_REPORT_AFTER_RAMP_UP": str(_FOREVER_S)}
-    return start_process(command, load.log, environment)
+    return start_process(command, log, environment)
 
 
 def take_down(processes: Processes) -> None:

@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import cycle
+from itertools import cycle, islice
 from math import nan
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from gevent.event import Event
 from gevent.local import local
 from locust import User
 from locust.env import Environment
-from locust.exception import CatchResponseError
+from locust.exception import CatchResponseError, RPCSendError
 
 from loadtest.load.arrivals import draw_arrival_times_s, share_of
 from loadtest.load.generator import CANNOT_WRITE, Load, RecorderSettings
@@ -150,7 +150,7 @@ class Recorder:
         self._requests, self._seconds = requests, seconds
         self._count: Counter[str] = Counter()
         self._open_loop = _open_loop(settings)
-        self._urls = settings.own_urls
+        self._urls = settings.urls
         self._lag_s = 0.0
         self._cpu = None if settings.number is None else CpuClock()
         self._greenlets: list[gevent.Greenlet] = []
@@ -158,8 +158,6 @@ class Recorder:
 
     def employ(self, environment: Environment) -> None:
         """Give the users their pace and weights. Ends the process when the locustfile lacks an endpoint of the plan."""
-        if len(self._urls) > 1:
-            _spread(environment.user_classes, self._urls)
         for user_class in environment.user_classes:
             if self._workload.wait_s is not None:
                 user_class.wait_time = between(*self._workload.wait_s)
@@ -169,8 +167,13 @@ class Recorder:
                 self._open_loop.employ(user_class)
             set_weights(user_class, self._workload.endpoints)
 
-    def begin(self, environment: Environment) -> None:
-        """Begin to watch this process, before the first user comes."""
+    def begin(self, environment: Environment, users_before: int = 0) -> None:
+        """Begin to watch this process, before the first user comes; `users_before` are those of other generators.
+
+        The users go on with the addresses where those before them end, so that all together spread evenly.
+        """
+        if len(self._urls) > 1:
+            _spread(environment.user_classes, islice(cycle(self._urls), users_before, None))
         random.seed(self._seed)
         self._greenlets = [gevent.spawn(self._watch_lag), gevent.spawn(self._tick, environment)]
 
@@ -337,9 +340,8 @@ def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
     return OpenLoop(share_of(times_s, settings.number or 1, settings.generators).tolist())
 
 
-def _spread(user_classes: Sequence[type[User]], urls: Sequence[str]) -> None:
+def _spread(user_classes: Sequence[type[User]], hosts: Iterator[str]) -> None:
     """Have each user take the next of the target's URLs as its own."""
-    hosts = cycle(urls)
 
     def with_host(own_init: Callable[..., None]) -> Callable[..., None]:
         def init(user: User, *arguments: Any, **named: Any) -> None:
@@ -392,12 +394,13 @@ def _header(headers: Any) -> str:
 
 @contextmanager
 def exit_unless_written() -> Iterator[None]:
-    """End the process with CANNOT_WRITE when rows cannot be written."""
+    """End the process with CANNOT_WRITE when rows cannot be written, or not be sent to the master."""
     # Locust would log an exception of a listener and continue without the rows.
     try:
         yield
-    except OSError as exc:
-        print(f"the rows of the requests could not be written: {exc.strerror}", file=sys.stderr, flush=True)
+    except (OSError, RPCSendError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        print(f"the rows of the requests could not be written: {why}", file=sys.stderr, flush=True)
         os._exit(CANNOT_WRITE)
 
 

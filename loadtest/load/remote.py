@@ -19,7 +19,8 @@ def serve_master(host: str, port: int, count: int) -> NoReturn:
     running: Processes = []
     try:
         while True:
-            running += [start_process(command, None, clean_environment()) for _ in range(count - len(running))]
+            while len(running) < count:
+                running.append(start_process(command, None, clean_environment()))
             time.sleep(_POLL_S)
             if any(process.poll() for process in running):
                 time.sleep(_AGAIN_AFTER_S)  # the next one may fail alike

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loadtest.errors import BadInputError, CellFailedError, GeneratorLostError
+from loadtest.errors import BadInputError, CellFailedError
 from loadtest.machine.environment import begin_session
 from loadtest.machine.processes import undisturbed
 from loadtest.measure.cell_run import CellRun
@@ -114,7 +114,7 @@ def measure_cell(
         raise  # it would fail every other cell too
     except CellFailedError as exc:
         run.record.reason = str(exc)
-        run.record.lost_generator = isinstance(exc, GeneratorLostError)
+        run.record.failure = exc.code
     except OSError as exc:
         run.record.reason = f"{exc.filename or 'the run folder'}: {exc.strerror or exc}"
     except Exception as exc:  # noqa: BLE001 a fault of one cell, even of ours, must not end the others

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -16,6 +17,7 @@ MOST_PER_CORE = 4
 
 _ADDRESS = re.compile(r"([\w.-]+):(\d{1,5})", re.ASCII)
 _MOST_PORT = 65535
+_ANY_HERE = "AN_ADDRESS_OF_THIS_MACHINE"
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -39,6 +41,13 @@ OwnAddress = Annotated[str, AfterValidator(_check_own_address)]
 """HOST:PORT of this machine, HOST being an IPv4 address; 0.0.0.0 for all that it has."""
 
 
+def tell_how_to_start(generators_at: str) -> str:
+    """Return what to do when generators of other machines do not come, to follow a reason."""
+    host, port = split_address(generators_at)
+    master = f"{_ANY_HERE if IPv4Address(host).is_unspecified else host}:{port}"
+    return f": run `python -m loadtest generator --master {master}` on their machines, or see there what it printed"
+
+
 def find_generator_faults(generators: int, users: list[int]) -> Iterator[str]:
     """Yield what is wrong with the number of generators at these levels of users, on whatever machine."""
     if generators > min(users):
@@ -49,12 +58,26 @@ def find_generator_faults(generators: int, users: list[int]) -> Iterator[str]:
 
 
 def check_machine(path: Path, generators: int, generators_at: str | None) -> None:
-    """Raise BadInputError when the plan at `path` has more generators than this machine should start.
+    """Raise BadInputError when this machine should not start the generators of the plan at `path`, or not wait there.
 
-    That is no rule of the plan itself: the report of a run may be made on a smaller machine.
+    That is no rule of the plan itself: the report of a run may be made on another machine.
     """
     if generators_at is None:
         check_cores(f"{path}: generators", generators, ", or start them on other machines (generators_at)")
+    else:
+        check_can_listen(*split_address(generators_at))
+
+
+def check_can_listen(host: str, port: int) -> None:
+    """Raise BadInputError when no master can listen at an address, which is `generators_at` of a plan."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as exc:
+            told = f"generators_at: {host}:{port} cannot be listened on ({exc.strerror})"
+            raise BadInputError(f"{told}: give an address of this machine and a free port") from exc
 
 
 def check_cores(name: str, generators: int, otherwise: str = "") -> None:

@@ -10,7 +10,8 @@ cells/CELL/          one folder for each cell, CELL being TARGET-USERSusers-REPE
     resources.csv    one ResourceRow a second for each role
     metrics_before.prom, metrics_after.prom    what the target exported, Prometheus' text format
     files/           the target's own files (its config)
-    target.log, locust.log, warmup.log         what the processes printed
+    target.log, locust.log, warmup.log         what the processes printed; locust_1.log that of the first of several
+                                               generators, whose master has locust.log
 report.md, report.html, report.json, plots/    made from all that by `loadtest report`
 """
 
@@ -24,7 +25,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from loadtest.errors import BadInputError
+from loadtest.errors import BadInputError, FailureCode
 from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 from loadtest.rows.evaluation import Evaluation
@@ -66,8 +67,10 @@ class ClockRecord(Strict):
     """From 1 on."""
     ahead_s: float
     """How far its clock was ahead of that of the machine that measures, before the load began."""
+    ahead_at_end_s: float
+    """The same when its load had ended."""
     uncertainty_s: float
-    """By how much that may be wrong, at most."""
+    """By how much `ahead_s` may be wrong at any time of the load, at most, if the clock drifts one way only."""
 
 
 class Moments(Strict, frozen=False):
@@ -92,8 +95,8 @@ class CellRecord(Strict, frozen=False):
     status: Literal["finished", "failed"]
     reason: str | None = None
     """Why it failed."""
-    lost_generator: bool = Field(default=False, exclude_if=lambda lost: not lost)
-    """Whether it failed because one of several load generators was lost."""
+    failure: FailureCode = Field(default="failed", exclude_if=lambda code: code == "failed")
+    """Whether it failed because of one of several load generators."""
     seed: int
     began_unix_s: float
     ended_unix_s: float

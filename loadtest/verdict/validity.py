@@ -18,7 +18,6 @@ from loadtest.figures.caching import find_cache_faults, find_cache_notes
 from loadtest.figures.figures import (
     GeneratorFigures,
     Reason,
-    ReasonCode,
     Traffic,
     show_count,
     show_ms,
@@ -69,7 +68,6 @@ _DRAIN_SLACK_S = 0.5
 
 MOST_CLOCK_JUMP_S = 0.5
 """Between two seconds of the generator: a clock that is slewed moves by 0.0005 s a second, a set one jumps."""
-
 
 MOST_CLOCK_UNCERTAINTY_S = 0.1
 """Of one of several generators: its rows may lie so far off the steady window's borders and the others' rows."""
@@ -138,8 +136,7 @@ class Evidence:
 def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[GeneratorRow]) -> list[Reason]:
     """Return why the load as a whole was not the one asked for: it failed, came short of users, or ended early."""
     if record.status == "failed":
-        code: ReasonCode = "generator_lost" if record.lost_generator else "failed"
-        return [Reason(record.reason or "the cell failed, and its record does not say why", code)]
+        return [Reason(record.reason or "the cell failed, and its record does not say why", record.failure)]
     if record.moments is None:
         return [Reason("cell.json does not say when the load began and ended", "unreadable")]
     users, moments = record.cell.users, record.moments
@@ -227,10 +224,12 @@ def _clock_faults(clocks: Sequence[ClockRecord], generator: Sequence[GeneratorRo
             )
     for clock in clocks:
         if clock.uncertainty_s > MOST_CLOCK_UNCERTAINTY_S:
-            name = name_generator(clock.generator, len(clocks))
+            name, drift_s = name_generator(clock.generator, len(clocks)), clock.ahead_at_end_s - clock.ahead_s
+            drifted = abs(drift_s) > MOST_CLOCK_UNCERTAINTY_S / 2
+            why = f"it drifted by {drift_s:+.2f} s during the load" if drifted else "its machine answers too slowly"
             yield Reason(
                 f"the clock of {name} is known to ± {clock.uncertainty_s:.2f} s only, "
-                f"± {MOST_CLOCK_UNCERTAINTY_S:g} s are allowed: its machine answers too slowly",
+                f"± {MOST_CLOCK_UNCERTAINTY_S:g} s are allowed: {why}",
                 "clock_unknown",
             )
 

@@ -4,7 +4,14 @@ import random
 
 import pytest
 
-from loadtest.load.clock import Exchange, corrected_request, corrected_second, estimate_offset
+from loadtest.load.clock import (
+    ClockOffset,
+    Exchange,
+    bound_uncertainty_s,
+    corrected_request,
+    corrected_second,
+    estimate_offset,
+)
 from loadtest.rows.columns import GeneratorRow, RequestRow
 
 AHEAD_S = 3.25
@@ -44,6 +51,19 @@ def test_time_that_the_other_side_takes_to_answer_does_no_harm() -> None:
 
 def test_a_round_trip_that_a_coarse_clock_takes_for_negative_is_none() -> None:
     assert estimate_offset([exchange(-0.001, 0)]).uncertainty_s == 0
+
+
+@pytest.mark.parametrize("drift_s", [0, 0.04, -0.04])
+def test_a_clock_that_drifts_is_within_the_uncertainty_all_the_time(drift_s: float) -> None:
+    before = estimate_offset([exchange(0.01, 0.0)])
+    after = estimate_offset([exchange(0.0, 0.02, AHEAD_S + drift_s)])
+    bound_s = bound_uncertainty_s(before, after)
+    for share in (0, 0.3, 1):
+        assert abs(AHEAD_S + share * drift_s - before.ahead_s) <= bound_s + 2e-6
+
+
+def test_a_clock_s_drift_adds_to_its_uncertainty() -> None:
+    assert bound_uncertainty_s(ClockOffset(3.0, 0.001), ClockOffset(2.75, 0.002)) == 0.252
 
 
 def test_requests_of_generators_whose_clocks_differ_are_in_their_true_order_again() -> None:

@@ -1,6 +1,7 @@
 """`generators` and several URLs in a plan: what is refused, in one line that names the key and what would do."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import yaml
 
 from loadtest.errors import BadInputError
 from loadtest.faults.fault_plan import load_fault_plan
-from loadtest.plan.generators import MOST_PER_CORE
+from loadtest.plan.generators import MOST_PER_CORE, tell_how_to_start
 from loadtest.plan.plan import Plan, load_plan
 from tests.kit import ask, known_target, write_plan
 from tests.loadtest.faults.test_faults_run import load
+from tests.ports import free_port
 
 PORT = 8000
 
@@ -56,7 +58,8 @@ def test_more_generators_than_this_machine_can_feed(tmp_path: Path) -> None:
         f"generators: {most + 1} are too many for the {cores} core(s) here: make it {most} or less, or start them on "
         "other machines (generators_at)"
     )
-    assert plan_with(tmp_path, users=users, generators=most + 1, generators_at="127.0.0.1:5557").generators == most + 1
+    at = f"127.0.0.1:{free_port()}"
+    assert plan_with(tmp_path, users=users, generators=most + 1, generators_at=at).generators == most + 1
 
 
 @pytest.mark.parametrize("address", ["5557", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x", ":5557"])
@@ -69,6 +72,20 @@ def test_an_address_with_a_name(tmp_path: Path) -> None:
     assert fault_of(tmp_path, generators=2, generators_at="here:5557") == (
         "generators_at: 'here:5557' must begin with an IPv4 address of this machine, as in 192.0.2.7:5557"
     )
+
+
+def test_an_address_that_is_taken_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
+        fault = fault_of(tmp_path, generators=2, generators_at=at)
+    assert fault.startswith(f"generators_at: {at} cannot be listened on")
+
+
+@pytest.mark.parametrize(
+    ("at", "master"), [("192.0.2.7:5557", "192.0.2.7:5557"), ("0.0.0.0:5557", "AN_ADDRESS_OF_THIS_MACHINE:5557")]
+)
+def test_generators_elsewhere_are_told_an_address_that_they_can_reach(at: str, master: str) -> None:
+    assert f"`python -m loadtest generator --master {master}` on their machines" in tell_how_to_start(at)
 
 
 def test_one_generator_leaves_the_plan_in_a_run_folder_as_it_was_before_there_were_several(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ def divide(made: MadeCell) -> None:
     """Have COUNT generators make the load, in turn; each uses a tenth of a core."""
     assert made.record.moments
     made.record.moments.clocks = [
-        ClockRecord(generator=number, ahead_s=0.002 * number, uncertainty_s=0.0005) for number in range(1, COUNT + 1)
+        ClockRecord(
+            generator=number, ahead_s=0.002 * number, ahead_at_end_s=0.002 * number + 0.0001, uncertainty_s=0.0005
+        )
+        for number in range(1, COUNT + 1)
     ]
     made.requests = [replace(row, generator=place % COUNT + 1) for place, row in enumerate(made.requests)]
     made.generator = [
@@ -124,7 +127,7 @@ def test_a_generator_that_sent_nothing_while_the_others_did(tmp_path: Path) -> N
 
 def test_a_lost_generator_makes_its_cell_invalid_with_the_reason_and_not_the_target_s_limit(tmp_path: Path) -> None:
     def lose(made: MadeCell) -> None:
-        made.record.status, made.record.lost_generator = "failed", True
+        made.record.status, made.record.failure = "failed", "generator_lost"
         made.record.reason = "load generator 3 of 4 ended with code -9 before the load was over"
 
     cell = cell_with(tmp_path, lose)
@@ -132,6 +135,17 @@ def test_a_lost_generator_makes_its_cell_invalid_with_the_reason_and_not_the_tar
     outcome, _, because = judge(cell, made_plan())
     assert outcome == "invalid"
     assert because.startswith("a generator was lost: load generator 3 of 4")
+
+
+def test_lost_rows_make_their_cell_invalid_and_are_not_the_target_s_limit(tmp_path: Path) -> None:
+    told = "load generator 3 of 4 sent 900 rows, but 700 of them were written"
+
+    def lose(made: MadeCell) -> None:
+        made.record.status, made.record.failure, made.record.reason = "failed", "rows_lost", told
+
+    cell = cell_with(tmp_path, lose)
+    assert only_reason(cell) == ("rows_lost", told)
+    assert judge(cell, made_plan())[::2] == ("invalid", f"rows of a generator were lost: {told}")
 
 
 def test_a_clock_that_is_not_known_well_enough(tmp_path: Path) -> None:
@@ -144,6 +158,18 @@ def test_a_clock_that_is_not_known_well_enough(tmp_path: Path) -> None:
     code, told = only_reason(cell_with(tmp_path, doubt))
     assert code == "clock_unknown"
     assert told.startswith("the clock of load generator 3 of 4 is known to ± 0.30 s only, ± 0.1 s are allowed")
+
+
+def test_a_clock_that_drifts_too_far(tmp_path: Path) -> None:
+    def drift(made: MadeCell) -> None:
+        divide(made)
+        assert made.record.moments
+        known = made.record.moments.clocks
+        known[2] = known[2].model_copy(update={"ahead_at_end_s": known[2].ahead_s - 0.2, "uncertainty_s": 0.2005})
+
+    code, told = only_reason(cell_with(tmp_path, drift))
+    assert code == "clock_unknown"
+    assert told.endswith("is known to ± 0.20 s only, ± 0.1 s are allowed: it drifted by -0.20 s during the load")
 
 
 def test_a_clock_that_jumps_is_the_generator_s_whose_it_is(tmp_path: Path) -> None:
