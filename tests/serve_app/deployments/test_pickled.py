@@ -13,7 +13,7 @@ from serve_app.entrance.gate import GATE
 
 @pytest.mark.parametrize("deployment", [ClassifierDeployment, UsersDeployment])
 def test_a_replica_opens_the_gate_that_its_middleware_asks(deployment: Deployment) -> None:
-    replica = pickle.loads(cloudpickle.dumps(deployment.func_or_class))
+    replica = pickle.loads(cloudpickle.dumps(deployment.func_or_class))  # type: ignore[no-untyped-call]
     builders = [found for each in replica.__mro__ if (found := vars(each).get("__serve_build_asgi_app__"))]
     gates = [builder.__globals__["GATE"] for builder in builders if "GATE" in builder.__globals__]
     assert gates
