@@ -130,4 +130,5 @@ def test_the_settings_of_a_server_of_others_are_tuned(mlserver: MLServer, tmp_pa
     assert ended.exit_code == 0, ended.output
     assert yaml.safe_load((out / "winner.yaml").read_text())["parallel_workers"] in {0, 1}
     tuned = json.loads((out / "tune.json").read_text())
-    print(tuned.keys())
+    assert tuned["status"] == "winner found"
+    assert len(tuned["candidates"]) == 2
