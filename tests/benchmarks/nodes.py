@@ -108,10 +108,9 @@ def spread(first: Service, config: dict[str, Any], nodes: int, replicas: int) ->
     rollout.deploy()
 
     def are_spread() -> bool:
-        found = rest.applications()["model"]["deployments"]["Classifier"]
-        running = [each["node_id"] for each in found["replicas"]]
-        states = {each["state"] for each in found["replicas"]}
-        return states == {"RUNNING"} and len(running) == replicas and len(set(running)) == nodes
+        found = [each for one in rest.applications()["model"]["deployments"].values() for each in one["replicas"]]
+        there = [each["node_id"] for each in found if each["state"] == "RUNNING"]  # others may have no node yet
+        return len(found) == len(there) == replicas and len(set(there)) == nodes
 
     first.wait_for(are_spread, f"{replicas} replicas on {nodes} nodes")
 
