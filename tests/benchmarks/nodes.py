@@ -94,7 +94,9 @@ def make_config(folder: Path) -> dict[str, Any]:
         "preprocessing": "scale_0_1", "threads": 1, "max_wait_s": MOST_WAIT_S, "deadline_s": 2 * MOST_WAIT_S,
         "cache": {"store": "off"},
     }  # fmt: skip
-    model["deployments"] = [{"name": "Classifier", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}]
+    deployment = {"name": "Classifier", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}
+    # A replica with another bound per node may find no place beside one that is still there.
+    model["deployments"] = [deployment | {"max_surge_percent": 0}]
     config["applications"] = [model]
     return config
 
