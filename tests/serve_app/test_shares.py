@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from serve_app.classifier.batcher import Scores
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.early import build_entry
 from serve_app.classifier.job_settings import JobSettings
-from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES, ClassifierSettings
+from serve_app.classifier.settings import MULTIPART_OVERHEAD_BYTES
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import ApiKeys, KeySource
@@ -50,12 +50,11 @@ from tests.counted import Counted
 from tests.held_engine import HANG_S, held, in_two_parts
 from tests.patience import PATIENT_JOBS, until
 from tests.redis_server import RedisServer
-from tests.serve_app.classifier.test_admission import refusal_at
+from tests.serve_app.classifier.test_admission import PICTURE_S, admission, refusal_at, waits_in_a_flood
 from tests.serve_app.classifier.test_model_api import assert_error
 from tests.serve_app.open_inference.test_grpc_service import Told, pictures
 
 BYTES, JOB_BYTES = Resource.BYTES, Resource.JOB_BYTES
-PICTURE_S = 0.1
 MANY = 1000
 FLOOD, LIGHT = "the-key-of-the-flood", "the-key-of-the-light-load"
 KEYS = f"flood: {FLOOD}\nlight: {LIGHT}\n"
@@ -65,10 +64,6 @@ def two_accounts(share: float = 0.5, metrics: Counted | None = None) -> tuple[Ac
     """Return the accounts of two clients."""
     shares = Shares(share, lambda: 2, metrics or Counted())
     return shares.account("flood"), shares.account("light")
-
-
-def admission(clock: Callable[[], float] = lambda: 0.0, **args: object) -> Admission:
-    return Admission(ClassifierSettings.model_validate(args), Counted(), picture_s=PICTURE_S, clock=clock)
 
 
 def reserves(gate: Admission, pictures: int, account: Account) -> bool:
@@ -141,20 +136,8 @@ def test_who_fills_none_of_a_standing_queue_is_taken_while_the_flood_has_half_of
 
 
 def test_a_flood_that_goes_on_has_no_more_than_half_of_its_share_after_a_while() -> None:
-    now_s = 100.0
     flood, _ = two_accounts()
-    gate = admission(lambda: now_s, max_wait_s=4)
-    queue: list[ExitStack] = []
-    waits_s = []
-    for _ in range(600):  # a picture is worked off each PICTURE_S, and three come
-        for _ in range(3):
-            place = ExitStack()
-            with suppress(ShareExceeded):
-                place.enter_context(gate.place(account=flood))
-                queue.append(place)
-        now_s += PICTURE_S
-        queue.pop(0).close()
-        waits_s.append(gate.wait_s)
+    waits_s = waits_in_a_flood(flood, ShareExceeded)
     assert max(waits_s[:200]) == pytest.approx(2.0, abs=PICTURE_S)
     assert [min(waits_s[300:]), max(waits_s[300:])] == pytest.approx([1.0, 1.0], abs=PICTURE_S)
 
