@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from serve_app.classifier.engines import lean_imports
+
 CLASS_IDS = (7, 105, 207, 301, 433, 555, 678, 999)
 SIZE_PX = (500, 375)
 
@@ -36,7 +38,8 @@ def evaluation_crop(picture: Image.Image) -> np.ndarray:
 
 
 def main(folder: Path) -> None:
-    import keras
+    with lean_imports("tensorflow"):
+        import keras
 
     (folder / "pictures").mkdir(parents=True)
     pictures = [draw_picture(seed) for seed in range(len(CLASS_IDS))]

@@ -1,6 +1,8 @@
 """Where the network is computed: the only folder that imports TensorFlow, Keras, JAX, OpenVINO, NNCF, ONNX Runtime."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol
@@ -33,9 +35,27 @@ class Engine(Protocol):
         """Return the class probabilities, shape (n, classes), of RGB pictures, shape (n, crop, crop, 3)."""
 
 
+@contextmanager
+def lean_imports(engine: str) -> Iterator[None]:
+    """Import TensorFlow and Keras in this block as `engine` needs them.
+
+    Where they find matplotlib, scikit-learn or JAX, they import these too, for functions that nothing here calls: 40 %
+    of the time.
+    """
+    unused = {"matplotlib", "sklearn"} if engine == "jax" else {"matplotlib", "sklearn", "jax"}
+    hidden = unused - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 def import_engine(name: str) -> None:
     """Import what `load_engine` needs: the larger half of its time, and without a thread that stays."""
-    import_module(f"serve_app.classifier.engines.{name}_engine")
+    with lean_imports(name):
+        import_module(f"serve_app.classifier.engines.{name}_engine")
 
 
 def load_engine(  # noqa: PLR0913 the last two are for one engine
@@ -46,6 +66,7 @@ def load_engine(  # noqa: PLR0913 the last two are for one engine
     `precision` is one of the settings, or `highest` of engine `jax`, with which its other ones are compared.
     `gpu_share` is what Ray has given of a GPU to this process: 0 where it has given none.
     """
+    import_engine(name)
     if name == "jax":
         from serve_app.classifier.engines.jax_engine import JaxEngine
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from serve_app.classifier.calibration import Calibrated, Calibration, read_calibration
+from serve_app.classifier.engines import lean_imports
 from serve_app.classifier.engines.checks import Network
 from serve_app.classifier.engines.keras_backend import choose_backend
 from serve_app.classifier.engines.labels import obtain_labels
@@ -66,7 +67,8 @@ def _obtain_network(settings: ClassifierSettings) -> Network:
         from serve_app.classifier.engines import onnx_network
 
         return onnx_network.obtain_network(settings)
-    from serve_app.classifier.engines import keras_network
+    with lean_imports(settings.engine):
+        from serve_app.classifier.engines import keras_network
 
     return keras_network.obtain_network(settings)
 

@@ -33,12 +33,13 @@ def save_for_openvino(network: keras.Model, serve: Serve, crop: int, folder: Pat
 
 def _module(network: keras.Model, serve: Serve, crop: int) -> tf.Module:
     """Return the network from uint8 RGB pictures to class probabilities as a module with one signature."""
+    signature = [tf.TensorSpec([None, crop, crop, 3], tf.uint8, name=INPUT)]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, crop, crop, 3], tf.uint8, name=INPUT)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
     def function(pictures: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: serve(pictures, lambda inputs: network(inputs, training=False))}
 
     module = tf.Module()
-    module.network = network  # a SavedModel keeps the variables that it can reach
+    module.weights = [each.value for each in network.variables]  # a SavedModel keeps the variables that it can reach
     module.serve = function
     return module

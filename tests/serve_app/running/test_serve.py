@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -207,12 +208,16 @@ def test_the_engine_runs_at_a_lower_priority_than_lookups(running: Service) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_tensorflow_is_loaded_in_the_classifier_only(running: Service) -> None:
+def test_tensorflow_is_loaded_in_the_classifier_only_and_without_what_it_takes_along(running: Service) -> None:
+    needless = ("jaxlib", "matplotlib", "sklearn")
+    assert all(map(find_spec, needless))  # they are installed, and TensorFlow or Keras would import them
     carriers = []
     for process in processes_of(running.environment):
         with suppress(psutil.NoSuchProcess):
-            if any("libtensorflow" in mapped.path for mapped in process.memory_maps()):
+            loaded = {mapped.path for mapped in process.memory_maps()}
+            if any("libtensorflow" in path for path in loaded):
                 carriers.append(process)
+                assert not [path for path in loaded if any(f"/{name}/" in path for name in needless)]
     assert carriers == running.replicas("model")
 
 

@@ -22,6 +22,7 @@ from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.service_folder import haproxy_files
 from tests.conftest import Fitted
 from tests.ports import free_port
+from tests.serve_app.classifier.small_networks import write_onnx
 from tests.serve_app.classifier.test_model_api import assert_error
 from tests.serve_app.running.shared import client_of
 from tests.service import (
@@ -199,13 +200,16 @@ def test_a_model_that_cannot_be_prepared_ends_a_start_before_ray(fitted: Fitted,
         assert len(printed.splitlines()) < 50
 
 
-def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(tmp_path: Path) -> None:
     port = free_port()
-    prepared = find_or_prepare(ClassifierSettings.model_validate(fitted.args))
+    args: dict[str, object] = {
+        "model": str(write_onnx(tmp_path / "colours.onnx")), "engine": "onnxruntime", "preprocessing": "none"
+    }  # fmt: skip
+    prepared = find_or_prepare(ClassifierSettings.model_validate(args))
     damaged = tmp_path / "cache" / "models" / prepared.folder.name
     damaged.mkdir(parents=True)
     shutil.copy(prepared.folder / "manifest.json", damaged)  # the network itself is not there
-    config = write_config(tmp_path, model_alone(port, fitted.args))
+    config = write_config(tmp_path, model_alone(port, args))
     environment = own_environment(tmp_path) | {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
     environment["SERVE_APP_CACHE_DIR"] = str(tmp_path / "cache")
     with service(launcher(config), environment, tmp_path, port) as failing:
