@@ -30,7 +30,7 @@ class Raylet:
     def kill(self) -> None:
         """End all processes of the node at once: a raylet that dies alone leaves its HAProxy behind."""
         for process in processes_of(self.environment):
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.Error):  # one that ends cannot be read
                 if process.environ().get(NODE) == self.environment[NODE]:
                     process.kill()
 

@@ -11,7 +11,6 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.classifier.engines import load_engine
-from serve_app.classifier.engines.jax_engine import bucket_sizes, split_batch
 from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, converter_versions
 from serve_app.classifier.settings import ClassifierSettings
 from tests.conftest import THREADS
@@ -75,6 +74,8 @@ def test_a_network_prepared_without_tensorflow_answers_as_tensorflow_does(folder
 
 
 def test_what_one_replica_has_compiled_the_next_one_finds(prepared: Path) -> None:
+    from serve_app.classifier.engines.jax_engine import bucket_sizes
+
     def compiled() -> set[str]:
         load_engine("jax", prepared, threads=THREADS, precision="float32", max_batch=4)
         return {file.name for file in (prepared / "compiled").iterdir() if file.name.endswith("-cache")}
@@ -108,6 +109,8 @@ def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, with
     ("max_batch", "sizes"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8]), (128, [1, 2, 4, 8, 16, 32, 64, 128])]
 )
 def test_batches_are_compiled_in_a_few_sizes(max_batch: int, sizes: list[int]) -> None:
+    from serve_app.classifier.engines.jax_engine import bucket_sizes
+
     assert bucket_sizes(max_batch) == sizes
 
 
@@ -118,6 +121,8 @@ def test_batches_are_compiled_in_a_few_sizes(max_batch: int, sizes: list[int]) -
 def test_a_cpu_computes_no_picture_too_many_and_a_gpu_one_batch(
     pictures: int, on_cpu: list[int], on_gpu: list[int]
 ) -> None:
+    from serve_app.classifier.engines.jax_engine import bucket_sizes, split_batch
+
     sizes = bucket_sizes(8)
     assert split_batch(pictures, sizes, pads=False) == on_cpu
     assert split_batch(pictures, sizes, pads=True) == on_gpu

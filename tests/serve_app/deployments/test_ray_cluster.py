@@ -99,7 +99,7 @@ def node(tmp_path: Path, cluster: dict[str, Any]) -> Node:
     node = Node(tmp_path, cluster)
     node.install("serve-app/.venv/bin/ray", "serve-app/.venv/bin/serve", "bin/sleep")
     program = node.project / ".venv/bin/python"
-    program.write_text(PYTHON.format(python=sys.executable))
+    program.write_text(PYTHON.format(python=shlex.quote(sys.executable)))
     program.chmod(0o755)
     return node
 
