@@ -2,7 +2,8 @@
 
 Exit codes: 0 every cell is valid and every limit met (compare: nothing got worse; audit: nothing found; capacity:
 confirmed; tune: a winner; overload: every promise kept; faults and soak: the limits of the plan hold; fuzz: the service
-held), 1 otherwise, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume).
+held), 1 otherwise, 2 the input cannot be used, 130 and 143 stopped by Ctrl-C or SIGTERM (run again to resume;
+soak and fuzz start anew).
 """
 
 import argparse

@@ -42,9 +42,9 @@ A misspelled key stops the start, and the message names the nearest right one;
 `python -m serve_app --check CONFIG` checks without starting.
 (`serve run` refuses misspelled keys below `args` only; it silently ignores others.)
 """
-_OPTIONS = """`num_replicas`, how many processes serve, is in every shipped config. These options have defaults of ours:
+_OPTIONS = """`num_replicas` is the number of processes that serve. These options have other defaults than Serve's:
 """
-_TLS = """Left out, the service speaks HTTP. HAProxy ends HTTPS. It looks at both files every 2 s and shows a new pair
+_TLS = """Left out, the service speaks HTTP. HAProxy terminates HTTPS. It looks at both files every 2 s and shows a new pair
 to new connections without a restart. `python -m serve_app.redeploy` does not change these paths, and warns if the
 ingress speaks something else: HAProxy gets them when Ray starts. [cluster.md](cluster.md#https) says more.
 """

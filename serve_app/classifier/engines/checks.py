@@ -50,7 +50,7 @@ def judge_outputs(
     Raises SetupError if `asked` says otherwise, or if they are neither: not finite, too few, or of several labels.
     """
     if scores.shape[1] < 2:  # noqa: PLR2004
-        raise SetupError(f"model: {name} has one output; it must have a score for each of two or more classes")
+        raise SetupError(f"model: {name} has a score for one class only; it must have one for each of two or more")
     if not np.isfinite(scores).all():
         raise SetupError(
             f"model: {name} returns numbers that are not finite; check its weights and the key preprocessing"

@@ -24,7 +24,7 @@ from serve_app.client.options import conflicts_of_file
 
 _DESCRIPTION = (
     "Measure how often a running service is right about pictures whose classes are known,\nor, with --against, how "
-    "often two services agree.\n\nExit codes: 0 done, and the gate met; 1 the gate missed, pictures failed, or a "
+    "often two services agree.\n\nExit codes: 0 done, and the limit reached; 1 the limit missed, pictures failed, or a "
     "service became\nunreachable; 2 an argument is invalid; 130 stopped by Ctrl-C."
 )
 _EXAMPLES = (
@@ -158,7 +158,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--min-top1",
         type=_share,
         metavar="SHARE",
-        help="least top-1 accuracy, 0-1; less ends with exit code 1 (default: no gate); for example: --min-top1 0.74",
+        help="least top-1 accuracy, 0-1; less ends with exit code 1 (default: no limit); for example: --min-top1 0.74",
     )
     add(
         "--format",
@@ -214,7 +214,7 @@ def _add_second(parser: argparse.ArgumentParser) -> None:
         "--min-agreement",
         type=_share,
         metavar="SHARE",
-        help="with --against, least top-1 agreement, 0-1; less ends with exit code 1 (default: no gate); "
+        help="with --against, least top-1 agreement, 0-1; less ends with exit code 1 (default: no limit); "
         "for example: --min-agreement 0.99",
     )
 
