@@ -44,8 +44,8 @@ A misspelled key stops the start, and the message names the nearest right one;
 """
 _OPTIONS = """`num_replicas` is the number of processes that serve. These options have other defaults than Serve's:
 """
-_TLS = """Left out, the service speaks HTTP. HAProxy terminates HTTPS. It looks at both files every 2 s and shows a new pair
-to new connections without a restart. `python -m serve_app.redeploy` does not change these paths, and warns if the
+_TLS = """Left out, the service speaks HTTP. HAProxy terminates HTTPS. It looks at both files every 2 s and shows a new
+pair to new connections without a restart. `python -m serve_app.redeploy` does not change these paths, and warns if the
 ingress speaks something else: HAProxy gets them when Ray starts. [cluster.md](cluster.md#https) says more.
 """
 _SERVE_ENV = """Serve and HAProxy read these variables when Ray starts. They come from the `serve.env` beside the

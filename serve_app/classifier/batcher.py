@@ -7,14 +7,16 @@ when the engine is the bottleneck. Called by `Classifier`; knows nothing of pict
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.classifier.images import Picture
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import NotReady
 
 Scores = NDArray[np.float32]
@@ -41,6 +43,11 @@ class BatchLimits:
     batches: int = 1
     background_pictures: int = 1
     """In a batch that no client waits for."""
+
+    @classmethod
+    def of(cls, settings: ClassifierSettings, at_once: int) -> Self:
+        """Return the limits for an engine that computes so many batches at once, each of at most `max_batch`."""
+        return cls(settings.max_batch, at_once, min(settings.jobs.max_batch, settings.max_batch))
 
 
 @dataclass(frozen=True)
@@ -98,21 +105,22 @@ class MicroBatcher:
         Raises NotReady once the batch loop has ended, and what the engine raised.
         """
         if not self.is_running:
-            raise NotReady("the batch loop of this replica has ended; try again")
+            raise _ended()
         waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
         (self._background if is_background else self._waiting).append(waiting)
         self._change.set()
         return await waiting.answer
 
     async def close(self) -> None:
-        """Stop the batch loop; whoever still waits, in the queue or for a running batch, is cancelled."""
+        """Stop the batch loop; whoever still waits, in the queue or for a running batch, gets NotReady."""
         self._loop_task.cancel()
         await asyncio.wait([self._loop_task])
 
     def _give_up(self) -> None:
         running = [waiting for run in self._running for waiting in run.batch]
         for waiting in (*running, *self._waiting, *self._background):
-            waiting.answer.cancel()
+            if not waiting.answer.done():
+                waiting.answer.set_exception(_ended())
 
     async def _run_batches(self) -> None:
         async with asyncio.TaskGroup() as runs:
@@ -133,7 +141,7 @@ class MicroBatcher:
         return None
 
     async def _run(self, run: "_Run") -> None:
-        pictures = np.stack([waiting.picture for waiting in run.batch])
+        pictures = [waiting.picture for waiting in run.batch]
         computing = asyncio.get_running_loop().run_in_executor(self._executor, _timed, self._infer, pictures)
         await asyncio.wait([computing])
         self._share_out()
@@ -147,7 +155,10 @@ class MicroBatcher:
                 waiting.answer.set_exception(fault)
             else:
                 scores, started, ended = computing.result()
-                waiting.answer.set_result(Inference(scores[row], started, ended, len(run.batch)))
+                if np.isfinite(scores[row]).all():
+                    waiting.answer.set_result(Inference(scores[row], started, ended, len(run.batch)))
+                else:
+                    waiting.answer.set_exception(RuntimeError("the engine gave scores that are not finite numbers"))
         self._running.remove(run)
         self._change.set()
 
@@ -173,9 +184,13 @@ def _tell_nobody(_pictures: int, _took_s: float) -> None:
     pass
 
 
-def _timed(infer: Infer, pictures: NDArray[np.uint8]) -> tuple[Scores, float, float]:
+def _ended() -> NotReady:
+    return NotReady("the batch loop of this replica has ended; try again")
+
+
+def _timed(infer: Infer, pictures: Sequence[Picture]) -> tuple[Scores, float, float]:
     started = time.perf_counter()
-    scores = infer(pictures)
+    scores = infer(np.stack(pictures))
     if len(scores) != len(pictures):
         raise RuntimeError(f"the engine gave {len(scores)} rows for {len(pictures)} pictures")
     return scores, started, time.perf_counter()

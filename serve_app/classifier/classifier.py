@@ -108,7 +108,7 @@ class Classifier:
         batcher = MicroBatcher(
             warm.engine.infer,
             pools.engine,
-            BatchLimits(settings.max_batch, warm.engine.at_once, settings.jobs.max_batch),
+            BatchLimits.of(settings, warm.engine.at_once),
             admission.learn,
         )
         classifier = cls(settings, prepared, pools, batcher, admission)

@@ -39,7 +39,7 @@ from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
 logger = logging.getLogger(__name__)
 
 # Part of every fingerprint; raise it when `engines.prepare` starts to write something else.
-RECIPE = 3
+RECIPE = 4
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
 # How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again, and
@@ -402,7 +402,8 @@ def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) ->
             str(target),
             text=settings.model_dump_json(),
             timeout_s=PREPARE_TIMEOUT_S,
-            environment=os.environ | {"JAX_PLATFORMS": "cuda" if on_gpu else "cpu"},
+            # What it leaves when it is killed is removed with the folder.
+            environment=os.environ | {"JAX_PLATFORMS": "cuda" if on_gpu else "cpu", "TMPDIR": str(target.parent)},
         )
     except subprocess.TimeoutExpired as exc:
         raise PassingError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc

@@ -73,7 +73,7 @@ class EngineReplica:
         prepared = find_or_prepare(settings, gpu_share=share)
         settings = prepared.settle(settings)
         threads = engine_threads(settings)
-        load = self.load_engine(settings, prepared)
+        load = threads.submit(self.load_engine, settings, prepared).result()  # at the threads' low priority
         warm = threads.submit(load_and_warm, load, settings.max_batch, prepared.manifest.geometry).result()
         self._facts = EngineFacts(
             settings=given,
@@ -106,14 +106,16 @@ class EngineReplica:
 async def facts_of(settings: ClassifierSettings, ask: AskForFacts, within_s: float = STARTS_WITHIN_S) -> EngineFacts:
     """Return the facts of the engine that has these settings: in a redeploy, one of before may answer.
 
-    Raises SetupError when none has them for `within_s` seconds.
+    Raises SetupError when none has them for `within_s` seconds, or none answers.
     """
     until_s = time.monotonic() + within_s
-    while (facts := await ask()).settings != settings:
-        if time.monotonic() > until_s:
-            raise SetupError(f"the deployment `Engine` still has other settings after {within_s:g} s; its log says why")
-        await asyncio.sleep(_ASK_AGAIN_S)
-    return facts
+    with suppress(TimeoutError):
+        async with asyncio.timeout(within_s):
+            while time.monotonic() <= until_s:
+                if (facts := await ask()).settings == settings:
+                    return facts
+                await asyncio.sleep(_ASK_AGAIN_S)
+    raise SetupError(f"no replica of the deployment `Engine` has these settings after {within_s:g} s; its log says why")
 
 
 async def check_engine(engine: Engine | None, known: EngineFacts, ask: AskForFacts) -> None:

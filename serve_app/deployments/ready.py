@@ -5,6 +5,7 @@ import os
 import shlex
 import ssl
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import psutil
 from serve_app.agreement import Share
 from serve_app.deployments.applications import api_port, classifiers, http_host, key_sources
 from serve_app.deployments.rest import AUTH_FILE_VARIABLE
+from serve_app.deployments.rollout import POLL_S
 from serve_app.deployments.thread_budget import Classifier
 from serve_app.entrance.keys import read_keys
 from serve_app.entrance.tls import tls_in
@@ -23,6 +25,7 @@ from serve_app.entrance.tls import tls_in
 # The certificate is for the name by which clients know the service, and here it is asked by its address.
 _UNVERIFIED = ssl.create_default_context()
 _UNVERIFIED.check_hostname, _UNVERIFIED.verify_mode = False, ssl.CERT_NONE
+TELLS_WITHIN_S = 20
 OWN = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_UNVERIFIED))
 
 
@@ -59,7 +62,10 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
         if name in served:
             source = key_sources(config).get(name)
             key = read_keys(source)[0].key if source else None
-            lines += _model_lines(served[name], get_json(f"{url}/", key=key))
+            if model := _ask_model(f"{url}/", key):
+                lines += _model_lines(served[name], model)
+            else:
+                lines.append(f"  model       busy: {url}/ tells what it is")
     lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
     lines.append(f"              {_command('ray')} get-auth-token")
     lines.append(f"  status      {_token_variables()} {_command('serve')} status --address {cluster.dashboard_url}")
@@ -69,6 +75,20 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
     lines.append(f"  logs        {cluster.logs}")
     lines.append("  stop        Ctrl-C")
     return "\n".join(lines)
+
+
+def _ask_model(url: str, key: str | None, within_s: float = TELLS_WITHIN_S) -> dict[str, Any] | None:
+    """Return what a model application says of itself; None if all its answers are refusals: clients came before."""
+    until_s = time.monotonic() + within_s
+    while True:
+        try:
+            told: dict[str, Any] = get_json(url, key=key)
+        except (OSError, ValueError):
+            if time.monotonic() > until_s:
+                return None
+            time.sleep(POLL_S)
+        else:
+            return told
 
 
 def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]:

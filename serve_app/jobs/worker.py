@@ -152,11 +152,6 @@ class Worker:
             if exc.status not in _CLIENTS_FAULT:
                 raise
             result.error = JobFault(code=exc.code, detail=exc.detail)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise NotReady("the batch loop of this replica has ended") from None
         finally:
             self._classifying.discard(work.entry)
         return result

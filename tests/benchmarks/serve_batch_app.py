@@ -6,7 +6,6 @@ No `from __future__ import annotations` here: Serve reads the builder's annotati
 import asyncio
 from concurrent.futures import Executor
 
-import numpy as np
 from fastapi import FastAPI
 from pydantic import Field
 from ray import serve
@@ -41,7 +40,7 @@ class ServeBatcher:
         )
         async def run_batch(pictures: list[Picture]) -> list[Inference]:
             run = asyncio.get_running_loop().run_in_executor
-            scores, started, ended = await run(executor, _timed, infer, np.stack(pictures))
+            scores, started, ended = await run(executor, _timed, infer, pictures)
             return [Inference(row, started, ended, len(pictures)) for row in scores]
 
         self._run_batch = run_batch

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,19 +37,20 @@ class Engine(Protocol):
 
 @contextmanager
 def lean_imports(engine: str) -> Iterator[None]:
-    """Import TensorFlow and Keras in this block as `engine` needs them.
+    """Import in this block what `engine` needs, and nothing that TensorFlow and Keras take along.
 
     Where they find matplotlib, scikit-learn or JAX, they import these too, for functions that nothing here calls: 40 %
     of the time.
     """
-    unused = {"matplotlib", "sklearn"} if engine == "jax" else {"matplotlib", "sklearn", "jax"}
-    hidden = unused - sys.modules.keys()
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    unused = ("matplotlib", "sklearn") if engine == "jax" else ("matplotlib", "sklearn", "jax")
+    modules: dict[str, Any] = sys.modules
+    hidden = [name for name in unused if modules.setdefault(name, None) is None]
     try:
         yield
     finally:
         for name in hidden:
-            del sys.modules[name]
+            if modules.get(name) is None:
+                modules.pop(name, None)
 
 
 def import_engine(name: str) -> None:

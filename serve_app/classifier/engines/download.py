@@ -15,6 +15,7 @@ from typing import TypeVar
 from urllib.error import ContentTooShortError, HTTPError
 
 from serve_app.address import Address, read_address
+from serve_app.classifier.engines.keras_backend import import_keras
 from serve_app.classifier.model_cache import UnavailableError
 from serve_app.classifier.settings import file_name, is_url, shown
 from serve_app.deadline import answer_within
@@ -34,7 +35,8 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
 
 def fetch(field: str, url: str, sha256: str) -> Path:
     """Return the file at `url`, from the cache if it is there. Raises SetupError, without user, password and query."""
-    import keras  # 4 s, which who only asks whether a URL answers need not wait
+    import_keras()  # here, for who only asks whether a URL answers need not wait
+    import keras
 
     address = read_address(url)
     try:

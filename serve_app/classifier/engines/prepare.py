@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 from serve_app.classifier.calibration import Calibrated, Calibration, read_calibration
-from serve_app.classifier.engines import lean_imports
 from serve_app.classifier.engines.checks import Network
-from serve_app.classifier.engines.keras_backend import choose_backend
+from serve_app.classifier.engines.keras_backend import choose_backend, import_keras
 from serve_app.classifier.engines.labels import obtain_labels
 from serve_app.classifier.families import Geometry
 from serve_app.classifier.model_cache import CANNOT_FETCH, CANNOT_PREPARE, MANIFEST, Manifest, UnavailableError
@@ -67,8 +66,8 @@ def _obtain_network(settings: ClassifierSettings) -> Network:
         from serve_app.classifier.engines import onnx_network
 
         return onnx_network.obtain_network(settings)
-    with lean_imports(settings.engine):
-        from serve_app.classifier.engines import keras_network
+    import_keras()
+    from serve_app.classifier.engines import keras_network
 
     return keras_network.obtain_network(settings)
 

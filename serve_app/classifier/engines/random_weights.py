@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.classifier.engines.keras_backend import JAX, TENSORFLOW, VARIABLE, choose_backend
+from serve_app.classifier.engines.keras_backend import JAX, TENSORFLOW, VARIABLE, choose_backend, import_keras
 from serve_app.classifier.settings import ClassifierSettings
 
 
@@ -39,6 +39,7 @@ def obtain_random_weights(settings: ClassifierSettings) -> list[NDArray[np.float
 def main() -> None:
     """Draw the weights that stdin asks for."""
     choose_backend(TENSORFLOW)
+    import_keras()
     from serve_app.classifier.engines.keras_network import obtain_network
 
     settings = ClassifierSettings.model_validate_json(sys.stdin.read())

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from serve_app.classifier.batcher import BatchLimits, MicroBatcher, OnBatch
+from serve_app.classifier.batcher import BatchLimits, Inference, MicroBatcher, OnBatch
+from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import NotReady
 
 BACKGROUND_BATCH = 2
@@ -128,7 +129,7 @@ async def test_closing_leaves_nobody_waiting() -> None:
         tasks = await ask_while_free(engine, batcher, 1) + await ask(batcher, 2)
         await batcher.close()
         for task in tasks:
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(NotReady):
                 await asyncio.wait_for(task, HANG_S)
         assert not batcher.is_running
         with pytest.raises(NotReady):
@@ -145,6 +146,36 @@ async def test_an_engine_that_loses_a_row_fails_its_batch_and_no_other() -> None
             await batcher.infer(picture(13))
         assert (await batcher.infer(picture(4))).scores[0] == 4
         await batcher.close()
+
+
+async def test_scores_that_are_no_numbers_fail_their_picture_alone() -> None:
+    def infer(pictures: np.ndarray) -> np.ndarray:
+        return np.where(pictures == 13, np.nan, pictures).astype(np.float32)
+
+    with ThreadPoolExecutor(1) as executor:
+        batcher = MicroBatcher(infer, executor, BatchLimits(8), lambda *_: None)
+        bad, good = await asyncio.gather(batcher.infer(picture(13)), batcher.infer(picture(4)), return_exceptions=True)
+        await batcher.close()
+    assert "not finite" in str(bad)
+    assert isinstance(good, Inference)
+    assert good.scores[0] == 4
+
+
+async def test_pictures_that_do_not_fit_together_fail_their_batch_and_no_other() -> None:
+    """As when memory is short while they are put together."""
+    with ThreadPoolExecutor(1) as executor:
+        batcher = MicroBatcher(lambda pictures: pictures.astype(np.float32), executor, BatchLimits(8), lambda *_: None)
+        wider = np.concatenate([picture(1), picture(1)])
+        failed = await asyncio.gather(batcher.infer(picture(1)), batcher.infer(wider), return_exceptions=True)
+        assert [type(each) for each in failed] == [ValueError, ValueError]
+        assert (await batcher.infer(picture(4))).scores[0] == 4
+        await batcher.close()
+
+
+@pytest.mark.parametrize(("max_batch", "of_jobs", "background"), [(8, 2, 2), (1, 2, 1), (4, 64, 4)])
+def test_no_batch_of_jobs_is_above_what_the_engine_takes(max_batch: int, of_jobs: int, background: int) -> None:
+    settings = ClassifierSettings.model_validate({"max_batch": max_batch, "jobs": {"max_batch": of_jobs}})
+    assert BatchLimits.of(settings, 2) == BatchLimits(max_batch, 2, background)
 
 
 async def test_how_long_a_batch_has_been_running_is_told() -> None:
@@ -191,7 +222,7 @@ async def test_closing_leaves_no_background_picture_waiting() -> None:
         tasks = await ask_while_free(engine, batcher, 1) + await ask(batcher, 50, is_background=True)
         await batcher.close()
         for task in tasks:
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(NotReady):
                 await asyncio.wait_for(task, HANG_S)
 
 
@@ -256,7 +287,7 @@ async def test_closing_leaves_nobody_waiting_for_one_of_two_batches() -> None:
         tasks += await ask_while_free(engine, batcher, 2)
         await batcher.close()
         for task in tasks:
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(NotReady):
                 await asyncio.wait_for(task, HANG_S)
 
 
@@ -271,6 +302,6 @@ async def test_a_fault_of_the_batcher_itself_leaves_nobody_waiting() -> None:
         tasks += await ask(batcher, 3)
         engine.go.release(10)
         for task in tasks:
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(NotReady):
                 await asyncio.wait_for(task, HANG_S)
         assert not batcher.is_running

@@ -102,10 +102,10 @@ async def test_the_fastest_engine_that_agrees_serves_and_is_found_again(
     assert kept.stat().st_mtime_ns == before
 
 
-def break_package(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def break_package(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, says: str = "") -> None:
     """Have every process that starts from now on fail when it imports a package."""
     (folder / name).mkdir(parents=True)
-    (folder / name / "__init__.py").write_text(f"raise SystemExit('{name} is broken')")
+    (folder / name / "__init__.py").write_text(f"raise SystemExit('{says or f'{name} is broken'}')")
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
@@ -137,6 +137,17 @@ def test_a_reference_that_breaks_is_one_line(tmp_path: Path, monkeypatch: pytest
         "engine: onnxruntime (float32), with which the others are compared, prepares no model: onnxruntime is "
         "broken; name another engine"
     )
+
+
+def test_what_a_killed_preparation_leaves_is_removed_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    break_package("onnxruntime", tmp_path / "first", monkeypatch, says="' + __import__('tempfile').gettempdir() + '")
+    model = write_onnx(tmp_path / "colours.onnx")
+    with pytest.raises(RuntimeError, match=rf"{tmp_path / 'cache' / 'models'}/\.making-\w+-\w+$"):
+        find_or_prepare(of_file(model, engine="onnxruntime", precision="float32"))
+    assert not list((tmp_path / "cache" / "models").glob(".making-*"))
 
 
 def test_a_choice_is_for_the_share_of_a_gpu_that_it_was_timed_with() -> None:

@@ -32,8 +32,15 @@ async def test_a_replica_takes_the_facts_of_the_engine_that_has_its_settings(mon
     monkeypatch.setattr(engine, "_ASK_AGAIN_S", 0)
     assert await facts_of(NEW.settings, Answers(OLD, OLD, NEW).ask) == NEW
     assert await facts_of(OLD.settings, Answers(OLD, NEW).ask) == OLD
-    with pytest.raises(SetupError, match=r"the deployment `Engine` still has other settings after 0 s"):
+    with pytest.raises(SetupError, match=r"no replica of the deployment `Engine` has these settings after"):
         await facts_of(NEW.settings, Answers(OLD).ask, within_s=0)
+
+    async def never() -> EngineFacts:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with pytest.raises(SetupError, match=r"no replica of the deployment `Engine` has these settings after 0.01 s"):
+        await facts_of(NEW.settings, never, within_s=0.01)
 
 
 async def test_a_replica_whose_engine_is_gone_is_replaced_once_another_one_is_there(

@@ -256,23 +256,6 @@ async def test_a_picture_that_was_given_back_is_free_though_its_worker_renews_it
     assert await queue.claims().reclaim() == work.entry
 
 
-async def test_a_batch_loop_that_ends_costs_no_attempt(queue: Queue) -> None:
-    """Then the batcher cancels whoever waits, which must not be taken for a cancellation of the work."""
-    futures: list[asyncio.Future[Prediction]] = []
-
-    async def break_once(picture: bytes, top_k: int) -> Prediction:
-        if not futures:
-            futures.append(asyncio.get_running_loop().create_future())
-            futures[0].cancel()
-            return await futures[0]
-        return await say_what_it_is(picture, top_k)
-
-    job = await queue.submit(b"cat")
-    async with queue.worker(break_once):
-        ended = await queue.ended(job)
-    assert (ended.state, ended.attempts) == ("done", 1)
-
-
 async def test_a_worker_that_stops_gives_its_pictures_back_at_once(queue: Queue) -> None:
     begun = asyncio.Event()
 
