@@ -306,10 +306,7 @@ def _replace(made: Path, target: Path) -> None:
 
 def pin_files(settings: ClassifierSettings) -> ClassifierSettings:
     """Return `settings` with the SHA-256 of each file that they name, as it is now. Raises SetupError."""
-    files = [
-        *(["model"] if settings.is_model_file else []),
-        *(field for field in ("weights", "labels") if getattr(settings, field) not in SOURCE_WORDS),
-    ]
+    files = [field for field, words in SOURCE_WORDS.items() if getattr(settings, field) not in words]
     found = {
         f"{field}_sha256": checked_sha256(Path(source), getattr(settings, f"{field}_sha256"), field)
         for field in files

@@ -1,6 +1,7 @@
 """The classifier's settings, as written under `args:` of the `model` application in configs/*.yaml."""
 
 import re
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
@@ -19,8 +20,12 @@ MAX_PIXELS = 178_956_970
 MOST_THREADS = 256
 # Part headers, boundaries and a few stray text fields around the picture.
 MULTIPART_OVERHEAD_BYTES = 16_384
-# Sources that are neither a file nor a URL.
-SOURCE_WORDS = ("auto", "imagenet", "random")
+SOURCE_WORDS: Mapping[str, Collection[str]] = {
+    "model": FAMILIES,
+    "weights": ("auto", "imagenet", "random"),
+    "labels": ("auto", "imagenet"),
+}
+"""The values of a key that are neither a file nor a URL."""
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 ONNX_SUFFIX = ".onnx"
 MODEL_SUFFIXES = (".keras", ".h5", ONNX_SUFFIX)
@@ -230,23 +235,24 @@ class ClassifierSettings(BaseModel):
 
     @model_validator(mode="after")
     def _urls_need_a_checksum(self) -> Self:
-        for field in ("model", "weights", "labels"):
+        for field in SOURCE_WORDS:
             if is_url(getattr(self, field)) and getattr(self, f"{field}_sha256") is None:
                 raise ValueError(f"{field}_sha256: {field} is a URL; give {field}_sha256 too (sha256sum of the file)")
         return self
 
     @model_validator(mode="after")
     def _keras_judges_weights_by_their_suffix(self) -> Self:
-        if self.weights not in SOURCE_WORDS and not self.weights.partition("?")[0].endswith(WEIGHTS_SUFFIXES):
+        words = SOURCE_WORDS["weights"]
+        if self.weights not in words and not self.weights.partition("?")[0].endswith(WEIGHTS_SUFFIXES):
             raise ValueError(
-                f"weights: must be {', '.join(SOURCE_WORDS)}, or a file whose name ends in "
+                f"weights: must be {', '.join(words)}, or a file whose name ends in "
                 f"{' or '.join(WEIGHTS_SUFFIXES)}; correct the word or the name"
             )
         return self
 
     @model_validator(mode="after")
     def _checksums_need_a_file(self) -> Self:
-        for field, words in (("model", FAMILIES), ("weights", SOURCE_WORDS), ("labels", ("auto", "imagenet"))):
+        for field, words in SOURCE_WORDS.items():
             if getattr(self, f"{field}_sha256") and getattr(self, field) in words:
                 raise ValueError(
                     f"{field}_sha256: belongs to a file or URL; remove it with {field}: {getattr(self, field)}"

@@ -71,13 +71,13 @@ def _weights_faults(settings: ClassifierSettings) -> Iterator[Fault]:
     elif settings.weights == "imagenet":
         known = FAMILY_WEIGHTS[settings.model]
         yield from _imagenet_faults("weights", known.url, known.file_name)
-    elif settings.weights not in SOURCE_WORDS:
+    elif settings.weights not in SOURCE_WORDS["weights"]:
         check = partial(_check_weights, model=settings.model)
         yield from _file_or_url_faults("weights", settings.weights, settings.weights_sha256, check)
 
 
 def _labels_faults(settings: ClassifierSettings, classes: int | None, *, has_weights: bool) -> Iterator[Fault]:
-    if settings.labels not in SOURCE_WORDS:
+    if settings.labels not in SOURCE_WORDS["labels"]:
         check = partial(read_labels, classes=classes)
         yield from _file_or_url_faults("labels", settings.labels, settings.labels_sha256, check)
     elif settings.labels == "imagenet" and classes not in (None, IMAGENET_CLASSES):
@@ -123,6 +123,6 @@ def _count_classes(settings: ClassifierSettings) -> int | None:
     """Return how many classes the network has, where that is known without building it; `settings` have no fault."""
     if settings.is_model_file or is_url(settings.weights):
         return None
-    return (
-        IMAGENET_CLASSES if settings.weights in SOURCE_WORDS else count_classes(Path(settings.weights), settings.model)
-    )
+    if settings.weights in SOURCE_WORDS["weights"]:
+        return IMAGENET_CLASSES
+    return count_classes(Path(settings.weights), settings.model)

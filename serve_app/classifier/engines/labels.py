@@ -6,7 +6,7 @@ from serve_app.classifier.engines.download import fetch_imagenet
 from serve_app.classifier.engines.source_file import copied
 from serve_app.classifier.labels import IMAGENET_CLASSES, no_imagenet_labels, placeholder_labels, read_labels
 from serve_app.classifier.model_cache import UnavailableError
-from serve_app.classifier.settings import ClassifierSettings, file_name, shown
+from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, file_name, shown
 from serve_app.errors import SetupError
 
 
@@ -22,7 +22,7 @@ class Labels:
 
 def obtain_labels(settings: ClassifierSettings, classes: int) -> Labels:
     """Return the labels that `settings` ask for. Raises SetupError if there are not as many as `classes`."""
-    if settings.labels not in ("auto", "imagenet"):
+    if settings.labels not in SOURCE_WORDS["labels"]:
         with copied("labels", settings.labels, settings.labels_sha256) as file:
             return Labels(file_name(settings.labels), read_labels(file.path, classes, shown(settings.labels)))
     is_imagenet = classes == IMAGENET_CLASSES and not settings.is_model_file

@@ -19,6 +19,7 @@ from serve_app.classifier import model_cache
 from serve_app.classifier.machine import has_bfloat16
 from serve_app.classifier.model_cache import Manifest, PreparedModel, find_engine_fault, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
 from serve_app.places import cache_dir
 from tests.conftest import THREADS, Fitted
@@ -321,6 +322,24 @@ def test_unusable_labels_are_refused(tmp_path: Path, text: str, words: str) -> N
     path.write_text(text)
     with pytest.raises(SetupError, match=words):
         obtain_labels(settings(labels=str(path)), 1000)
+
+
+def test_random_is_a_word_for_weights_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `labels` it is a file's name: told before a start where there is none, else a part of the fingerprint."""
+    from serve_app.classifier.engines.labels import Labels, obtain_labels
+
+    monkeypatch.chdir(tmp_path)
+    wanted = settings(weights="random", labels="random")
+    [fault] = find_source_faults(wanted)
+    assert str(fault).startswith("labels: random cannot be read: No such file or directory; correct the path, or write")
+    fingerprints = set()
+    for name in ("first", "other"):
+        names = [f"{name} {index}" for index in range(1000)]
+        Path("random").write_text("\n".join(names))
+        assert list(find_source_faults(wanted)) == []
+        assert obtain_labels(wanted, 1000) == Labels("random", names)
+        fingerprints.add(model_cache._fingerprint(wanted))
+    assert len(fingerprints) == 2
 
 
 @pytest.mark.parametrize(
