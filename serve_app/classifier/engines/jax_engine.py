@@ -8,13 +8,14 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from serve_app.classifier.engines import MOST_AT_ONCE
 from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.prepared_files import COMPILED, HIGHEST_STABLEHLO, STABLEHLO, WEIGHTS
 from serve_app.errors import Fault, SetupError
+from serve_app.places import CACHE_REMEDY
 
 # Read when JAX finds its devices: each replica takes the memory of a GPU as it needs it, up to its share.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -54,6 +55,12 @@ class JaxEngine:
         except RuntimeError as exc:  # JAX's own are among them
             what = f"jax cannot compute the network on {self.device}: {first_line(exc)}"
             raise SetupError(Fault("engine", what, "lower max_batch, or the number of engines on one GPU")) from exc
+        except Timeout as exc:
+            what = f"another process has been compiling the network for {LOCK_TIMEOUT_S} s"
+            raise SetupError(Fault("", what, f"wait for it, or end it and delete {exc.lock_file}")) from exc
+        except OSError as exc:
+            what = f"what jax has compiled cannot be kept in {folder}: {exc.strerror or exc}"
+            raise SetupError(Fault("", what, CACHE_REMEDY)) from exc
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.infer."""

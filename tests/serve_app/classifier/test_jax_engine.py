@@ -1,6 +1,7 @@
 """The engine `jax`, prepared where TensorFlow is not installed, and what it refuses. On the CPU: no GPU is needed."""
 
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from pydantic import ValidationError
 
 from serve_app.classifier.engines import load_engine
 from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, converter_versions
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import SetupError
 from tests.conftest import THREADS
 from tests.serve_app.classifier.small_networks import SIDE, pictures, trained
 from tests.service import ROOT
@@ -83,6 +86,23 @@ def test_what_one_replica_has_compiled_the_next_one_finds(prepared: Path) -> Non
     first = compiled()
     assert len(first) >= len(bucket_sizes(4))
     assert compiled() == first
+
+
+def test_a_network_that_cannot_be_kept_compiled_is_a_fault_with_its_remedy(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve_app.classifier.engines import jax_engine
+
+    monkeypatch.setattr(jax_engine, "LOCK_TIMEOUT_S", 0)
+    folder = tmp_path / "prepared"
+    shutil.copytree(prepared, folder)
+    lock = folder / "compiled.lock"
+    with FileLock(lock), pytest.raises(SetupError, match=f"compiling .*; wait for it, or end it and delete {lock}$"):
+        load_engine("jax", folder, threads=THREADS, precision="float32", max_batch=4)
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # no user can write a file there
+    with pytest.raises(SetupError, match=f"cannot be kept in {folder}: Is a directory; set SERVE_APP_CACHE_DIR to a"):
+        load_engine("jax", folder, threads=THREADS, precision="float32", max_batch=4)
 
 
 @pytest.mark.long
