@@ -2,8 +2,8 @@
 
 service.json   where its dashboard is; `serve_app.redeploy` reads it
 metrics.json   where its metrics are, Prometheus' file_sd; the stress kit reads it
-stopping       there once the service takes no more requests; `deployments.under_way` reads it
-requests/PID   how many requests a process works on; written by `deployments.under_way`
+stopping       there once the service takes no more requests; `entrance.under_way` reads it
+requests/PID   how many requests a process works on; written by `entrance.under_way`
 h/             HAProxy's config and admin socket
 ray/           Ray's session: sockets and logs
 
