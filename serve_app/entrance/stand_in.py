@@ -36,6 +36,7 @@ class IngressWatch:
         self._scan_s = 0.0
         self._binary = ""
         self._config = Path()
+        # Never read: a Popen that nobody holds warns (ResourceWarning) as long as its process runs.
         self._started: subprocess.Popen[bytes] | None = None
 
     def look(self) -> None:

@@ -18,7 +18,6 @@ from serve_app.errors import SetupError
 
 ROUNDS = 3
 ROUND_S = 1.0
-CANNOT_LOAD = 3
 
 
 class Question(BaseModel):
@@ -76,12 +75,12 @@ def measure_speed(engine: Engine, batch: NDArray[np.uint8]) -> float:
 
 
 def main() -> int:
-    """Try what stdin asks; exit CANNOT_LOAD, with one line on stderr, when the engine cannot be loaded."""
+    """Try what stdin asks; return 1, with one line on stderr, when the engine cannot be loaded."""
     try:
         try_engine(Question.model_validate_json(sys.stdin.read()))
     except SetupError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
-        return CANNOT_LOAD
+        return 1
     return 0
 
 
