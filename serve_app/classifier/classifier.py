@@ -22,6 +22,7 @@ from serve_app.classifier.loading import LoadEngine, engine_threads, load_and_wa
 from serve_app.classifier.model_cache import PreparedModel, find_or_prepare
 from serve_app.classifier.scores import best_classes
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.shared_engine import SharedEngine
 from serve_app.errors import DeadlineExceeded, NotReady
 from serve_app.metrics import CACHE_LOOKUPS, MISSED_DEADLINES, Metrics
 from serve_app.uploads import HeldUpload
@@ -186,11 +187,15 @@ class Classifier:
         return self.describe(Classification(best_classes(inference.scores), decoded.image_sha256), top_k)
 
     async def close(self) -> None:
-        """Stop taking pictures and free the threads."""
+        """Stop taking pictures, free the threads and leave a shared engine to others."""
         if self._cache is not None:
             await self._cache.close()
+        is_computing = self._batcher.running_for_s > 0
         await self._batcher.close()
         self._pools.shut_down()
+        # The connection of a batch that is under way ends with the process: without it, the batch would be sent again.
+        if isinstance(self.engine, SharedEngine) and not is_computing:
+            self.engine.close()
 
     async def _hash(self, data: bytes) -> str:
         if len(data) <= HASHED_AT_ONCE_BYTES:

@@ -1,5 +1,6 @@
 """One engine for several replicas, over a real socket: each gets its own rows back, whatever happens to the engine."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -13,12 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from serve_app.cache.settings import CacheSettings
 from serve_app.classifier import shared_engine
-from serve_app.classifier.classifier import stuck_after_s
+from serve_app.classifier.admission import Admission
+from serve_app.classifier.batcher import BatchLimits, MicroBatcher
+from serve_app.classifier.classifier import Classifier, _Pools, stuck_after_s
 from serve_app.classifier.engines import STUCK_AFTER_S
+from serve_app.classifier.model_cache import Manifest, PreparedModel
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.shared_engine import MOST_FAILURES, EngineServer, Shape, SharedEngine
 from serve_app.errors import NotReady, SetupError
+from tests.counted import Counted
 from tests.patience import HANG_S, until
 
 SHAPE = Shape(crop=2, classes=3)
@@ -251,6 +257,46 @@ def test_an_engine_that_is_replaced_goes_on_until_its_replicas_have_gone(path: P
             waiting.join(HANG_S)
             assert not waiting.is_alive()
             assert ask(connect(), 4) == [4]
+
+
+def replica_of(engine: SharedEngine) -> Classifier:
+    settings = ClassifierSettings(cache=CacheSettings(store="off"))
+    manifest = Manifest(name="echo", weights="random", weights_sha256=None, labels_from="placeholder", labels=["a"])
+    prepared = PreparedModel(folder=Path(), manifest=manifest, fingerprint="echo")
+    admission = Admission(settings, Counted(), picture_s=0.1)
+    pools = _Pools(settings)
+    batcher = MicroBatcher(engine.infer, pools.engine, BatchLimits(MAX_BATCH), admission.learn)
+    replica = Classifier(settings, prepared, pools, batcher, admission)
+    replica.engine = engine
+    return replica
+
+
+async def test_a_replica_that_closes_leaves_the_engine(path: Path, connect: Connect) -> None:
+    with listening(Echo(), path) as server:
+        replica = replica_of(connect())
+        [picture] = pictures(7)
+        assert list((await replica._batcher.infer(picture)).scores) == [7, 7, 7]
+        await until(lambda: server._connections == 1, "that the replica alone is connected")
+        await replica.close()
+        await until(lambda: server._connections == 0, "that the replica has left")
+
+
+async def test_a_batch_that_is_under_way_when_its_replica_closes_is_not_sent_again(
+    path: Path, connect: Connect
+) -> None:
+    engine = Held()
+    with listening(engine, path):
+        replica = replica_of(connect())
+        [picture] = pictures(7)
+        asked = asyncio.create_task(replica._batcher.infer(picture))
+        await until(lambda: engine.sizes, "that the engine has the batch")
+        await replica.close()
+        with pytest.raises(NotReady):
+            await asked
+        for _ in range(2):
+            engine.go.release()
+        await asyncio.to_thread(replica._pools.engine.shutdown)
+        assert engine.sizes == [1]
 
 
 def test_what_comes_after_the_end_of_an_engine_goes_to_the_next_one(path: Path, connect: Connect) -> None:
