@@ -1,8 +1,9 @@
 """Whether a network can be served: its input, and what it returns. Pure; called by the readers of networks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from serve_app.classifier.families import PreprocessingName
 from serve_app.errors import SetupError
 
 Outputs = Literal["probabilities", "logits"]
+
+Serve = Callable[[Any, Callable[[Any], Any]], Any]
+"""Takes pictures, and what computes the network's scores of its input; returns probabilities."""
 
 SUM_WITHIN = 1e-2
 """Of 1: what float16 makes of the sum of a thousand probabilities."""

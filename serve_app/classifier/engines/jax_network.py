@@ -13,7 +13,7 @@ import numpy as np
 from jax import export
 from numpy.typing import NDArray
 
-from serve_app.classifier.engines.checks import first_line
+from serve_app.classifier.engines.checks import Serve, first_line
 from serve_app.classifier.engines.jax_engine import JaxEngine
 from serve_app.classifier.engines.prepared_files import HIGHEST_STABLEHLO, STABLEHLO, WEIGHTS, probe
 from serve_app.errors import Fault, SetupError
@@ -22,9 +22,6 @@ WRONG_BY = 0.3
 """Of a probability: further from float32, the answers of bfloat16 are not rounded but wrong."""
 TRIED_BATCH = 4
 """Sizes up to it are compiled when bfloat16 is tried; the replicas find them."""
-
-Serve = Callable[[Any, Callable[[Any], Any]], Any]
-"""Takes pictures, and what computes the network's scores of its input; returns probabilities."""
 
 
 def save_for_jax(network: keras.Model, serve: Serve, crop: int, folder: Path, precision: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import h5py
 
+from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.weights_file import WEIGHTS_OF_A_MODEL, ElsewhereError, datasets_in
 from serve_app.classifier.settings import ONNX_SUFFIX
 from serve_app.errors import SetupError
@@ -86,10 +87,10 @@ def check_model_file(path: Path, name: str | None = None) -> None:
     except ElsewhereError as exc:
         raise SetupError(f"model: {name}: {exc}; save the model in one file") from exc
     except OSError as exc:
-        raise SetupError(f"model: {name} cannot be read: {exc.strerror or _first_line(exc)}; correct the path") from exc
+        raise SetupError(f"model: {name} cannot be read: {exc.strerror or first_line(exc)}; correct the path") from exc
     except Exception as exc:  # readers of damaged files raise anything
         raise SetupError(
-            f"model: {name} is not a readable {path.suffix} file: {_first_line(exc)}; save the model again"
+            f"model: {name} is not a readable {path.suffix} file: {first_line(exc)}; save the model again"
         ) from exc
 
 
@@ -114,9 +115,7 @@ def _read_hdf5(path: Path, name: str) -> Any:
                 raise SetupError(_too_large(name))
             return _parse(name, file.attrs["model_config"])
     except OSError as exc:
-        raise SetupError(
-            f"model: {name} is not a readable HDF5 file: {_first_line(exc)}; save the model again"
-        ) from exc
+        raise SetupError(f"model: {name} is not a readable HDF5 file: {first_line(exc)}; save the model again") from exc
 
 
 def _read_archive(path: Path, name: str) -> Any:
@@ -153,7 +152,7 @@ def _parse(name: str, text: str | bytes) -> Any:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as exc:
         raise SetupError(
-            f"model: the architecture in {name} is not readable JSON: {_first_line(exc)}; save the model again"
+            f"model: the architecture in {name} is not readable JSON: {first_line(exc)}; save the model again"
         ) from exc
 
 
@@ -201,7 +200,3 @@ def _is_harmless(name: object, module: object, registered: object) -> bool:
 def _is_part(name: str, module: str) -> bool:
     # A class: functions of these modules, which are no parts of a network, begin with a small letter.
     return name[:1].isupper() and any(f"{module}.".startswith(f"{known}.") for known in _PART_MODULES)
-
-
-def _first_line(fault: BaseException) -> str:
-    return (str(fault).strip() or type(fault).__name__).splitlines()[0]

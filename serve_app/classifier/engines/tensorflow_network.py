@@ -1,16 +1,12 @@
 """Writes a network of Keras for TensorFlow, and for OpenVINO, which reads TensorFlow's graphs."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from serve_app.classifier.engines.checks import Serve
 from serve_app.classifier.engines.prepared_files import INPUT, OPENVINO_MODEL, OUTPUT, SAVED_MODEL
-
-Serve = Callable[[Any, Callable[[Any], Any]], Any]
-"""Takes pictures, and what computes the network's scores of its input; returns probabilities."""
 
 
 def save_for_tensorflow(network: keras.Model, serve: Serve, crop: int, folder: Path) -> None:
