@@ -191,7 +191,11 @@ class Admission:
 
 
 class Reservation:
-    """Places that one request holds for its pictures; each becomes free when its picture has been answered."""
+    """Places that one request holds for its pictures; each becomes free when its picture has been answered.
+
+    `place` and `share` are called as those of Admission. Their `account` is that of the request, which has paid for the
+    places: it is asked again only where none is left.
+    """
 
     def __init__(self, admission: Admission, pictures: int, account: Account) -> None:
         self._admission = admission
