@@ -7,7 +7,7 @@ UDP port of the same number for as long as it runs. What the environment names i
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partialmethod
@@ -166,7 +166,7 @@ def _choose_replicas(blocks: _Blocks, held: ExitStack, others: Collection[int]) 
     if not any(variable in os.environ for variable in blocks.variables):
         choice = (range(first, first + blocks.choice.step) for first in blocks.choice)
         fitting = (block for block in choice if not any(port in block for port in others))
-        block = next((block for block in fitting if _hold(block[0], held) and all(map(_is_free, block))), None)
+        block = next((block for block in fitting if _hold_free(block, held)), None)
         if block is None:
             what = f"all ports from {blocks.choice.start} to {blocks.choice.stop - 1} are in use"
             raise SetupError(Fault(variables, what, "name a free range"))
@@ -185,9 +185,19 @@ def _choose_replicas(blocks: _Blocks, held: ExitStack, others: Collection[int]) 
 def _first_free(usual: int, held: ExitStack, others: Iterable[int] = ()) -> int:
     passed_over = set(others)
     for port in range(usual, usual + _TRIES):
-        if port not in passed_over and _hold(port, held) and _is_free(port):
+        if port not in passed_over and _hold_free([port], held):
             return port
     raise SetupError(f"all ports from {usual} to {usual + _TRIES - 1} are in use; free one of them")
+
+
+def _hold_free(ports: Sequence[int], held: ExitStack) -> bool:
+    """Hold the first of `ports` if no other service does and nobody listens on any of them. Returns whether it does."""
+    with ExitStack() as trying:
+        # Held before it is tried: no other service's ports are touched.
+        if not _hold(ports[0], trying) or not all(map(_is_free, ports)):
+            return False
+        held.enter_context(trying.pop_all())
+    return True
 
 
 def _hold(port: int, held: ExitStack) -> bool:

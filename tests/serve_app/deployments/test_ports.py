@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 from ray._private.parameter import RayParams
 
-from serve_app.deployments.ports import check_free, chosen_ports, free_agent_port
+from serve_app.deployments.ports import _hold_free, check_free, chosen_ports, free_agent_port
 from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import SetupError
 from tests.ports import free_port
@@ -106,6 +106,21 @@ def test_a_port_on_which_somebody_listens_is_passed_over() -> None:
         after = stack.enter_context(choosing())
         assert held
         assert not held & (single(after) | set(block_of(after)))
+
+
+def test_a_port_that_is_passed_over_is_left_to_others() -> None:
+    first, listened_on = free_port(), free_port()
+    with ExitStack() as held:
+        with socket.socket() as somebody:
+            somebody.bind(("127.0.0.1", listened_on))
+            somebody.listen()
+            for ports in ([listened_on], [first, listened_on]):
+                assert not _hold_free(ports, held)
+                with socket.socket(type=socket.SOCK_DGRAM) as other:
+                    other.bind(("127.0.0.1", ports[0]))
+        assert _hold_free([first, listened_on], held)
+        with socket.socket(type=socket.SOCK_DGRAM) as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", first))
 
 
 def test_ports_that_the_environment_names_are_taken() -> None:
