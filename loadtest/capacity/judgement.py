@@ -22,6 +22,19 @@ _SHARE_BEYOND = {"median_ms": 0.5, "avg_ms": 0.5, "p95_ms": 0.05, "p99_ms": 0.01
 _GENERATOR: frozenset[ReasonCode] = frozenset(
     {"generator_late", "generator_cpu", "generator_lost", "generator_held_back", "rows_lost", "too_many_requests"}
 )
+_DISTURBED: frozenset[ReasonCode] = frozenset(
+    {
+        "failed",
+        "unreadable",
+        "ended_early",
+        "clock_jumped",
+        "clock_unknown",
+        "generator_unseen",
+        "other_load",
+        "replicas",
+    }
+)
+"""Reasons for which a step says nothing of the target, whatever it measured."""
 _LOST: dict[ReasonCode, str] = {
     "generator_lost": "a generator was lost",
     "rows_lost": "rows of a generator were lost",
@@ -62,6 +75,8 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
             (_LOST[reason.code] for reason in by_generator if reason.code in _LOST), "the generator is the limit"
         )
         return "invalid", False, f"{what}: {'; '.join(by_generator)}"
+    if any(reason.code in _DISTURBED for reason in cell.reasons):
+        return "invalid", False, "; ".join(cell.reasons)
     queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
     if 100 * queued > MOST_QUEUED_PERCENT * due:
         busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
@@ -88,7 +103,10 @@ def _samples(cell: CellFigures, limit: Limit) -> int:
     traffic = cell.steady
     if limit.endpoint is not None:
         traffic = next((part.steady for part in cell.endpoints if part.endpoint == limit.endpoint), None)
-    return traffic.requests if traffic else 0
+    if traffic is None:
+        return 0
+    is_latency = limit.endpoint is not None  # of which only right answers have one
+    return traffic.requests - (traffic.failures + traffic.untimed if is_latency else 0)
 
 
 def _is_near(result: LimitResult) -> bool:

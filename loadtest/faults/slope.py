@@ -67,7 +67,8 @@ def slope_within_lives(points: Sequence[Point]) -> Slope | None:
     variance = fsum(len(life) * (len(life) - 1) * (2 * len(life) + 5) / 18 for life in lives)
     margin = _Z95 * math.sqrt(variance)
     count = len(slopes)
-    low = slopes[max(0, math.floor((count - margin) / 2))]
+    # Sen's limits are the slopes of rank (count - margin) / 2 and 1 + (count + margin) / 2; the first has rank 1.
+    low = slopes[max(0, math.floor((count - margin) / 2) - 1)]
     high = slopes[min(count - 1, math.ceil((count + margin) / 2))]
     ols, error = _least_squares(lives)
     return Slope(float(np.median(slopes)), float(low), float(high), ols, error, sum(map(len, lives)))

@@ -104,7 +104,7 @@ def _faults(plan: SoakPlan, record: StretchRecord, seen: Seen) -> list[FaultFigu
         figures = FaultFigures(name=fault.name, title=fault.label, group=SOAK, status="finished", reason=event.reason)
         if event.reason:
             figures.status = "failed"
-        until = events[index + 1].began_unix_s if index + 1 < len(events) else None
+        until = next((later.began_unix_s for later in events[index + 1 :] if later.began_unix_s), None)
         if event.began_unix_s:
             figures = figures_of(figures, fault, seen, event, until)
             figures.missed += untested(figures, seen)

@@ -1,7 +1,7 @@
 """Runs the cells of a plan one after the other; a failed cell does not end the run. Called by `loadtest run`."""
 
-import json
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from loadtest.errors import BadInputError, CellFailedError
 from loadtest.machine.environment import begin_session
@@ -129,11 +130,19 @@ def measure_cell(
 def _without_places(record: CellRecord, folder: RunFolder) -> CellRecord:
     """Return the record without names of this machine and its folders, which are private."""
     places = {str(Path.cwd()), sys.prefix, str(Path.home()), tempfile.gettempdir(), str(folder.path.resolve())}
-    text = record.model_dump_json()
-    for place in sorted({*places, platform.node()}, key=len, reverse=True):
-        if len(place) >= _LEAST_PLACE:
-            text = text.replace(json.dumps(place, ensure_ascii=False)[1:-1], "…")
-    return CellRecord.model_validate_json(text)
+    private = sorted({*places, platform.node()}, key=len, reverse=True)
+    words = re.compile("|".join(rf"(?<!\w){re.escape(each)}(?!\w)" for each in private if len(each) >= _LEAST_PLACE))
+    told = record.model_dump(mode="json", include={"reason", "about", "notes"})
+    return record.model_copy(update=_without(words, told))
+
+
+def _without(words: "re.Pattern[str]", value: Any) -> Any:
+    """Return a value of JSON with … for each of `words` in its texts; keys stay as they are."""
+    if isinstance(value, str):
+        return words.sub("…", value)
+    if isinstance(value, dict):
+        return {key: _without(words, each) for key, each in value.items()}
+    return [_without(words, each) for each in value] if isinstance(value, list) else value
 
 
 def _keep(folder: RunFolder, record: CellRecord, progress: Progress) -> None:

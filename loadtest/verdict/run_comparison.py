@@ -13,7 +13,7 @@ from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Environment, RunFolder
 from loadtest.verdict.comparison import compare_level
 from loadtest.verdict.differences import Side
-from loadtest.verdict.summary import read_repetitions
+from loadtest.verdict.summary import RunData, read_run_data
 
 _TITLES = {"old": "the old run", "new": "the new run"}
 _OF_THE_MACHINE = ("cpu_model", "cores", "usable_cores", "ram_bytes")
@@ -76,18 +76,29 @@ def compare_runs(old: RunFolder, new: RunFolder) -> RunComparison:
 
 
 def _compare_levels(old: RunFolder, new: RunFolder, plan: Plan, common: set[tuple[str, int]]) -> list[ComparedLevel]:
-    measured = {"old": read_repetitions(old), "new": read_repetitions(new)}
+    measured = {"old": read_run_data(old), "new": read_run_data(new)}
     levels = []
     for target in plan.targets:
         for users in (one for one in plan.users if (target.name, one) in common):
             sides = [
                 Side(name, found, (users, number))
-                for number, (name, cells) in enumerate(measured.items())
-                if (found := [one for one in cells.get((target.name, users), ()) if one.requests.failed.size])
+                for number, (name, run) in enumerate(measured.items())
+                if (found := [one for one in run.repetitions.get((target.name, users), ()) if one.requests.failed.size])
             ]
             compared = compare_level(users, sides, list(plan.workload.endpoints), _TITLES, len(common))
+            compared = _with_unanswered(compared, (target.name, users), measured)
             levels.append(ComparedLevel(target=target.name, change=_change(compared), comparison=compared))
     return levels
+
+
+def _with_unanswered(level: LevelComparison, place: tuple[str, int], measured: dict[str, RunData]) -> LevelComparison:
+    """Return the level with the other run as winner, where one of them answered no request right."""
+    names = list(measured)
+    for loser, winner in (names, reversed(names)):
+        if place in measured[loser].unanswered and measured[winner].repetitions.get(place):
+            because = f"no request of {_TITLES[loser]} was answered right"
+            return level.model_copy(update={"verdict": "winner", "winner": winner, "because": because})
+    return level
 
 
 def _change(level: LevelComparison) -> Change:

@@ -5,7 +5,7 @@ What a cell lacks makes that cell INVALID with a reason; only plan.json and run.
 
 import csv
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from loadtest.figures.figures import (
     GeneratorFigures,
     PointFigures,
     Reason,
+    ReasonCode,
     TargetFacts,
     Traffic,
 )
@@ -111,9 +112,26 @@ def summarize(folder: RunFolder) -> Figures:
     return conclude(without_local_paths(facts))
 
 
-def read_repetitions(folder: RunFolder) -> dict[tuple[str, int], list[Repetition]]:
-    """Return what the valid cells of a run measured, by target and users. Raises BadInputError."""
-    return _repetitions([one for one in _read_run(folder)[2] if not one.reasons])
+@dataclass(frozen=True)
+class RunData:
+    """What a run measured, by target and users."""
+
+    repetitions: dict[tuple[str, int], list[Repetition]]
+    """Of valid cells."""
+    unanswered: set[tuple[str, int]]
+    """Where no cell had a right answer, and nothing else was wrong with any."""
+
+
+def read_run_data(folder: RunFolder) -> RunData:
+    """Return what the cells of a run measured. Raises BadInputError."""
+    codes: dict[tuple[str, int], set[ReasonCode | None]] = defaultdict(set)
+    measured = _read_run(folder)[2]
+    for one in measured:
+        codes[one.cell.target, one.cell.users] |= {reason.code for reason in one.reasons} or {None}
+    return RunData(
+        _repetitions([one for one in measured if not one.reasons]),
+        {place for place, found in codes.items() if found == {"none_right"}},
+    )
 
 
 def _read_run(folder: RunFolder) -> tuple[Plan, RunRecord, list[_Measured]]:

@@ -239,6 +239,20 @@ def test_the_code_of_a_reason_decides_and_not_its_words(cell: CellFigures, code:
     assert judged(cell, 40, reasons=[Reason("none of the load generator was late", code)])[0] == outcome
 
 
+def test_a_step_that_others_disturbed_decides_nothing_though_arrivals_waited(cell: CellFigures) -> None:
+    kept = {"arrivals_due": 1000, "arrivals_queued": 60, "arrivals_unsent": 40}
+    assert judged(cell, 40, reasons=[Reason("a backup ran", "other_load")], **kept)[0] == "invalid"
+
+
+def test_failed_requests_are_no_samples_of_a_latency(cell: CellFigures) -> None:
+    plan = objective("lookup.p95_ms <= 1000")
+    limits = [LimitResult(limit="lookup.p95_ms <= 1000", value=300, met=True)]
+    refused = cell.endpoints[1].steady.model_copy(update={"requests": 5000, "failures": 4990})
+    endpoints = [cell.endpoints[0], cell.endpoints[1].model_copy(update={"steady": refused})]
+    changed = cell.model_copy(update={"limits": limits, "reasons": [], "endpoints": endpoints})
+    assert judge(changed, plan) == ("held", True, "few samples for lookup.p95_ms <= 1000")
+
+
 def test_too_few_samples_are_no_decision(cell: CellFigures) -> None:
     plan = objective("lookup.p99_ms <= 50")
     limits = [LimitResult(limit="lookup.p99_ms <= 50", value=20, met=True)]

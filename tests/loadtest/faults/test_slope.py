@@ -46,6 +46,14 @@ def test_one_outlier_moves_the_median_slope_less_than_least_squares() -> None:
     assert abs(found.per_s) < 0.01 < found.least_squares_per_s
 
 
+def test_the_interval_is_that_of_sen() -> None:
+    """Ten points: 45 slopes, variance of S 125, so ranks 11 (of 11.5) and 35 (of 34.5, and one)."""
+    points = [Point(float(n), float(n * n), 0) for n in range(10)]
+    slopes = sorted(float(i + j) for i in range(10) for j in range(i))
+    found = slope(points)
+    assert (found.low_per_s, found.high_per_s) == (slopes[10], slopes[34])
+
+
 def test_noise_alone_has_zero_in_its_interval_as_often_as_it_should() -> None:
     draw = random.Random(1)
     held = 0

@@ -100,6 +100,20 @@ def test_cells_that_are_not_valid_are_not_compared(old: Path, tmp_path: Path) ->
     assert "only the old run has valid data" in ended.stderr
 
 
+def fail_with_all_users(made: MadeCell) -> None:
+    if made.record.cell.users == USERS:
+        made.requests = [replace(row, status=500, error="status 500", server_timing="") for row in made.requests]
+
+
+def test_a_level_at_which_nothing_is_answered_any_more_is_a_regression(tmp_path: Path) -> None:
+    levels: dict[str, Any] = {"users": [10, USERS], "duration_s": 60}
+    old, new = write_run(tmp_path / "old", **levels), write_run(tmp_path / "new", fail_with_all_users, **levels, seed=8)
+    ended = ask("compare", old, new)
+    assert ended.exit_code == 1, ended.output
+    assert f"WORSE one_replica, {USERS} users: old run: no request of the new run was answered right" in ended.stdout
+    assert ask("compare", new, old).exit_code == 0
+
+
 def test_levels_of_one_run_only_are_told(old: Path, tmp_path: Path) -> None:
     ended = ask("compare", old, write_run(tmp_path / "run", users=[USERS, 10], seed=8))
     assert ended.exit_code == 0, ended.output
