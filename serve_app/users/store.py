@@ -189,8 +189,13 @@ class UserStore:
             answered = True
             return rows
         finally:
-            # After a fault or a cancellation nobody knows what the connection still waits for: it is dropped.
-            connection.close() if answered else connection.invalidate()
+            if answered:
+                connection.close()
+            else:
+                # Nobody knows what the connection still waits for: it is dropped. SQLite would go on in its thread.
+                if self._dialect == "sqlite" and (driver := connection.driver_connection):
+                    await driver.interrupt()
+                connection.invalidate()
 
     async def _check(self, driver: Any) -> None:
         """Find out whether the table has what is asked of it, until it has."""

@@ -4,8 +4,9 @@ import asyncio
 import shutil
 import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -351,6 +352,21 @@ async def test_a_deleted_sqlite_file_is_a_503_until_it_is_back(sqlite_file: Path
         assert_error(await client.get("/1"), 503, "database_unavailable")
         await ensure_seeded(sqlite_url, 5)
         assert len((await client.get("/")).json()["users"]) == 5
+
+
+async def test_a_statement_that_takes_too_long_is_ended(sqlite_file: Path, sqlite_url: str) -> None:
+    """And does not go on in its thread, beside those of later requests."""
+    await ensure_seeded(sqlite_url, 3)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    before = set(threading.enumerate())
+    async with users_client(sqlite_url, pool_wait_s=0.2, statement_timeout_s=0.2) as client:
+        with closing(sqlite3.connect(sqlite_file)) as database:
+            database.execute("ALTER TABLE users RENAME TO kept")
+            database.execute(f"CREATE VIEW users AS SELECT * FROM kept WHERE id <= ({endless})")
+        assert_error(await client.get("/"), 503, "database_unavailable")
+        async with asyncio.timeout(HANG_S):
+            while any("_connection_worker" in each.name for each in set(threading.enumerate()) - before):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 async def test_a_corrupted_sqlite_file_is_a_503_until_it_is_restored(sqlite_file: Path, sqlite_url: str) -> None:
