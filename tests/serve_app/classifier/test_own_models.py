@@ -315,7 +315,7 @@ def test_networks_that_are_no_classifiers_of_pictures_are_refused(tmp_path: Path
         "open": "set `crop`",
         "maps": "outputs of shape",
         "labels": "several labels",
-        "one": "one output",
+        "one": "a score for one class only",
     }
     for name, layers in made.items():
         keras.Sequential(layers).save(tmp_path / f"{name}.keras")
