@@ -19,6 +19,10 @@ NODE = "SERVE_APP_TEST_NODE"
 """The variable by which the processes of a node are told from those of the others."""
 
 
+STARTED = "This command will now block"
+"""What `ray start` prints when its node has joined."""
+
+
 @dataclass(frozen=True)
 class Raylet:
     """A raylet and what it starts; its HAProxy will answer at `url`."""
@@ -50,6 +54,8 @@ def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
     output = folder / f"raylet_{port}.txt"
     with output.open("wb") as file, keep_on_failure("raylet", lambda: [output]):
         command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
+        # Each node's agent has a port, which two of them on one machine would share: then the second node ends.
+        command.append(f"--dashboard-agent-listen-port={free_port()}")
         process = subprocess.Popen(
             [*command, "--block"],
             env=environment,
@@ -59,6 +65,8 @@ def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
         )
         node = Raylet(process, f"http://127.0.0.1:{port}", environment)
         try:
+            # One after the other: of two that start on a machine at the same time, one may hang.
+            first.wait_for(lambda: STARTED in output.read_text(errors="replace"), "another node")
             yield node
         finally:
             process.send_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ No `from __future__ import annotations` here: Serve reads the builder's annotati
 import logging
 from functools import partial
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from fastapi import FastAPI
@@ -33,6 +33,9 @@ from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import SetupFaults
 from serve_app.redis.address import redis_url
 
+if TYPE_CHECKING:
+    from serve_app.classifier.loading import LoadEngine
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,12 +49,18 @@ class ClassifierDeployment(InferenceMethods):
         self._settings = settings
         self._engine = engine
 
+    @property
+    def load_own_engine(self) -> "LoadEngine":
+        """What loads the engine of a replica that shares none."""
+        from serve_app.classifier.loading import load_own_engine
+
+        return load_own_engine
+
     async def __serve_build_asgi_app__(self) -> FastAPI:
         # Imported in the replica: the builder runs in a process of its own, which every start waits for.
         from serve_app.classifier.api import build_model_api
         from serve_app.classifier.classifier import Classifier
         from serve_app.classifier.early import build_entry
-        from serve_app.classifier.loading import LoadEngine, load_own_engine
         from serve_app.deployments.engine import connect_to_engine, facts_of, gpu_share_of_replica, with_threads
         from serve_app.deployments.metrics import ServeMetrics
         from serve_app.jobs.api import add_job_routes
@@ -73,7 +82,7 @@ class ClassifierDeployment(InferenceMethods):
             load, share = partial(connect_to_engine, facts), facts.gpu_share
         else:
             self._settings = with_threads(self._settings, _replicas_on_node())
-            load, share = load_own_engine, gpu_share_of_replica()
+            load, share = self.load_own_engine, gpu_share_of_replica()
         self._classifier = await Classifier.load(self._settings, metrics, load, share)
         self._warn_of_pinning()
         GATE.enter = build_entry(self._classifier.admission, guard)
