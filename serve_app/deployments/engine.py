@@ -7,7 +7,6 @@ deployment so that Serve starts it, watches it, and replaces it when it dies.
 import asyncio
 import hashlib
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -108,10 +107,9 @@ async def facts_of(settings: ClassifierSettings, ask: AskForFacts, within_s: flo
 
     Raises SetupError when none has them for `within_s` seconds, or none answers.
     """
-    until_s = time.monotonic() + within_s
     with suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while time.monotonic() <= until_s:
+            while True:
                 if (facts := await ask()).settings == settings:
                     return facts
                 await asyncio.sleep(_ASK_AGAIN_S)
