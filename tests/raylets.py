@@ -54,7 +54,7 @@ def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
     output = folder / f"raylet_{port}.txt"
     with output.open("wb") as file, keep_on_failure("raylet", lambda: [output]):
         command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
-        # Each node's agent has a port, which two of them on one machine would share: then the second node ends.
+        # Without it, the agents of all nodes of this machine would ask for the same port.
         command.append(f"--dashboard-agent-listen-port={free_port()}")
         process = subprocess.Popen(
             [*command, "--block"],

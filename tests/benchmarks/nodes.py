@@ -34,7 +34,6 @@ PICTURES = 64
 STEPS = ((1, 1), (1, 2), (2, 2), (2, 4), (4, 4), (4, 8))
 """Nodes and replicas."""
 MOST_WAIT_S = 60
-OK = 200
 SETTLE_S = 5
 ROLES = [
     Role(name="replicas", command="^ray::ServeReplica:model:"),
@@ -127,7 +126,7 @@ def spread(first: Service, config: dict[str, Any], nodes: int, replicas: int) ->
 def is_ready(url: str) -> bool:
     """Tell whether a node's HAProxy has a replica that answers."""
     try:
-        return httpx.get(f"{url}/model/ready", timeout=MOST_WAIT_S, trust_env=False).status_code == OK
+        return httpx.get(f"{url}/model/ready", timeout=MOST_WAIT_S, trust_env=False).is_success
     except httpx.TransportError:
         return False
 
