@@ -9,8 +9,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 from serve_app.entrance.tls import Tls, tls_of, write_pem
 from serve_app.errors import (
@@ -51,6 +54,9 @@ _UPLOADS_BACKEND = "http-model"
 _GRPC_BACKEND = "grpc-model"
 _NO_GRPC_DEFAULT = "    default_backend default_grpc_backend"
 _SUCCESSOR = "successor"
+_LISTENING = re.compile(r"^frontend http_frontend\n    bind ", re.MULTILINE)
+_RAY_WORKER = "ray::"
+"""How the names of processes begin that run Ray's actors, HAProxy's manager among them."""
 # HAProxy 2.8 has no setting for its answers to what it cannot parse, 400, 408 and 422: those stay HTML.
 _ANSWERS: tuple[tuple[type[ServiceError], str], ...] = (
     (MalformedRequest, "the body is not chunked as HTTP asks for"),
@@ -69,12 +75,35 @@ def main() -> int:
     """Harden the config named by -f and become HAProxy. Returns only when that fails: 1, with the reason on stderr."""
     arguments = sys.argv[1:]
     try:
-        harden_file(_config_path(arguments), os.environ)
+        path = _config_path(arguments)
+        harden_file(path, os.environ)
         binary = _real_binary()
     except (OSError, SetupError) as exc:
         print(f"{PROGRAM}: {exc}", file=sys.stderr)
         return 1
+    if _LISTENING.search(path.read_text(encoding="utf-8")) and (leftover := leftovers(path)):
+        # HAProxy tells these to stop taking connections once it takes them itself.
+        arguments += ["-sf", *map(str, leftover)]
     return os.execv(binary, [binary, *arguments])  # noqa: S606 no shell is wanted
+
+
+def leftovers(config: Path) -> list[int]:
+    """Return the ids of the HAProxies that a dead manager of this service left behind on this machine.
+
+    A raylet or a manager that is killed ends none of its children. Such a HAProxy knows no new replicas, and shares the
+    port with the next one. Each manager has a folder of its own, beside those of the others of its service.
+    """
+    return [process.pid for process in psutil.process_iter() if _is_left_over(process, config)]
+
+
+def _is_left_over(process: psutil.Process, config: Path) -> bool:
+    with suppress(psutil.Error, SetupError, IndexError):
+        if process.name() == "haproxy":
+            other = _config_path(process.cmdline())
+            is_of_service = other.name == config.name and other.parents[1] == config.parents[1]
+            parent = process.parent()
+            return is_of_service and not (parent and parent.name().startswith(_RAY_WORKER))
+    return False
 
 
 def harden_file(path: Path, environment: Mapping[str, str]) -> None:

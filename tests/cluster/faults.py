@@ -152,7 +152,7 @@ def rolling_update(cluster: Cluster) -> set[str]:
     return set()
 
 
-_STARTED_AGAIN = "Ray's monitor takes a worker for lost after 30 s, and then starts Ray there again"
+_STARTED_AGAIN = "Ray's monitor takes a worker for lost after 15 s, and then starts Ray there again"
 _RAY_UP = "`ray up` starts Ray again, on the head and where files have changed"
 FAULTS: dict[str, Fault] = {
     "update": Fault("rolling update of the classifiers", rolling_update, slow_because="one node after the other"),

