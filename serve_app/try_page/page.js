@@ -242,7 +242,7 @@ function curlLine(file, top) {
 
 const users = {
   base: null,
-  pages: [0], // the `after` of each page up to the one that is shown
+  pages: [null], // the `after` of each page up to the one that is shown; the first page has none
   next: null,
   isLoading: false,
 
@@ -257,7 +257,7 @@ const users = {
     this.isLoading = true;
     const url = new URL(this.base);
     url.searchParams.set("limit", USERS_PER_PAGE);
-    url.searchParams.set("after", pages.at(-1));
+    if (pages.at(-1) !== null) url.searchParams.set("after", pages.at(-1));
     try {
       const { body } = await ask(url);
       const cells = ({ id, name, email }) => [id, name ?? "", email ?? ""].map((text) => element("td", {}, String(text)));

@@ -3,35 +3,40 @@
 Called by the Serve builder and the tests. Knows nothing of databases or Ray.
 """
 
+import re
 from typing import Annotated
 
 from fastapi import FastAPI
 from pydantic import BeforeValidator, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from serve_app.errors import DatabaseUnavailable, NotFound, NotReady
-from serve_app.users.store import MAX_USER_ID, User, UserPage, UserStore
+from serve_app.users.store import MAX_USER_ID, MIN_USER_ID, User, UserPage, UserStore
 from serve_app.web import add_ready_route, build_api, documented
 
 MAX_LIMIT = 100
+_WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 
 
-def _only_digits(given: object) -> object:
+def _only_whole_numbers(given: object) -> object:
     # Pydantic alone would also take " 7", "+7", "7.0" and digits of other scripts.
-    if isinstance(given, str) and not (given.isascii() and given.isdigit()):
+    if isinstance(given, str) and not _WHOLE_NUMBER.fullmatch(given):
         raise ValueError("must be a whole number written in digits 0-9")
     return given
 
 
 # The bounds stand before the validator: after it, they would be missing from OpenAPI.
 Limit = Annotated[
-    int, Field(ge=1, le=MAX_LIMIT, description="Users on the page, at most."), BeforeValidator(_only_digits)
+    int, Field(ge=1, le=MAX_LIMIT, description="Users on the page, at most."), BeforeValidator(_only_whole_numbers)
 ]
 After = Annotated[
     int,
-    Field(ge=0, le=MAX_USER_ID, description="`next` of the page before; 0 begins at the first user."),
-    BeforeValidator(_only_digits),
+    Field(
+        ge=MIN_USER_ID, le=MAX_USER_ID, description="`next` of the page before; without it, the first page is returned."
+    ),
+    BeforeValidator(_only_whole_numbers),
 ]
-UserId = Annotated[int, Field(ge=0, le=MAX_USER_ID), BeforeValidator(_only_digits)]
+UserId = Annotated[int, Field(ge=MIN_USER_ID, le=MAX_USER_ID), BeforeValidator(_only_whole_numbers)]
 
 
 def build_users_api(store: UserStore) -> FastAPI:
@@ -42,7 +47,7 @@ def build_users_api(store: UserStore) -> FastAPI:
 
     @api.get("", include_in_schema=False)  # /user without its slash, which would otherwise cost a redirect
     @api.get("/", responses=documented(DatabaseUnavailable), summary="One page of users")
-    async def list_users(limit: Limit = 20, after: After = 0) -> UserPage:
+    async def list_users(limit: Limit = 20, after: After | SkipJsonSchema[None] = None) -> UserPage:
         return await store.list_users(limit, after)
 
     @api.get(

@@ -56,7 +56,8 @@ from serve_app.users.table import DECLARED, STORED, find_misfit, stored_text, st
 
 logger = logging.getLogger(__name__)
 
-MAX_USER_ID = 2**63 - 1
+MIN_USER_ID, MAX_USER_ID = -(2**63), 2**63 - 1
+"""Of a column of 8 bytes."""
 
 _SEED_CONNECT_S = 5.0
 _CHECK_S = 3.0
@@ -120,7 +121,7 @@ class UserStore:
         self._settings = settings
         self._engine = serving_engine(url, settings)
         dialect = self._engine.dialect
-        self._page, self._one, self._any = (_Statement(query, dialect) for query in _queries(dialect.name))
+        self._first, self._page, self._one, self._any = (_Statement(query, dialect) for query in _queries(dialect.name))
         self._dialect = dialect.name
         self._run = _run_sqlite if dialect.name == "sqlite" else _run_postgres
         self._faults = _faults_of(dialect)
@@ -146,9 +147,13 @@ class UserStore:
             async with asyncio.timeout(self._deadline_s):
                 await self._engine.dispose()
 
-    async def list_users(self, limit: int, after: int = 0) -> UserPage:
-        """Return at most `limit` users with ids above `after`. Raises DatabaseUnavailable."""
-        rows = await self._fetch(self._page, after=after, count=limit + 1)  # one more tells whether a page follows
+    async def list_users(self, limit: int, after: int | None = None) -> UserPage:
+        """Return at most `limit` users with ids above `after`, or the first ones. Raises DatabaseUnavailable."""
+        count = limit + 1  # one more tells whether a page follows
+        if after is None:
+            rows = await self._fetch(self._first, count=count)
+        else:
+            rows = await self._fetch(self._page, after=after, count=count)
         users = [self._user(row) for row in rows[:limit]]
         return UserPage(users, users[-1].id if len(rows) > limit else None)
 
@@ -286,11 +291,13 @@ class _Statement:
         return [given[name] for name in self._names]
 
 
-def _queries(dialect: str) -> tuple[Select[Any], Select[Any], Select[Any]]:
-    """Return the statements for a page, for one user, and for any."""
+def _queries(dialect: str) -> tuple[Select[Any], ...]:
+    """Return the statements for the first page, for a page after an id, for one user, and for any."""
     columns = select(_users.c.id, _users.c.name, _users.c.email, _CREATED_AT[dialect])
-    page = columns.where(_users.c.id > bindparam("after"), *_CAN_BE_ASKED_FOR[dialect]).order_by(_users.c.id)
-    return page.limit(bindparam("count", type_=Integer)), columns.where(_users.c.id == bindparam("user_id")), _ANY
+    first = columns.where(*_CAN_BE_ASKED_FOR[dialect]).order_by(_users.c.id)
+    first = first.limit(bindparam("count", type_=Integer))
+    page = first.where(_users.c.id > bindparam("after"))
+    return first, page, columns.where(_users.c.id == bindparam("user_id")), _ANY
 
 
 async def _run_sqlite(driver: Any, sql: str, arguments: list[Any]) -> list[Any]:

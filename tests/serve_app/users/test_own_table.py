@@ -163,6 +163,20 @@ async def test_a_table_that_stops_fitting_is_a_503_by_name_until_it_fits_again(u
             assert (await client.get(path)).status_code == 200
 
 
+async def test_users_with_ids_of_0_and_below_are_on_one_page_each(url: str, run: Run) -> None:
+    ids = [-(2**63), -7, 0, 2, 2**63 - 1]
+    rows = ", ".join(f"({number}, 'a', '{number}@x', NULL)" for number in ids)
+    await run(PLAIN.replace("integer", "bigint"), f"INSERT INTO users VALUES {rows}")
+    assert list(await read_users(url)) == ids
+    async with users_client(url, **PATIENT) as client:
+        page = (await client.get("/", params={"limit": 1})).json()
+        found = [*page["users"]]
+        while page["next"] is not None and len(found) <= len(ids):
+            page = (await client.get("/", params={"limit": 1, "after": page["next"]})).json()
+            found += page["users"]
+        assert [user["id"] for user in found] == ids
+
+
 async def test_very_long_text_is_answered_whole(url: str, run: Run) -> None:
     long = "ä" * 1_000_000
     await run(PLAIN, f"INSERT INTO users VALUES (1, '{long}', 'a', NULL)")

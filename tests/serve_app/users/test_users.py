@@ -140,7 +140,7 @@ async def test_a_user_is_what_the_demo_function_says(client: httpx.AsyncClient) 
     assert found in (await client.get("/")).json()["users"]
 
 
-@pytest.mark.parametrize("user_id", [0, USERS + 1, 2**63 - 1])
+@pytest.mark.parametrize("user_id", [-(2**63), -1, 0, USERS + 1, 2**63 - 1])
 async def test_an_unknown_user_is_a_404(client: httpx.AsyncClient, user_id: int) -> None:
     """The detail names the id."""
     detail = assert_error(await client.get(f"/{user_id}"), 404, "not_found")
@@ -148,7 +148,9 @@ async def test_an_unknown_user_is_a_404(client: httpx.AsyncClient, user_id: int)
 
 
 GARBAGE = [
-    "-1",
+    "-",
+    "--1",
+    "-1.0",
     "1.0",
     "1e3",
     "+5",
@@ -164,6 +166,7 @@ GARBAGE = [
     "1%3BDROP%20TABLE%20users",
     "1%27%20OR%20%271%27%3D%271",
     str(2**63),
+    str(-(2**63) - 1),
     "9" * 5000,
     "%F0%9F%92%A9",
 ]
@@ -181,7 +184,7 @@ async def test_garbage_is_refused_by_name(client: httpx.AsyncClient, garbage: st
         assert name in detail
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=", "after=", "limit=20&limit=x"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=101", "limit=", "after=", "limit=20&limit=x"])
 async def test_a_limit_outside_its_range_is_refused(client: httpx.AsyncClient, query: str) -> None:
     """An empty value is not a missing one."""
     assert_error(await client.get(f"/?{query}"), 422, "invalid_parameter")
