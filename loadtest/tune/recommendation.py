@@ -93,7 +93,8 @@ def _remedy(candidates: int, measured: int, best: Measured, tuning: Tuning) -> s
     wanted = LEAST_REPETITIONS if measured < LEAST_REPETITIONS else 2 * measured
     each_s = best.folder.read_plan().duration_s + tuning.file.overhead_s
     more = math.ceil(candidates * (wanted - measured) * each_s / 60)
-    in_file = f", and `repetitions: {wanted}` in the tune file" if wanted > tuning.file.repetitions else ""
+    is_another = wanted > tuning.file.repetitions
+    in_file = f", `repetitions: {wanted}` in the tune file, and another `--out`" if is_another else ""
     return (
         f"{wanted} repetitions of each would tell more: about {more} minutes more "
         f"(`--minutes {math.ceil(tuning.file.minutes + more)}`{in_file})."

@@ -1,6 +1,6 @@
 """Runs a search: rounds of ordinary runs, each in its own folder, until one candidate is left to recommend.
 
-search.json          what is searched; the same must be given to resume
+search.json          what is searched, and the candidates that are tried; to resume, only `minutes` may be another
 candidates/c01.yaml  the service's YAML of each candidate
 round-1/ …           run folders, see loadtest/rows/run_folder.py; `python -m loadtest report` makes a report of each
 round-1-again/ …     candidates without a valid cell in the round before, again
@@ -20,7 +20,7 @@ from loadtest.errors import BadInputError
 from loadtest.figures.figures import Figures
 from loadtest.measure.experiment import opened
 from loadtest.measure.progress import show_clock
-from loadtest.measure.runner import run_plan
+from loadtest.measure.runner import cell_order, run_plan
 from loadtest.plan.keys import check_keys
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, write_whole
@@ -77,8 +77,8 @@ class Search:
         self._finalists = max(FEWEST_FINALISTS, len({self._group(one) for one in self.grid.candidates}))
         self._costs = Costs(file.overhead_s, self.tuning.plan.duration_s, file.repetitions)
         self._budget_s = file.minutes * 60
-        count = count_affordable(len(self.grid.candidates), self._finalists, self._costs, self._budget_s)
-        self.tried = choose_spread(self.grid.candidates, count, base_values(self.tuning))
+        self.tried = self._begun() or self._choose()
+        count = len(self.tried)
         self._planned = plan_rounds(halve(count, self._finalists), self._costs, self._budget_s)
         if not self._planned:
             least_s = self._costs.of([Round(count, 1, self._costs.shortest_s)])
@@ -112,7 +112,7 @@ class Search:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Keep the folder open, with the YAML of each candidate in it. Raises as `run` does."""
-        with opened(self.folder / "search.json", _Inputs(self._inputs()), command="tune"):
+        with opened(self._inputs_path, _Inputs(self._inputs()), command="tune"):
             (self.folder / "candidates").mkdir(exist_ok=True)
             for candidate in self.tried:
                 write_whole(self.config_path(candidate), render_config(self.tuning, candidate.knobs))
@@ -132,6 +132,23 @@ class Search:
     def config_path(self, candidate: Candidate) -> Path:
         """Return where the YAML of a candidate is."""
         return self.folder / "candidates" / f"{candidate.name}.yaml"
+
+    @property
+    def _inputs_path(self) -> Path:
+        return self.folder / "search.json"
+
+    def _begun(self) -> list[Candidate]:
+        """Return the candidates that the search in the folder tries, whatever the minutes are now; none before it."""
+        try:
+            inputs = _Inputs.model_validate_json(self._inputs_path.read_text(encoding="utf-8")).root
+        except (OSError, ValueError):
+            return []  # `opened` tells what is wrong with a file that is there
+        return [one for one in self.grid.candidates if one.name in inputs.get("candidates", ())]
+
+    def _choose(self) -> list[Candidate]:
+        """Return all candidates, or as many as the time allows."""
+        count = count_affordable(len(self.grid.candidates), self._finalists, self._costs, self._budget_s)
+        return choose_spread(self.grid.candidates, count, base_values(self.tuning))
 
     def _group(self, candidate: Candidate) -> object:
         knob = self.tuning.file.replicas_knob
@@ -168,9 +185,10 @@ class Search:
         if not rounds:
             self.say("the time is up; the result is based on the rounds so far")
             return None
-        return self._make_plan(
-            number, promote(ranked, [self._group(one) for one in ranked], rounds[0].candidates), rounds[0]
-        )
+        size = rounds[0]
+        if len(rounds) == 1:  # the final: what there is no time for now may be measured later, with more minutes
+            size = replace(size, repetitions=max(size.repetitions, self.tuning.file.repetitions))
+        return self._make_plan(number, promote(ranked, [self._group(one) for one in ranked], size.candidates), size)
 
     def _make_plan(self, number: int, candidates: Sequence[Candidate], size: Round) -> Plan:
         file, plan = self.tuning.file, self.tuning.plan
@@ -196,7 +214,7 @@ class Search:
         again = [name for name, one in measured.items() if not one.valid and _any_finished(folder, name)]
         if again:
             second = plan.model_copy(update={"targets": [one for one in plan.targets if one.name in again]})
-            size = Round(len(again), plan.repetitions, plan.duration_s)
+            size = Round(len(again), 1, plan.duration_s)  # further repetitions are made if there is time
             second_folder = RunFolder(self.folder / f"round-{number}-again")
             if second_folder.plan_path.is_file() or self._measured_costs().of([size]) <= self._left_s():
                 self.say(f"round {number}, invalid candidates again: {_show_size(second)}; {self._left()}")
@@ -209,7 +227,7 @@ class Search:
         self.rounds.append(RoundResult(number, plan, figures, measured, round(took_s, 1)))
 
     def _run(self, plan: Plan, folder: RunFolder, number: int) -> tuple[Figures, dict[str, Measured]]:
-        if not _is_complete(folder):
+        if any(self._may_begin(cell, plan.duration_s) for cell in _left_cells(plan, folder)):
             run_plan(plan, self.tuning.path, folder, lambda cell: self._may_begin(cell, plan.duration_s))
         figures = summarize(folder)
         candidates = [self.candidate(target.name) for target in plan.targets]
@@ -250,8 +268,10 @@ class Search:
         return replace(self._costs, overhead_s=max(0.0, fsum(overheads_s) / len(overheads_s)))
 
 
-def _is_complete(folder: RunFolder) -> bool:
-    return folder.record_path.is_file() and all(folder.read_cell(cell) for cell in folder.read_record().order)
+def _left_cells(plan: Plan, folder: RunFolder) -> list[Cell]:
+    """Return the cells of a round that have not come to an end."""
+    order = folder.read_record().order if folder.record_path.is_file() else cell_order(plan)
+    return [cell for cell in order if not folder.read_cell(cell)]
 
 
 def _any_finished(folder: RunFolder, name: str) -> bool:

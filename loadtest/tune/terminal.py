@@ -84,4 +84,4 @@ def _left_out(result: TuneResult) -> Iterator[str]:
     untried = [one for one in result.candidates if one.state == "not tried"]
     if untried:
         names = ", ".join(f"{one.name} ({show_knobs(one.knobs)})" for one in untried)
-        yield f"not tried for lack of time (increase --minutes): {names}"
+        yield f"not tried for lack of time (to try more, give more --minutes and another --out): {names}"

@@ -343,6 +343,31 @@ def test_the_time_decides_how_many_are_tried_and_too_little_of_it_is_refused(tmp
         Search(load_tuning(path, {"minutes": 1}), tmp_path, print)
 
 
+def test_a_search_goes_on_with_other_minutes_and_the_candidates_that_it_began_with(tmp_path: Path) -> None:
+    path, folder = write_tune_file(tmp_path, overhead_s=20), tmp_path / "out"
+    begun = Search(load_tuning(path, {"minutes": 4}), folder, print)
+    with begun.opened():
+        assert [one.name for one in begun.tried] == ["c01", "c04"]
+    for minutes in (14, 4):
+        resumed = Search(load_tuning(path, {"minutes": minutes}), folder, print)
+        with resumed.opened():
+            assert resumed.tried == begun.tried
+    with (
+        pytest.raises(BadInputError, match=r"differing: users\)"),
+        Search(load_tuning(path, {"users": 24}), folder, print).opened(),
+    ):
+        pass
+
+
+def test_a_final_for_which_there_is_little_time_can_be_completed_with_more_minutes(tmp_path: Path) -> None:
+    path, folder = write_tune_file(tmp_path, overhead_s=20), tmp_path / "out"
+    search = Search(load_tuning(path, {"minutes": 4}), folder, print)
+    assert [one.repetitions for one in search._planned] == [1]
+    plan = search._next_plan(search.tried, [2])
+    assert plan
+    assert plan.repetitions == 3
+
+
 def test_more_users_than_the_plan_has_time_for_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="duration_s: 60 s leave no steady window for 5000 users"):
         Search(load_tuning(write_tune_file(tmp_path), {"users": 5000}), tmp_path / "out", print)

@@ -7,14 +7,17 @@ import json
 import re
 import shlex
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from loadtest.errors import BadInputError
 from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.run_folder import Cell, RunFolder
 from loadtest.tune.halving import Round
@@ -289,6 +292,23 @@ def test_the_folders_of_rounds_are_ordinary_runs(made: Made) -> None:
     assert sorted(target.name for target in final.read_plan().targets) == ["c01", "c03"]
     rounds = [sorted(one["candidates"]) for one in made.result()["rounds"]]
     assert rounds == [["c01", "c02", "c03", "c04"], ["c01", "c03"]]
+
+
+def test_a_final_that_was_cut_short_is_measured_further_only_if_there_is_time(tmp_path: Path) -> None:
+    """A port in use, as by a service with the winner's settings, shows whether anything would be measured."""
+    out, file = tmp_path / "out", write_search(tmp_path, minutes=60)
+    search = Search(load_tuning(file), out, print)
+    write_made_round(search, 1, Round(4, 1, 8), {"c01": RATE, "c02": 0, "c03": 2 * RATE, "c04": 0})
+    write_made_round(search, 2, Round(2, 3, 10), {"c01": RATE, "c03": 2 * RATE})
+    for name in ("c01", "c03"):
+        (search._round_folder(2).cell_path(Cell(target=name, users=USERS, repetition=3)) / "cell.json").unlink()
+    address = urlsplit(search.tuning.target.urls[0])
+    with socket.create_server((str(address.hostname), address.port or 0)):
+        brief = Search(load_tuning(file, {"minutes": 1}), out, print)
+        brief.run(lambda: None)
+        assert [one.point.repetitions for one in brief.deciding()] == [2, 2]
+        with pytest.raises(BadInputError, match=f"{address.port}"):
+            Search(load_tuning(file), out, print).run(lambda: None)
 
 
 def cell_of(name: str) -> Cell:
