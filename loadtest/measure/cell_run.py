@@ -14,7 +14,6 @@ from loadtest.measure.target_metrics import save_metrics
 from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
-from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.run_folder import Cell, CellRecord
 
 
@@ -66,7 +65,7 @@ class CellRun:
         self._check_replicas(running)
         self.record.about = running.read_about()
         follower = Follower(running, self.progress)
-        self._warm_up(follower)
+        follower.warm_up(self.plan, self.record.seed, self.folder)
         self._read_metrics(follower, "metrics_before.prom")
         self._load(follower)
         self._read_metrics(follower, "metrics_after.prom")
@@ -79,18 +78,6 @@ class CellRun:
                 f"{found} processes of the role {asked.role} run, the plan asks for {asked.count}; "
                 "see replicas and roles in the plan"
             )
-
-    def _warm_up(self, follower: Follower) -> None:
-        warmup = self.plan.warmup
-        if not warmup.duration_s:
-            return
-        load = Load(warmup.users, warmup.users, warmup.duration_s, self.record.seed, self.folder, "warmup")
-        self.progress.doing(f"warming up: {warmup.users} users")
-        follower.make_load(self.plan, load)
-        rows = list(read_rows(load.requests, RequestRow))
-        if all(row.error for row in rows):
-            first = f": {rows[0].endpoint}: {rows[0].error}" if rows else ""
-            raise CellFailedError(f"none of {len(rows)} requests of the warm-up was answered right{first}")
 
     def _load(self, follower: Follower) -> None:
         plan, users = self.plan, self.cell.users

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from loadtest.errors import CellFailedError
 from loadtest.load.generator import Generator, Load, running_generator
@@ -15,7 +16,7 @@ from loadtest.measure.progress import Progress
 from loadtest.measure.target import RunningTarget
 from loadtest.plan.longest import longest_load_s
 from loadtest.plan.plan import Plan
-from loadtest.rows.columns import GeneratorRow, ResourceRow, RowWriter
+from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
 from loadtest.rows.run_folder import Moments
 
 _TICK_S = 0.1
@@ -38,6 +39,22 @@ class Follower:
     """Called ten times a second."""
     each_second: Callable[[GeneratorRow | None], None] = _nothing
     """Called once a second of a load, with how far it has come."""
+
+    def warm_up(self, plan: Plan, seed: int, folder: Path) -> None:
+        """Make the plan's warm-up, if it has one, with its rows in the folder.
+
+        Raises CellFailedError as `make_load` does, and when nothing was answered right, and OSError.
+        """
+        warmup = plan.warmup
+        if not warmup.duration_s:
+            return
+        load = Load(warmup.users, warmup.users, warmup.duration_s, seed, folder, "warmup")
+        self.progress.doing(f"warming up: {warmup.users} users")
+        self.make_load(plan, load)
+        rows = list(read_rows(load.requests, RequestRow))
+        if all(row.error for row in rows):
+            first = f": {rows[0].endpoint}: {rows[0].error}" if rows else ""
+            raise CellFailedError(f"none of {len(rows)} requests of the warm-up was answered right{first}")
 
     def make_load(self, plan: Plan, load: Load) -> Moments:
         """Make a load on the target and return its moments; a measured load's use of resources is sampled.

@@ -25,7 +25,7 @@ from loadtest.overload.question import (
     OverloadFolder,
     Question,
 )
-from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s
+from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s, longest_warmup_s
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Moments, write_json
 
@@ -48,14 +48,15 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
         todo = [times for times in question.times if not folder.level_record(times).is_file()]
         if not todo:
             return
-        longest_s = longest_start_and_stop_s(target) + _longest_capacity_s(plan, question, folder)
-        longest_s += len(todo) * _longest_level_s(plan, question)
+        longest_s = longest_start_and_stop_s(target) + longest_warmup_s(plan)
+        longest_s += _longest_capacity_s(plan, question, folder) + len(todo) * _longest_level_s(plan, question)
         note = f"; each level sends its load for {question.seconds:g} s"
         progress.begin(f"{len(todo)} level(s) of overload", longest_s, note)
         progress.begin_step(f"overload of {target.title}", 0, remaining_s=longest_s)
         progress.doing(f"starting {target.title}")
         with running_target(target, folder.path / "target.log") as running:
             running.wait_until_ready()
+            Follower(running, progress).warm_up(plan, plan.seed, folder.path)
             overload = _Overload(plan, question, folder, running, progress)
             capacity_rps = overload.find_capacity_rps()
             for number, times in enumerate(todo):

@@ -2,6 +2,7 @@
 
 overload.json                what was asked, the capacity, and the figures
 plan.json                    the question, and the plan whose target, workload and roles are used
+warmup.csv                   one RequestRow for each request of the warm-up, which is made at each start
 capacity/                    requests.csv of the saturated closed loop that shows the capacity, and its moments.json
 levels/10x/level.json        when what happened at ten times the capacity
 levels/10x/requests.csv      one RequestRow for each request of the overload; resources.csv likewise for each role

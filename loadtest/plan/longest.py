@@ -27,8 +27,13 @@ def longest_cell_s(plan: Plan, target: Target) -> float:
     Reading the target's metrics and description, which takes less than a second unless it hangs, is not counted.
     """
     settle_s = 2 * plan.metrics.settle_s if plan.metrics else 0
-    warmup_s = longest_load_s(plan, plan.warmup.duration_s) if plan.warmup.duration_s else 0
-    return longest_start_and_stop_s(target) + settle_s + warmup_s + longest_load_s(plan, plan.duration_s)
+    load_s = longest_warmup_s(plan) + longest_load_s(plan, plan.duration_s)
+    return longest_start_and_stop_s(target) + settle_s + load_s
+
+
+def longest_warmup_s(plan: Plan) -> float:
+    """Return the longest time, in seconds, that the plan's warm-up can take; 0 where it has none."""
+    return longest_load_s(plan, plan.warmup.duration_s) if plan.warmup.duration_s else 0
 
 
 def longest_start_and_stop_s(target: Target) -> float:

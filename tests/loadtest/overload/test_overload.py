@@ -91,6 +91,14 @@ def test_slow_refusals_are_told(overloaded: Ended) -> None:
     assert overloaded.exit_code == 1
 
 
+def test_the_target_is_warmed_up_before_anything_is_measured(overloaded: Ended) -> None:
+    folder = OverloadFolder(overloaded.folder.path)
+    warmup = list(read_rows(folder.path / "warmup.csv", RequestRow))
+    measured = list(read_rows(folder.capacity / "requests.csv", RequestRow))
+    assert {row.endpoint for row in warmup} == {"serial", "fixed"}
+    assert max(row.ended_unix_s for row in warmup) < min(row.start_unix_s for row in measured)
+
+
 def test_the_light_load_goes_on_before_during_and_after(overloaded: Ended) -> None:
     folder = OverloadFolder(overloaded.folder.path)
     record = LevelRecord.model_validate_json(folder.level_record(TIMES).read_text())
