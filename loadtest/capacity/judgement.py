@@ -16,7 +16,7 @@ NEAR_PERCENT = 10.0
 """A figure this near to its limit may be on the other side of it the next time: such a step is repeated."""
 
 MOST_QUEUED_PERCENT = 1.0
-"""Of the arrivals of an open loop: if more find all users busy, the target does not keep up."""
+"""Of the arrivals of an open loop: if more find all users busy, or any is never sent, the target does not keep up."""
 
 _SHARE_BEYOND = {"median_ms": 0.5, "avg_ms": 0.5, "p95_ms": 0.05, "p99_ms": 0.01}
 _GENERATOR: frozenset[ReasonCode] = frozenset(
@@ -78,7 +78,7 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     if any(reason.code in _DISTURBED for reason in cell.reasons):
         return "invalid", False, "; ".join(cell.reasons)
     queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
-    if 100 * queued > MOST_QUEUED_PERCENT * due:
+    if 100 * queued > MOST_QUEUED_PERCENT * due or cell.arrivals_unsent:
         busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
         return "failed", False, f"the target did not keep up: {busy}"
     if {reason.code for reason in cell.reasons} == {"none_right"}:

@@ -87,6 +87,11 @@ class Moments(Strict, frozen=False):
     clocks: list[ClockRecord] = Field(default=[], exclude_if=lambda clocks: not clocks)
     """Of the load generators, in their order, where there are several."""
 
+    @property
+    def drained_s(self) -> float:
+        """Return how long the last answers took after the load."""
+        return self.stopped_unix_s - self.stopping_unix_s
+
 
 class CellRecord(Strict, frozen=False):
     """How one cell went."""

@@ -49,9 +49,6 @@ MOST_USERS_ASTRAY_PERCENT = 5.0
 SIGMAS = 3.0
 """Chance alone goes beyond this in 3 of 1,000 cells."""
 
-MOST_UNSENT_PERCENT = 1.0
-"""Of the arrivals of an open loop: those never sent would have had the longest latencies, so p99 is not known."""
-
 NOTED_STOLEN_PERCENT = 10.0
 """Of one core: less is usual on a virtual machine."""
 
@@ -153,14 +150,30 @@ def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[Genera
     if lasted_s < LEAST_DURATION_SHARE * plan.duration_s:
         words = f"the load ended early: after {lasted_s:.1f} s of {plan.duration_s:g} s"
         reasons.append(Reason(words, "ended_early"))
-    drained_s = moments.stopped_unix_s - moments.stopping_unix_s
-    if drained_s > plan.drain_s - _DRAIN_SLACK_S:
-        words = (
-            f"answers were still due {drained_s:.1f} s after the load; those requests have no row: make drain_s longer "
-            "than the clients' own time limit"
-        )
-        reasons.append(Reason(words, "answers_missing"))
+    reasons += find_missing_answers(moments.drained_s, plan.drain_s)
     return [*reasons, *_clock_faults(moments.clocks, generator)]
+
+
+def find_missing_answers(drained_s: float, drain_s: float) -> list[Reason]:
+    """Return why requests have no row: their answers were still due when a drain of at most `drain_s` was ended."""
+    if drained_s <= drain_s - _DRAIN_SLACK_S:
+        return []
+    words = (
+        f"answers were still due {drained_s:.1f} s after the load; those requests have no row: make drain_s longer "
+        "than the clients' own time limit"
+    )
+    return [Reason(words, "answers_missing")]
+
+
+def find_unsent(arrivals: ArrivalCounts | None, users: int) -> list[Reason]:
+    """Return why arrivals of an open loop have no row: they were never sent, so their latencies have no end."""
+    if arrivals is None or not arrivals.unsent:
+        return []
+    words = (
+        f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because "
+        f"{_busy(users)} until the end"
+    )
+    return [Reason(words, "target_behind")]
 
 
 def find_steady_reasons(plan: Plan, evidence: Evidence) -> list[Reason]:
@@ -343,19 +356,14 @@ def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
     asked = rate_rps * evidence.window_s
     too_few = evidence.steady.requests < LEAST_RATE_SHARE * asked - SIGMAS * math.sqrt(asked)
     arrivals = evidence.arrivals
-    busy = f"all {evidence.users} users were busy with earlier requests"
     if arrivals is None:
         yield Reason("cell.json has no counts of the arrivals", "unreadable")
-    elif 100 * arrivals.unsent > MOST_UNSENT_PERCENT * arrivals.due:
-        yield Reason(
-            f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because {busy} "
-            "until the end",
-            "target_behind",
-        )
+    elif unsent := find_unsent(arrivals, evidence.users):
+        yield from unsent
     elif too_few and arrivals.queued:
         yield Reason(
-            f"the target did not keep up: {arrivals.queued} of {arrivals.due} arrivals were sent late, because {busy}; "
-            "lower rate_rps, or raise users",
+            f"the target did not keep up: {arrivals.queued} of {arrivals.due} arrivals were sent late, because "
+            f"{_busy(evidence.users)}; lower rate_rps, or raise users",
             "target_behind",
         )
     elif too_few:
@@ -364,6 +372,10 @@ def _open_loop_faults(rate_rps: float, evidence: Evidence) -> Iterator[Reason]:
             f"{show_rps(rate_rps)} requests/s",
             "generator_held_back",
         )
+
+
+def _busy(users: int) -> str:
+    return f"all {users} users were busy with earlier requests"
 
 
 def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[Reason]:

@@ -230,6 +230,8 @@ def test_a_short_generator_is_told_from_a_slow_target(cell: CellFigures) -> None
     outcome, _, because = judged(cell, 40, reasons=[Reason("it did not keep up", "target_behind")], **kept)
     assert outcome == "failed"
     assert "100 of 1,000 arrivals" in because
+    kept |= {"arrivals_queued": 0, "arrivals_unsent": 1}
+    assert judged(cell, 40, reasons=[Reason("it did not keep up", "target_behind")], **kept)[0] == "failed"
 
 
 @pytest.mark.parametrize(

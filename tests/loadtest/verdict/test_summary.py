@@ -531,11 +531,12 @@ def test_a_closed_loop_has_no_scheduled_times(tmp_path: Path) -> None:
     assert all(endpoint.scheduled is None for endpoint in cell.endpoints)
 
 
-def test_arrivals_that_were_never_sent_make_a_cell_invalid(tmp_path: Path) -> None:
-    cell = cell_with(tmp_path, arriving(unsent=13, queued=40), workload=workload(**OPEN_LOOP))
+@pytest.mark.parametrize("unsent", [1, 13])
+def test_arrivals_that_were_never_sent_make_a_cell_invalid(tmp_path: Path, unsent: int) -> None:
+    cell = cell_with(tmp_path, arriving(unsent=unsent, queued=40), workload=workload(**OPEN_LOOP))
     assert only_reason(cell) == (
-        "the target did not keep up: 13 of 1200 arrivals were never sent, because all 10 users were busy with earlier "
-        "requests until the end"
+        f"the target did not keep up: {unsent} of 1200 arrivals were never sent, because all 10 users were busy with "
+        "earlier requests until the end"
     )
 
 
