@@ -13,6 +13,7 @@ from loadtest.faults.recovery import calm_after_s, processes_back_after_s, usual
 from loadtest.rows.columns import ProcessRow, RequestRow
 from loadtest.rows.run_folder import Environment
 from loadtest.statistics.percentiles import percentile
+from loadtest.verdict.validity import find_missing_answers, find_unsent
 
 _MOST_SEEN = 8
 _CHANGES = {"came": "started", "gone": "ended"}
@@ -85,7 +86,7 @@ def read_faults(folder: FaultFolder) -> AllFaults:
                 rows, processes = folder.read_requests(fault.name), folder.read_processes(fault.name)
                 seen = Seen(plan, record, rows, processes)
                 figures = figures_of(figures, fault, seen, record.events[0])
-                figures.missed += untested(figures, seen)
+                figures.missed += untested(figures, seen) + find_lost(plan, record)
             found.append(figures)
     return AllFaults(title=plan.title, users=plan.users, environment=folder.read_environment(), faults=found)
 
@@ -148,6 +149,12 @@ def untested(figures: FaultFigures, seen: Seen) -> list[str]:
     return told + [
         f"no {found.endpoint} was sent after the fault began" for found in figures.endpoints if not found.requests
     ]
+
+
+def find_lost(load: FaultLoad, record: StretchRecord) -> list[str]:
+    """Return why requests of a load have no row, so that no figure counts them."""
+    missing = [] if record.drained_s is None else find_missing_answers(record.drained_s, load.drain_s)
+    return [*missing, *find_unsent(record.arrivals, load.users)]
 
 
 def _endpoint(name: str, rows: list[RequestRow], quiet: list[RequestRow], began_unix_s: float) -> EndpointFigures:

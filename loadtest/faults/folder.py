@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field
 
 from loadtest.plan.keys import Strict
 from loadtest.rows.columns import ProcessRow, RequestRow, ResourceRow, read_rows
-from loadtest.rows.run_folder import ClockRecord, Environment, read_written, write_json
+from loadtest.rows.run_folder import ArrivalCounts, ClockRecord, Environment, read_written, write_json
 
 _Model = TypeVar("_Model", bound=BaseModel)
 SOAK = "soak"
@@ -47,6 +47,10 @@ class StretchRecord(Strict, frozen=False):
     """When the load was complete and had settled: what is quiet begins here."""
     stopping_unix_s: float | None = None
     """When the load ended."""
+    drained_s: float | None = None
+    """How long the last answers took after it; None in the folders of earlier versions."""
+    arrivals: ArrivalCounts | None = None
+    """None in a closed loop."""
     clocks: list[ClockRecord] = Field(default=[], exclude_if=lambda clocks: not clocks)
     """Of the load generators, where there are several."""
     events: list[Event] = []

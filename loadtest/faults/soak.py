@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from loadtest.errors import BadInputError
 from loadtest.faults.fault_plan import SoakPlan
-from loadtest.faults.figures import FaultFigures, Seen, figures_of, untested
+from loadtest.faults.figures import FaultFigures, Seen, figures_of, find_lost, untested
 from loadtest.faults.folder import SOAK, FaultFolder, StretchRecord
 from loadtest.faults.slope import Point, means, slope_within_lives
 from loadtest.plan.targets import KIT_ROLES
@@ -91,7 +91,7 @@ def read_soak(folder: FaultFolder) -> SoakFigures:
     figures.memory = list(memory_of(folder.read_resources(SOAK), processes, began + plan.warmup_s, ended))
     figures.missed = [f"{fault.title}: {miss}" for fault in figures.faults for miss in fault.missed]
     figures.missed += [f"{fault.title}: {fault.reason}" for fault in figures.faults if fault.reason]
-    figures.missed += _lost_before_the_first(rows, record)
+    figures.missed += _lost_before_the_first(rows, record) + find_lost(plan, record)
     return figures
 
 

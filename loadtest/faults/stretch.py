@@ -52,6 +52,8 @@ def run_stretch(stretch: Stretch, running: RunningTarget, progress: Progress) ->
         status="finished",
         complete_unix_s=breaking.complete_unix_s,
         stopping_unix_s=moments.stopping_unix_s,
+        drained_s=moments.drained_s,
+        arrivals=moments.arrivals,
         clocks=moments.clocks,
         events=breaking.events,
     )

@@ -284,6 +284,7 @@ class OnlyGenerator:
         events.spawning_complete.add_listener(self._all_have_come)
         events.test_stopping.add_listener(self._stopping)
         events.test_stop.add_listener(self._end)
+        events.quitting.add_listener(self._stop_sending)  # SIGTERM ends a load early
 
     def _employ(self, environment: Environment, **_: object) -> None:
         self._recorder.employ(environment)
@@ -299,9 +300,14 @@ class OnlyGenerator:
         sleep_until(due_s)
         # A locustfile may have called it off already; Locust would then begin to stop once more.
         if environment.runner and "stopping_unix_s" not in self._moments:
+            self._stop_sending()
+            environment.runner.quit()
+
+    def _stop_sending(self, **_: object) -> None:
+        """End the load, but for what is due already, unless it has ended or never began."""
+        if "started_unix_s" in self._moments and "stopping_unix_s" not in self._moments:
             self._stopping()
             self._moments["arrivals"] = self._recorder.send_the_rest()
-            environment.runner.quit()
 
     def _all_have_come(self, **_: object) -> None:
         self._moments.setdefault("spawned_unix_s", time.time())

@@ -73,9 +73,14 @@ class Follower:
                 self.progress.second(row, load.duration_s)
                 self.each_second(row)
 
-            ended = f"the load generator did not end within {longest_s:.0f} s"
-            self._follow(lambda: not generator.is_running(), longest_s, ended, each_second)
+            self._wait_for_end(generator, longest_s, each_second)
             return generator.read_moments()
+
+    def end_load(self, plan: Plan, generator: Generator) -> Moments:
+        """End a load of one generator now, wait for its last answers, and return its moments. Raises as `make_load`."""
+        generator.process.terminate()
+        self._wait_for_end(generator, longest_load_s(plan, 0))
+        return generator.read_moments()
 
     def wait(self, seconds: float) -> None:
         """Wait while everything runs. Raises CellFailedError when something fails."""
@@ -85,6 +90,10 @@ class Follower:
     def wait_for(self, holds: Callable[[], bool], longest_s: float, fault: str) -> None:
         """Wait until a condition holds. Raises CellFailedError when something fails, or with `fault`."""
         self._follow(holds, longest_s, fault)
+
+    def _wait_for_end(self, generator: Generator, longest_s: float, each_second: Callable[[], None] = _nothing) -> None:
+        fault = f"the load generator did not end within {longest_s:.0f} s"
+        self._follow(lambda: not generator.is_running(), longest_s, fault, each_second)
 
     def _follow(
         self,

@@ -4,22 +4,36 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from math import fsum
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from loadtest.errors import BadInputError
-from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
+from loadtest.overload.question import (
+    NEIGHBOUR_IN_FLIGHT,
+    Asked,
+    LevelRecord,
+    OverloadFolder,
+    Promises,
+    Question,
+)
 from loadtest.plan.keys import Strict
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, read_rows
 from loadtest.rows.run_folder import Moments
 from loadtest.statistics.percentiles import sure_percentile
+from loadtest.verdict.validity import find_missing_answers, find_unsent
 
 _SETTLE_S = 3.0
 """Of the saturated loop: by then connections and batches have built up."""
 
 _NORMAL_RATIO = 2.0
 """Times the slowest request of the light load before: what is above it is not back to normal."""
+
+
+Lost = Annotated[list[str], Field(exclude_if=lambda lost: not lost)]
+"""Why there are requests that no figure counts."""
 
 
 class LightFigures(Strict):
@@ -31,6 +45,7 @@ class LightFigures(Strict):
     failures: int
     p95_ms: float | None
     max_ms: float | None
+    lost: Lost = []
 
 
 class LevelFigures(Strict):
@@ -53,6 +68,7 @@ class LevelFigures(Strict):
     """Whatever else was not right, by what the client says."""
     unsent: int
     """Arrivals that the generator never sent, since all its users were waiting."""
+    lost: Lost = []
     median_ms: float | None
     p95_ms: float | None
     max_ms: float | None
@@ -156,23 +172,23 @@ def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[_Judged]
     measured = f"slowest {slowest_ms:.0f} ms of {level.refused}" if level.refused else "no refusal"
     yield f"every refusal within {promises.refusal_ms:g} ms", measured, slowest_ms <= promises.refusal_ms
     others = [*level.other_failures.items(), ("no answer", level.unanswered), ("never sent", level.unsent)]
-    measured = ", ".join(f"{count} × {what}" for what, count in others if count)
+    measured = ", ".join([*(f"{count} × {what}" for what, count in others if count), *level.lost])
     yield "every request is answered right, or refused with Retry-After", measured or "all were", not measured
 
 
 def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[_Judged]:
-    light, after_s = level.light, level.recovered_after_s
-    known = light.p95_ms is not None and light.idle_p95_ms is not None
+    light, after_s, lost = level.light, level.recovered_after_s, "; ".join(level.light.lost)
+    known = light.p95_ms is not None and light.idle_p95_ms is not None and not lost
     ratio = (light.p95_ms or 0.0) / (light.idle_p95_ms or 1.0)
     yield (
         f"p95 of the light endpoint at most {promises.neighbour_ratio:g} times its idle p95, no failures",
-        f"{ratio:.2f} times, {light.failures} of {light.requests} failed" if known else "too few requests",
+        f"{ratio:.2f} times, {light.failures} of {light.requests} failed" if known else lost or "too few requests",
         known and ratio <= promises.neighbour_ratio and not light.failures,
     )
     yield (
         f"normal latency within {promises.recovery_s:g} s after the load",
-        "never" if after_s is None else f"{after_s:.1f} s",
-        after_s is not None and after_s <= promises.recovery_s,
+        lost or ("never" if after_s is None else f"{after_s:.1f} s"),
+        after_s is not None and after_s <= promises.recovery_s and not lost,
     )
     known = level.memory_begin_bytes > 0
     growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1) if known else 0.0
@@ -186,8 +202,7 @@ def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[_Ju
 def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     question, path = asked.question, folder.level(times)
     record = LevelRecord.model_validate_json(folder.level_record(times).read_text(encoding="utf-8"))
-    began_s = record.moments.spawned_unix_s or record.moments.started_unix_s
-    ended_s = record.moments.stopping_unix_s
+    began_s, ended_s = record.began_unix_s, record.moments.stopping_unix_s
     rows = list(read_rows(path / "requests.csv", RequestRow))
     beside = list(read_rows(folder.neighbour(times) / "requests.csv", RequestRow))
     heavy_beside = [row for row in beside if row.endpoint == question.heavy]
@@ -211,10 +226,11 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
         unanswered=sum(row.status == 0 for row in rows),
         other_failures=dict(Counter(row.error for row in rows if row.error and row.status and not row.is_refusal)),
         unsent=arrivals.unsent if arrivals else 0,
+        lost=find_missing_answers(record.moments.drained_s, asked.plan.drain_s),
         median_ms=_percentile_ms(right_ms, 0.5),
         p95_ms=_percentile_ms(right_ms, 0.95),
         max_ms=_max_ms(right_ms),
-        light=_light([row for row in beside if row.endpoint == question.light], record, began_s, ended_s),
+        light=_light([row for row in beside if row.endpoint == question.light], record, asked.plan.drain_s),
         recovered_after_s=_recovered_after_s(heavy_beside, record, ended_s),
         memory_begin_bytes=memory[0] if memory else 0,
         memory_peak_bytes=max(memory, default=0),
@@ -224,9 +240,9 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     )
 
 
-def _light(rows: list[RequestRow], record: LevelRecord, began_s: float, ended_s: float) -> LightFigures:
+def _light(rows: list[RequestRow], record: LevelRecord, drain_s: float) -> LightFigures:
     idle = [row for row in rows if record.idle_from_unix_s <= row.start_unix_s <= record.idle_to_unix_s]
-    loaded = [row for row in rows if began_s <= row.start_unix_s <= ended_s]
+    loaded = [row for row in rows if record.began_unix_s <= row.start_unix_s <= record.moments.stopping_unix_s]
     right_ms = _latencies_ms(row for row in loaded if not row.error)
     return LightFigures(
         idle_requests=len(idle),
@@ -235,7 +251,15 @@ def _light(rows: list[RequestRow], record: LevelRecord, began_s: float, ended_s:
         failures=sum(bool(row.error) for row in loaded),
         p95_ms=_percentile_ms(right_ms, 0.95),
         max_ms=_max_ms(right_ms),
+        lost=_lost(record.light_moments, drain_s),
     )
+
+
+def _lost(moments: Moments | None, drain_s: float) -> list[str]:
+    """Return why requests of a light load have no row; nothing is known where it has no moments."""
+    if moments is None:
+        return []
+    return [*find_missing_answers(moments.drained_s, drain_s), *find_unsent(moments.arrivals, NEIGHBOUR_IN_FLIGHT)]
 
 
 def _recovered_after_s(rows: list[RequestRow], record: LevelRecord, ended_s: float) -> float | None:

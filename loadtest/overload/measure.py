@@ -18,6 +18,7 @@ from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, running_target
 from loadtest.overload.figures import read_capacity_rps
 from loadtest.overload.question import (
+    NEIGHBOUR_IN_FLIGHT,
     NEIGHBOUR_RPS,
     NEIGHBOUR_WEIGHT,
     Asked,
@@ -31,7 +32,6 @@ from loadtest.rows.run_folder import Moments, write_json
 
 _FIRST_ROW_S = 60.0
 _LEAST_IN_FLIGHT = 200
-_NEIGHBOUR_IN_FLIGHT = 60
 # Users of an open loop are there at once; Locust takes its time over hundreds of them.
 _SPAWN_S = 1
 _GRACE_S = 60.0
@@ -73,7 +73,7 @@ def _longest_capacity_s(plan: Plan, question: Question, folder: OverloadFolder) 
 
 
 def _longest_level_s(plan: Plan, question: Question) -> float:
-    light_s = _FIRST_ROW_S + question.idle_s + question.tail_s
+    light_s = _FIRST_ROW_S + question.idle_s + question.tail_s + longest_load_s(plan, 0)
     return light_s + longest_load_s(plan, math.ceil(question.seconds) + _SPAWN_S)
 
 
@@ -120,12 +120,14 @@ class _Overload:
             moments = self._overload(follower, self.folder.level(times), asked_rps)
             self.progress.doing("light load alone")
             follower.wait(moments.stopping_unix_s + question.tail_s - time.time())
+            light_moments = Follower(self.running, self.progress).end_load(beside, neighbour)
         record = LevelRecord(
             times=times,
             asked_rps=asked_rps,
             idle_from_unix_s=idle_from_s,
             idle_to_unix_s=idle_to_s,
             moments=moments,
+            light_moments=light_moments,
             ended_unix_s=time.time(),
         )
         write_json(self.folder.level_record(times), record)
@@ -142,7 +144,7 @@ class _Overload:
         duration_s = math.ceil(question.idle_s + question.seconds + question.tail_s + 3 * _GRACE_S)
         weights = {question.light: NEIGHBOUR_WEIGHT, question.heavy: 1}
         pace = {"rate_rps": NEIGHBOUR_RPS, "arrivals": "constant"}
-        return self._plan(weights, pace, _NEIGHBOUR_IN_FLIGHT, duration_s)
+        return self._plan(weights, pace, NEIGHBOUR_IN_FLIGHT, duration_s)
 
     def _plan(self, weights: dict[str, int], pace: dict[str, Any], users: int, duration_s: int) -> Plan:
         """Return the plan with these endpoints and this pace alone."""

@@ -22,6 +22,8 @@ NEIGHBOUR_RPS = 11.0
 """Of the light load: ten light requests and one heavy one a second, at constant intervals."""
 NEIGHBOUR_WEIGHT = 10
 """Light requests for each heavy one of the light load."""
+NEIGHBOUR_IN_FLIGHT = 60
+"""Requests of the light load that may be under way at a time."""
 
 
 class Promises(Strict, use_attribute_docstrings=True):
@@ -78,7 +80,14 @@ class LevelRecord(Strict):
     idle_to_unix_s: float
     moments: Moments
     """Of the overload."""
+    light_moments: Moments | None = None
+    """Of the light load; None in the folders of earlier versions, which cut its last answers off."""
     ended_unix_s: NonNegativeFloat
+
+    @property
+    def began_unix_s(self) -> float:
+        """Return when all users of the overload were there."""
+        return self.moments.spawned_unix_s or self.moments.started_unix_s
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from loadtest.overload.figures import LevelFigures, LightFigures, OverloadFigure
 from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
 from loadtest.plan.plan import load_plan
 from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
-from loadtest.rows.run_folder import Moments
+from loadtest.rows.run_folder import ArrivalCounts, Moments
 from tests.failures import keep_on_failure
 from tests.kit import RUN_S, Ended, ask, known_target, run_command, workload, write_plan
 from tests.ports import free_port
@@ -26,6 +26,7 @@ TIMES = 5
 LATE_MS = 300.0
 BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 4)
 RIGHT = "every request is answered right"
+STILL_DUE = "answers were still due 65.0 s after the load"
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_the_light_load_goes_on_before_during_and_after(overloaded: Ended) -> No
     assert min(times_s) < record.idle_to_unix_s
     assert max(times_s) > record.moments.stopping_unix_s
     _, found = figures_of(overloaded)
-    assert found.light.failures == 0
+    assert (found.light.failures, found.light.lost) == (0, [])
     assert min(found.light.idle_requests, found.light.requests) > 0
 
 
@@ -237,6 +238,39 @@ def test_a_queue_without_end_is_seen_in_the_time_to_recover(tmp_path: Path) -> N
     assert broken(figures) == ["normal latency within 5 s after the load"]
 
 
+def test_the_last_answers_of_the_light_load_are_waited_for(overloaded: Ended) -> None:
+    folder = OverloadFolder(overloaded.folder.path)
+    light = LevelRecord.model_validate_json(folder.level_record(TIMES).read_text()).light_moments
+    assert light
+    assert light.arrivals
+    rows = list(read_rows(folder.neighbour(TIMES) / "requests.csv", RequestRow))
+    assert len(rows) == light.arrivals.due > 0
+    assert max(row.start_unix_s for row in rows) < light.stopped_unix_s
+
+
+def test_requests_without_a_row_are_told_and_break_promises(tmp_path: Path) -> None:
+    write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    folder = OverloadFolder(tmp_path / "made")
+    record = LevelRecord.model_validate_json(folder.level_record(TIMES).read_text())
+    drain_s = Asked.model_validate_json(folder.plan.read_text()).plan.drain_s
+    cut_off = moments_of(20, 24)
+    cut_off.stopped_unix_s += drain_s
+    full = cut_off.model_copy(update={"stopped_unix_s": cut_off.stopping_unix_s})
+    full.arrivals = ArrivalCounts(due=200, queued=90, unsent=40)
+    in_light = ["p95 of the light endpoint", "normal latency"]
+    for changes, words, expected in (
+        ({"moments": cut_off}, f"answers were still due {drain_s:.1f} s after the load", [RIGHT]),
+        ({"light_moments": cut_off}, f"answers were still due {drain_s:.1f} s after the load", in_light),
+        ({"light_moments": full}, "40 of 200 arrivals were never sent, because all 60 users were busy", in_light),
+    ):
+        folder.level_record(TIMES).write_text(record.model_copy(update=changes).model_dump_json())
+        promises = [promise for promise in compute_overload(folder).promises if not promise.kept]
+        assert all(words in promise.measured for promise in promises)
+        assert len(promises) == len(expected)
+        for promise, begin in zip(promises, expected, strict=True):
+            assert promise.promise.startswith(begin)
+
+
 def level(times: float, **changes: Any) -> LevelFigures:
     light = LightFigures(idle_requests=100, idle_p95_ms=2, requests=600, failures=0, p95_ms=3, max_ms=5)
     made: dict[str, Any] = {
@@ -261,6 +295,7 @@ def test_a_level_that_keeps_everything_breaks_no_promise() -> None:
         ({"refused": 9, "refusal_max_ms": 201}, "every refusal"),
         ({"unanswered": 1}, RIGHT),
         ({"unsent": 1}, RIGHT),
+        ({"lost": [STILL_DUE]}, RIGHT),
         ({"other_failures": {"status 503, without Retry-After": 1}}, RIGHT),
         ({"light": level(1).light.model_copy(update={"p95_ms": 4.1})}, "p95 of the light"),
         ({"light": level(1).light.model_copy(update={"failures": 1})}, "p95 of the light"),
