@@ -11,6 +11,7 @@ from typing import Any, Protocol, TextIO
 
 from serve_app.client.errors import RunStopped, UsageError
 from serve_app.client.outcome import Outcome
+from serve_app.client.resume import drop_unanswered
 
 FORMATS = ("table", "csv", "json", "jsonl")
 CSV_HEADER = ("file", "prediction", "score", "cached", "error_code", "error_detail", "predictions")
@@ -89,7 +90,7 @@ class JsonAnswers:
 
 @contextmanager
 def open_answers(kind: str, output: Path | None, *, resume: bool) -> Iterator[Answers]:
-    """Open `output`, or standard output, for outcomes in a format.
+    """Open `output`, or standard output, for outcomes in a format; with `resume`, behind those that have a prediction.
 
     Raises UsageError if it cannot be opened, RunStopped if it cannot be written; the block raises no other OSError.
     """
@@ -115,6 +116,8 @@ def _open(output: Path | None, *, resume: bool) -> Iterator[TextIO]:
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
         yield sys.stdout
         return
+    if resume and output.exists():
+        drop_unanswered(output)
     try:
         # Line-buffered: completed results are in the file, however the run ends.
         file = output.open("a" if resume else "x", 1, "utf-8", "backslashreplace", "\n")

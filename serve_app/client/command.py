@@ -2,8 +2,10 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from serve_app.client.answers import Answers, open_answers
@@ -18,7 +20,7 @@ from serve_app.client.outcome import Outcome, Tally
 from serve_app.client.plain_text import printable
 from serve_app.client.predictions import Predictions
 from serve_app.client.progress import Progress
-from serve_app.client.resume import keep_answered
+from serve_app.client.resume import drop_unanswered, read_answered
 from serve_app.client.service import JOB_ENDED, About, Service, Wishes
 from serve_app.client.summary import sum_up, tell_skipped
 
@@ -29,17 +31,36 @@ def run(arguments: Sequence[str] | None = None) -> int:
     key = options.key()
     if options.cancel:
         return asyncio.run(_cancel(options, key))
-    items = _items_left(options)
-    if not items and not options.job:
+    asked = _find(options)
+    if not asked.left and not options.job:
         return 0
     tally = Tally()
-    progress = Progress(len(items) if items else None, bar=_leaves_the_terminal(options))
+    progress = Progress(len(asked.left) if asked.left else None, bar=_leaves_the_terminal(options))
     try:
-        asyncio.run(_Run(options, key, progress, tally).classify(items))
+        asyncio.run(_Run(options, key, progress, tally).classify(asked))
     finally:
         if tally.classified or tally.failed:
-            sum_up(tally, len(items), progress, can_resume=options.output is not None and options.kind == "jsonl")
+            sum_up(tally, len(asked.left), progress, can_resume=options.output is not None and options.kind == "jsonl")
     return 1 if tally.failed else 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The items that the options name, and the names of those that an earlier run has classified."""
+
+    items: Sequence[Item]
+    answered: frozenset[str] = frozenset()
+
+    @cached_property
+    def left(self) -> list[Item]:
+        """Return the items to classify."""
+        return [item for item in self.items if item.name not in self.answered]
+
+    def batches(self, size: int) -> Iterator[list[Item]]:
+        """Yield the items to classify, in the batches of the earlier run, whose open jobs are so found again."""
+        for batch in batches(self.items, size):
+            if left := [item for item in batch if item.name not in self.answered]:
+                yield left
 
 
 class _Run:
@@ -51,29 +72,31 @@ class _Run:
         self._progress = progress
         self._tally = tally
 
-    async def classify(self, items: Sequence[Item]) -> None:
-        """Classify the items, or fetch the jobs that the options name. Raises UsageError, RunStopped."""
+    async def classify(self, asked: _Asked) -> None:
+        """Classify what is left, or fetch the jobs that the options name. Raises UsageError, RunStopped."""
         options, progress = self._options, self._progress
         async with AsyncExitStack() as stack:
             service = await stack.enter_async_context(aclosing(_service(options, self._key, progress)))
             about = await first_contact(service, options, progress)
-            contents = Contents(await open_downloads(items, options, progress, stack), about.max_upload_bytes)
+            if has_jobs := bool(options.jobs or options.job):
+                await service.check_jobs(first_patience(options, progress))
+            contents = Contents(await open_downloads(asked.left, options, progress, stack), about.max_upload_bytes)
+            # Only now: a service that is down, or has no jobs, changes nothing in the file.
             answers = stack.enter_context(open_answers(options.kind, options.output, resume=options.resume))
             stack.enter_context(progress)  # ends before the answers: a table is printed after the bar is removed
-            if options.jobs or options.job:
-                await service.check_jobs(first_patience(options, progress))
-                await self._run_jobs(Jobs(service, contents, progress, _fingerprint(options, about)), items, answers)
+            if has_jobs:
+                await self._run_jobs(Jobs(service, contents, progress, _fingerprint(options, about)), asked, answers)
                 return
             predictions = Predictions(service, contents, progress, most_in_a_row=most_in_a_row(options))
-            await run_in_order(batches(items, 1), predictions.classify, options.parallel, self._emitting(answers))
+            await run_in_order(asked.batches(1), predictions.classify, options.parallel, self._emitting(answers))
 
-    async def _run_jobs(self, jobs: Jobs, items: Sequence[Item], answers: Answers) -> None:
+    async def _run_jobs(self, jobs: Jobs, asked: _Asked, answers: Answers) -> None:
         options, emit = self._options, self._emitting(answers)
         try:
             if options.job:
                 await run_in_order(options.job, jobs.fetch, options.parallel, emit)
             else:
-                await run_in_order(batches(items, options.batch or BATCH), jobs.classify, options.parallel, emit)
+                await run_in_order(asked.batches(options.batch or BATCH), jobs.classify, options.parallel, emit)
         finally:
             if jobs.open_ids:
                 self._tell_open(jobs.open_ids)
@@ -122,10 +145,10 @@ async def _cancel(options: Options, key: str | None) -> int:
     return code
 
 
-def _items_left(options: Options) -> list[Item]:
-    """Return the items to classify, and print what is skipped. Raises UsageError."""
+def _find(options: Options) -> _Asked:
+    """Return what to classify, and print what is skipped. Raises UsageError."""
     if options.job:
-        return []
+        return _Asked([])
     skipped = Skipped()
     items = list(find_items(options.what, skipped))
     if options.urls:
@@ -134,11 +157,13 @@ def _items_left(options: Options) -> list[Item]:
     if not items:
         raise UsageError(f"{' '.join(options.what) or f'--urls {options.urls}'}: contains nothing to classify")
     if not (options.resume and options.output and options.output.exists()):
-        return items
-    answered = keep_answered(options.output)
-    left = [item for item in items if item.name not in answered]
-    print(f"{len(items) - len(left):,} of {len(items):,} are already in {options.output}", file=sys.stderr)
-    return left
+        return _Asked(items)
+    asked = _Asked(items, frozenset(outcome.file for outcome in read_answered(options.output)))
+    if not asked.left:
+        drop_unanswered(options.output)
+    known = len(items) - len(asked.left)
+    print(f"{known:,} of {len(items):,} are already in {options.output}", file=sys.stderr)
+    return asked
 
 
 def _listed(urls: str) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Prepares the JSON lines of an earlier run for --resume."""
+"""Reads and prepares the JSON lines of an earlier run for --resume."""
 
 import json
 from collections.abc import Iterator
@@ -8,41 +8,37 @@ from serve_app.client.errors import UsageError
 from serve_app.client.outcome import Outcome
 
 
-def keep_answered(output: Path) -> set[str]:
-    """Remove every line without a prediction from `output` and return the files of the others.
+def read_answered(output: Path) -> Iterator[Outcome]:
+    """Yield the outcomes in `output` that have a prediction, and leave the file as it is.
 
-    Files with an error are classified again, and so is the file of an incomplete last line. Raises UsageError if
-    `output` cannot be read and written, or contains other lines than this client's.
+    The others, and an incomplete last line, are to be classified again. Raises UsageError if `output` cannot be read,
+    or contains other lines than this client's.
     """
-    answered: set[str] = set()
+    try:
+        with output.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if (outcome := _answered(line, f"--output {output}, line {number}")) is not None:
+                    yield outcome
+    except OSError as exc:
+        raise UsageError(f"--output {output}: cannot be resumed: {exc.strerror}") from exc
+
+
+def drop_unanswered(output: Path) -> None:
+    """Remove every line without a prediction from `output`. Raises UsageError if it cannot be read and written."""
     kept = output.with_name(f".{output.name}.kept")
     try:
         with output.open("rb") as lines, kept.open("wb") as keeping:
             for number, line in enumerate(lines, start=1):
-                file = _answered_file(line, f"--output {output}, line {number}")
-                if file is not None:
-                    answered.add(file)
+                if _answered(line, f"--output {output}, line {number}") is not None:
                     keeping.write(line)
         kept.replace(output)
     except OSError as exc:
         raise UsageError(f"--output {output}: cannot be resumed: {exc.strerror}") from exc
     finally:
         kept.unlink(missing_ok=True)
-    return answered
 
 
-def read_kept(output: Path) -> Iterator[Outcome]:
-    """Yield the outcomes in `output`, after `keep_answered` has left those with a prediction. Raises UsageError."""
-    try:
-        with output.open("rb") as lines:
-            for line in lines:
-                found = json.loads(line)
-                yield Outcome(found["file"], found["prediction"], None, found.get("against"))
-    except OSError as exc:
-        raise UsageError(f"--output {output}: cannot be resumed: {exc.strerror}") from exc
-
-
-def _answered_file(line: bytes, where: str) -> str | None:
+def _answered(line: bytes, where: str) -> Outcome | None:
     if not line.endswith(b"\n"):
         return None
     try:
@@ -51,4 +47,6 @@ def _answered_file(line: bytes, where: str) -> str | None:
         answer = None
     if not (isinstance(answer, dict) and isinstance(answer.get("file"), str) and "prediction" in answer):
         raise UsageError(f"{where}: was not written by this client as jsonl; choose another --output")
-    return None if answer["prediction"] is None else answer["file"]
+    if answer["prediction"] is None:
+        return None
+    return Outcome(answer["file"], answer["prediction"], None, answer.get("against"))

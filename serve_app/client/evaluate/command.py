@@ -34,7 +34,7 @@ from serve_app.client.outcome import Outcome, Tally
 from serve_app.client.plain_text import printable, without_login
 from serve_app.client.predictions import Predictions
 from serve_app.client.progress import Progress
-from serve_app.client.resume import keep_answered, read_kept
+from serve_app.client.resume import read_answered
 from serve_app.client.service import Wishes
 from serve_app.client.summary import sum_up, tell_skipped
 
@@ -167,11 +167,12 @@ class _Evaluation:
         options, items = self.options, self.pictures.items
         if not (options.resume and options.output and options.output.exists()):
             return items
-        answered = keep_answered(options.output) & {item.name for item in items}
-        for outcome in read_kept(options.output):
-            if outcome.file in answered:
+        names, answered = {item.name for item in items}, set[str]()
+        for outcome in read_answered(options.output):
+            if outcome.file in names:
                 self._check_origin(outcome, f"--output {options.output}: {printable(outcome.file)}")
                 judge(outcome)
+                answered.add(outcome.file)
         self.progress.say(f"{len(answered):,} of {len(items):,} are already in {options.output}")
         return [item for item in items if item.name not in answered]
 

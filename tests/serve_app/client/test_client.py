@@ -407,6 +407,31 @@ def test_resuming_skips_what_has_a_prediction_and_tries_the_rest_again(client: C
     assert (third.code, len(known.requests("POST", "/model/predict"))) == (0, 5)
 
 
+@pytest.mark.parametrize("mode", [(), ("--jobs",)], ids=["predict", "jobs"])
+def test_resuming_at_a_service_that_cannot_be_used_changes_nothing_in_the_file(
+    client: Client, known: KnownService, mode: tuple[str, ...]
+) -> None:
+    (PICTURES / "001.jpg").write_bytes(b"bad:")
+    client("pictures", "--output", "out.jsonl")
+    Path("out.jsonl").write_text(before := Path("out.jsonl").read_text() + '{"file":"pictures/cut o')
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert client("pictures", "--output", "out.jsonl", "--resume", "--retries", "0", *mode, server=nobody).code == 1
+    assert Path("out.jsonl").read_text() == before
+    known.jobs_available = False
+    if mode:
+        assert client("pictures", "--output", "out.jsonl", "--resume", "--retries", "0", *mode).code == 2
+        assert Path("out.jsonl").read_text() == before
+
+
+def test_resuming_removes_errors_also_where_nothing_is_left_to_classify(client: Client) -> None:
+    (PICTURES / "001.jpg").write_bytes(b"bad:")
+    client("pictures", "--output", "out.jsonl")
+    (PICTURES / "001.jpg").unlink()
+    assert "2 of 2 are already in out.jsonl" in client("pictures", "--output", "out.jsonl", "--resume").err
+    answers = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [answer["file"] for answer in answers] == ["pictures/000.jpg", "pictures/002.jpg"]
+
+
 def test_an_output_that_is_there_is_never_overwritten(client: Client) -> None:
     Path("out.jsonl").write_text('{"of": "someone else"}\n')
     refused = client("pictures", "--output", "out.jsonl")
@@ -509,6 +534,23 @@ def test_a_lost_answer_makes_no_second_job_and_neither_does_the_same_command_aga
     assert list(known.jobs) == ["job-0"]
     client("pictures", "--format", "csv", "--jobs", "--top-k", "2")
     assert list(known.jobs) == ["job-0", "job-1"], "other results need another job"
+
+
+def test_resuming_finds_the_jobs_of_the_run_before_though_a_picture_of_an_earlier_one_failed(
+    client: Client, known: KnownService
+) -> None:
+    folder = make_pictures(Path("many"), 7)
+    (folder / "001.jpg").write_bytes(b"bad:")
+    command = (folder, "--jobs", "--batch", "3", "--output", "out.jsonl")
+    assert client(*command).code == 1
+    answered = Path("out.jsonl").read_text().splitlines(keepends=True)
+    Path("out.jsonl").write_text("".join(answered[:3]))  # the run ended when only the first job had
+    (folder / "001.jpg").write_bytes(b"label:thing 1:")
+    assert client(*command, "--resume").code == 0
+    answers = [json.loads(line)["file"] for line in Path("out.jsonl").read_text().splitlines()]
+    assert answers == [f"many/00{number}.jpg" for number in (0, 2, 1, 3, 4, 5, 6)]
+    assert [len(job.files) for job in known.jobs.values()] == [3, 3, 1, 1]
+    assert known.jobs["job-3"].files == [("many/001.jpg", b"label:thing 1:")]
 
 
 def test_a_service_of_before_jobs_is_told_apart(client: Client, known: KnownService) -> None:
