@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from serve_app.classifier.job_settings import JobSettings
 from serve_app.jobs.queue.calls import JobCalls
-from serve_app.jobs.queue.scripts import GROUP
+from serve_app.jobs.queue.scripts import GROUP, UNBEGUN
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 
 _FORGOTTEN_S = 3600
@@ -64,7 +64,7 @@ class JobClaims:
         async def read(redis: Redis) -> Any:
             try:
                 return await redis.xreadgroup(
-                    GROUP, self._worker, {self._stream: ">"}, count=count, block=self._read_ms
+                    GROUP, self._worker + UNBEGUN, {self._stream: ">"}, count=count, block=self._read_ms
                 )
             except ResponseError as exc:
                 if "NOGROUP" not in str(exc):
@@ -87,7 +87,8 @@ class JobClaims:
     async def begin(self, entry: str) -> Work | DeadLetter | None:
         """Return what there is to do for an entry: None when its job has ended, or somebody else has it by now.
 
-        A picture that was begun max_attempts times before, and never finished, is a dead letter.
+        A picture that was begun max_attempts times before, and never finished, is a dead letter. A picture whose entry
+        got lost on the way from Redis was not begun.
         """
         most = self._settings.max_attempts
         found = await self._calls.script("begin", entry, self._worker, most)

@@ -3,12 +3,13 @@
 -- with one, when it has lapsed: an engine that fails for a moment must not use up all attempts in it.
 
 local entry, worker, id, file, reason = unpack(ARGV)
-local holder, tries = claim_of(entry)
-if holder ~= worker then return 0 end
-if reason == '' then tries = tries - 1 end
-redis.call('XCLAIM', stream, group, worker, 0, entry, 'IDLE', reason == '' and GIVEN_BACK_MS or 0, 'RETRYCOUNT', tries,
-           'JUSTID')
-if reason ~= '' and redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then
+if not is_of(worker, claim_of(entry)) then return 0 end
+if reason == '' then
+  redis.call('XCLAIM', stream, group, worker .. UNBEGUN, 0, entry, 'IDLE', GIVEN_BACK_MS, 'JUSTID')
+  return 1
+end
+redis.call('XCLAIM', stream, group, worker, 0, entry, 'IDLE', 0, 'JUSTID')
+if redis.call('EXISTS', prefix .. 'job:' .. id) == 1 then
   redis.call('HSET', prefix .. 'job:' .. id, 'reason:' .. file, reason)
 end
 return 1

@@ -2,7 +2,8 @@
 
 KEYS[1] is the prefix of all keys of one queue; what stands behind it:
 
-stream       one entry for each picture not done, {job, file, name}, read by the consumer group `workers`
+stream       one entry for each picture not done, {job, file, name}, read by the consumer group `workers`. Its consumers
+             are the workers, by their names for what they began, and as NAME:unbegun for what they were given before
 job:ID       hash: state, files, done, bad, attempts, times in ms, top_k, bytes, first and last entry, error
 input:ID     hash: index → the picture's bytes; a field goes when its picture is done, the key when the job ends
 results:ID   hash: index → the picture's result, JSON; written once
@@ -28,6 +29,7 @@ from serve_app.jobs.queue.state import State
 
 Script = Literal["submit", "find", "cancel", "begin", "finish", "give_back", "renew", "reclaim", "sweep", "counts"]
 GROUP = "workers"
+UNBEGUN = ":unbegun"
 
 
 @cache
@@ -40,7 +42,7 @@ def read_script(name: Script) -> str:
 
 def _constants() -> Iterator[str]:
     """Yield the words that Python and Lua share, as Lua."""
-    yield f"local FILE_BYTES, GROUP = {FILE_BYTES}, {json.dumps(GROUP)}"
+    yield f"local FILE_BYTES, GROUP, UNBEGUN = {FILE_BYTES}, {json.dumps(GROUP)}, {json.dumps(UNBEGUN)}"
     for state in State:
         yield f"local {state.name} = {json.dumps(state)}"
     for name, error in (("EXPIRED", EXPIRED), ("EVERY_FILE_FAILED", EVERY_FILE_FAILED)):

@@ -21,10 +21,20 @@ end
 -- How long the holder of an entry seems to have been silent once the entry was given back: any worker may take it.
 local GIVEN_BACK_MS = 86400000
 
--- Returns who holds an entry, how often it was handed out, and how long the holder has been silent; nil when nobody does.
+-- Returns the consumer that holds an entry, the number of the attempt, and how long the holder has been silent; nil when
+-- nobody does.
 local function claim_of(entry)
   local found = redis.call('XPENDING', stream, group, entry, entry, 1)[1]
   if found then return found[2], found[4], found[3] end
+end
+
+-- Who takes over what a consumer of this kind held makes the same attempt: it never began, or it gave the entry back.
+local function is_unbegun(consumer)
+  return string.sub(consumer, -#UNBEGUN) == UNBEGUN
+end
+
+local function is_of(worker, consumer)
+  return consumer == worker or consumer == worker .. UNBEGUN
 end
 
 local function end_job(id, state, code, detail, ttl_ms)

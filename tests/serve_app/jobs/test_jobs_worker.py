@@ -19,7 +19,7 @@ from serve_app.classifier.job_settings import JobSettings
 from serve_app.errors import NotReady
 from serve_app.jobs.job import FileResult
 from serve_app.jobs.outage import Outage
-from serve_app.jobs.queue.claims import JobClaims, Work
+from serve_app.jobs.queue.claims import DeadLetter, JobClaims, Work
 from serve_app.jobs.queue.scripts import GROUP
 from serve_app.jobs.queue.submit import JobStore, StoredJob, Submission
 from serve_app.jobs.queue.timing import JobTiming
@@ -54,8 +54,11 @@ def is_always_idle() -> bool:
 
 
 async def fall_silent(redis: Redis, claims: JobClaims, entry: str) -> None:
-    """Make Redis see no sign of life about an entry for longer than any lease."""
-    await redis.xclaim(claims._stream, GROUP, claims._worker, 0, [entry], idle=LONG_SILENT_MS, justid=True)
+    """Make Redis see no sign of life about an entry for longer than any lease, from whoever of `claims` holds it."""
+    found: Any = await redis.xpending_range(claims._stream, GROUP, entry, entry, 1)
+    holder = found[0]["consumer"].decode()
+    assert holder.startswith(claims._worker)
+    await redis.xclaim(claims._stream, GROUP, holder, 0, [entry], idle=LONG_SILENT_MS, justid=True)
 
 
 class Queue:
@@ -212,6 +215,29 @@ async def test_a_picture_that_no_worker_survives_becomes_a_dead_letter(redis_ser
         assert await redis.get(letter[b"picture"]) == POISON
         assert 3600 - HANG_S < await redis.ttl(letter[b"picture"]) <= 3600
         await redis.aclose()
+
+
+async def test_a_picture_whose_entry_is_lost_on_its_way_from_redis_costs_no_attempt(redis_server: RedisServer) -> None:
+    async with Queue(redis_server.url, max_attempts=2) as queue, connect(redis_server.url, HANG_S) as redis:
+        job = await queue.submit(b"cat")
+        claims = queue.claims()
+        await claims.open()
+        [entry] = await claims.read(1)
+        for _ in range(3):
+            await fall_silent(redis, claims, entry)
+            claims = queue.claims()
+            assert await claims.reclaim() == entry
+        for _ in range(2):  # the answer to the first one is lost, and the same worker asks again
+            assert isinstance(await claims.begin(entry), Work)
+        assert (await queue.look(job)).attempts == 1
+        await fall_silent(redis, claims, entry)
+        other = queue.claims()
+        assert await other.reclaim() == entry
+        assert isinstance(await other.begin(entry), Work)
+        assert (await queue.look(job)).attempts == 2
+        await fall_silent(redis, other, entry)
+        assert await claims.reclaim() == entry
+        assert isinstance(await claims.begin(entry), DeadLetter)
 
 
 async def test_a_poison_picture_among_others_fails_alone_and_its_reason_is_told(redis_server: RedisServer) -> None:
