@@ -82,14 +82,14 @@ class PredictionCache:
         self, image_sha256: str, upload: HeldUpload, flight: Flight[Classification], compute: Compute
     ) -> Classification:
         key = self._key(image_sha256)
-        best = await self._store.find_or_claim(key)
+        best = await self._store.find_or_claim(key, flight)  # clients with shares have a flight each
         looked = ("cache", perf_counter())
         if best is not None:
             return Classification(best, image_sha256, (looked,), cached=True)
         try:
             answer = await compute(upload, flight.left_s)
         except BaseException:
-            self._store.give_up(key)
+            self._store.give_up(key, flight)
             raise
         self._store.keep(key, answer.best)
         return replace(answer, marks=(looked, *answer.marks))

@@ -94,7 +94,8 @@ class RedisPredictions:
         self._is_possible = is_possible
         self._metrics = metrics
         self._claim = _CLAIM_MARK + secrets.token_hex(8).encode()
-        self._claimed: set[str] = set()
+        self._claimed: dict[str, set[object]] = {}
+        """Keys that are this replica's to compute, and who computes them."""
         self._waited_for = 0
         self._at_a_time = asyncio.Semaphore(_AT_A_TIME)
         self._unwritten: deque[tuple[_Command, ...]] = deque()
@@ -133,40 +134,56 @@ class RedisPredictions:
                     await self._write()
         await self._redis.aclose()
 
-    async def find_or_claim(self, key: str) -> BestClasses | None:
+    async def find_or_claim(self, key: str, who: object = None) -> BestClasses | None:
         """Return what is known, or None: then the caller computes it, and calls `keep` or `give_up`.
 
-        While another replica computes it, this waits.
+        While another replica computes it, this waits. `who` tells callers of this replica apart that ask for the same.
         """
         try:
-            seen = await self._look(key)
+            seen = await self._look(key, who)
             if seen is _Seen.CLAIMED and self._waited_for < _MOST_WAITED_FOR:
-                seen = await self._wait(key)
+                seen = await self._wait(key, who)
         except BaseException:
-            self.give_up(key)  # or it would be renewed for ever
+            self.give_up(key, who)  # or it would be renewed for ever
             raise
         return None if isinstance(seen, _Seen) else seen
 
     def keep(self, key: str, best: BestClasses) -> None:
         """Have a result written soon, and those told who wait for it."""
-        self._claimed.discard(key)
+        self._claimed.pop(key, None)
         name, value = PREDICTIONS + key, _VALUE.dump_json(best)
         self._soon(("SET", name, value, "PX", self._ttl_ms), ("PUBLISH", name, b""))
 
-    def give_up(self, key: str) -> None:
-        """Leave to others, soon, what `find_or_claim` left to the caller."""
-        if key in self._claimed:
-            self._claimed.discard(key)
+    def give_up(self, key: str, who: object = None) -> None:
+        """Leave to others, soon, what `find_or_claim` left to `who`, unless somebody else here computes it too."""
+        holders = self._claimed.get(key, set())
+        if who not in holders:
+            return
+        holders.remove(who)
+        if not holders:
+            del self._claimed[key]
             name = PREDICTIONS + key
             self._soon(("DEL", name), ("PUBLISH", name, b""))
 
-    async def _look(self, key: str) -> BestClasses | _Seen:
-        """Return what Redis has; what it has nothing of is claimed in the same round trip."""
-        name = PREDICTIONS + key
-        async with self._at_a_time:
+    async def _look(self, key: str, who: object) -> BestClasses | _Seen:
+        """Return what Redis has; what it has nothing of is claimed in the same round trip.
+
+        Takes `answer_s` at most, the wait for a turn included.
+        """
+        name, until_s = PREDICTIONS + key, time.monotonic() + self._timing.answer_s
+        try:
+            async with asyncio.timeout(self._timing.answer_s):
+                await self._at_a_time.acquire()
+        except TimeoutError:  # no failure of Redis: those who have their turn find that out
+            return _Seen.NOTHING
+        try:
             answers = await self._ask(
-                ("SET", name, self._claim, "NX", "PX", self._claim_ms), ("GETRANGE", name, 0, _MOST_VALUE_BYTES)
+                ("SET", name, self._claim, "NX", "PX", self._claim_ms),
+                ("GETRANGE", name, 0, _MOST_VALUE_BYTES),
+                within_s=until_s - time.monotonic(),
             )
+        finally:
+            self._at_a_time.release()
         if answers is None:
             return _Seen.NOTHING
         claimed, value = answers
@@ -175,7 +192,7 @@ class RedisPredictions:
         elif claimed:
             self._note_acceptance()
         if value == self._claim:
-            self._claimed.add(key)
+            self._claimed.setdefault(key, set()).add(who)
             return _Seen.MINE
         return self._read(value)
 
@@ -192,7 +209,7 @@ class RedisPredictions:
         self._metrics.count(CACHE_FAULTS, "garbage")
         return _Seen.NOTHING
 
-    async def _wait(self, key: str) -> BestClasses | _Seen:
+    async def _wait(self, key: str, who: object) -> BestClasses | _Seen:
         """Return what becomes of a picture that another replica has claimed."""
         seen: BestClasses | _Seen = _Seen.CLAIMED
         self._waited_for += 1
@@ -203,7 +220,7 @@ class RedisPredictions:
                 while seen is _Seen.CLAIMED:
                     # The first message is that the subscription holds; the look finds what came before it.
                     await messages.get_message(ignore_subscribe_messages=True, timeout=self._timing.look_again_s)
-                    seen = await self._look(key)
+                    seen = await self._look(key, who)
         except _FAULTS as exc:
             self._note_failure(exc)
             return _Seen.NOTHING
@@ -211,12 +228,12 @@ class RedisPredictions:
             self._waited_for -= 1
         return seen
 
-    async def _ask(self, *commands: _Command) -> list[Any] | None:
+    async def _ask(self, *commands: _Command, within_s: float) -> list[Any] | None:
         """Return the answers to `commands`, the last of which reads; None when Redis fails, or is known to."""
         if self._reads.is_open:
             return None
         try:
-            answers = await self._send(commands, self._timing.answer_s)
+            answers = await self._send(commands, within_s)
             if isinstance(answers[-1], ResponseError) and not str(answers[-1]).startswith("WRONGTYPE"):
                 raise answers[-1]
         except _FAULTS as exc:

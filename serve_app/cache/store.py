@@ -24,14 +24,17 @@ class PredictionStore(Protocol):
     async def close(self) -> None:
         """End."""
 
-    async def find_or_claim(self, key: str) -> BestClasses | None:
-        """Return what is known, or None: then the caller computes it, and calls `keep` or `give_up`."""
+    async def find_or_claim(self, key: str, who: object = None) -> BestClasses | None:
+        """Return what is known, or None: then the caller computes it, and calls `keep` or `give_up`.
+
+        `who` tells callers apart that ask for the same.
+        """
 
     def keep(self, key: str, best: BestClasses) -> None:
         """Take a prediction in, soon."""
 
-    def give_up(self, key: str) -> None:
-        """Take in that the caller does not compute after all what `find_or_claim` left to it."""
+    def give_up(self, key: str, who: object = None) -> None:
+        """Take in that `who` does not compute after all what `find_or_claim` left to them."""
 
 
 class MemoryPredictions:
@@ -49,7 +52,7 @@ class MemoryPredictions:
         """See PredictionStore."""
         self._entries.clear()
 
-    async def find_or_claim(self, key: str) -> BestClasses | None:
+    async def find_or_claim(self, key: str, who: object = None) -> BestClasses | None:  # noqa: ARG002
         """See PredictionStore; whoever else computes it is in this process, where nobody has to be told."""
         return self._entries.get(key)
 
@@ -57,7 +60,7 @@ class MemoryPredictions:
         """See PredictionStore."""
         self._entries[key] = best
 
-    def give_up(self, key: str) -> None:
+    def give_up(self, key: str, who: object = None) -> None:
         """See PredictionStore; there are no claims."""
 
 

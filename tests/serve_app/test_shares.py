@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.cache.cache import PredictionCache
 from serve_app.cache.classification import Classification
+from serve_app.cache.redis import RedisPredictions
 from serve_app.cache.store import MemoryPredictions
 from serve_app.classifier.admission import STANDING_AFTER_S, Admission
 from serve_app.classifier.batcher import Scores
@@ -48,7 +49,7 @@ from serve_app.web import build_api
 from tests.conftest import Fitted
 from tests.counted import Counted
 from tests.held_engine import HANG_S, held, in_two_parts
-from tests.patience import PATIENT_JOBS, until
+from tests.patience import PATIENT, PATIENT_JOBS, until
 from tests.redis_server import RedisServer
 from tests.serve_app.classifier.test_admission import PICTURE_S, admission, refusal_at, waits_in_a_flood
 from tests.serve_app.classifier.test_model_api import assert_error
@@ -418,6 +419,33 @@ async def test_what_ends_in_a_refusal_of_one_client_is_not_shared_with_another()
     await cache.close()
     assert [type(each) for each in ended] == [ShareExceeded, ShareExceeded, Classification, Classification]
     assert (begun, computed) == ({"flood": 1, "light": 1}, {"light": 1})
+
+
+async def test_a_client_that_leaves_keeps_the_claim_of_another_who_waits_for_the_same_picture(
+    redis_server: RedisServer,
+) -> None:
+    budget, begun, go_on = admission().uploads, Counter[str](), asyncio.Event()
+
+    async def compute(upload: HeldUpload, _within_s: float) -> Classification:
+        begun[upload.account.name] += 1
+        await go_on.wait()
+        return Classification([(7, 1.0)], "hash")
+
+    metrics = Counted()
+    store = RedisPredictions(redis_server.url, ttl_s=60, timing=PATIENT, is_possible=lambda _: True, metrics=metrics)
+    await store.open()
+    cache = PredictionCache(store, "a model", metrics)
+    leaves, stays = [
+        asyncio.create_task(cache.find_or_compute("hash", HeldUpload(budget, account), HANG_S, compute, nullcontext))
+        for account in two_accounts()
+    ]
+    await until(lambda: begun.total() == 2, "both computations")
+    leaves.cancel()
+    await until(lambda: len(cache._flights._by_key) == 1, "the end of the first computation")
+    await until(lambda: [len(who) for who in store._claimed.values()] == [1], "the claim of the second one alone")
+    go_on.set()
+    assert (await stays).best == [(7, 1.0)]
+    await cache.close()
 
 
 async def test_slow_uploads_of_one_key_hold_its_share_of_the_open_requests_and_of_the_bytes(

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -45,9 +46,9 @@ class Store(RedisPredictions):
         """Whether the breaker is open, as told last."""
         return bool(self.counted.told(CACHE_BREAKER_OPEN)[-1])
 
-    async def _look(self, key: str) -> object:  # type: ignore[override]
+    async def _look(self, key: str, who: object) -> object:  # type: ignore[override]
         try:
-            return await super()._look(key)
+            return await super()._look(key, who)
         finally:
             self.looks += 1
 
@@ -198,6 +199,20 @@ async def test_what_is_given_up_goes_to_one_of_those_who_wait_by_message(url: st
             assert await other == OTHERS
 
 
+async def test_what_one_of_two_callers_in_a_replica_gives_up_is_claimed_until_the_other_has_it(
+    url: str, raw: Redis
+) -> None:
+    async with stores(url) as [store]:
+        assert [await store.find_or_claim("k", who) for who in ("leaves", "stays")] == [None, None]
+        store.give_up("k", "leaves")
+        store.give_up("k", "never had it")
+        store.keep("later", BEST)
+        await written(raw, "later")
+        assert await value(raw, "k") == store._claim
+        store.give_up("k", "stays")
+        await gone(raw, "k")
+
+
 async def test_a_killed_holders_claim_passes_to_one_of_those_who_wait(url: str, raw: Redis) -> None:
     """SIGKILL: nobody renews or takes back the claim, which is all that another replica sees of it."""
     await raw.set(PREDICTIONS + "k", "?somebody who was killed", px=300)
@@ -339,6 +354,42 @@ async def test_a_burst_meets_a_frozen_redis_and_is_held_up_once(own_redis: Redis
         # Some ask; some more may have been on their way when those had waited in vain.
         assert 2 <= store.counted.of(CACHE_FAULTS)["unreachable"] <= 2 * _AT_A_TIME
         own_redis.thaw()
+
+
+async def test_who_gets_no_turn_within_the_time_of_a_lookup_goes_on_alone_and_redis_is_not_blamed(url: str) -> None:
+    async with stores(url) as [store]:
+        set_timing(store, HURRIED)
+        async with AsyncExitStack() as others:
+            for _ in range(_AT_A_TIME):
+                await others.enter_async_context(store._at_a_time)
+            async with asyncio.timeout(HANG_S):
+                assert await store.find_or_claim("k") is None
+        set_timing(store, PATIENT)
+        assert not store._claimed
+        assert store.counted.of(CACHE_FAULTS).total() == 0
+        assert await store.find_or_claim("k") is None
+        assert list(store._claimed) == ["k"]
+
+
+async def test_a_lookup_that_waited_for_its_turn_gives_redis_only_the_rest_of_its_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stores(url) as [store]:
+        limits_s: list[float] = []
+        send = store._send
+
+        async def note(commands: Iterable[tuple[str | bytes | int, ...]], timeout_s: float) -> list[Any]:
+            limits_s.append(timeout_s)
+            return await send(commands, timeout_s)
+
+        monkeypatch.setattr(store, "_send", note)
+        async with AsyncExitStack() as others:
+            for _ in range(_AT_A_TIME):
+                await others.enter_async_context(store._at_a_time)
+            looking = asyncio.create_task(store.find_or_claim("k"))
+            await asyncio.sleep(0.01)
+        assert await looking is None
+        assert limits_s[0] < PATIENT.answer_s
 
 
 async def test_who_waits_for_another_replica_when_redis_freezes_goes_on_alone(own_redis: RedisServer) -> None:
