@@ -2,7 +2,8 @@
 
 The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
 dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls` has no effect before Ray
-starts again: that is a warning. Exit codes: 0 in place, 1 not deployed,
+starts again: that is a warning. Two models need two job queues, whether or not REDIS_URL is set here: the service may
+have it. Exit codes: 0 in place, 1 not deployed,
 2 bad config or no service.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from serve_app.address import AddressFault, read_address
 from serve_app.deployments.config_text import read_yaml
 from serve_app.entrance.tls import tls_in
-from serve_app.errors import SetupError
+from serve_app.errors import SetupError, SetupFaults
 from serve_app.places import find_config
 from serve_app.service_folder import find_dashboard
 
@@ -28,6 +29,7 @@ def main() -> int:
     arguments = _parser().parse_args()
     from serve_app.deployments.applications import api_port, http_host
     from serve_app.deployments.config_file import check_config, load_config
+    from serve_app.deployments.config_rules import find_shared_queues
     from serve_app.deployments.ingress_tls import find_tls_change
     from serve_app.deployments.rest import ServeRest
     from serve_app.deployments.rollout import DeployError, Rollout
@@ -38,6 +40,8 @@ def main() -> int:
         for change in arguments.set:
             _change(config, change)
         check_config(config, path)
+        if shared := list(find_shared_queues(config)):
+            raise SetupFaults(shared)
         dashboard = _read_dashboard(arguments.dashboard) if arguments.dashboard else find_dashboard(api_port(config))
         host = http_host(config)
         seen_at = read_address(dashboard).host if host == "0.0.0.0" else host  # noqa: S104

@@ -163,6 +163,18 @@ def _runtime_envs(application: dict[str, Any]) -> Iterator[tuple[str, dict[str, 
     yield from ((where, found) for where, found in places if isinstance(found, dict))
 
 
+def find_shared_queues(config: dict[str, Any]) -> Iterator[Fault]:
+    """Yield a fault for each model with the job queue of an earlier one: with Redis they answer each other's jobs."""
+    owners: dict[str, str] = {}
+    for name, settings in our_settings(config):
+        if not isinstance(settings, ClassifierSettings):
+            continue
+        owner = owners.setdefault(settings.jobs.queue, name)
+        if owner != name:
+            what = f"the queue {settings.jobs.queue} is that of application {owner} too, which would take these jobs"
+            yield Fault(f"applications[{name}].args.jobs.queue", what, f"write, for example, `queue: {name}`")
+
+
 def _choose(given: str, known: Iterable[str]) -> str:
     """Return a remedy that names the nearest of the `known`, or all of them."""
     names = sorted(known)

@@ -18,6 +18,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.deployments.applications import api_port, grpc_port, http_host, key_sources, models, our_settings
 from serve_app.deployments.config_file import config_faults
+from serve_app.deployments.config_rules import find_shared_queues
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
@@ -149,13 +150,8 @@ def _database(start: Start) -> Iterator[Fault]:
 
 
 def _queues(start: Start) -> Iterator[Fault]:
-    """Two models with one job queue would answer each other's jobs."""
-    owners: dict[str, str] = {}
-    for name, settings in start.settings(ClassifierSettings) if start.environment.get(REDIS_VARIABLE) else ():
-        owner = owners.setdefault(settings.jobs.queue, name)
-        if owner != name:
-            what = f"the queue {settings.jobs.queue} is that of application {owner} too, which would take these jobs"
-            yield Fault(f"applications[{name}].args.jobs.queue", what, f"write, for example, `queue: {name}`")
+    if start.environment.get(REDIS_VARIABLE):
+        yield from find_shared_queues(start.config)
 
 
 def _redis(start: Start) -> Iterator[Fault]:

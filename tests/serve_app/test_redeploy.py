@@ -101,6 +101,23 @@ def test_another_dashboard_may_be_named(
     assert Dashboard.asked == [dashboards[1]]
 
 
+def test_two_models_with_one_job_queue_are_refused_also_where_this_shell_knows_no_redis(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    config = read_config("two_models.yaml")
+    config["http_options"]["port"] = PORTS[0]
+    path = tmp_path / "two_models.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert run(monkeypatch, path, "--set", "cats.jobs={queue: model}") == 2
+    told = capsys.readouterr().err
+    assert "applications[cats].args.jobs.queue: the queue model is that of application model too" in told
+    assert "write, for example, `queue: cats`" in told
+    assert Dashboard.asked == []
+    run(monkeypatch, path)
+    assert Dashboard.asked == dashboards[:1]
+
+
 def test_a_tls_that_has_no_effect_before_ray_starts_again_is_a_warning(
     dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
