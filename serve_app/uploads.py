@@ -60,6 +60,11 @@ class HeldUpload:
         self._bytes = 0
         self._is_first = is_first
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes it accounts for."""
+        return self._bytes
+
     def add(self, count: int) -> None:
         """Account for `count` bytes more. Raises Overloaded as the budget does."""
         if self._is_first is None:

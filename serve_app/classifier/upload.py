@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from fastapi import Request
@@ -101,23 +102,24 @@ async def read_upload(
 async def read_body(request: Request, upload: HeldUpload, bounds: BodyBounds) -> bytes:
     """Return the whole body, which of a form may be `overhead_bytes` larger. Raises as `read_upload` does."""
     most_bytes = bounds.max_bytes + bounds.overhead_bytes * is_form(request)
-    # One buffer: a list would need fifty bytes for each chunk, and a client may send a byte a chunk.
-    body = bytearray()
+    # One buffer: a list would need fifty bytes for each chunk, and a client may send a byte a chunk. `getvalue` returns
+    # that buffer; of a bytearray, bytes would be a copy.
+    body = BytesIO()
     try:
         async with asyncio.timeout(bounds.timeout_s):
             async for chunk in request.stream():
-                if len(body) + len(chunk) > most_bytes:
+                if body.tell() + len(chunk) > most_bytes:
                     raise bounds.too_large()
                 upload.add(len(chunk))
-                body += chunk
+                body.write(chunk)
     except (UploadTooLarge, Overloaded):
-        body.clear()  # the error keeps this frame, and nothing accounts for the bytes while the rest is drained
+        body.close()  # the error keeps this frame, and nothing accounts for the bytes while the rest is drained
         raise
     except TimeoutError as exc:
         raise UploadTooSlow(f"the upload was not there after {bounds.timeout_s:g} s; {bounds.remedy}") from exc
     except ClientDisconnect as exc:  # nobody reads the answer; it is the client's doing, not a fault to log
         raise MalformedUpload("the upload broke off") from exc
-    return bytes(body)
+    return body.getvalue()
 
 
 def refuse_encoded(headers: Headers) -> None:

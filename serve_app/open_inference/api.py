@@ -37,11 +37,10 @@ from serve_app.open_inference.inference import Answer, Inference, free_all, off_
 from serve_app.open_inference.models import VERSION, ModelMetadata, ServedModel, ServerMetadata
 from serve_app.open_inference.request import (
     JSON_LENGTH_HEADER,
-    JSON_VALUE_BYTES,
     InferBody,
     Wanted,
-    count_json_values,
     parse_request,
+    parsed_json_bytes,
     schema_of,
     split_body,
 )
@@ -277,9 +276,9 @@ async def _receive(
     try:
         body = await read_body(request, upload, request_bounds(inference.settings))
         text, raw = split_body(body, request.headers.get(JSON_LENGTH_HEADER))
-        if not bytes(text[:100]).lstrip().startswith(b"{"):
+        if not text[:100].lstrip().startswith(b"{"):
             refuse_encoded(request.headers)
-        upload.add(JSON_VALUE_BYTES * await off_the_loop(len(text), count_json_values, text))
+        inference.hold(upload, await off_the_loop(len(text), parsed_json_bytes, text))
         wanted, tensor = await off_the_loop(len(text), parse_request, model, text, raw)
         return wanted, await inference.take_apart(tensor, len(body), upload)
     finally:

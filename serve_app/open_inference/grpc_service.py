@@ -22,7 +22,6 @@ from serve_app.open_inference.inference import Answer, Inference, free_all, off_
 from serve_app.open_inference.models import OUTPUTS, SERVER, VERSION, ServedModel, ServerMetadata, TensorInfo
 from serve_app.open_inference.request import (
     DEFAULT_TOP_K,
-    JSON_VALUE_BYTES,
     MAX_DIMENSIONS,
     MAX_JSON_VALUES,
     MOST_ID_CHARACTERS,
@@ -53,6 +52,8 @@ _CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 _MOST_DETAIL_CHARACTERS = 1000
+_VALUE_BYTES = 64
+"""What a value of typed contents takes in memory while pictures are made of it."""
 _NO_ARRIVAL: dict[str, Any] = {"headers": []}
 """A request of which HAProxy does not tell when it came: none is taken once the service is to stop."""
 
@@ -237,7 +238,7 @@ class GrpcInference:
             model = self._models.find(message.model_name, message.model_version)
             wanted, tensor = _wanted(message), _tensor(model, message)
             if not isinstance(tensor.data, bytes):
-                parsed.add(JSON_VALUE_BYTES * len(tensor.data))
+                parsed.add(_VALUE_BYTES * len(tensor.data))
             return model, wanted, await self._inference.take_apart(tensor, len(call.message), parsed)
         finally:
             parsed.free()

@@ -11,11 +11,11 @@ from serve_app.cache.classification import Classification
 from serve_app.classifier.admission import Reservation
 from serve_app.classifier.classifier import CacheUse, Classifier
 from serve_app.classifier.timing import Stopwatch
-from serve_app.errors import Overloaded, ServiceError
+from serve_app.errors import Overloaded, ServiceError, UploadTooLarge
 from serve_app.metrics import STAGE_MS
 from serve_app.open_inference.models import OUTPUTS, ServedModels
 from serve_app.open_inference.request import Wanted
-from serve_app.open_inference.tensors import Output, Tensor, most_pictures, pictures_in
+from serve_app.open_inference.tensors import Output, Tensor, made_bytes, most_pictures, pictures_in
 from serve_app.uploads import HeldUpload
 
 Given = TypeVarTuple("Given")
@@ -44,9 +44,14 @@ class Inference:
     async def take_apart(self, tensor: Tensor, size_bytes: int, upload: HeldUpload) -> list[HeldUpload]:
         """Return the pictures in `tensor`, which came with `upload` of `size_bytes`, to be freed by the caller.
 
-        Raises the errors of `pictures_in`, and Overloaded where there is no memory for them.
+        Raises the errors of `pictures_in` and of `hold`.
         """
-        files = await off_the_loop(size_bytes, pictures_in, tensor, self.settings)
+        making = upload.beside()
+        try:
+            self.hold(making, await off_the_loop(size_bytes, made_bytes, tensor), beside=upload)
+            files = await off_the_loop(size_bytes, pictures_in, tensor, self.settings)
+        finally:
+            making.free()  # the files are accounted for below, each until it is decoded
         held: list[HeldUpload] = []
         try:
             for file in files:
@@ -57,6 +62,19 @@ class Inference:
             free_all(held)
             raise
         return held
+
+    def hold(self, upload: HeldUpload, count: int, beside: HeldUpload | None = None) -> None:
+        """Account for `count` bytes more of a request, which may have others `beside`.
+
+        Raises UploadTooLarge where the request takes more than there is, Overloaded where others take the rest.
+        """
+        needed = upload.held_bytes + count + (beside.held_bytes if beside else 0)
+        if needed > self.settings.max_held_bytes:
+            raise UploadTooLarge(
+                f"the request takes {needed:,} bytes of memory, more than the {self.settings.max_held_bytes:,} of "
+                "max_held_bytes; send fewer pictures, or use the binary extension"
+            )
+        upload.add(count)
 
     async def infer(
         self, wanted: Wanted, uploads: list[HeldUpload], deadline_s: float, use: CacheUse = "full"

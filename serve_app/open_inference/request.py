@@ -13,8 +13,8 @@ from serve_app.open_inference.tensors import BASE64, Tensor
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 MAX_JSON_VALUES = 1_000_000
 """Each becomes a Python object: a body of 10 MB could otherwise take a gigabyte and a second."""
-JSON_VALUE_BYTES = 64
-"""What such an object takes in memory."""
+_VALUE_BYTES, _KEY_BYTES = 144, 160
+"""What a value takes in memory while it is parsed, and what the key of an object adds, beside the text of both."""
 DEFAULT_TOP_K = 5
 MAX_DIMENSIONS = 8
 _MOST_FAULTS = 5
@@ -85,10 +85,9 @@ def schema_of(model: type[BaseModel]) -> dict[str, Any]:
     return found
 
 
-def count_json_values(text: bytes | memoryview) -> int:
+def count_json_values(text: bytes) -> int:
     """Return how many values JSON text has at most. Raises UploadTooLarge beyond MAX_JSON_VALUES."""
-    raw = bytes(text)
-    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{") + 1
+    values = text.count(b",") + text.count(b"[") + text.count(b"{") + 1
     if values > MAX_JSON_VALUES:
         raise UploadTooLarge(
             f"the JSON has about {values:,} values; up to {MAX_JSON_VALUES:,} are read; send the tensor with the "
@@ -97,11 +96,19 @@ def count_json_values(text: bytes | memoryview) -> int:
     return values
 
 
-def split_body(body: bytes, json_length: str | None) -> tuple[memoryview, memoryview]:
-    """Return the JSON and the raw tensors behind it, by the header JSON_LENGTH_HEADER. Raises MalformedInference."""
+def parsed_json_bytes(text: bytes) -> int:
+    """Return how many bytes of memory it takes to parse JSON text, beside the text. Raises as `count_json_values`."""
+    return len(text) + _VALUE_BYTES * count_json_values(text) + _KEY_BYTES * text.count(b":")
+
+
+def split_body(body: bytes, json_length: str | None) -> tuple[bytes, memoryview]:
+    """Return the JSON and the raw tensors behind it, by the header JSON_LENGTH_HEADER. Raises MalformedInference.
+
+    A body that is all JSON is not copied.
+    """
     whole = memoryview(body)
     if json_length is None:
-        return whole, whole[len(body) :]
+        return body, whole[len(body) :]
     if not (
         json_length.isascii()
         and json_length.isdigit()
@@ -111,13 +118,13 @@ def split_body(body: bytes, json_length: str | None) -> tuple[memoryview, memory
         raise MalformedInference(
             f"the header {JSON_LENGTH_HEADER} must be how many bytes of the body are JSON, 0 to {len(body)}, in digits"
         )
-    return whole[: int(json_length)], whole[int(json_length) :]
+    return body[: int(json_length)], whole[int(json_length) :]
 
 
-def parse_request(model: ServedModel, text: memoryview, raw: memoryview) -> tuple[Wanted, Tensor]:
+def parse_request(model: ServedModel, text: bytes, raw: memoryview) -> tuple[Wanted, Tensor]:
     """Return what a request to `model` asks for, and its input. Raises MalformedInference, which names the field."""
     try:
-        body = InferBody.model_validate_json(bytes(text))
+        body = InferBody.model_validate_json(text)
     except ValidationError as exc:
         raise MalformedInference(_faults(exc)) from exc
     parameters = body.parameters or {}

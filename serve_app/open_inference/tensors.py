@@ -76,6 +76,21 @@ def pictures_in(tensor: Tensor, settings: ClassifierSettings) -> list[bytes]:
     return _drawn(tensor, settings)
 
 
+def made_bytes(tensor: Tensor) -> int:
+    """Return how many bytes `pictures_in` takes for what it makes of `tensor`: the files, and one more of pixels.
+
+    Pixels that came one by one count for nothing here: whoever parsed them has accounted for that.
+    """
+    data, shape = tensor.data, tensor.shape
+    if tensor.datatype == "BYTES":
+        given = [data] if isinstance(data, bytes | memoryview) else _unnested(data)
+        return sum(len(each) for each in given if isinstance(each, str | bytes | memoryview))
+    if len(shape) != 1 + CHANNELS or not isinstance(data, bytes | memoryview):
+        return 0
+    is_whole = math.prod(shape) * _DTYPES[tensor.datatype].itemsize == len(data)
+    return (shape[0] + 1) * _bmp_bytes(shape[2], shape[1]) if is_whole else 0
+
+
 def most_pictures(settings: ClassifierSettings) -> int:
     """Return how many pictures one request may have: no more than have a place in the queue."""
     return min(settings.max_request_pictures, settings.max_queue)
@@ -170,20 +185,18 @@ def _drawn(tensor: Tensor, settings: ClassifierSettings) -> list[bytes]:
     return [_bmp(pixels) for pixels in _pixels(tensor)]
 
 
-def _pixels(tensor: Tensor) -> NDArray[np.uint8]:
-    """Return the values as uint8 of the tensor's shape."""
+def _pixels(tensor: Tensor) -> NDArray[Any]:
+    """Return the values, from 0 to 255, in the tensor's shape."""
     wanted = _DTYPES[tensor.datatype]
     values = (
         _raw_values(tensor, tensor.data, wanted) if isinstance(tensor.data, bytes | memoryview) else _listed(tensor)
     )
-    if wanted.kind == "f" or values.dtype != np.uint8:
-        # `not … <=` refuses NaN as well.
-        if not (values.min() >= 0 and values.max() <= _BRIGHTEST):
-            raise MalformedInference(
-                f"{_named(tensor)} has values outside 0 to {_BRIGHTEST}, or NaN; send pixels from 0 to 255"
-            )
-        values = np.rint(values)
-    return values.astype(np.uint8, copy=False).reshape(tensor.shape)
+    # `not … <=` refuses NaN as well.
+    if values.dtype != np.uint8 and not (values.min() >= 0 and values.max() <= _BRIGHTEST):
+        raise MalformedInference(
+            f"{_named(tensor)} has values outside 0 to {_BRIGHTEST}, or NaN; send pixels from 0 to 255"
+        )
+    return values.reshape(tensor.shape)
 
 
 def _raw_values(tensor: Tensor, raw: bytes | memoryview, wanted: np.dtype[Any]) -> NDArray[Any]:
@@ -246,13 +259,19 @@ def _row_bytes(width: int) -> int:
     return -(-CHANNELS * width // _BMP_ROW_MULTIPLE) * _BMP_ROW_MULTIPLE
 
 
-def _bmp(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the file of RGB `pixels`, shape (height, width, 3)."""
+def _bmp(pixels: NDArray[Any]) -> bytes:
+    """Return the file of RGB `pixels`, shape (height, width, 3), rounded."""
     height, width, _ = pixels.shape
-    rows = np.zeros((height, _row_bytes(width)), np.uint8)
-    rows[:, : CHANNELS * width].reshape(height, width, CHANNELS)[...] = pixels[..., ::-1]
+    file = np.zeros(_bmp_bytes(width, height), np.uint8)
+    rows = file[_BMP.size :].reshape(height, _row_bytes(width))
     header = _BMP.pack(
-        b"BM", _bmp_bytes(width, height), 0, 0, _BMP.size,
+        b"BM", file.size, 0, 0, _BMP.size,
         _BMP_HEADER_BYTES, width, -height, 1, _BMP_BITS, 0, rows.size, 0, 0, 0, 0,
     )  # fmt: skip
-    return header + rows.tobytes()
+    file[: _BMP.size] = np.frombuffer(header, np.uint8)
+    drawn = rows[:, : CHANNELS * width].reshape(height, width, CHANNELS)
+    if pixels.dtype == np.uint8:
+        drawn[...] = pixels[..., ::-1]
+    else:  # in place: an array of rounded floats would be four times the file
+        np.rint(pixels[..., ::-1], out=drawn, casting="unsafe")
+    return file.tobytes()

@@ -5,6 +5,8 @@ import base64
 import io
 import json
 import re
+import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from PIL import Image
 
 from serve_app.classifier.classifier import Classifier
 from serve_app.metrics import Metrics
+from serve_app.shares import EVERYONE, Account
+from serve_app.uploads import UploadBudget
 from tests.conftest import Fitted
 from tests.held_engine import held
 from tests.hostile import encode
@@ -26,6 +30,8 @@ from tests.serve_app.classifier.test_images import smooth
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.http"))
 LENGTH = "Inference-Header-Content-Length"
 INFER = "/v2/models/resnet50/infer"
+DECODED_BYTES = 3_000_000
+"""What decoding takes beside the uploads: one picture of 600 × 600 and the network's inputs."""
 
 
 def body_of(data: list[bytes], **more: Any) -> dict[str, Any]:
@@ -286,6 +292,84 @@ class Counted(Metrics):
 
     def set(self, _gauge: Any, value: float, _label_value: str = "") -> None:
         self.queued.append(value)
+
+
+def request_of(tensor: dict[str, Any], raw: bytes) -> tuple[bytes, dict[str, str]]:
+    """Return the body of a request with one tensor, raw if there are bytes of it, and its headers."""
+    parameters = {"parameters": {"binary_data_size": len(raw)}} if raw else {}
+    text = json.dumps({"inputs": [{**tensor, **parameters}]}, separators=(",", ":")).encode()
+    return text + raw, {LENGTH: str(len(text))} if raw else {}
+
+
+def large_requests() -> dict[str, tuple[str, bytes, dict[str, str]]]:
+    """Return model, body and headers of requests of several megabytes, one for each form that a tensor has."""
+    rng, side = np.random.default_rng(0), 600
+    file = rng.bytes(1_500_000)
+    text = base64.b64encode(file).decode()
+    element = len(file).to_bytes(4, "little") + file
+    uint8 = rng.integers(0, 256, (4, side, side, 3), np.uint8)
+    pictures, pixels = {"name": "pictures", "datatype": "BYTES"}, {"name": "pixels"}
+    listed = {"shape": [1, 200, 200, 3], "data": rng.uniform(0, 255, (1, 200, 200, 3)).tolist()}
+    return {
+        "Base64": ("resnet50", *request_of({**pictures, "shape": [4], "data": [text] * 4}, b"")),
+        "raw files": ("resnet50", *request_of({**pictures, "shape": [4]}, element * 4)),
+        "UINT8": (
+            "resnet50_uint8",
+            *request_of({**pixels, "datatype": "UINT8", "shape": list(uint8.shape)}, uint8.tobytes()),
+        ),
+        "FP32": (
+            "resnet50_fp32",
+            *request_of({**pixels, "datatype": "FP32", "shape": list(uint8.shape)}, uint8.astype("<f4").tobytes()),
+        ),
+        "numbers in JSON": ("resnet50_fp32", *request_of({**pixels, "datatype": "FP32", **listed}, b"")),
+    }
+
+
+LARGE = large_requests()
+
+
+@pytest.mark.parametrize("form", LARGE)
+async def test_what_a_large_request_takes_in_memory_is_accounted_for(
+    form: str, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what Python and NumPy allocate; a tenth is left for what has no size of its own, such as a growing buffer."""
+    model, body, headers = LARGE[form]
+    most_bytes, hold = 0, UploadBudget.hold
+
+    def note(budget: UploadBudget, count: int, account: Account = EVERYONE, *, is_first: bool = False) -> None:
+        nonlocal most_bytes
+        hold(budget, count, account, is_first=is_first)
+        most_bytes = max(most_bytes, budget._held_bytes)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for at in range(0, len(body), 65_536):
+            yield body[at : at + 65_536]
+
+    async with held(classifier, Metrics(), max_upload_bytes=10**7) as replica:
+        monkeypatch.setattr(UploadBudget, "hold", note)
+        replica.engine.release()
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            response = await replica.client.post(f"/v2/models/{model}/infer", content=chunks(), headers=headers)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert response.status_code == (200 if "pixels" in body[:100].decode(errors="replace") else 415), response.text
+    assert most_bytes >= len(body)
+    assert peak - before <= 1.1 * most_bytes + DECODED_BYTES
+    assert replica.classifier.admission.uploads._held_bytes == 0
+
+
+async def test_a_request_that_alone_takes_more_memory_than_there_is_gets_413_and_needs_no_retry(
+    classifier: Classifier,
+) -> None:
+    async with held(classifier, Metrics(), max_upload_bytes=10**6, max_held_bytes=3 * 10**6) as replica:
+        refused = await replica.client.post(INFER, json=body_of([bytes(800_000)]))
+        assert_refused(refused, 413, "more than the 3,000,000 of max_held_bytes", "the binary extension")
+        assert replica.classifier.admission.uploads._held_bytes == 0
+        smaller = await replica.client.post(INFER, json=body_of([bytes(700_000)]))
+        assert_refused(smaller, 415)
 
 
 async def test_each_picture_of_a_request_has_a_place_in_the_queue(classifier: Classifier, fitted: Fitted) -> None:
