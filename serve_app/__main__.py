@@ -79,11 +79,17 @@ def build_parser(program: str) -> argparse.ArgumentParser:
 
 
 def _check(path: Path) -> int:
+    from serve_app.deployments.applications import classifiers
+    from serve_app.deployments.cores import usable_cores
     from serve_app.deployments.preflight import startable_config
+    from serve_app.deployments.thread_budget import thread_budget_fault
 
-    _, warnings = startable_config(path, is_to_listen=False)
-    for warning in warnings:
+    config, warnings = startable_config(path, is_to_listen=False)
+    engines, cores = list(classifiers(config)), usable_cores()
+    for warning in filter(None, (*warnings, thread_budget_fault(engines, cores))):
         print(f"WARNING: {warning}")
+    for each in engines:
+        print(f"{each.application}: {each.engines} on {cores} core(s)")
     print(f"{path} can be used")
     return 0
 

@@ -150,7 +150,7 @@ def test_the_program_that_ray_starts_as_haproxy_is_installed(installed: Installe
 def test_a_packaged_config_is_found_and_can_be_used(installed: Installed, given: tuple[str, ...], name: str) -> None:
     done = installed.run("serve-app", "--check", *given)
     assert done.returncode == 0, done.stderr
-    path = Path(done.stdout.removesuffix(" can be used\n"))
+    path = Path(done.stdout.splitlines()[-1].removesuffix(" can be used"))
     assert path.is_relative_to(installed.environment)
     assert path.read_bytes() == (CONFIGS / f"{name}.yaml").read_bytes()
     assert (path.parent / "serve.env").read_bytes() == (CONFIGS / "serve.env").read_bytes()

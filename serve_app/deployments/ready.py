@@ -95,9 +95,7 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
     precision = f"{model['precision']} as TF32" if model["tf32"] else model["precision"]
     cache = f", cache: {model['cache']}" if model["cache"] != "off" else ""
     yield (
-        f"  model       {model['name']} on {model['engine']} ({precision}), "
-        f"{'one engine for all replicas' if classifier.is_shared else classifier.replicas} × "
-        f"{classifier.threads} thread(s), "
+        f"  model       {model['name']} on {model['engine']} ({precision}), {classifier.engines}, "
         f"weights: {model['weights']}, labels: {model['labels']}{cache}"
     )
     if model["device"] != "cpu":

@@ -43,6 +43,11 @@ class Classifier:
         return ENGINE_NAME if self.is_shared else CLASSIFIER_NAME
 
     @property
+    def engines(self) -> str:
+        """Return how many engines there may be, and the threads of each, in words."""
+        return f"{'one engine for all replicas' if self.is_shared else self.replicas} × {self.threads} thread(s)"
+
+    @property
     def most_in_redeploy(self) -> int:
         """Return how many replicas, old and new, a redeploy runs at a time."""
         return self.replicas.most + ceil(self.max_surge_percent * self.replicas.most / 100)

@@ -4,10 +4,16 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
-from serve_app.__main__ import build_parser
+import pytest
+import yaml
+
+from serve_app.__main__ import _check, build_parser
+from serve_app.deployments.cores import usable_cores
 from serve_app.places import CONFIGS
-from tests.service import ROOT
+from tests.ports import free_port
+from tests.service import ROOT, read_config
 
 RUN_S = 120
 
@@ -23,6 +29,25 @@ def test_the_help_has_examples_that_can_be_typed_exit_codes_and_defaults() -> No
     assert re.findall(r"^  (\d)  \w+", help_text.partition("exit codes:")[2], re.MULTILINE) == ["0", "1", "2"]
     assert "default: 1800" in help_text
     assert "default: 20:" in help_text
+
+
+def test_a_check_tells_the_threads_of_each_model_and_that_they_do_not_fit_the_cores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, cores = read_config("two_models.yaml"), usable_cores()
+    config["http_options"]["port"] = free_port()
+    for application, threads in zip(config["applications"][1:], ("auto", cores), strict=True):
+        application["args"] |= {"threads": threads, "weights": "random"}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump(config))
+    assert _check(path) == 0
+    warning, *lines = capsys.readouterr().out.splitlines()
+    assert warning.startswith("WARNING: THREADS: ")
+    assert lines == [
+        f"model: 1 replica(s) × {cores} thread(s) on {cores} core(s)",
+        f"cats: 1 replica(s) × {cores} thread(s) on {cores} core(s)",
+        f"{path} can be used",
+    ]
 
 
 def test_it_is_printed_without_ray() -> None:
