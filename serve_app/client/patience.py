@@ -73,7 +73,7 @@ def read_retry_after(value: str | None) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: a year or an offset of twenty digits
         return None
     if moment.tzinfo is None:  # dates in HTTP are GMT
         moment = moment.replace(tzinfo=UTC)

@@ -274,6 +274,8 @@ def test_a_service_that_has_gone_ends_the_run_and_what_was_answered_stays(client
         ("1.5", None),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("9" * 400, float("inf")),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Mon, 01 Jan 2030 00:00:00 +999999999999999999", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | None) -> None:
