@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from serve_app.client.connection import Connection
+from serve_app.client.connection import SERVER, Connection
 from serve_app.client.errors import NO_ANSWER, UNEXPECTED_ANSWER, ItemError, UsageError
 from serve_app.client.patience import Patience, read_retry_after
 from serve_app.client.plain_text import without_login
@@ -77,10 +77,17 @@ class Service:
     def __init__(self, connection: Connection, key: str | None, wishes: Wishes, patience: Patience) -> None:
         """Prepare to call the model of `connection`; `key` is sent to its address only.
 
-        Raises UsageError as `open_client` does.
+        Raises UsageError for an address whose host cannot be one, and as `open_client` does.
         """
         self.server = connection.server.rstrip("/")
         self.option = connection.address_option
+        try:
+            is_here = is_loopback(self.server)
+        except (httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: what stands behind xn-- is no name
+            raise UsageError(
+                f"{self.option} {without_login(self.server)}: its host is no name and no IP address; "
+                f"write an address such as {SERVER}"
+            ) from exc
         self._key_option = connection.key_option
         self._prefix = connection.prefix
         self._wishes = wishes
@@ -91,7 +98,7 @@ class Service:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             # The caller limits the requests in progress.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            trust_env=not is_loopback(self.server),  # a proxy of the network does not reach this machine
+            trust_env=not is_here,  # a proxy of the network does not reach this machine
         )
 
     async def aclose(self) -> None:
@@ -241,7 +248,7 @@ def _proxy_variables() -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether `url` is an address of this machine."""
+    """Return whether `url` is an address of this machine. Raises InvalidURL or UnicodeError if its host is invalid."""
     host = httpx.URL(url).host
     return host in {"localhost", "::1"} or host.startswith("127.")
 

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.client.__main__ import main
+from serve_app.client.connection import SERVER
 from tests.simple_service import simple_service
 
 ABOUT = {
@@ -38,6 +39,22 @@ def test_the_service_is_found_with_a_slash_and_below_a_path(
         code = main(["--server", f"{service.url}{path}", str(picture), "--format", "csv"])
     assert code == 0, capsys.readouterr().err
     assert ",thing," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("url", ["http://xn--a", "http://u:pw@xn--a.com/p", "http://1.2.3.400", "http://[v1.x]"])
+@pytest.mark.parametrize("command", [[], ["evaluate"]], ids=["plain", "evaluate"])
+def test_a_host_that_cannot_be_one_is_refused_in_one_line(
+    url: str, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thing").mkdir()
+    (tmp_path / "thing" / "a.jpg").write_bytes(b"\xff\xd8\xff picture")
+    assert main([*command, str(tmp_path), "--server", url]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    shown = url.replace("u:pw@", "")
+    assert told.err.splitlines() == [
+        f"error: --server {shown}: its host is no name and no IP address; write an address such as {SERVER}"
+    ]
 
 
 def test_a_job_without_a_file_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
