@@ -21,8 +21,10 @@ class ClassNames:
         """Return the classes whose label is `name` in another spelling, or the one that has it as its index."""
         if folded := self._folded.get(fold(name)):
             return folded
-        is_index = name.isascii() and name.isdigit() and int(name) < len(self.labels)
-        return [int(name)] if is_index else []
+        digits = name.lstrip("0") or name[-1:]
+        # Python converts no more than 4,300 digits: it raises ValueError.
+        is_short = digits.isascii() and digits.isdigit() and len(digits) <= len(str(len(self.labels)))
+        return [int(digits)] if is_short and int(digits) < len(self.labels) else []
 
     def find(self, name: str) -> Sequence[int]:
         """Return the classes that `name` means: none, one, or several with the same label."""

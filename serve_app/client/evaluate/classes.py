@@ -16,6 +16,7 @@ INDEX_URL = "https://storage.googleapis.com/download.tensorflow.org/data/imagene
 _SYNSET = re.compile(r"n\d{8}")
 _MOST_NAMED = 5
 _MOST_NEAREST = 3
+_MOST_CHARACTERS = 80
 _LIKE = 0.5
 """Of 1: from this likeness on (difflib's ratio) a label is named as one that may have been meant."""
 
@@ -63,7 +64,7 @@ class Classes:
         return self._names.like(name)
 
     def _describe(self, unknown: Sequence[str]) -> str:
-        told = [f"{printable(name)}{self._nearest(name)}" for name in unknown[:_MOST_NAMED]]
+        told = [f"{_shortened(name)}{self._nearest(name)}" for name in unknown[:_MOST_NAMED]]
         more = [f"{len(unknown) - _MOST_NAMED:,} more"] * (len(unknown) > _MOST_NAMED)
         return ", ".join(told + more)
 
@@ -77,6 +78,10 @@ class Classes:
         last = len(self.labels) - 1
         synset = "a synset with --synsets FILE" if self._synsets is None else "a synset of --synsets"
         return f"a label of the service such as {printable(self.labels[0])}, an index from 0 to {last}, or {synset}"
+
+
+def _shortened(name: str) -> str:
+    return printable(name[:_MOST_CHARACTERS]) + "…" * (len(name) > _MOST_CHARACTERS)
 
 
 def match_classes(first: Sequence[str], second: Sequence[str], *, by_index: bool) -> Sequence[int]:
@@ -103,7 +108,7 @@ def read_synsets(path: Path) -> Synsets:
         synsets = {str(names[0]): int(index) for index, names in entries.items() if isinstance(names, list)}
     except OSError as exc:
         raise UsageError(f"--synsets {path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, AttributeError, IndexError):
+    except (ValueError, AttributeError, IndexError, RecursionError):
         synsets = {}
     if not synsets or not all(_SYNSET.fullmatch(synset) and index >= 0 for synset, index in synsets.items()):
         raise UsageError(

@@ -92,7 +92,16 @@ def test_pictures_without_any_class_name_the_remedy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "index"),
-    [("tench", 0), ("Great White-Shark", 2), ("1", 1), ("5", 5), ("n01443537", 1), ("n03126707", 5), ("drumstick", 4)],
+    [
+        ("tench", 0),
+        ("Great White-Shark", 2),
+        ("1", 1),
+        ("5", 5),
+        ("0" * 5000 + "5", 5),
+        ("n01443537", 1),
+        ("n03126707", 5),
+        ("drumstick", 4),
+    ],
 )
 def test_a_class_is_a_label_a_synset_or_an_index(name: str, index: int) -> None:
     assert Classes(LABELS, SYNSETS).find_all([name], "photos") == {name: index}
@@ -111,6 +120,7 @@ def test_a_label_that_is_a_number_is_the_label() -> None:
         (["n01440764", "n01443537"], None, "n01440764 and 1 more: synsets of ImageNet; the service knows labels only"),
         (["n99999999"], SYNSETS, "unknown classes: n99999999"),
         ([f"zz{n}" for n in range(9)], None, "zz4, 4 more; a class is"),
+        (["9" * 5000], None, f"unknown classes: {'9' * 80}…; a class is"),
     ],
 )
 def test_an_unknown_class_names_the_nearest_or_the_file_that_is_needed(
@@ -129,8 +139,13 @@ def test_synsets_are_read_from_keras_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", "7", '{"0": []}', '{"0": "tench"}', '{"0": ["tench", "x"]}', '{"x": ["n01440764"]}']
-)
+    "content",
+    [
+        "", "[]", "{}", "7", '{"0": []}', '{"0": "tench"}', '{"0": ["tench", "x"]}', '{"x": ["n01440764"]}',
+        "[" * 100_000, f'{{"{"9" * 5000}": ["n01440764"]}}',
+    ],
+    ids=lambda content: content[:20],
+)  # fmt: skip
 def test_a_file_without_synsets_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "index.json").write_text(content)
     with pytest.raises(UsageError, match=r"--synsets .*index.json: is not like Keras' imagenet_class_index.json"):
