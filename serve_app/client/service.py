@@ -262,7 +262,7 @@ def describe(error: httpx.RequestError | httpx.InvalidURL) -> str:
 def _read_json(answer: httpx.Response) -> Body:
     try:
         body = answer.json()
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ItemError(UNEXPECTED_ANSWER, "the answer is not JSON", status=answer.status_code) from exc
     if not isinstance(body, dict):
         raise ItemError(UNEXPECTED_ANSWER, "the answer is not a JSON object", status=answer.status_code)
@@ -274,7 +274,7 @@ def _read_error(answer: httpx.Response) -> tuple[str, str]:
     try:
         body = answer.json()
         return str(body["code"]), str(body["detail"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         location = f" to {without_login(answer.headers['Location'])}" if "Location" in answer.headers else ""
         return f"http_{answer.status_code}", f"status {answer.status_code} {answer.reason_phrase}{location}".strip()
 

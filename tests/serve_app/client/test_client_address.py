@@ -57,6 +57,18 @@ def test_a_host_that_cannot_be_one_is_refused_in_one_line(
     ]
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_answer_that_is_nested_too_deeply_to_read_is_not_the_services(
+    status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff picture")
+    with simple_service(lambda _: Response("[" * 100_000, status)) as service:
+        assert main([str(tmp_path), "--server", service.url]) == 2
+    told = capsys.readouterr().err
+    assert len(told.splitlines()) == 1
+    assert f"error: --server {service.url}: this is not the service: GET /model/: " in told
+
+
 def test_a_job_without_a_file_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     with simple_service(lambda request: below("", request)) as service:
         assert main(["--server", service.url, "--job", "empty"]) == 2
