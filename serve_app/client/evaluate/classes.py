@@ -3,7 +3,8 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from serve_app.class_names import ClassNames, fold
@@ -87,18 +88,27 @@ def _shortened(name: str) -> str:
 def match_classes(first: Sequence[str], second: Sequence[str], *, by_index: bool) -> Sequence[int]:
     """Return for each class of the second service the index that its answers have in a Pair.
 
-    `by_index` where labels are placeholders on one side. Otherwise classes with the same label are the same; one that
-    the first service does not have gets an index behind its classes. Raises UsageError without a class in common.
+    `by_index` where labels are placeholders on one side. Otherwise classes with the same label are the same; where a
+    label occurs more than once, the first with it are the same, the second, and so on. A class that the first service
+    does not have gets an index behind its classes. Raises UsageError without a class in common.
     """
     if list(first) == list(second) or (by_index and len(first) == len(second)):
         return range(len(second))
-    indexes = {label: index for index, label in reversed(list(enumerate(first)))}
-    if by_index or not indexes.keys() & set(second):
+    if by_index or not set(first) & set(second):
         raise UsageError(
             f"--against: its {len(second):,} classes and the {len(first):,} of --server have no label in common: "
             "their answers cannot be compared; serve both with the same `labels:`"
         )
-    return [indexes.get(label, len(first) + place) for place, label in enumerate(second)]
+    indexes = {name: index for index, name in enumerate(_numbered(first))}
+    return [indexes.get(name, len(first) + place) for place, name in enumerate(_numbered(second))]
+
+
+def _numbered(labels: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """Yield each label with how often it has occurred before."""
+    before = Counter[str]()
+    for label in labels:
+        yield label, before[label]
+        before[label] += 1
 
 
 def read_synsets(path: Path) -> Synsets:

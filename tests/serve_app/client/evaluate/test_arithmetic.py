@@ -96,6 +96,10 @@ def test_agreement_groups_the_differences_and_puts_the_worst_pairs_first() -> No
 def test_classes_of_two_services_are_the_same_by_label_unless_one_has_placeholders() -> None:
     assert list(match_classes(["a", "b"], ["a", "b"], by_index=False)) == [0, 1]
     assert list(match_classes(["a", "b"], ["b", "c", "a"], by_index=False)) == [1, 3, 0]
+    # The first crane is the first crane, the second the second, and a third one has no counterpart.
+    cranes = ["crane", "cat", "crane"]
+    assert list(match_classes(cranes, ["none", *cranes], by_index=False)) == [3, 0, 1, 2]
+    assert list(match_classes(cranes, ["crane", "crane", "crane", "cat"], by_index=False)) == [0, 2, 5, 1]
     assert list(match_classes(["a", "b"], ["class_0000", "class_0001"], by_index=True)) == [0, 1]
     for labels, by_index in ((["x", "y"], False), (["class_0000"], True)):
         with pytest.raises(UsageError, match=r"--against: its .* cannot be compared"):
