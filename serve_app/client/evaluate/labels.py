@@ -94,10 +94,13 @@ def _collect(rows: Iterator[tuple[int, str, str]], path: Path) -> Mapping[str, s
 
 
 def _lines(file: Iterator[str], path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield number, picture and class of each line: the class is the last word, or what follows the only tab."""
+    """Yield number, picture and class of each line: the class is the last word, or what follows the last tab.
+
+    Empty lines, and those whose first word is `#`, are left out.
+    """
     for number, line in enumerate(file, start=1):
         text = line.strip()
-        if not text or text.startswith("#"):
+        if not text or text.split(maxsplit=1)[0] == "#":  # `#1.jpg` is a picture
             continue
         *name, label = text.rsplit("\t" if "\t" in text else None, 1)
         if not name:

@@ -51,6 +51,13 @@ def test_val_txt_in_the_folder_is_read_and_what_is_on_one_side_only_is_counted(f
     assert skipped.counts == {NOT_THERE: 1, NO_LABEL: 2, "no picture": 1}
 
 
+def test_a_line_is_a_comment_only_if_its_first_word_is_a_hash(folder: Path) -> None:
+    for name in ("#1.jpg", "# 2.jpg"):
+        (folder / name).write_bytes(b"")
+    (folder / "val.txt").write_text("#\n # lone one.jpg 0\n#\tname\tclass\n#1.jpg 1\n./# 2.jpg 2\n")
+    assert classes_of(folder) == {"#1.jpg": "1", "# 2.jpg": "2"}
+
+
 @pytest.mark.parametrize("header", ["file,label", "\ufeffLabel,note,Path"])
 def test_a_csv_names_its_columns(folder: Path, tmp_path: Path, header: str) -> None:
     row = {"file,label": '"lone one.jpg","great white shark"'}.get(header, '"great white shark",,"lone one.jpg"')
