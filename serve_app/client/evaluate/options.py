@@ -1,6 +1,7 @@
 """The command line of `evaluate`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,15 @@ def _conflicts(options: EvaluateOptions) -> Conflicts:
         ),
         *conflicts_of_file("--output", options.output, resume=options.resume),
         *conflicts_of_file("--page", options.page, resume=options.resume),
+        *_conflicts_of_both(options.output, options.page),
     )
+
+
+def _conflicts_of_both(output: Path | None, page: Path | None) -> Conflicts:
+    if output is None or page is None:
+        return ()
+    is_same = os.path.realpath(output) == os.path.realpath(page)
+    return ((is_same, f"--output {output} and --page {page}: are the same file; choose another name for one of them"),)
 
 
 def make_parser() -> Parser:

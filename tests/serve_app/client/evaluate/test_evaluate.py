@@ -360,6 +360,14 @@ async def test_a_page_escapes_every_text_and_loads_nothing(
         ),
         ([".", "--resume"], "--resume: needs the file to resume"),
         ([".", "--page", "none/page.html"], "--page none/page.html: its folder does not exist"),
+        (
+            [".", "--output", "same", "--page", "./same"],
+            "--output same and --page same: are the same file; choose another name for one of them",
+        ),
+        (
+            [".", "--output", "same", "--page", "link", "--resume"],
+            "--output same and --page link: are the same file; choose another name for one of them",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_line(
@@ -370,6 +378,7 @@ def test_wrong_arguments_are_one_line(
     words: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("same")
     assert main(["evaluate", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
