@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 _MOST_EXAMPLES = 3
 
@@ -22,6 +22,16 @@ class Outcome:
         """Return the object of JSON output, which has the keys of a job's results, and `against` where there is one."""
         found = {"file": self.file, "prediction": self.prediction, "error": self.error}
         return found if self.against is None else found | {"against": self.against}
+
+
+def is_prediction(body: object) -> TypeGuard[dict[str, object]]:
+    """Return whether `body` is an answer of POST /model/predict."""
+    return (
+        isinstance(body, dict)
+        and isinstance(body.get("prediction"), str)
+        and isinstance(body.get("score"), int | float)
+        and isinstance(body.get("predictions"), list)
+    )
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from serve_app.client.contents import Contents
 from serve_app.client.errors import UNEXPECTED_ANSWER, ItemError, RunStopped
 from serve_app.client.items import Item
-from serve_app.client.outcome import Outcome
+from serve_app.client.outcome import Outcome, is_prediction
 from serve_app.client.plain_text import without_login
 from serve_app.client.progress import Progress
 from serve_app.client.service import Service
@@ -53,11 +53,6 @@ class Predictions:
 
 def check_prediction(body: object) -> dict[str, object]:
     """Return `body` if it is a prediction. Raises ItemError."""
-    if (
-        isinstance(body, dict)
-        and isinstance(body.get("prediction"), str)
-        and isinstance(body.get("score"), int | float)
-        and isinstance(body.get("predictions"), list)
-    ):
+    if is_prediction(body):
         return body
     raise ItemError(UNEXPECTED_ANSWER, "the answer is not a prediction")

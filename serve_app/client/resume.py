@@ -1,11 +1,12 @@
 """Reads and prepares the JSON lines of an earlier run for --resume."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from serve_app.client.errors import UsageError
-from serve_app.client.outcome import Outcome
+from serve_app.client.outcome import Outcome, is_prediction
 
 
 def read_answered(output: Path) -> Iterator[Outcome]:
@@ -43,10 +44,16 @@ def _answered(line: bytes, where: str) -> Outcome | None:
         return None
     try:
         answer = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
-    if not (isinstance(answer, dict) and isinstance(answer.get("file"), str) and "prediction" in answer):
+    if not (isinstance(answer, dict) and isinstance(answer.get("file"), str) and _has_answers(answer)):
         raise UsageError(f"{where}: was not written by this client as jsonl; choose another --output")
     if answer["prediction"] is None:
         return None
     return Outcome(answer["file"], answer["prediction"], None, answer.get("against"))
+
+
+def _has_answers(line: Mapping[str, Any]) -> bool:
+    return "prediction" in line and all(
+        answer is None or is_prediction(answer) for answer in (line["prediction"], line.get("against"))
+    )

@@ -74,7 +74,7 @@ def read_best(prediction: Mapping[str, Any], classes: int) -> Best:
     """Return the classes of an answer of POST /model/predict. Raises RunStopped if it has none of 0 to `classes`."""
     try:
         best = tuple((int(found["class_id"]), float(found["score"])) for found in prediction["predictions"])
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, OverflowError) as exc:
         raise RunStopped("a prediction has no class_id and score: this is not an answer of the service") from exc
     if not best or not all(0 <= index < classes for index, _ in best):
         raise RunStopped(f"a prediction names no class, or one beyond the {classes:,} labels of the service")

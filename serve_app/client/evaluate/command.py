@@ -163,31 +163,39 @@ class _Evaluation:
         return judge
 
     def _left(self, judge: Callable[[Outcome], None]) -> Sequence[Item]:
-        """Return the pictures to ask about, and judge what an earlier run was answered. Raises UsageError."""
+        """Return the pictures to ask about, and judge what an earlier run was answered, each picture once.
+
+        Raises UsageError, also for an answer to a picture that is not asked about.
+        """
         options, items = self.options, self.pictures.items
         if not (options.resume and options.output and options.output.exists()):
             return items
-        names, answered = {item.name for item in items}, set[str]()
+        left = {item.name for item in items}
         for outcome in read_answered(options.output):
-            if outcome.file in names:
-                self._check_origin(outcome, f"--output {options.output}: {printable(outcome.file)}")
-                judge(outcome)
-                answered.add(outcome.file)
-        self.progress.say(f"{len(answered):,} of {len(items):,} are already in {options.output}")
-        return [item for item in items if item.name not in answered]
+            where = f"--output {options.output}: {printable(outcome.file)}"
+            self._check_origin(outcome, where)
+            if outcome.file in left:
+                left.remove(outcome.file)
+                try:
+                    judge(outcome)
+                except RunStopped as exc:
+                    raise UsageError(f"{where}: {exc}; choose another --output") from exc
+        to_ask = [item for item in items if item.name in left]
+        self.progress.say(f"{len(items) - len(to_ask):,} of {len(items):,} are already in {options.output}")
+        return to_ask
 
     def _check_origin(self, outcome: Outcome, where: str) -> None:
         """Raise UsageError unless an earlier answer is one that the services would give now."""
         found = [answer for answer in (outcome.prediction, outcome.against) if answer is not None]
         if len(found) != len(self.subjects):
             raise UsageError(
-                f"{where}: was written {'with' if len(found) > 1 else 'without'} --against; choose another"
+                f"{where}: was written {'with' if len(found) > 1 else 'without'} --against; choose another --output"
             )
         for answer, subject in zip(found, self.subjects, strict=True):
             model = answer.get("model") or {}
             if any(model.get(name) != subject.about.model[name] for name in _SIGNATURE):
                 raise UsageError(f"{where}: is of another model than {without_login(subject.server)} serves now")
-            if len(answer.get("predictions") or ()) < min(TOP, len(subject.labels)):
+            if len(answer["predictions"]) < min(TOP, len(subject.labels)):
                 raise UsageError(f"{where}: has fewer than {TOP} classes; choose another --output")
 
     def report(self) -> tuple[Report, Gate | None]:
