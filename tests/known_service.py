@@ -57,6 +57,8 @@ class KnownService:
     url: str = ""
     weights: str = "imagenet"
     key: str | None = None
+    fingerprint: str | None = "known"
+    """What it tells of its model besides the name; None as in versions that do not tell it."""
     labels: list[str] | None = None
     """What it tells of its classes; None as in versions that do not tell them."""
     jobs_available: bool = True
@@ -127,6 +129,7 @@ class KnownService:
         return {
             **self._model(),
             "weights_sha256": None,
+            "fingerprint": self.fingerprint,
             "labels": "imagenet",
             "max_upload_bytes": self.max_upload_bytes,
             "deadline_s": 10.0,

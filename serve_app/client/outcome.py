@@ -1,7 +1,7 @@
 """The outcome of one item: the service's prediction, or an error."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
@@ -17,11 +17,17 @@ class Outcome:
     error: Mapping[str, Any] | None = None
     against: Mapping[str, Any] | None = None
     """The prediction of a second service, where two are compared."""
+    fingerprints: Sequence[str] = ()
+    """What names the model of `prediction`, and that of `against`; empty where nobody noted it."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the object of JSON output, which has the keys of a job's results, and `against` where there is one."""
-        found = {"file": self.file, "prediction": self.prediction, "error": self.error}
-        return found if self.against is None else found | {"against": self.against}
+        """Return the object of JSON output: the keys of a job's results, and `against` and `fingerprints` if any."""
+        found: dict[str, Any] = {"file": self.file, "prediction": self.prediction, "error": self.error}
+        if self.against is not None:
+            found["against"] = self.against
+        if self.fingerprints:
+            found["fingerprints"] = list(self.fingerprints)
+        return found
 
 
 def is_prediction(body: object) -> TypeGuard[dict[str, object]]:

@@ -1,9 +1,8 @@
 """Reads and prepares the JSON lines of an earlier run for --resume."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from serve_app.client.errors import UsageError
 from serve_app.client.outcome import Outcome, is_prediction
@@ -43,17 +42,24 @@ def _answered(line: bytes, where: str) -> Outcome | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        answer = json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError):
-        answer = None
-    if not (isinstance(answer, dict) and isinstance(answer.get("file"), str) and _has_answers(answer)):
-        raise UsageError(f"{where}: was not written by this client as jsonl; choose another --output")
-    if answer["prediction"] is None:
-        return None
-    return Outcome(answer["file"], answer["prediction"], None, answer.get("against"))
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("file"), str) and "prediction" in found:
+        if found["prediction"] is None:
+            return None
+        outcome = Outcome(found["file"], found["prediction"], None, found.get("against"), found.get("fingerprints", []))
+        if _is_of_client(outcome):
+            return outcome
+    raise UsageError(f"{where}: was not written by this client as jsonl; choose another --output")
 
 
-def _has_answers(line: Mapping[str, Any]) -> bool:
-    return "prediction" in line and all(
-        answer is None or is_prediction(answer) for answer in (line["prediction"], line.get("against"))
+def _is_of_client(outcome: Outcome) -> bool:
+    answers = [answer for answer in (outcome.prediction, outcome.against) if answer is not None]
+    names = outcome.fingerprints
+    return (
+        all(map(is_prediction, answers))
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and len(names) in (0, len(answers))
     )

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serve_app.agreement import Pair, measure_agreement
@@ -40,8 +40,6 @@ from serve_app.client.summary import sum_up, tell_skipped
 
 PLACEHOLDER = "placeholder"
 """What GET /model/ says of labels that are none."""
-_SIGNATURE = ("name", "engine", "precision", "weights")
-"""What every answer says of its model."""
 
 
 def run_evaluate(arguments: Sequence[str]) -> int:
@@ -116,7 +114,7 @@ class _Evaluation:
                 answers = stack.enter_context(open_answers("jsonl", options.output, resume=options.resume))
             stack.enter_context(progress)
             classify = _Comparison(asking[0], asking[1], progress).classify if options.second else asking[0].classify
-            emit = _emitting(answers, self.tally, judge)
+            emit = self._emitting(answers, judge)
             await run_in_order(batches(items, 1), classify, options.parallel, emit)
 
     async def _open(self, connection: Connection, key: str | None, stack: AsyncExitStack) -> Predictions:
@@ -191,12 +189,35 @@ class _Evaluation:
             raise UsageError(
                 f"{where}: was written {'with' if len(found) > 1 else 'without'} --against; choose another --output"
             )
-        for answer, subject in zip(found, self.subjects, strict=True):
-            model = answer.get("model") or {}
-            if any(model.get(name) != subject.about.model[name] for name in _SIGNATURE):
-                raise UsageError(f"{where}: is of another model than {without_login(subject.server)} serves now")
+        if not outcome.fingerprints:
+            raise UsageError(
+                f"{where}: has no fingerprint of the model that answered, as in files of older versions and of the "
+                "client without `evaluate`; choose another --output"
+            )
+        for answer, fingerprint, subject in zip(found, outcome.fingerprints, self.subjects, strict=True):
+            if fingerprint != subject.fingerprint:
+                raise UsageError(
+                    f"{where}: is of another model than {without_login(subject.server)} serves now; "
+                    "choose another --output"
+                )
             if len(answer["predictions"]) < min(TOP, len(subject.labels)):
                 raise UsageError(f"{where}: has fewer than {TOP} classes; choose another --output")
+
+    def _emitting(
+        self, answers: Answers | None, judge: Callable[[Outcome], None]
+    ) -> Callable[[Sequence[Outcome]], None]:
+        told = [subject.fingerprint for subject in self.subjects if subject.fingerprint is not None]
+        fingerprints = told if len(told) == len(self.subjects) else []
+
+        def emit(outcomes: Sequence[Outcome]) -> None:
+            for outcome in outcomes:
+                if answers:
+                    answers.write(replace(outcome, fingerprints=fingerprints))
+                self.tally.count(outcome)
+                if outcome.prediction is not None:
+                    judge(outcome)
+
+        return emit
 
     def report(self) -> tuple[Report, Gate | None]:
         """Return the report and the gate, if the user asked for one. Raises RunStopped without an answer."""
@@ -241,17 +262,3 @@ class _Comparison:
             outcome = Outcome(item.name, None, error.as_json())
         self.progress.advance(1, failed=outcome.prediction is None)
         return outcome
-
-
-def _emitting(
-    answers: Answers | None, tally: Tally, judge: Callable[[Outcome], None]
-) -> Callable[[Sequence[Outcome]], None]:
-    def emit(outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            if answers:
-                answers.write(outcome)
-            tally.count(outcome)
-            if outcome.prediction is not None:
-                judge(outcome)
-
-    return emit

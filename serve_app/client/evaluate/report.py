@@ -47,6 +47,12 @@ class Subject:
     about: About
     labels: Sequence[str]
 
+    @property
+    def fingerprint(self) -> str | None:
+        """What names everything that decides its answers; None if the service does not tell it."""
+        told = self.about.model["fingerprint"]
+        return told if isinstance(told, str) else None
+
     def name(self, index: int) -> str:
         """Return the label of a class; a class of another service has none here."""
         return self.labels[index] if index < len(self.labels) else f"class {index - len(self.labels)} of --against"

@@ -201,7 +201,7 @@ async def test_a_run_is_resumed_where_it_ended_and_only_with_the_same_model(
         assert (code, out) == (2, "")
         assert "already exists" in err
     output.write_text(before := output.read_text() + '{"file":"cut o')
-    async with serving(relabelled(classifier, weights="other.h5")) as (server, counting):
+    async with serving(relabelled(classifier, weights="other.h5", weights_sha256="0" * 64)) as (server, counting):
         code, out, err = await evaluate(server, *arguments, "--resume")
         assert (code, out, counting.predictions) == (2, "", 0)
         assert f"is of another model than {server} serves now" in err
