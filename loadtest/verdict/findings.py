@@ -128,18 +128,27 @@ def _pace(data: Data) -> Iterator[str]:
     """Say for each target whether its users or the service set the pace at the most users."""
     for target in data.targets():
         point = data.points(target)[-1]
-        traffic, limit_rps = point.shown, point.think_time_limit_rps
-        if traffic.rps is None or not limit_rps:
+        share = _share_of_think_time_limit(point)
+        if share is None:
             continue
-        share = traffic.rps / limit_rps
         told = (
-            f"With {_at(data, point)} {show_rps(traffic.rps)} requests/s were sent, {show_percent(100 * share)} % of "
+            f"With {_at(data, point)} {show_rps(point.shown.rps)} requests/s were sent, "
+            f"{show_percent(100 * share)} % of the {show_rps(point.think_time_limit_rps)} that their think time allows"
         )
-        told += f"the {show_rps(limit_rps)} that their think time allows"
         if share >= AT_THINK_TIME_LIMIT_SHARE:
             yield f"{told}; the users set the pace, and the throughput says nothing of the service's limit."
         else:
             yield f"{told}; waiting for answers took the rest, so the service sets the pace."
+
+
+def _share_of_think_time_limit(point: PointFigures) -> float | None:
+    """Return which share was sent of what the think time allows; None without a think time or a steady window.
+
+    In a whole run, the users that had not started yet would count as users that the service held up.
+    """
+    if point.judged is None or point.judged.rps is None or not point.think_time_limit_rps:
+        return None
+    return point.judged.rps / point.think_time_limit_rps
 
 
 def _latencies(data: Data) -> Iterator[str]:
@@ -271,13 +280,11 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
         limits = [str(result.limit) for result in data.missed(target, missed.users)]
         plan_for = f"Plan for at most {held} users on such a machine" if held else "Change the service or its machine"
         yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
-    elif (traffic := point.shown).rps and point.think_time_limit_rps and not traffic.failures:
-        share = (traffic.rps or 0.0) / point.think_time_limit_rps
-        if share >= AT_THINK_TIME_LIMIT_SHARE:
-            yield (
-                f"To find the limit of {data.title(target)}, measure more than {point.users} users: there it still "
-                f"kept up with {show_percent(100 * share)} % of what they can send."
-            )
+    elif (share := _share_of_think_time_limit(point) or 0.0) >= AT_THINK_TIME_LIMIT_SHARE and not point.shown.failures:
+        yield (
+            f"To find the limit of {data.title(target)}, measure more than {point.users} users: there it still "
+            f"kept up with {show_percent(100 * share)} % of what they can send."
+        )
 
 
 def _repeat_invalid(data: Data) -> Iterator[str]:
