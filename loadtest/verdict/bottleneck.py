@@ -5,7 +5,7 @@ Queue 10 (12), 2012): for each resource its utilisation and its saturation, the 
 resource explains is looked for in the stages of the target's answers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from loadtest.figures.figures import (
@@ -65,6 +65,8 @@ class _View:
     level: Level
     lower: Sequence[Level]
     """By users."""
+    is_started_by_kit: bool
+    """Otherwise the target may be among the programs that the kit does not know, unless it runs elsewhere."""
 
     @property
     def idle_s(self) -> float:
@@ -108,18 +110,23 @@ class _Verdict:
 
 
 def add_bottlenecks(
-    workload: Workload, cores: Cores, points: Sequence[PointFigures], cells: Sequence[CellFigures]
+    workload: Workload,
+    cores: Cores,
+    points: Sequence[PointFigures],
+    cells: Sequence[CellFigures],
+    started: Collection[str],
 ) -> tuple[list[PointFigures], list[CellFigures]]:
     """Return points and cells with what limits each, on a machine with those cores.
 
-    INVALID cells get a verdict too: what limits them is often why they are not valid. They are compared with the
-    points, which are of valid cells only.
+    `started` are the targets that the kit started. INVALID cells get a verdict too: what limits them is often why they
+    are not valid. They are compared with the points, which are of valid cells only.
     """
 
     def judged(figures: CellFigures | PointFigures) -> Bottleneck | None:
         same = [point for point in points if point.target == figures.target and point.users < figures.users]
         lower = [Level(point, workload, cores) for point in sorted(same, key=lambda point: point.users)]
-        return find_bottleneck(Level(figures, workload, cores), lower)
+        is_started = figures.target in started
+        return find_bottleneck(Level(figures, workload, cores), lower, is_started_by_kit=is_started)
 
     return (
         [point.model_copy(update={"bottleneck": judged(point)}) for point in points],
@@ -127,11 +134,11 @@ def add_bottlenecks(
     )
 
 
-def find_bottleneck(level: Level, lower: Sequence[Level] = ()) -> Bottleneck | None:
+def find_bottleneck(level: Level, lower: Sequence[Level] = (), *, is_started_by_kit: bool = True) -> Bottleneck | None:
     """Return what limits a level, given those of the same target with fewer users; None if nothing was answered."""
     if not level.has_latency or not level.rps:
         return None
-    view = _View(level, [one for one in lower if one.has_latency])
+    view = _View(level, [one for one in lower if one.has_latency], is_started_by_kit)
     verdict = next(verdict for check in _CHECKS if (verdict := check(view)))
     told = [sentence for tell in (*verdict.first, *_EVIDENCE) for sentence in tell(view)]
     return Bottleneck(
@@ -160,9 +167,20 @@ def _load_generator(view: _View) -> _Verdict | None:
 
 def _other_load(view: _View) -> _Verdict | None:
     level = view.level
-    others_percent = level.others_cpu_percent + level.cpu_percent(STOLEN)
-    if not level.is_machine_full or others_percent <= level.target_cpu_percent + level.cpu_percent("load_generator"):
+    test_percent, others_percent = (
+        level.target_cpu_percent + level.cpu_percent("load_generator"),
+        level.others_cpu_percent,
+    )
+    stolen_percent = level.cpu_percent(STOLEN)
+    if not level.is_machine_full or others_percent + stolen_percent <= test_percent:
         return None
+    if not view.is_started_by_kit and stolen_percent <= test_percent + others_percent:
+        sentence = (
+            "Not known: the machine is full, and programs that the kit did not start use "
+            f"{show_percent(round(others_percent))} % CPU, the target among them if it runs here. Give the plan its "
+            "`start`, so that the kit can tell them apart."
+        )
+        return _Verdict("unknown", None, sentence, [_tell_machine])
     sentence = (
         "Other load: the machine is full, and more of its CPU goes to what is no part of the test than to the target. "
         "Measure again when it is quiet."
@@ -386,11 +404,16 @@ def _tell_crowd(level: Level, role: RoleFigures) -> str:
 def _tell_machine(view: _View) -> Iterator[str]:
     level = view.level
     if level.role("machine"):
+        target = f"the target {show_percent(round(level.target_cpu_percent, 1))} %, "
+        others = "programs that are no part of the test"
+        if not view.is_started_by_kit:
+            target = target if level.target_roles else ""
+            others = "other programs (the target among them if it runs here)"
         yield (
             f"The machine used {show_percent(level.cpu_percent('machine'))} of "
             f"{show_percent(100 * level.machine.machine)} % "
-            f"CPU: the target {show_percent(round(level.target_cpu_percent, 1))} %, the load generator "
-            f"{show_percent(level.cpu_percent('load_generator'))} %, programs that are no part of the test "
+            f"CPU: {target}the load generator "
+            f"{show_percent(level.cpu_percent('load_generator'))} %, {others} "
             f"{show_percent(round(level.others_cpu_percent, 1))} %; its host took "
             f"{show_percent(level.cpu_percent(STOLEN))} %."
         )

@@ -66,7 +66,7 @@ def figures_of(folder: Path, levels: Mapping[int, Made], **changes: Any) -> Figu
         **changes.pop("workload", {}),
     }
     plan = made_plan(
-        targets=[made_target("one", None)],
+        targets=[{**made_target("one", None), "start": changes.pop("start", "run one")}],
         users=list(levels),
         workload=workload,
         duration_s=12,
@@ -160,6 +160,29 @@ def test_a_machine_that_works_more_for_others_is_other_load(tmp_path: Path) -> N
 def test_other_programs_beside_a_target_that_uses_more_are_not_the_limit(tmp_path: Path) -> None:
     level = Made(300, roles={"classifier": Use(120.0, 2, 2, 62.0)}, machine_percent=165, stolen_percent=25)
     found = bottleneck_of(tmp_path, level)
+    assert (found.limit, found.where) == ("role_cpu", "classifier")
+
+
+def test_the_cpu_of_a_target_that_the_kit_did_not_start_is_not_called_other_load(tmp_path: Path) -> None:
+    level = Made(300, machine_percent=190)
+    assert bottleneck_of(tmp_path / "started", level).limit == "other_load"
+    found = bottleneck_of(tmp_path / "url_only", level, start=None)
+    assert (found.limit, found.where) == ("unknown", None)
+    assert "programs that the kit did not start use 179 % CPU, the target among them if it runs here" in found.sentence
+    assert found.evidence[0] == (
+        "The machine used 190 of 200 % CPU: the load generator 9 %, other programs (the target among them if it runs "
+        "here) 179 %; its host took 0 %."
+    )
+
+
+def test_a_host_that_takes_most_is_other_load_whoever_started_the_target(tmp_path: Path) -> None:
+    level = Made(300, machine_percent=30, stolen_percent=165)
+    assert bottleneck_of(tmp_path, level, start=None).limit == "other_load"
+
+
+def test_a_role_that_is_seen_of_a_target_that_the_kit_did_not_start_is_named(tmp_path: Path) -> None:
+    level = Made(300, roles={"classifier": Use(150.0, 2, 2, 75.0)}, machine_percent=190)
+    found = bottleneck_of(tmp_path, level, start=None)
     assert (found.limit, found.where) == ("role_cpu", "classifier")
 
 
