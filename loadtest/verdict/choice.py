@@ -4,7 +4,7 @@ Called by `findings`, which puts it into words, and by `overview`. What the data
 repetitions, a target that is better in a single figure is ahead, and no more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,6 +28,23 @@ from loadtest.verdict.differences import (
 
 LEAST_MEMORY_SAVED_SHARE = 0.1
 """Of the larger memory; less is not a reason to choose."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Up to how many users a target met all objectives."""
+
+    users: int
+    """0 for none."""
+    unknown_at: int | None
+    """The next level, where it has no valid cell, so that nobody knows whether it met them there; else None."""
+    possible_users: int
+    """The most below the first miss: what `users` could be if the levels without a valid cell had met them."""
+
+    def __str__(self) -> str:
+        """Return it as a clause: `up to 20 users`."""
+        told = f"up to {self.users} users" if self.users else "with no number of users"
+        return told if self.unknown_at is None else f"{told} (at {self.unknown_at} users no cell is valid)"
 
 
 @dataclass(frozen=True)
@@ -67,14 +84,21 @@ class Data:
         levels = [{point.users for point in self.points(target)} for target in self.targets()]
         return sorted(set.intersection(*levels)) if levels else []
 
-    def held_users(self, target: str, levels: Sequence[int]) -> int:
-        """Return the most users among `levels` up to which a target met all objectives; 0 for none."""
-        held = 0
-        for users in levels:
-            if self.missed(target, users):
-                break
-            held = users
-        return held
+    def planned_users(self, target: str) -> list[int]:
+        """Return the numbers of users at which a target was to be measured."""
+        return sorted(point.users for point in self.figures.points if point.target == target)
+
+    def held(self, target: str, levels: Sequence[int]) -> Held:
+        """Return up to how many users among `levels` a target met all objectives.
+
+        A level without a valid cell ends that as a miss does: a target that ended there did not meet them.
+        """
+        missed_at = next((users for users in levels if self.missed(target, users)), None)
+        below = [users for users in levels if missed_at is None or users < missed_at]
+        measured = {point.users for point in self.points(target)}
+        unknown_at = next((users for users in below if users not in measured), None)
+        held = [users for users in below if unknown_at is None or users < unknown_at]
+        return Held(max(held, default=0), unknown_at, max(below, default=0))
 
     def missed(self, target: str, users: int) -> list[LimitResult]:
         """Return what the valid cells of a target at a number of users missed."""
@@ -114,11 +138,6 @@ def listed(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def up_to(users: int) -> str:
-    """Return up to how many users something held."""
-    return f"up to {users} users" if users else "with no number of users"
-
-
 def decides(data: Data, level: LevelComparison) -> bool:
     """Return whether the winner of a level is one by more than chance: enough repetitions, or clear in most figures."""
     if level.winner is None:
@@ -150,14 +169,18 @@ def choose(data: Data) -> Choice | None:
     targets, levels = data.targets(), data.common_users()
     if len(targets) < 2 or not levels:  # noqa: PLR2004 # nothing to choose from
         return None
-    held = {target: data.held_users(target, levels) for target in targets}
-    left = [target for target in targets if held[target] == max(held.values())] if data.has_limits() else targets
+    planned = sorted(set.intersection(*(set(data.planned_users(target)) for target in targets)))
+    held = {target: data.held(target, planned) for target in targets}
+    most = max(one.users for one in held.values())
+    left = [target for target in targets if held[target].possible_users >= most] if data.has_limits() else targets
     if len(left) == 1:
-        return _choose_by_objectives(data, left[0], held, levels)
-    return _choose_by_levels(data, left, held) or _choose_without_winner(data, left, held[left[0]])
+        return _choose_by_objectives(data, left[0], held, planned)
+    if data.has_limits() and any(held[target].users < most for target in left):
+        return _choose_by_what_is_known(data, left, held)
+    return _choose_by_levels(data, left, held) or _choose_without_winner(data, left, held)
 
 
-def _choose_by_levels(data: Data, targets: Sequence[str], held: dict[str, int]) -> Choice | None:
+def _choose_by_levels(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> Choice | None:
     won = {target: [one for one in _compared(data) if one.winner == target] for target in targets}
     clear = {target: [one for one in levels if decides(data, one)] for target, levels in won.items()}
     most = max(map(len, clear.values()))
@@ -172,7 +195,7 @@ def _choose_by_levels(data: Data, targets: Sequence[str], held: dict[str, int]) 
     return None
 
 
-def _choose_without_winner(data: Data, targets: Sequence[str], held: int) -> Choice:
+def _choose_without_winner(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> Choice:
     smallest = _choose_by_size(data, targets)
     if _compared(data) and all(one.verdict == "tie" for one in _compared(data)):
         return smallest
@@ -184,19 +207,30 @@ def _compared(data: Data) -> list[LevelComparison]:
     return [level for level in data.figures.comparisons if level.users in data.common_users()]
 
 
-def _choose_by_objectives(data: Data, best: str, held: dict[str, int], levels: Sequence[int]) -> Choice:
-    others = listed([f"{data.title(name)} {up_to(users)}" for name, users in held.items() if name != best])
-    because = f"it meets every objective {up_to(held[best])}, {others}"
-    for name, users in held.items():
+def _choose_by_objectives(data: Data, best: str, held: Mapping[str, Held], levels: Sequence[int]) -> Choice:
+    others = listed([f"{data.title(name)} {users}" for name, users in held.items() if name != best])
+    because = f"it meets every objective {held[best]}, {others}"
+    for name in held:
         if name == best:
             continue
-        missed_at = next(level for level in levels if level > users)
+        missed_at = next(level for level in levels if data.missed(name, level))
         missed = data.missed(name, missed_at)
         if len({result.limit for result in missed}) == len(missed) and not any(map(_is_clear, missed)):
             told = listed([f"{result.limit} with {result.told}" for result in missed])
             why = f"{data.title(name)} at {missed_at} users misses {told}, once and by so little that chance may decide"
             return Choice("undecided", best, "objectives", because, why)
     return Choice("decided", best, "objectives", because)
+
+
+def _choose_by_what_is_known(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> Choice:
+    """Return the target that meets every objective the farthest, where another may do so at a level without data."""
+    most = max(held[name].users for name in targets)
+    best, *as_good = [name for name in targets if held[name].users == most]
+    told = f"{listed(_tell_unknown(data, targets, held))}, so that it is not known who meets every objective there"
+    if as_good:
+        return replace(_choose_by_size(data, [best, *as_good]), state="undecided", open=told)
+    others = listed([f"{data.title(name)} {held[name]}" for name in targets if name != best])
+    return Choice("undecided", best, "objectives", f"it meets every objective {held[best]}, {others}", told)
 
 
 def _is_clear(result: LimitResult) -> bool:
@@ -211,10 +245,11 @@ def _is_clear(result: LimitResult) -> bool:
     return not limit.model_copy(update={"value": bound}).holds_for(result.value)
 
 
-def _left_open(data: Data, targets: Sequence[str], held: int) -> str:
+def _left_open(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> str:
     """Return why the figures do not tell targets apart, and who is ahead."""
     told = listed([data.title(name) for name in targets])
-    told += f" meet every objective {up_to(held)} and" if data.has_limits() and held else ""
+    least = min(held[name].users for name in targets)
+    told += f" meet every objective up to {least} users and" if data.has_limits() and least else ""
     repetitions = min((data.repetitions(level.users) for level in _compared(data)), default=0)
     if 0 < repetitions < LEAST_REPETITIONS:
         runs = "1 repetition does" if repetitions == 1 else f"{repetitions} repetitions do"
@@ -222,7 +257,15 @@ def _left_open(data: Data, targets: Sequence[str], held: int) -> str:
     else:
         told += " cannot be told apart with the data at hand"
     ahead = [told_ahead for name in targets if (told_ahead := _ahead(data, name))]
-    return f"{told} ({'; '.join(ahead)})" if ahead else told
+    told += f" ({'; '.join(ahead)})" if ahead else ""
+    return "; ".join([told, *_tell_unknown(data, targets, held)])
+
+
+def _tell_unknown(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> list[str]:
+    if not data.has_limits():
+        return []
+    unknown_at = {name: held[name].unknown_at for name in targets}
+    return [f"at {users} users no cell of {data.title(name)} is valid" for name, users in unknown_at.items() if users]
 
 
 def _ahead(data: Data, target: str) -> str:
@@ -257,11 +300,14 @@ def _choose_by_size(data: Data, targets: Sequence[str]) -> Choice:
     return Choice("tie", None, "nothing", "")
 
 
-def _same_objectives(data: Data, target: str, targets: Sequence[str], held: dict[str, int]) -> str:
+def _same_objectives(data: Data, target: str, targets: Sequence[str], held: Mapping[str, Held]) -> str:
     """Say how far the objectives did not decide among `targets`."""
     if not data.has_limits():
         return ""
-    if not held[target]:
+    others = [name for name in targets if name != target]
+    if any(held[name] != held[target] for name in others):
+        told = listed([f"{data.title(name)} {held[name]}" for name in others])
+        return f"it meets every objective {held[target]}, {told}, and "
+    if not held[target].possible_users:
         return "no target meets every objective even with the fewest users, but "
-    others = listed([data.title(name) for name in targets if name != target])
-    return f"like {others} it meets every objective {up_to(held[target])}, and "
+    return f"like {listed([*map(data.title, others)])} it meets every objective {held[target]}, and "

@@ -19,7 +19,7 @@ from loadtest.figures.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.verdict.choice import Choice, Data, choose, decides, listed, up_to
+from loadtest.verdict.choice import Choice, Data, choose, decides, listed
 from loadtest.verdict.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 
 AT_THINK_TIME_LIMIT_SHARE = 0.9
@@ -273,18 +273,27 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
     target = choice.target if choice else targets[0] if len(targets) == 1 else None
     if target is None:
         return
-    points = data.points(target)
-    point, held = points[-1], data.held_users(target, [point.users for point in points])
-    if data.has_limits() and held < point.users:
-        missed = next(point for point in points if point.users > held)
+    points, planned = data.points(target), data.planned_users(target)
+    point, held = points[-1], data.held(target, planned)
+    if data.has_limits() and held.unknown_at is not None:
+        if held.users:
+            yield (
+                f"Plan for at most {held.users} users on such a machine until {data.title(target)} is measured at "
+                f"{held.unknown_at} users: no cell there is valid."
+            )
+    elif data.has_limits() and held.users < point.users:
+        missed = next(point for point in points if point.users > held.users)
         limits = [str(result.limit) for result in data.missed(target, missed.users)]
-        plan_for = f"Plan for at most {held} users on such a machine" if held else "Change the service or its machine"
+        least = f"Plan for at most {held.users} users on such a machine"
+        plan_for = least if held.users else "Change the service or its machine"
         yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
-    elif (share := _share_of_think_time_limit(point) or 0.0) >= AT_THINK_TIME_LIMIT_SHARE and not point.shown.failures:
-        yield (
-            f"To find the limit of {data.title(target)}, measure more than {point.users} users: there it still "
-            f"kept up with {show_percent(100 * share)} % of what they can send."
-        )
+    elif point.users == planned[-1] and not point.shown.failures:
+        share = _share_of_think_time_limit(point) or 0.0
+        if share >= AT_THINK_TIME_LIMIT_SHARE:
+            yield (
+                f"To find the limit of {data.title(target)}, measure more than {point.users} users: there it still "
+                f"kept up with {show_percent(100 * share)} % of what they can send."
+            )
 
 
 def _repeat_invalid(data: Data) -> Iterator[str]:
@@ -369,12 +378,14 @@ def _side_by_side(data: Data) -> Iterator[str]:
 
 def _only(data: Data, target: str) -> tuple[str, str]:
     point = data.points(target)[-1]
-    held = data.held_users(target, [one.users for one in data.points(target)])
+    held = data.held(target, data.planned_users(target))
     missing = len(data.figures.targets) > 1
     alone = f"Only {data.title(target)} has valid cells; it" if missing else data.title(target)
     told = "was measured"
-    if data.has_limits():
-        told = f"meets every objective {up_to(held)}" if held else "misses objectives"
+    if data.has_limits() and (held.users or held.unknown_at is not None):
+        told = f"meets every objective {held}"
+    elif data.has_limits():
+        told = "misses objectives"
     return f"{alone} {told}", f"at {point.users} users it had {_in_short(point)}"
 
 

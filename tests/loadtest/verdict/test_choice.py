@@ -15,7 +15,7 @@ from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.choice import Data, choose, decides
 from loadtest.verdict.findings import ENOUGH_REPETITIONS, conclude
 from loadtest.verdict.summary import summarize
-from tests.made_run import MadeCell, made_plan, write_made_run
+from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 from tests.service import CONFIGS, ROOT
 
 Change = Callable[[MadeCell], None]
@@ -159,6 +159,66 @@ def test_an_objective_missed_once_and_by_little_does_not_decide(
     assert figures.bottom_line.startswith(start)
     if start != RUN:
         assert f"Until then 1 replica is the safer choice: {RUN.partition(': ')[2]}." in figures.bottom_line
+
+
+def crash(target: str, *users: int, then: Change | None = None) -> Change:
+    """Have every cell of a target at these numbers of users fail."""
+
+    def change(made: MadeCell) -> None:
+        (then or latency(50, 50))(made)
+        if made.record.cell.target == target and made.record.cell.users in users:
+            made.record.status, made.record.reason, made.record.moments = (
+                "failed",
+                "the target ended with code 139",
+                None,
+            )
+
+    return change
+
+
+ONE = {"targets": [made_target("one_replica", 1)]}
+AGAIN = "Plan for at most 10 users on such a machine until 1 replica is measured at 25 users: no cell there is valid."
+
+
+def test_a_level_without_a_valid_cell_ends_what_a_target_is_said_to_meet(tmp_path: Path) -> None:
+    between = summary(tmp_path / "between", crash("one_replica", 25), users=[10, 25, 50], **ONE)
+    told = "1 replica meets every objective up to 10 users (at 25 users no cell is valid); at "
+    assert between.bottom_line.startswith(f"{told}50 users it had ")
+    assert AGAIN in between.recommendations
+    last = summary(tmp_path / "last", crash("one_replica", 25, 50), users=[10, 25, 50], **ONE)
+    assert last.bottom_line.startswith(f"{told}10 users it had ")
+    assert not any("measure more than" in sentence for sentence in last.recommendations)
+    first = summary(tmp_path / "first", crash("one_replica", 10), users=[10, 25], **ONE)
+    assert first.bottom_line.startswith(
+        "1 replica meets every objective with no number of users (at 10 users no cell is valid); at 25 users it had "
+    )
+
+
+def test_without_objectives_a_target_that_failed_at_more_users_is_not_asked_for_more(tmp_path: Path) -> None:
+    whole = summary(tmp_path / "whole", latency(50, 50), users=[10, 25], limits=[], **ONE)
+    assert any("measure more than 25 users" in sentence for sentence in whole.recommendations)
+    figures = summary(tmp_path / "failed", crash("one_replica", 25), users=[10, 25], limits=[], **ONE)
+    assert not any("measure more than" in sentence for sentence in figures.recommendations)
+
+
+def test_who_meets_the_objectives_is_open_where_a_target_has_no_valid_cell(tmp_path: Path) -> None:
+    figures = summary(tmp_path, crash("one_replica", 25, then=latency(4, 40)), users=[10, 25], repetitions=3)
+    assert figures.bottom_line.startswith(
+        "Undecided: at 25 users no cell of 1 replica is valid, so that it is not known who meets every objective there"
+    )
+    assert (
+        "Until then 2 replicas is the safer choice: it meets every objective up to 25 users, 1 replica up to 10 users "
+        "(at 25 users no cell is valid)."
+    ) in figures.bottom_line
+
+
+def test_a_miss_above_a_level_without_a_valid_cell_decides_all_the_same(tmp_path: Path) -> None:
+    slow = crash("two_replicas", 10, then=latency(4, 4, predict_ms=(60, 200)))
+    figures = summary(tmp_path, slow, users=[10, 25], limits=["predict.p95_ms <= 100"])
+    assert figures.bottom_line.startswith(
+        "Run 1 replica: it meets every objective up to 25 users, 2 replicas with no number of users (at 10 users no "
+        "cell is valid); "
+    )
 
 
 def test_more_than_enough_repetitions_without_an_answer_ask_for_twice_as_many(tmp_path: Path) -> None:
