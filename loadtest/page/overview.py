@@ -12,6 +12,7 @@ from loadtest.figures.figures import (
 from loadtest.page.opening import name_limit
 from loadtest.page.terminal import Column, columns_of, print_table
 from loadtest.verdict.choice import Data, decides
+from loadtest.verdict.comparison import name_verdict
 
 _INVALID = "yellow"
 _FAILED = "red"
@@ -50,7 +51,7 @@ def _verdict(figures: Figures, point: PointFigures, level: LevelComparison | Non
     if level is None:
         return ""
     if level.winner is None:
-        return level.verdict
+        return name_verdict(level)
     return ("winner" if decides(Data(figures), level) else "ahead") if level.winner == point.target else ""
 
 

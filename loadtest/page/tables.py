@@ -27,6 +27,7 @@ from loadtest.figures.figures import (
 )
 from loadtest.page.markdown import make_aligned_table
 from loadtest.verdict.choice import Data, decides
+from loadtest.verdict.comparison import name_verdict
 
 _OPEN_LOOP = (
     "Latency from the scheduled time, as whoever arrived then waits, and from the moment of sending, as a closed loop "
@@ -166,8 +167,15 @@ def make_comparison(figures: Figures) -> str:
     return make_aligned_table(["users", "verdict", "why"], rows)
 
 
+def has_divided(figures: Figures) -> bool:
+    """Return whether the verdict on any level is divided."""
+    return any(name_verdict(level) == "divided" for level in figures.comparisons)
+
+
 def _verdict_at(figures: Figures, level: LevelComparison) -> str:
-    if level.winner is None or decides(Data(figures), level):
+    if level.winner is None:
+        return name_verdict(level)
+    if decides(Data(figures), level):
         return _verdict_on(figures, level)
     return f"{figures.title_of(level.winner)} is ahead"
 

@@ -19,6 +19,7 @@ from loadtest.figures.figures import (
     show_bytes,
 )
 from loadtest.plan.targets import KIT_ROLES
+from loadtest.verdict.comparison import Duel, group_by_pair, judge_pair, listed
 from loadtest.verdict.differences import (
     FAILURES,
     FEW_FAILURES_POINTS,
@@ -121,8 +122,9 @@ class Data:
 class Choice:
     """What speaks for a target, and how far the figures decide."""
 
-    state: Literal["decided", "split", "tie", "undecided"]
-    """split: each of several targets is the better one at other numbers of users."""
+    state: Literal["decided", "split", "divided", "tie", "undecided"]
+    """split: each of several targets is the better one at other numbers of users; divided: each is better in other
+    figures, or than another target."""
     target: str | None
     """None when nothing speaks for one."""
     ground: Literal["objectives", "levels", "memory", "number of replicas", "nothing"]
@@ -130,12 +132,10 @@ class Choice:
     because: str
     """A clause that follows a colon."""
     open: str = ""
-    """What an undecided choice leaves open, or on what a split one depends: a sentence without its end."""
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Return parts as a reader lists them."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    """What an undecided choice leaves open, on what a split or divided one depends, or who is out of a tie: a sentence
+    without its end."""
+    among: Sequence[str] = ()
+    """The targets of a tie."""
 
 
 def decides(data: Data, level: LevelComparison) -> bool:
@@ -144,24 +144,15 @@ def decides(data: Data, level: LevelComparison) -> bool:
         return False
     if data.repetitions(level.users) >= LEAST_REPETITIONS:
         return True
-    won = _won_figures(level)
-    return bool(won) and all(by_failures or 2 * count > total for count, total, by_failures in won)
+    pairs = [found for pair, found in group_by_pair(level).items() if level.winner in pair]
+    return bool(pairs) and all(_has_most(found, level.winner) for found in pairs)
 
 
-def _won_figures(level: LevelComparison) -> list[tuple[int, int, bool]]:
-    """Return for each other target: in how many figures the winner is better, of how many, and whether in failures."""
-    pairs: dict[tuple[str, ...], list[Difference]] = {}
-    for difference in level.differences:
-        if level.winner in difference.samples:
-            pairs.setdefault(tuple(difference.samples), []).append(difference)
-    return [
-        (
-            sum(one.winner == level.winner for one in found if one.metric != FAILURES),
-            sum(one.metric != FAILURES for one in found),
-            any(one.winner == level.winner for one in found if one.metric == FAILURES),
-        )
-        for found in pairs.values()
-    ]
+def _has_most(differences: Sequence[Difference], *winners: str) -> bool:
+    """Return whether these targets of a pair are better in failures, or in more than half of the other figures."""
+    others = [one for one in differences if one.metric != FAILURES]
+    is_by_failures = any(one.winner in winners for one in differences if one.metric == FAILURES)
+    return is_by_failures or 2 * sum(one.winner in winners for one in others) > len(others)
 
 
 def choose(data: Data) -> Choice | None:
@@ -177,7 +168,11 @@ def choose(data: Data) -> Choice | None:
         return _choose_by_objectives(data, left[0], held, planned)
     if data.has_limits() and any(held[target].users < most for target in left):
         return _choose_by_what_is_known(data, left, held)
-    return _choose_by_levels(data, left, held) or _choose_without_winner(data, left, held)
+    return _choose_by_figures(data, left, held)
+
+
+def _choose_by_figures(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> Choice:
+    return _choose_by_levels(data, targets, held) or _choose_without_winner(data, targets, held)
 
 
 def _choose_by_levels(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> Choice | None:
@@ -196,10 +191,109 @@ def _choose_by_levels(data: Data, targets: Sequence[str], held: Mapping[str, Hel
 
 
 def _choose_without_winner(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> Choice:
-    smallest = _choose_by_size(data, targets)
-    if _compared(data) and all(one.verdict == "tie" for one in _compared(data)):
-        return smallest
-    return replace(smallest, state="undecided", open=_left_open(data, targets, held))
+    """Return the choice where no target is better than every other at the most levels."""
+    pairs = _pairs(data, targets)
+    left = _unbeaten(pairs, targets)
+    beaten = _tell_beaten(data, pairs, targets, left)
+    if len(left) == 1:
+        return _choose_unbeaten(data, pairs, left[0], targets, held)
+    smallest = _choose_by_size(data, left)
+    pairs = _pairs(data, left)
+    if pairs and all(pair.duel.verdict == "tie" for pair in pairs):
+        others = [
+            f"{data.title(name)} meets every objective {one}" for name, one in held.items() if name not in targets
+        ]
+        return replace(smallest, open="; ".join([*beaten, *(others if data.has_limits() else [])]), among=left)
+    if divided := _tell_pairs(data, [pair for pair in pairs if pair.is_clear]):
+        return replace(smallest, state="divided", open="; ".join([*divided, *beaten]))
+    return replace(smallest, state="undecided", open="; ".join([_left_open(data, left, held), *beaten]))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two targets at one number of users."""
+
+    users: int
+    names: tuple[str, ...]
+    duel: Duel
+    is_clear: bool
+    """Whether what is won is so by more than chance, as `decides` asks of a level."""
+
+    def other(self, name: str) -> str:
+        """Return the other target."""
+        return self.names[1] if self.names[0] == name else self.names[0]
+
+
+def _pairs(data: Data, targets: Sequence[str]) -> list[_Pair]:
+    """Return the pairs of these targets at each number of users that is compared."""
+    titles = {facts.name: facts.title for facts in data.figures.targets}
+    pairs = []
+    for level in _compared(data):
+        for names, found in group_by_pair(level).items():
+            duel = judge_pair(found, titles)
+            winners = names if duel.verdict == "divided" else (duel.winner,) if duel.winner else ()
+            enough = data.repetitions(level.users) >= LEAST_REPETITIONS
+            is_clear = bool(winners) and (enough or _has_most(found, *winners))
+            if {*names} <= {*targets}:
+                pairs.append(_Pair(level.users, names, duel, is_clear))
+    return pairs
+
+
+def _wins(pairs: Sequence[_Pair], winner: str, loser: str) -> list[int]:
+    """Return the numbers of users at which one target is clearly better than another."""
+    return [
+        pair.users for pair in pairs if pair.is_clear and pair.duel.winner == winner and pair.other(winner) == loser
+    ]
+
+
+def _unbeaten(pairs: Sequence[_Pair], targets: Sequence[str]) -> Sequence[str]:
+    """Return the targets without those that are worse than another and never better; all, if that is a circle."""
+    left = [
+        name
+        for name in targets
+        if not any(_wins(pairs, other, name) and not _wins(pairs, name, other) for other in targets)
+    ]
+    return left or targets
+
+
+def _tell_beaten(data: Data, pairs: Sequence[_Pair], targets: Sequence[str], left: Sequence[str]) -> list[str]:
+    """Return for each target that is out which are better, those that are left first."""
+    told = []
+    for loser in (name for name in targets if name not in left):
+        wins = {name: users for name in (*left, *targets) if (users := _wins(pairs, name, loser))}
+        winners = [name for name in wins if name in left] or [*wins]
+        are = "is" if len(winners) == 1 else "are"
+        users = sorted({users for name in winners for users in wins[name]})
+        told.append(
+            f"{listed([*map(data.title, winners)])} {are} better than {data.title(loser)} at {_told_users(users)} users"
+        )
+    return told
+
+
+def _tell_pairs(data: Data, pairs: Sequence[_Pair]) -> list[str]:
+    """Return what is won in pairs, the same at several numbers of users once."""
+    users: dict[str, list[int]] = {}
+    for pair in pairs:
+        if pair.duel.verdict == "divided":
+            users.setdefault(pair.duel.because, []).append(pair.users)
+        elif pair.duel.winner:
+            does = "is better than" if pair.is_clear else "is ahead of"
+            told = f"{data.title(pair.duel.winner)} {does} {data.title(pair.other(pair.duel.winner))}"
+            users.setdefault(told, []).append(pair.users)
+    return [f"at {_told_users(levels)} users {told}" for told, levels in users.items()]
+
+
+def _choose_unbeaten(
+    data: Data, pairs: Sequence[_Pair], best: str, targets: Sequence[str], held: Mapping[str, Held]
+) -> Choice:
+    """Return the only target that no other is better than; decided if it is better than each."""
+    wins = {name: _wins(pairs, best, name) for name in targets if name != best}
+    known = [f"{data.title(name)} at {_told_users(users)} users" for name, users in wins.items() if users]
+    because = f"it is better than {listed(known)}" if known else "no other is better than it"
+    unknown = [name for name, users in wins.items() if not users]
+    if unknown:
+        return Choice("undecided", best, "levels", because, _left_open(data, [best, *unknown], held))
+    return Choice("decided", best, "levels", f"{_same_objectives(data, best, targets, held)}{because}")
 
 
 def _compared(data: Data) -> list[LevelComparison]:
@@ -228,7 +322,7 @@ def _choose_by_what_is_known(data: Data, targets: Sequence[str], held: Mapping[s
     best, *as_good = [name for name in targets if held[name].users == most]
     told = f"{listed(_tell_unknown(data, targets, held))}, so that it is not known who meets every objective there"
     if as_good:
-        return replace(_choose_by_size(data, [best, *as_good]), state="undecided", open=told)
+        return replace(_choose_by_figures(data, [best, *as_good], held), state="undecided", open=told)
     others = listed([f"{data.title(name)} {held[name]}" for name in targets if name != best])
     return Choice("undecided", best, "objectives", f"it meets every objective {held[best]}, {others}", told)
 
@@ -257,6 +351,8 @@ def _left_open(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> 
     else:
         told += " cannot be told apart with the data at hand"
     ahead = [told_ahead for name in targets if (told_ahead := _ahead(data, name))]
+    won = {level.users for level in _compared(data) if level.winner}
+    ahead += _tell_pairs(data, [pair for pair in _pairs(data, targets) if pair.users not in won])
     told += f" ({'; '.join(ahead)})" if ahead else ""
     return "; ".join([told, *_tell_unknown(data, targets, held)])
 
@@ -272,15 +368,24 @@ def _ahead(data: Data, target: str) -> str:
     levels = [level for level in _compared(data) if level.winner == target]
     if not levels:
         return ""
-    figures = [found for level in levels for found in _won_figures(level)]
-    counts = sorted({count for count, _, _ in figures})
+    figures = [
+        [one.winner for one in found if one.metric != FAILURES]
+        for level in levels
+        for pair, found in group_by_pair(level).items()
+        if target in pair
+    ]
+    counts = sorted({winners.count(target) for winners in figures})
     count = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
-    told = f"{data.title(target)} is ahead at {_users_of(levels)} users, in {count} of {figures[0][1]} figures"
+    told = f"{data.title(target)} is ahead at {_users_of(levels)} users, in {count} of {len(figures[0])} figures"
     return f"{told} each" if len(figures) > 1 else told
 
 
 def _users_of(levels: Sequence[LevelComparison]) -> str:
-    return listed([str(level.users) for level in levels])
+    return _told_users([level.users for level in levels])
+
+
+def _told_users(users: Sequence[int]) -> str:
+    return listed([*map(str, users)])
 
 
 def _choose_by_size(data: Data, targets: Sequence[str]) -> Choice:

@@ -19,7 +19,8 @@ from loadtest.figures.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.verdict.choice import Choice, Data, choose, decides, listed
+from loadtest.verdict.choice import Choice, Data, choose, decides
+from loadtest.verdict.comparison import listed, name_verdict
 from loadtest.verdict.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 
 AT_THINK_TIME_LIMIT_SHARE = 0.9
@@ -118,8 +119,11 @@ def _levels_won(data: Data) -> Iterator[str]:
             is_certain = all(decides(data, level) for level in won)
             certain = "the better one" if is_certain else "ahead, with too few repetitions to decide,"
             yield f"{data.title(target)}: {certain} at {len(won)} of {len(levels)} user levels. {told}"
+    for level in levels:
+        if name_verdict(level) == "divided":
+            yield f"No single winner at {level.users} users: {level.because}."
     for verdict, told in (("tie", "A tie"), ("not enough data", "Not enough data for a verdict")):
-        users = [str(level.users) for level in levels if level.verdict == verdict and level.differences]
+        users = [str(level.users) for level in levels if name_verdict(level) == verdict and level.differences]
         if users:
             yield f"{told} at {listed(users)} users."
 
@@ -262,7 +266,9 @@ def _advice(data: Data, choice: Choice) -> str:
         return f"Run {title} for its {choice.ground}: {choice.because}."
     if choice.state == "split":
         return f"What speaks for {title} at all of them is its {choice.ground}: {choice.because}."
-    if choice.ground == "objectives":
+    if choice.state == "divided":
+        return f"What else speaks for {title} is its {choice.ground}: {choice.because}."
+    if choice.ground in {"objectives", "levels"}:
         return f"Until then {title} is the safer choice: {choice.because}."
     return f"Until then nothing but {choice.ground} speaks for {title}: {choice.because}."
 
@@ -359,11 +365,14 @@ def _lead(data: Data, choice: Choice | None) -> tuple[str, str]:
     if choice is None:
         return "Undecided", f"{titles} have no number of users in common; measure them at the same ones"
     if choice.state == "tie":
+        titles = listed([data.title(target) for target in choice.among])
         apart = f"no figure tells {titles} apart"
-        return "A tie", apart if choice.target else f"nothing measured here speaks for one of {titles}"
+        told = apart if choice.target else f"nothing measured here speaks for one of {titles}"
+        return "A tie", "; ".join(filter(None, [told, choice.open]))
     return {
         "decided": (f"Run {data.title(choice.target or '')}", choice.because),
         "split": ("It depends on the number of users", choice.open),
+        "divided": ("No single winner", choice.open),
         "undecided": ("Undecided", choice.open),
     }[choice.state]
 

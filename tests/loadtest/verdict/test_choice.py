@@ -1,20 +1,26 @@
 """The headline decides what the data decide: else it says Undecided, what would decide, and what a choice rests on."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loadtest.figures.figures import Figures
+from loadtest.figures.figures import CellFigures, Facts, Figures, LimitResult, PointFigures, RoleFigures
+from loadtest.figures.traffic import compute_traffic
+from loadtest.page.text import render_markdown
+from loadtest.plan.limits import read_limit
 from loadtest.plan.plan import load_plan
 from loadtest.plan.yaml_file import read_yaml_file
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.choice import Data, choose, decides
-from loadtest.verdict.findings import ENOUGH_REPETITIONS, conclude
+from loadtest.verdict.comparison import compare_levels
+from loadtest.verdict.differences import Repetition
+from loadtest.verdict.findings import ENOUGH_REPETITIONS, answer, conclude
 from loadtest.verdict.summary import summarize
+from tests.loadtest.verdict.test_comparison import facts, measured
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 from tests.service import CONFIGS, ROOT
 
@@ -128,6 +134,136 @@ def test_a_tie_names_what_else_speaks_for_one(tmp_path: Path) -> None:
     assert "Run 1 replica for its number of replicas: it has 1, 2 replicas 2." in conclude(without_roles).bottom_line
 
 
+def concluded(*levels: Mapping[str, Sequence[Repetition]]) -> Figures:
+    """Return the report on repetitions by target, at 10 users, 20 and so on. The last target needs least memory."""
+    names, users = [*levels[0]], [10 * number for number, _ in enumerate(levels, start=1)]
+    points, cells = [], []
+    for level, repetitions in zip(users, levels, strict=True):
+        for size, (name, found) in enumerate(reversed([*repetitions.items()]), start=1):
+            traffic = compute_traffic(found[0].requests, found[0].window.length_s)
+            role = RoleFigures(
+                role="model", processes=1, cpu_percent=10, cpu_max_percent=10, rss_max_bytes=size * 2**30, threads=1
+            )
+            points.append(PointFigures(target=name, users=level, repetitions=len(found), steady=traffic, roles=[role]))
+            cells += [
+                CellFigures(target=name, users=level, repetition=number, valid=True, steady=traffic)
+                for number, _ in enumerate(found, start=1)
+            ]
+    by_level = {
+        (name, level): found
+        for level, repetitions in zip(users, levels, strict=True)
+        for name, found in repetitions.items()
+    }
+    return conclude(
+        Facts(
+            title="made",
+            source="run folder",
+            test={"users": users, "duration_s": 60},
+            targets=facts(*names),
+            endpoints=["predict"],
+            points=points,
+            cells=cells,
+            comparisons=compare_levels(users, facts(*names), ["predict"], by_level),
+        )
+    )
+
+
+def test_a_target_that_lost_to_another_is_not_chosen_for_its_memory() -> None:
+    figures = concluded({"a": measured(1), "b": measured(2), "c": measured(3, median_ms=300)})
+    assert figures.bottom_line.startswith(
+        "A tie: no figure tells A and B apart; A and B are better than C at 10 users. Run B for its memory: it needs "
+        "2.0 GiB resident, A 3.0 GiB. "
+    )
+    assert "No single winner at 10 users: none is better than every other: " in " ".join(figures.takeaways)
+    assert not any(sentence.startswith("A tie") for sentence in figures.takeaways)
+    report = render_markdown(figures)
+    assert "| divided " in report
+    assert "A level is divided where" in report
+
+
+def test_with_one_repetition_three_targets_are_never_a_tie() -> None:
+    figures = concluded({"a": measured(1, 1), "b": measured(2, 1, median_ms=160), "c": measured(3, 1, median_ms=125)})
+    assert figures.bottom_line.startswith(
+        "Undecided: A and C cannot be told apart, as 1 repetition does not show how much two runs of one target "
+        "differ; A is better than B at 10 users; "
+    )
+    assert "Until then nothing but memory speaks for C: it needs 1.0 GiB resident, A 3.0 GiB." in figures.bottom_line
+
+
+@pytest.mark.parametrize(
+    ("count", "tail", "rps", "start"),
+    [
+        (
+            3,
+            1.6,
+            2.5,
+            "No single winner: at 10 users A is better in throughput, B in predict p95. What else speaks for B ",
+        ),
+        (1, 1.9, 4, "Undecided: A and B cannot be told apart, as 1 repetition does not show how much two runs of one "),
+    ],
+)
+def test_targets_that_are_each_better_in_other_figures_are_no_tie(
+    count: int, tail: float, rps: float, start: str
+) -> None:
+    level = {"a": measured(1, count, rps=30, tail=tail), "b": measured(2, count, rps=rps)}
+    told = concluded(level).bottom_line
+    assert told.startswith(start)
+    assert "at 10 users A is better in throughput, B in predict p95" in told
+    if count > 1:
+        assert answer(concluded(level)).headline == "No single winner"
+
+
+def test_a_target_that_is_better_than_each_other_at_some_level_is_the_one_to_run() -> None:
+    few, slow = measured(3, 1, median_ms=118), {"median_ms": 140}
+    figures = concluded(
+        {"a": measured(1), "b": measured(2, **slow), "c": few}, {"a": measured(4), "b": few, "c": measured(5, **slow)}
+    )
+    assert [level.winner for level in figures.comparisons] == [None, None]
+    assert figures.bottom_line.startswith(
+        "Run A: it is better than B at 10 users and C at 20 users; at 20 users it had "
+    )
+
+
+def test_a_target_that_no_other_beats_is_the_safer_choice_and_not_decided() -> None:
+    """A is better than B, and B than C; nothing is known of A beside C."""
+    few = measured(3, 1, median_ms=118)
+    figures = concluded(
+        {"a": measured(1), "b": measured(2, median_ms=140), "c": few},
+        {"a": few, "b": measured(4), "c": measured(5, median_ms=140)},
+    )
+    assert figures.bottom_line.startswith("Undecided: A and C cannot be told apart, as 1 repetition does not show ")
+    assert "Until then A is the safer choice: it is better than B at 10 users." in figures.bottom_line
+
+
+def test_targets_that_beat_each_other_in_a_circle_have_no_single_winner() -> None:
+    few, fast, slow = measured(3, 1, median_ms=118), measured(1), measured(2, median_ms=140)
+    figures = concluded(
+        {"a": fast, "b": slow, "c": few}, {"a": few, "b": fast, "c": slow}, {"a": slow, "b": few, "c": fast}
+    )
+    assert figures.bottom_line.startswith(
+        "No single winner: at 10 users A is better than B; at 20 users B is better than C; at 30 users C is better "
+        "than A. What else speaks for C is its memory: "
+    )
+
+
+def test_of_targets_that_are_known_to_hold_as_far_the_better_one_is_the_safer_choice() -> None:
+    """C has no valid cell at 20 users, A and B met the objectives there, and A is better than B."""
+    slow = {"median_ms": 140}
+    figures = concluded(
+        {"a": measured(1), "b": measured(2, **slow), "c": measured(3)}, {"a": measured(4), "b": measured(5, **slow)}
+    )
+    met = LimitResult(limit=read_limit("failures_percent <= 0"), value=0, met=True)
+    cells = [cell.model_copy(update={"limits": [met]}) for cell in figures.cells]
+    unknown = PointFigures(target="c", users=20, repetitions=0)
+    with_unknown = figures.model_copy(update={"cells": cells, "points": [*figures.points, unknown]})
+    told = conclude(with_unknown).bottom_line
+    assert told.startswith("Undecided: at 20 users no cell of C is valid, so that it is not known who meets every ")
+    assert (
+        "Until then A is the safer choice: like B it meets every objective up to 20 users, and it is better than B "
+        in (told)
+    )
+
+
 def test_nothing_compared_is_no_tie(tmp_path: Path) -> None:
     figures = summary(tmp_path, latency(50, 50), users=[25], limits=[])
     choice = choose(Data(figures.model_copy(update={"comparisons": []})))
@@ -223,8 +359,12 @@ def test_a_miss_above_a_level_without_a_valid_cell_decides_all_the_same(tmp_path
 
 def test_more_than_enough_repetitions_without_an_answer_ask_for_twice_as_many(tmp_path: Path) -> None:
     figures = summary(tmp_path, users=[10], duration_s=30, repetitions=ENOUGH_REPETITIONS, limits=[])
+    unknown = {"verdict": "not enough data", "winner": None}
     undecided = [
-        level.model_copy(update={"verdict": "not enough data", "winner": None}) for level in figures.comparisons
+        level.model_copy(
+            update={**unknown, "differences": [one.model_copy(update=unknown) for one in level.differences]}
+        )
+        for level in figures.comparisons
     ]
     again = conclude(figures.model_copy(update={"comparisons": undecided}))
     assert again.bottom_line.startswith(

@@ -11,7 +11,7 @@ from loadtest.figures.traffic import Requests, Window
 from loadtest.statistics.block_bootstrap import choose_block_s
 from loadtest.statistics.intervals import failures_difference_interval, failures_interval
 from loadtest.statistics.percentiles import LEAST_SAMPLES
-from loadtest.verdict.comparison import compare_levels
+from loadtest.verdict.comparison import compare_levels, name_verdict
 from loadtest.verdict.differences import Repetition, Side
 from tests.benchmarks.verdicts import compare_pairs, count_verdicts
 from tests.queueing import Service, simulate
@@ -161,13 +161,15 @@ def test_more_throughput_is_better() -> None:
     assert level.because.startswith(told)
 
 
-def test_as_many_figures_won_on_either_side_are_a_tie() -> None:
+def test_as_many_figures_won_on_either_side_are_no_tie() -> None:
     level = compared(a=measured(1, rps=30, tail=2), b=measured(2, rps=20))
     counts = [difference.winner for difference in level.differences]
     assert (counts.count("a"), counts.count("b")) == (1, 2)
     even = compared(a=measured(1, rps=30, tail=1.6), b=measured(2, rps=2.5))
     assert difference_in(even, "predict.p99_ms").because == "too few samples"
-    assert (even.verdict, even.because) == ("tie", "A and B are each better in 1 of 4 figures")
+    assert (name_verdict(even), even.winner) == ("divided", None)
+    assert even.verdict != "tie"
+    assert even.because == "A is better in throughput, B in predict p95"
 
 
 def test_a_percentile_without_enough_samples_has_no_verdict() -> None:
@@ -226,9 +228,18 @@ def test_of_three_targets_the_one_that_beats_both_others_wins() -> None:
     assert "beside B" in level.because
     assert "fewer failures" in level.because
     assert len(level.differences) == 3 * 5
-    even = compared(a=measured(1), b=measured(2), c=measured(3, median_ms=140))
-    assert (even.winner, even.verdict) == (None, "tie")
-    assert even.because.startswith("none is better than every other: A and B: tie, ")
+
+
+def test_of_three_targets_a_tie_is_that_of_all_pairs() -> None:
+    equal = compared(a=measured(1), b=measured(2), c=measured(3))
+    assert (equal.winner, name_verdict(equal)) == (None, "tie")
+    one_worse = compared(a=measured(1), b=measured(2), c=measured(3, median_ms=140))
+    assert (one_worse.winner, name_verdict(one_worse)) == (None, "divided")
+    assert one_worse.verdict != "tie"
+    assert one_worse.because.startswith("none is better than every other: A and B: tie, ")
+    one_unknown = compared(a=measured(1), b=measured(2), c=measured(3, count=1))
+    assert (one_unknown.winner, name_verdict(one_unknown)) == (None, "not enough data")
+    assert one_unknown.because.startswith("none is better than every other: A and B: tie, ")
 
 
 def test_a_target_without_data_is_named_beside_the_verdict_on_the_others() -> None:
