@@ -54,8 +54,8 @@ class Plan(Strict):
     most_stolen_cpu_percent: NonNegativeFloat = 100
     """Of one core: what the host of a virtual machine may give to others instead until a cell is INVALID."""
     most_generator_late_percent: NonNegativeFloat = MOST_LATE_PERCENT
-    """Of the time: for how much of it the load generator's event loop may be late until a cell is INVALID. More, where
-    only counts matter: latencies are then partly the generator's own."""
+    """Of the time: for how much of it the load generator's event loop may be late until a cell is INVALID. Of its
+    longest stall, 1 s does not count. More, where only counts matter: latencies are then partly the generator's own."""
     repetitions: PositiveInt = 1
     seed: int = 1
     workload: Workload

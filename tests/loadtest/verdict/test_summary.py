@@ -380,11 +380,27 @@ def test_a_generator_that_is_a_little_late_is_noted(tmp_path: Path) -> None:
     assert any("event loop was late for 2" in note and "p99" in note for note in cell.notes)
 
 
-def test_a_single_late_second_is_forgiven(tmp_path: Path) -> None:
-    def be_late_once(made: MadeCell) -> None:
-        made.generator[20] = replace(made.generator[20], lag_ms=250.0)
+def be_late_once(lag_ms: float) -> Callable[[MadeCell], None]:
+    """Let the event loop stand still once; its next row comes when it goes on."""
 
-    assert cell_with(tmp_path, be_late_once).valid
+    def stand_still(made: MadeCell) -> None:
+        late = made.generator[30]
+        blocked = [row for row in made.generator if late.unix_s - lag_ms / 1000 < row.unix_s < late.unix_s]
+        made.generator = [row for row in made.generator if row not in blocked and row is not late]
+        made.generator.append(replace(late, lag_ms=lag_ms))
+
+    return stand_still
+
+
+@pytest.mark.parametrize("lag_ms", [250, 1000])
+def test_a_single_late_second_is_forgiven(tmp_path: Path, lag_ms: float) -> None:
+    assert cell_with(tmp_path, be_late_once(lag_ms)).valid
+
+
+def test_of_a_long_stall_one_second_is_forgiven(tmp_path: Path) -> None:
+    cell = cell_with(tmp_path, be_late_once(8000))
+    assert "event loop for 13.1 % of the time (by 8,000 ms at most), 4 % are allowed" in only_reason(cell)
+    assert cell.generator_late_percent == pytest.approx(100 * (8 - 1) / 55, abs=1)
 
 
 def test_a_generator_that_holds_back(tmp_path: Path) -> None:
