@@ -10,7 +10,7 @@ but from few values. `differences` takes the larger spread.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import cbrt, ceil, log10, sqrt
+from math import cbrt, ceil, fsum, log10, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,7 @@ class Resampled:
         """Draw; the same seed gives the same draws."""
         self.runs = len(runs)
         self.events = sum(len(run.at_s) for run in runs)
+        self._measured_s = fsum(run.length_s for run in runs)
         seconds = [run.seconds for run in runs]
         begins = np.cumsum([0, *seconds])
         self._second = np.concatenate([begin + run.second_of_each() for begin, run in zip(begins, runs, strict=False)])
@@ -85,7 +86,7 @@ class Resampled:
     def rate(self) -> tuple[float, _Numbers]:
         """Return the events per second, and those of each draw."""
         drawn = self._drawn(np.ones(self.events, np.bool_))
-        return self.events / float(self._length_s.sum()), drawn / self._sums(self._length_s)
+        return self.events / self._measured_s, drawn / self._sums(self._length_s)
 
     def percentile(self, values: _Numbers, which: NDArray[np.bool_], share: float) -> tuple[float, _Numbers]:
         """Return a percentile of the values of those events, at least one, and that of each draw.

@@ -240,7 +240,7 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         valid=not measured.reasons,
         reasons=[Reason(without_host(reason), reason.code) for reason in measured.reasons],
         notes=[without_host(note) for note in measured.notes],
-        whole_run_s=_length_s([measured], "whole_run"),
+        whole_run_s=_shown_s(_length_s([measured], "whole_run")),
         ready_after_s=record and record.ready_after_s,
         replicas_asked=record and record.replicas_asked,
         replicas_found=record and record.replicas_found,
@@ -276,7 +276,7 @@ def _figures(plan: Plan, measured: Sequence[_Measured]) -> dict[str, Any]:
     names = plan.workload.endpoints if steady and whole_run else ()
     resources = [row for one in measured for row in one.steady_resources()]
     return {
-        "steady_window_s": _length_s(measured, "steady"),
+        "steady_window_s": _shown_s(_length_s(measured, "steady")),
         "steady": steady and steady.traffic(),
         "whole_run": whole_run and whole_run.traffic(),
         "scheduled": scheduled and scheduled.traffic(),
@@ -319,7 +319,11 @@ def _pool_scheduled(measured: Sequence[_Measured]) -> _Pool | None:
 
 def _length_s(measured: Sequence[_Measured], span: str) -> float | None:
     windows: list[Window] = [window for one in measured if (window := getattr(one, span)) is not None]
-    return round(fsum(window.length_s for window in windows), 4) if windows else None
+    return fsum(window.length_s for window in windows) if windows else None
+
+
+def _shown_s(length_s: float | None) -> float | None:
+    return length_s and round(length_s, 4)
 
 
 def _endpoint(name: str, steady: _Pool, whole_run: _Pool, scheduled: _Pool | None) -> EndpointFigures:

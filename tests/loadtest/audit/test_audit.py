@@ -26,11 +26,12 @@ from loadtest.audit.table import Printed
 from loadtest.commands.audit import add_command
 from loadtest.errors import BadInputError
 from loadtest.figures.locust_csv import read_locust_csv
+from loadtest.rows.columns import RequestRow
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.findings import conclude
 from loadtest.verdict.summary import summarize
 from tests.audits.closed_loop import SHARES, Experiment, Kind, Outcome, locust_csv, simulate, tabulate
-from tests.made_run import made_plan, write_made_run
+from tests.made_run import MadeCell, made_plan, write_made_run
 
 ROOT = Path(__file__).parents[3]
 PUBLISHED = Path("tests/audits/published_report.yaml")
@@ -346,6 +347,41 @@ def test_our_own_report_gives_no_finding(tmp_path: Path, own: dict[str, Any]) ->
     audit = audit_own(tmp_path, own)
     assert audit.findings == []
     assert all(rule.checked for rule in audit.rules)
+
+
+def send_fast(seed: int) -> Callable[[MadeCell], None]:
+    """Let users send again at once, about a thousand times a second, in windows that begin and end at any moment."""
+
+    def send(made: MadeCell) -> None:
+        rng = random.Random(f"{seed} {made.record.cell.id}")
+        moments = made.record.moments
+        assert moments is not None
+        moments.started_unix_s += rng.uniform(0, 0.01)
+        moments.spawned_unix_s = moments.started_unix_s + rng.uniform(0.1, 0.2)
+        moments.stopping_unix_s += rng.uniform(0.02, 0.1)
+        moments.stopped_unix_s = moments.stopping_unix_s + 0.1
+        made.requests = []
+        for _ in range(made.record.cell.users):
+            now_s = moments.started_unix_s
+            while now_s < moments.stopping_unix_s:
+                latency_s = rng.uniform(0.005, 0.015)
+                endpoint = rng.choice(["predict", "lookup"])
+                made.requests.append(RequestRow(round(now_s, 6), endpoint, 200, round(1000 * latency_s, 3), 9, "", ""))
+                now_s += latency_s
+
+    return send
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_our_own_report_of_many_requests_in_odd_windows_gives_no_finding(tmp_path: Path, seed: int) -> None:
+    pace = {**made_plan().workload.model_dump(mode="json"), "wait_s": [0, 0]}
+    keys = {"users": [10], "duration_s": 3, "settle_s": 0, "repetitions": 2, "metrics": None, "baseline": None}
+    folder = write_made_run(tmp_path / "run", made_plan(**keys, workload=pace), send_fast(seed))
+    figures = summarize(RunFolder(folder)).model_dump(mode="json")
+    (level,) = figures["comparisons"]
+    rps = next(one["values"] for one in level["differences"] if one["metric"] == "rps")
+    assert min(rps.values()) > 900
+    assert audit_own(tmp_path, figures).findings == []
 
 
 # --- planted faults: tables -----------------------------------------------------------------------------------------
