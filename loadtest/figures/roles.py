@@ -47,9 +47,14 @@ def _spans_s(samples_unix_s: set[float]) -> dict[float, float]:
 
 
 def _mean(rows: list[ResourceRow], spans_s: dict[float, float], column: str) -> float | None:
-    """Return the mean over time: a kit that was held up reads several seconds at once. None if it is unknown."""
+    """Return the mean over time: a kit that was held up reads several seconds at once. None if it is unknown.
+
+    In a sample without a row the role had no process, which used nothing.
+    """
     known = [(value, spans_s[row.unix_s]) for row in rows if (value := getattr(row, column)) is not None]
     covered_s = fsum(span_s for _, span_s in known)
+    if column != "crowd_cores":  # None, and not 0, where no thread is busy
+        covered_s += fsum(spans_s[unix_s] for unix_s in spans_s.keys() - {row.unix_s for row in rows})
     return round(fsum(value * span_s for value, span_s in known) / covered_s, 2) if known else None
 
 

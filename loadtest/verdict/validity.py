@@ -451,9 +451,11 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     replicas = _target(plan, evidence).replicas
     if replicas is None:
         return
-    counts = [row.processes for row in evidence.resources if row.role == replicas.role]
+    # A role without a process has no row in a sample.
+    seen = {row.unix_s: row.processes for row in evidence.resources if row.role == replicas.role}
+    counts = [seen.get(unix_s, 0) for unix_s in {row.unix_s for row in evidence.resources}]
     if not counts:
-        yield Reason(f"resources.csv has no row of the role {replicas.role} in the steady window", "generator_unseen")
+        yield Reason("resources.csv has no row of the steady window, so the replicas are not known", "generator_unseen")
     elif others := [count for count in counts if count != replicas.count]:
         ran = f"{min(others)}" if min(others) == max(others) else f"{min(others)} to {max(others)}"
         yield Reason(

@@ -218,6 +218,18 @@ def test_roles_are_averaged_over_the_steady_window(tmp_path: Path) -> None:
     assert (role.rss_max_bytes, role.threads) == (300, 7)
 
 
+def test_a_role_uses_nothing_in_a_sample_in_which_it_has_no_process(tmp_path: Path) -> None:
+    def end_half_way(made: MadeCell) -> None:
+        users = ResourceRow(STARTED, "users", 1, 80, 100, 1, busiest_thread_percent=60, crowd_threads=4, crowd_cores=2)
+        made.resources = [ResourceRow(STARTED + second, "kit", 1, 10, 100, 1) for second in range(10, 18)]
+        made.resources += [replace(users, unix_s=STARTED + second) for second in range(10, 14)]
+
+    kit, users = sorted(cell_with(tmp_path, end_half_way).roles, key=lambda role: role.role)
+    assert (kit.cpu_percent, users.cpu_percent, users.cpu_max_percent, users.processes) == (10, 40, 80, 1)
+    assert (users.busiest_thread_percent, users.crowd_threads, users.crowd_cores) == (30, 2, 2)
+    assert users.busy_threads is None, "not told in any sample"
+
+
 def test_requests_that_the_plan_does_not_name_count_in_the_totals(tmp_path: Path) -> None:
     cell = cell_with(tmp_path, lambda made: made.requests.append(request(1, endpoint="GET /login")))
     assert cell.steady
@@ -639,6 +651,23 @@ def test_a_replica_that_was_away_for_some_seconds(tmp_path: Path) -> None:
 
     reason = only_reason(cell_with(tmp_path, lose_one))
     assert reason == ("in 4 of 55 seconds of the steady window 1 instead of 2 process(es) of the role classifier ran")
+
+
+@pytest.mark.parametrize(("gone_s", "told"), [((30, 34), "4 of 55"), ((0, 100), "55 of 55")])
+def test_the_only_replica_that_was_away_has_no_row_and_is_missed(
+    tmp_path: Path, gone_s: tuple[int, int], told: str
+) -> None:
+    def lose_it(made: MadeCell) -> None:
+        begin_s, end_s = (STARTED + second for second in gone_s)
+        made.resources = [
+            row for row in made.resources if row.role != "classifier" or not begin_s <= row.unix_s < end_s
+        ]
+
+    cell = cell_with(tmp_path, lose_it, targets=[made_target("one_replica", 1)])
+    assert only_reason(cell) == (
+        f"in {told} seconds of the steady window 0 instead of 1 process(es) of the role classifier ran"
+    )
+    assert cell.reasons[0].code == "replicas"
 
 
 def test_too_few_requests_of_an_endpoint(tmp_path: Path) -> None:
