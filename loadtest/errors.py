@@ -2,13 +2,14 @@
 
 BadInputError     a plan, an option or a folder that cannot be used: exit code 2
 CellFailedError   one cell could not be measured: it is recorded with this reason, and the rest goes on
+├ TargetFailedError     the target ended, was not ready in time, or answered nothing of the warm-up right
 ├ GeneratorLostError    one of several load generators ended, or is not heard of any more, before the load was over
 └ RowsLostError         not all rows that one of them sent have come
 """
 
 from typing import ClassVar, Literal
 
-FailureCode = Literal["failed", "generator_lost", "rows_lost"]
+FailureCode = Literal["failed", "target_failed", "generator_lost", "rows_lost"]
 """What kind of CellFailedError ended a cell."""
 
 
@@ -20,6 +21,12 @@ class CellFailedError(Exception):
     """One cell could not be measured; the message is its reason."""
 
     code: ClassVar[FailureCode] = "failed"
+
+
+class TargetFailedError(CellFailedError):
+    """The target failed, by itself as far as the kit can tell; the message says how."""
+
+    code = "target_failed"
 
 
 class GeneratorLostError(CellFailedError):

@@ -70,6 +70,7 @@ Verdict = Literal["winner", "tie", "not enough data"]
 ReasonCode = Literal[
     "not_measured",
     "failed",
+    "target_failed",
     "unreadable",
     "users_missing",
     "no_steady_window",
@@ -95,10 +96,11 @@ ReasonCode = Literal[
     "contradiction",
     "recorded",
 ]
-"""What makes a cell INVALID. `target_behind`: arrivals of an open loop found all users busy; `generator_unseen`: rows
-of the load generator or of a role are missing; `generator_lost`: one of several generators ended, or sent nothing;
-`rows_lost`: not all rows of one of several generators came; `clock_unknown`: that of one of several generators could
-not be compared well enough; `recorded`: read back from a report, which holds the sentence only."""
+"""What makes a cell INVALID. `target_failed`: it ended, was not ready in time, or answered nothing of the warm-up
+right; `target_behind`: arrivals of an open loop found all users busy; `generator_unseen`: rows of the load generator,
+or all rows of roles, are missing; `generator_lost`: one of several generators ended, or sent nothing; `rows_lost`:
+not all rows of one of several generators came; `clock_unknown`: that of one of several generators could not be
+compared well enough; `recorded`: read back from a report, which holds the sentence only."""
 
 
 class Reason(str):

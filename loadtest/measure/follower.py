@@ -4,19 +4,19 @@ Called by every command that loads a target. What else is due meanwhile, such as
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import CellFailedError
+from loadtest.errors import CellFailedError, TargetFailedError
 from loadtest.load.generator import Generator, Load, running_generator
 from loadtest.machine.resources import ResourceSampler
 from loadtest.measure.progress import Progress
 from loadtest.measure.target import RunningTarget
 from loadtest.plan.longest import longest_load_s
 from loadtest.plan.plan import Plan
-from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
+from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, RowWriter, is_rejection, read_rows
 from loadtest.rows.run_folder import Moments
 
 _TICK_S = 0.1
@@ -51,10 +51,7 @@ class Follower:
         load = Load(warmup.users, warmup.users, warmup.duration_s, seed, folder, "warmup")
         self.progress.doing(f"warming up: {warmup.users} users")
         self.make_load(plan, load)
-        rows = list(read_rows(load.requests, RequestRow))
-        if all(row.error for row in rows):
-            first = f": {rows[0].endpoint}: {rows[0].error}" if rows else ""
-            raise CellFailedError(f"none of {len(rows)} requests of the warm-up was answered right{first}")
+        check_warm_up(list(read_rows(load.requests, RequestRow)))
 
     def make_load(self, plan: Plan, load: Load) -> Moments:
         """Make a load on the target and return its moments; a measured load's use of resources is sampled.
@@ -132,3 +129,11 @@ class Follower:
         sampler = ResourceSampler(plan.roles, *generators)
         with closing(RowWriter(generator.load.resources, ResourceRow)) as writer:
             yield lambda: writer.write_now(sampler.sample())
+
+
+def check_warm_up(rows: Sequence[RequestRow]) -> None:
+    """Raise TargetFailedError when no request was answered right, CellFailedError if none was one for the target."""
+    if all(row.error for row in rows):
+        first = f": {rows[0].endpoint}: {rows[0].error}" if rows else ""
+        kind = CellFailedError if all(is_rejection(row.status) for row in rows) else TargetFailedError
+        raise kind(f"none of {len(rows)} requests of the warm-up was answered right{first}")

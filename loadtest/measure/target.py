@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.errors import BadInputError, CellFailedError
+from loadtest.errors import BadInputError, CellFailedError, TargetFailedError
 from loadtest.machine.listeners import find_listeners
 from loadtest.machine.processes import (
     descendants,
@@ -51,16 +51,19 @@ class RunningTarget:
     notes: list[str] = field(default_factory=list)
 
     def check_lives(self) -> None:
-        """Raise CellFailedError, with the last it printed, when the started process has ended."""
+        """Raise TargetFailedError, with the last it printed, when the started process has ended."""
         if self.process is None:
             return
         code = self.process.poll()
         if code is not None:
             ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-            raise CellFailedError(_with_log(f"the target {ended}", self.log))
+            raise TargetFailedError(_with_log(f"the target {ended}", self.log))
 
     def wait_until_ready(self) -> None:
-        """Return when each URL answers 200 to every ready path. Raises CellFailedError if it ends or takes too long."""
+        """Return when each URL answers 200 to every ready path.
+
+        Raises TargetFailedError if the target ends or takes too long.
+        """
         began = time.monotonic()
         for url in self.target.urls:
             with self._client(url) as client:
@@ -74,7 +77,7 @@ class RunningTarget:
             if time.monotonic() > until_s:
                 where = path if isinstance(self.target.url, str) else f"{client.base_url}{path.removeprefix('/')}"
                 late = f"the target was not ready within {self.target.ready_timeout_s:g} s ({where}: {fault})"
-                raise CellFailedError(_with_log(f"{late}; see ready and ready_timeout_s", self.log))
+                raise TargetFailedError(_with_log(f"{late}; see ready and ready_timeout_s", self.log))
             time.sleep(_POLL_S)
             self.check_lives()
 

@@ -16,6 +16,11 @@ REFUSAL_STATUSES = frozenset({429, 503})
 """Of a target that takes no more: from this client, or from anyone."""
 
 
+def is_rejection(status: int) -> bool:
+    """Return whether an answer says that the request is not one for this target, however busy that is."""
+    return 300 <= status < 500 and status not in {408, 429}  # noqa: PLR2004 # redirections and client errors
+
+
 def status_error(status: int) -> str:
     """Return the error of a request whose answer has another status than 200, and no other fault."""
     return f"status {status}"

@@ -101,7 +101,7 @@ class CellRecord(Strict, frozen=False):
     reason: str | None = None
     """Why it failed."""
     failure: FailureCode = Field(default="failed", exclude_if=lambda code: code == "failed")
-    """Whether it failed because of one of several load generators."""
+    """What failed: the target, one of several load generators, or something else."""
     seed: int
     began_unix_s: float
     ended_unix_s: float

@@ -13,9 +13,13 @@ from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Environment, RunFolder
 from loadtest.verdict.comparison import compare_level
 from loadtest.verdict.differences import Side
-from loadtest.verdict.summary import RunData, read_run_data
+from loadtest.verdict.summary import Loss, RunData, read_run_data
 
 _TITLES = {"old": "the old run", "new": "the new run"}
+_LOSSES: dict[Loss, str] = {
+    "none_right": "no request of {run} was answered right in a steady window",
+    "target_failed": "the target of {run} failed in every repetition",
+}
 _OF_THE_MACHINE = ("cpu_model", "cores", "usable_cores", "ram_bytes")
 
 Change = Literal["better", "worse", "tie", "not enough data"]
@@ -86,17 +90,18 @@ def _compare_levels(old: RunFolder, new: RunFolder, plan: Plan, common: set[tupl
                 if (found := [one for one in run.repetitions.get((target.name, users), ()) if one.requests.failed.size])
             ]
             compared = compare_level(users, sides, list(plan.workload.endpoints), _TITLES, len(common))
-            compared = _with_unanswered(compared, (target.name, users), measured)
+            compared = _with_loss(compared, (target.name, users), measured)
             levels.append(ComparedLevel(target=target.name, change=_change(compared), comparison=compared))
     return levels
 
 
-def _with_unanswered(level: LevelComparison, place: tuple[str, int], measured: dict[str, RunData]) -> LevelComparison:
-    """Return the level with the other run as winner, where one of them answered no request right."""
+def _with_loss(level: LevelComparison, place: tuple[str, int], measured: dict[str, RunData]) -> LevelComparison:
+    """Return the level with the other run as winner, where one of them has no valid cell because its target failed."""
     names = list(measured)
     for loser, winner in (names, reversed(names)):
-        if place in measured[loser].unanswered and measured[winner].repetitions.get(place):
-            because = f"no request of {_TITLES[loser]} was answered right"
+        loss = measured[loser].losses.get(place)
+        if loss and measured[winner].repetitions.get(place):
+            because = _LOSSES[loss].format(run=_TITLES[loser])
             return level.model_copy(update={"verdict": "winner", "winner": winner, "because": because})
     return level
 

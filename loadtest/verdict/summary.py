@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path, PurePath
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -113,26 +113,63 @@ def summarize(folder: RunFolder) -> Figures:
     return conclude(without_local_paths(facts))
 
 
+Loss = Literal["none_right", "target_failed"]
+"""How a target failed at a number of users: it answered nothing right in a steady window, or could not be measured."""
+
+_OF_THE_TARGET: frozenset[ReasonCode] = frozenset(
+    {"none_right", "few_samples", "answers_missing", "replicas", "target_behind", "rate_not_reached"}
+)
+"""Reasons that a target causes which answers nothing right."""
+
+
 @dataclass(frozen=True)
 class RunData:
     """What a run measured, by target and users."""
 
     repetitions: dict[tuple[str, int], list[Repetition]]
     """Of valid cells."""
-    unanswered: set[tuple[str, int]]
-    """Where no cell had a right answer, and nothing else was wrong with any."""
+    losses: dict[tuple[str, int], Loss]
+    """Where the target alone is why no cell is valid."""
 
 
 def read_run_data(folder: RunFolder) -> RunData:
     """Return what the cells of a run measured. Raises BadInputError."""
-    codes: dict[tuple[str, int], set[ReasonCode | None]] = defaultdict(set)
+    found: dict[tuple[str, int], list[Loss | None]] = defaultdict(list)
     measured = _read_run(folder)[2]
     for one in measured:
-        codes[one.cell.target, one.cell.users] |= {reason.code for reason in one.reasons} or {None}
+        found[one.cell.target, one.cell.users].append(_find_loss(one))
     return RunData(
         _repetitions([one for one in measured if not one.reasons]),
-        {place for place, found in codes.items() if found == {"none_right"}},
+        {
+            place: "none_right" if "none_right" in losses else "target_failed"
+            for place, losses in found.items()
+            if None not in losses
+        },
     )
+
+
+def _find_loss(measured: _Measured) -> Loss | None:
+    """Return how the target failed; None where it did not, or where something else may be why the cell is not valid."""
+    codes = {reason.code for reason in measured.reasons}
+    if codes == {"target_failed"}:
+        return "target_failed"
+    if "answers_missing" in codes:
+        codes.discard("generator_held_back")  # the requests of its users have no row
+    if not codes or not codes <= _OF_THE_TARGET:
+        return None
+    return "none_right" if "none_right" in codes or _answered_nothing(measured, codes) else None
+
+
+def _answered_nothing(measured: _Measured, codes: set[ReasonCode]) -> bool:
+    """Return whether requests were under way in the steady window, whenever sent, and all of them failed.
+
+    None may have been sent in it: all users wait for answers that do not come.
+    """
+    requests, steady = measured.requests, measured.steady
+    if requests is None or steady is None:
+        return False
+    under_way = (requests.sent_unix_s <= steady.end_unix_s) & (requests.answered_unix_s >= steady.begin_unix_s)
+    return bool(requests.failed[under_way].all()) and (bool(under_way.any()) or "answers_missing" in codes)
 
 
 def _read_run(folder: RunFolder) -> tuple[Plan, RunRecord, list[_Measured]]:

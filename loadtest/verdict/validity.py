@@ -28,7 +28,7 @@ from loadtest.figures.generators import compute_late_percent, name_generator, sp
 from loadtest.plan.plan import MOST_LATE_PERCENT, Plan
 from loadtest.plan.target_key import VARIABLE
 from loadtest.plan.targets import STOLEN, Target
-from loadtest.rows.columns import GeneratorRow, ResourceRow
+from loadtest.rows.columns import GeneratorRow, ResourceRow, is_rejection
 from loadtest.rows.run_folder import ArrivalCounts, CellRecord, ClockRecord
 
 LEAST_DURATION_SHARE = 0.98
@@ -468,7 +468,7 @@ def _replica_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
 def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
     """Tell which endpoints were refused: their figures would be those of refusals."""
     failed = {name: traffic for name, traffic in evidence.endpoints.items() if traffic.requests == traffic.failures > 0}
-    refused = [name for name in failed if all(_is_refusal(status) for status, _ in evidence.errors[name])]
+    refused = [name for name in failed if all(is_rejection(status) for status, _ in evidence.errors[name])]
     for name in refused:
         requests, told = show_count(failed[name].requests), _most_frequent(evidence.errors[name])
         yield Reason(f"nothing of {name} was measured: all {requests} requests were refused, {told}", "refused")
@@ -476,11 +476,6 @@ def _answer_faults(plan: Plan, evidence: Evidence) -> Iterator[Reason]:
         errors = sum((evidence.errors[name] for name in failed), Counter[tuple[int, str]]())
         requests = show_count(sum(traffic.requests for traffic in failed.values()))
         yield Reason(f"none of {requests} requests was answered right: {_most_frequent(errors)}", "none_right")
-
-
-def _is_refusal(status: int) -> bool:
-    """Return whether an answer says that the request is not one for this target, however busy that is."""
-    return 300 <= status < 500 and status not in {408, 429}  # noqa: PLR2004 # redirections and client errors
 
 
 def _most_frequent(errors: Counter[tuple[int, str]]) -> str:

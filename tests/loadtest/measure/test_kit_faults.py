@@ -20,7 +20,10 @@ from shlex import quote
 
 import pytest
 
+from loadtest.errors import CellFailedError, FailureCode
+from loadtest.measure.follower import check_warm_up
 from loadtest.plan.plan import load_plan
+from loadtest.rows.columns import RequestRow
 from loadtest.rows.run_folder import Cell, RunFolder
 from tests.failures import keep_on_failure
 from tests.kit import (
@@ -162,26 +165,43 @@ def test_a_cell_after_broken_ones_is_measured(broken_targets: Ended) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "failure", "told"),
     [
-        ("unready", ["not ready within 1 s", "/ready", "status 503", "ready_timeout_s"]),
-        ("missing", ["no-such-command --serve", "cannot be started", "No such file"]),
-        ("quitter", ["ended with code 3", "ends with 3 as --exit-after-s says"]),
-        ("named", ["no … in …"]),
-        ("killed", ["the target was killed by signal 9"]),
-        ("unloaded", ["the load generator ended with code -9"]),
-        ("verbose", ["File too large", "could not be written"]),
+        ("unready", "target_failed", ["not ready within 1 s", "/ready", "status 503", "ready_timeout_s"]),
+        ("missing", "failed", ["no-such-command --serve", "cannot be started", "No such file"]),
+        ("quitter", "target_failed", ["ended with code 3", "ends with 3 as --exit-after-s says"]),
+        ("named", "target_failed", ["no … in …"]),
+        ("killed", "target_failed", ["the target was killed by signal 9"]),
+        ("unloaded", "failed", ["the load generator ended with code -9"]),
+        ("verbose", "failed", ["File too large", "could not be written"]),
     ],
 )
-def test_the_reason_of_a_failed_cell_is_told_everywhere(broken_targets: Ended, target: str, told: list[str]) -> None:
-    reason = broken_targets.record(target).reason
+def test_the_reason_of_a_failed_cell_is_told_everywhere(
+    broken_targets: Ended, target: str, failure: FailureCode, told: list[str]
+) -> None:
+    record = broken_targets.record(target)
+    reason = record.reason
     assert reason
+    assert record.failure == failure
     assert [text for text in told if text not in reason] == [], reason
     assert "Traceback" not in reason
     first_line = reason.splitlines()[0]
     assert first_line in broken_targets.output
     assert any(first_line in text for text in broken_targets.cell(target).reasons)
     assert not broken_targets.cell(target).valid
+
+
+@pytest.mark.parametrize(
+    ("statuses", "failure"),
+    [([0, 0], "target_failed"), ([503, 401], "target_failed"), ([401, 401], "failed"), ([], "failed")],
+)
+def test_a_target_that_answers_nothing_of_the_warm_up_right_is_told_from_a_wrong_request(
+    statuses: list[int], failure: FailureCode
+) -> None:
+    rows = [RequestRow(1.0, "fixed", status, 1.0, 0, f"status {status}", "") for status in statuses]
+    with pytest.raises(CellFailedError, match=f"^none of {len(rows)} requests of the warm-up") as failed:
+        check_warm_up(rows)
+    assert failed.value.code == failure
 
 
 def test_what_a_target_left_behind_is_killed_and_noted(broken_targets: Ended) -> None:

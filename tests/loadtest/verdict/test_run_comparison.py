@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.errors import FailureCode
 from tests.kit import ask
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 
@@ -112,6 +113,109 @@ def test_a_level_at_which_nothing_is_answered_any_more_is_a_regression(tmp_path:
     assert ended.exit_code == 1, ended.output
     assert f"WORSE one_replica, {USERS} users: old run: no request of the new run was answered right" in ended.stdout
     assert ask("compare", new, old).exit_code == 0
+
+
+def hang(*, rows: bool = True, right_in_ramp: bool = False) -> Callable[[MadeCell], None]:
+    """Let all users wait in the steady window for answers that do not come; without rows, until the kit gives up."""
+
+    def change(made: MadeCell) -> None:
+        moments = made.record.moments
+        assert moments is not None
+        assert moments.spawned_unix_s is not None
+        begin_unix_s = moments.spawned_unix_s
+        last = replace(made.requests[0], start_unix_s=begin_unix_s, latency_ms=60_000.0, status=0, error="timed out")
+        made.requests = [row for row in made.requests if right_in_ramp and row.ended_unix_s < begin_unix_s]
+        made.requests += [last] * made.record.cell.users if rows else []
+        moments.stopped_unix_s = moments.stopping_unix_s + (45 if rows else made_plan().drain_s)
+
+    return change
+
+
+def fail(code: FailureCode, reason: str = "the target ended with code 139") -> Callable[[MadeCell], None]:
+    def change(made: MadeCell) -> None:
+        made.record.status, made.record.failure, made.record.reason = "failed", code, reason
+        made.record.moments = None
+
+    return change
+
+
+def lose_the_replica(made: MadeCell) -> None:
+    fail_with_all_users(made)
+    made.resources = [row for row in made.resources if row.role != "classifier"]
+
+
+def crash_or_hang(made: MadeCell) -> None:
+    (hang() if made.record.cell.repetition == 2 else fail("target_failed"))(made)
+
+
+NONE_RIGHT = "no request of the new run was answered right in a steady window"
+FAILED = "the target of the new run failed in every repetition"
+
+
+@pytest.mark.parametrize(
+    ("change", "because"),
+    [
+        (hang(), NONE_RIGHT),
+        (hang(right_in_ramp=True), NONE_RIGHT),
+        (hang(rows=False), NONE_RIGHT),
+        (hang(right_in_ramp=True, rows=False), NONE_RIGHT),
+        (lose_the_replica, NONE_RIGHT),
+        (crash_or_hang, NONE_RIGHT),
+        (fail("target_failed"), FAILED),
+    ],
+    ids=["hang", "hang after the ramp", "hang for ever", "hang for ever after the ramp", "no replica", "both", "crash"],
+)
+def test_a_level_at_which_the_new_run_hangs_or_crashes_is_a_regression(
+    old: Path, tmp_path: Path, change: Callable[[MadeCell], None], because: str
+) -> None:
+    new = write_run(tmp_path / "run", change, seed=8)
+    ended = ask("compare", old, new)
+    assert ended.exit_code == 1, ended.output
+    assert f"WORSE one_replica, {USERS} users: old run: {because}" in ended.stdout
+    assert "1 better" in ask("compare", new, old).stdout
+
+
+def send_rarely(made: MadeCell) -> None:
+    """Leave a right answer, and a failed one, of each endpoint in the steady window."""
+    moments = made.record.moments
+    assert moments is not None
+    kept = [row for row in made.requests if row.start_unix_s > moments.stopping_unix_s - 10]
+    rows = [next(row for row in kept if row.endpoint == name) for name in ("predict", "lookup")]
+    made.requests = [rows[0], replace(rows[1], status=500, error="status 500")]
+
+
+def send_nothing(made: MadeCell) -> None:
+    made.requests.clear()
+
+
+def be_rejected(made: MadeCell) -> None:
+    made.requests = [replace(row, status=401, error="status 401", server_timing="") for row in made.requests]
+
+
+def fail_beside_a_backup(made: MadeCell) -> None:
+    fail_with_all_users(made)
+    made.resources = [
+        replace(row, cpu_percent=row.cpu_percent + 90) if row.role == "machine" else row for row in made.resources
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        send_rarely,
+        send_nothing,
+        be_rejected,
+        fail_beside_a_backup,
+        fail("failed", "the load generator ended with code -9"),
+        fail("generator_lost"),
+    ],
+)
+def test_a_level_that_is_not_measured_for_another_reason_is_no_regression(
+    old: Path, tmp_path: Path, change: Callable[[MadeCell], None]
+) -> None:
+    ended = ask("compare", old, write_run(tmp_path / "run", change, seed=8))
+    assert ended.exit_code == 2, ended.output
+    assert "only the old run has valid data" in ended.stderr
 
 
 def test_levels_of_one_run_only_are_told(old: Path, tmp_path: Path) -> None:
