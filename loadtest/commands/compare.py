@@ -11,9 +11,15 @@ from loadtest.commands import options
 from loadtest.rows.run_folder import RunFolder, as_json
 
 if TYPE_CHECKING:
-    from loadtest.verdict.run_comparison import ComparedLevel, RunComparison
+    from loadtest.verdict.run_comparison import Change, ComparedLevel, RunComparison
 
-_STYLES = {"better": "green", "worse": "red", "tie": "", "not enough data": "yellow"}
+_STYLES: "dict[Change, str]" = {
+    "worse": "red",
+    "better": "green",
+    "divided": "yellow",
+    "tie": "",
+    "not enough data": "yellow",
+}
 
 
 def add_command(commands: "options.Commands") -> None:
@@ -52,7 +58,7 @@ def _print(found: "RunComparison") -> None:
             print(f"WORSE {level.target}, {level.comparison.users} users: {_because(level)}")
     for note in found.notes:
         print(note)
-    counts = ", ".join(f"{found.count(change)} {change}" for change in ("worse", "better", "tie", "not enough data"))
+    counts = ", ".join(f"{found.count(change)} {change}" for change in _STYLES)
     print(f"{len(found.levels)} levels: {counts}")
 
 

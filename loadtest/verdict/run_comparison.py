@@ -11,7 +11,7 @@ from loadtest.figures.figures import LevelComparison
 from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Environment, RunFolder
-from loadtest.verdict.comparison import compare_level
+from loadtest.verdict.comparison import compare_level, name_verdict
 from loadtest.verdict.differences import Side
 from loadtest.verdict.summary import Loss, RunData, read_run_data
 
@@ -22,7 +22,7 @@ _LOSSES: dict[Loss, str] = {
 }
 _OF_THE_MACHINE = ("cpu_model", "cores", "usable_cores", "ram_bytes")
 
-Change = Literal["better", "worse", "tie", "not enough data"]
+Change = Literal["better", "worse", "divided", "tie", "not enough data"]
 
 
 class ComparedLevel(Strict):
@@ -30,7 +30,7 @@ class ComparedLevel(Strict):
 
     target: str
     change: Change
-    """From the old run to the new one."""
+    """From the old run to the new one; divided: as many figures became better as worse."""
     comparison: LevelComparison
 
 
@@ -107,8 +107,9 @@ def _with_loss(level: LevelComparison, place: tuple[str, int], measured: dict[st
 
 
 def _change(level: LevelComparison) -> Change:
-    if level.verdict != "winner":
-        return level.verdict
+    verdict = name_verdict(level)
+    if verdict != "winner":
+        return verdict
     return "better" if level.winner == "new" else "worse"
 
 

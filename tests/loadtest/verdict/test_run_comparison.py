@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loadtest.errors import FailureCode
+from loadtest.rows.columns import RequestRow
 from tests.kit import ask
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 
@@ -48,7 +49,7 @@ def do_not_start(made: MadeCell) -> None:
 def test_an_equal_run_is_a_tie_and_no_regression(old: Path, tmp_path: Path) -> None:
     ended = ask("compare", old, write_run(tmp_path / "run", seed=8))
     assert ended.exit_code == 0, ended.output
-    assert "1 levels: 0 worse, 0 better, 1 tie, 0 not enough data" in ended.stdout
+    assert "1 levels: 0 worse, 0 better, 0 divided, 1 tie, 0 not enough data" in ended.stdout
 
 
 def test_a_slower_run_is_a_regression_with_its_figures(old: Path, tmp_path: Path) -> None:
@@ -80,11 +81,28 @@ def test_more_failures_are_a_regression_whatever_else_is_better(old: Path, tmp_p
     assert "fewer failures" in ended.stdout
 
 
+def test_a_level_with_as_many_figures_better_as_worse_is_divided(old: Path, tmp_path: Path) -> None:
+    def change(made: MadeCell) -> None:
+        lookups = sorted(row.latency_ms for row in made.requests if row.endpoint == "lookup")
+        p98_ms = lookups[98 * len(lookups) // 100]
+
+        def changed_ms(row: RequestRow) -> float:
+            if row.endpoint == "predict":  # its p99 needs more answers
+                return 0.25 * row.latency_ms
+            return max(row.latency_ms, min(4 * row.latency_ms, p98_ms))
+
+        made.requests = [replace(row, latency_ms=changed_ms(row)) for row in made.requests]
+
+    ended = ask("compare", old, write_run(tmp_path / "run", change, seed=8))
+    assert ended.exit_code == 0, ended.output
+    assert "1 levels: 0 worse, 0 better, 1 divided, 0 tie, 0 not enough data" in ended.stdout
+
+
 def test_a_level_without_enough_data_is_told_and_is_no_regression(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / str(seed), users=[FEW_USERS, USERS], seed=seed) for seed in (7, 8)]
     ended = ask("compare", *runs)
     assert ended.exit_code == 0, ended.output
-    assert "2 levels: 0 worse, 0 better, 1 tie, 1 not enough data" in ended.stdout
+    assert "2 levels: 0 worse, 0 better, 0 divided, 1 tie, 1 not enough data" in ended.stdout
 
 
 def test_runs_of_which_no_level_has_enough_data_do_not_pass(tmp_path: Path) -> None:
