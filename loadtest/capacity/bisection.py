@@ -20,7 +20,8 @@ Purpose = Literal["search", "recheck", "confirm"]
 Outcome = Literal["held", "failed", "invalid"]
 
 MOST_INVALID = 3
-"""Steps at one level; then the search ends there, for the next would hardly be better."""
+"""INVALID steps at one level, those of its confirmation apart; then the search ends, for the next would hardly be
+better."""
 
 AGREEING = 2
 """Steps that decide a level whose first was unsure, or whose failure decides the search: so two of three."""
@@ -145,20 +146,25 @@ def _open_step(steps: Sequence[Step]) -> Todo | Result | None:
     if not steps or _verdict(steps, steps[-1].level, steps[-1].purpose) is not None:
         return None
     last = steps[-1]
-    invalid = [step for step in _at(steps, last.level, last.purpose) if step.outcome == "invalid"]
-    if len(invalid) < MOST_INVALID:
-        return Todo(level=last.level, purpose=last.purpose, repeated=True)
-    held, failed = _interval(steps)
-    what = f"{last.level:g} could not be measured, {len(invalid)} times"
-    return Result(status="stopped", capacity=held, smallest_failed=failed, because=f"{what}: {last.because}")
+    return _repeat(steps, last.level, last.purpose)
 
 
-def _recheck(steps: Sequence[Step], level: float) -> Todo:
+def _recheck(steps: Sequence[Step], level: float) -> Todo | Result:
     """Measure a level once more, as it was measured when it was decided last."""
-    return Todo(level=level, purpose="confirm" if _at(steps, level, "confirm") else "recheck", repeated=True)
+    return _repeat(steps, level, "confirm" if _at(steps, level, "confirm") else "recheck")
 
 
-def _contradiction(steps: Sequence[Step]) -> Todo | None:
+def _repeat(steps: Sequence[Step], level: float, purpose: Purpose) -> Todo | Result:
+    """Measure a level once more, unless that was in vain too often."""
+    invalid = [step for step in _at(steps, level, purpose) if step.outcome == "invalid"]
+    if len(invalid) < MOST_INVALID:
+        return Todo(level=level, purpose=purpose, repeated=True)
+    held, failed = _interval(steps)
+    what = f"{level:g} could not be measured, {len(invalid)} times"
+    return Result(status="stopped", capacity=held, smallest_failed=failed, because=f"{what}: {invalid[-1].because}")
+
+
+def _contradiction(steps: Sequence[Step]) -> Todo | Result | None:
     """Return what to measure again because a level failed below one that held: first the lower, then the higher."""
     held, failed = _levels(steps, holding=True), _levels(steps, holding=False)
     contradicting = [level for level in failed if level < max(held, default=0.0)]
@@ -235,12 +241,16 @@ def _finest(bounds: Bounds, held: float) -> float:
 
 
 def _next_level(bounds: Bounds, held: float | None, failed: float | None) -> float | None:
-    """Return the level to look at next: doubled or halved until the interval has two ends, then its middle."""
+    """Return the level to look at next: doubled or halved until the interval has two ends, then its middle.
+
+    None where there is none: below the least, or between two ends that differ in the last digit of a level.
+    """
     if failed is None:
         return bounds.start if held is None else min(2 * held, bounds.most)
     if held is None:
         return None if failed <= bounds.least else max(bounds.least, _rounded(bounds, failed / 2))
-    return _rounded(bounds, (held + failed) / 2)
+    middle = _rounded(bounds, (held + failed) / 2)
+    return middle if held < middle < failed else None
 
 
 def _rounded(bounds: Bounds, level: float) -> float:
