@@ -97,7 +97,8 @@ ReasonCode = Literal[
     "recorded",
 ]
 """What makes a cell INVALID. `target_failed`: it ended, was not ready in time, or answered nothing of the warm-up
-right; `target_behind`: arrivals of an open loop found all users busy; `generator_unseen`: rows of the load generator,
+right; `target_behind`: arrivals of an open loop found all users busy, or users who are to send at a rate waited for
+answers; `rate_not_reached`: the generator kept them from it; `generator_unseen`: rows of the load generator,
 or all rows of roles, are missing; `generator_lost`: one of several generators ended, or sent nothing; `rows_lost`:
 not all rows of one of several generators came; `clock_unknown`: that of one of several generators could not be
 compared well enough; `recorded`: read back from a report, which holds the sentence only."""

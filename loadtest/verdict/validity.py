@@ -18,6 +18,7 @@ from loadtest.figures.caching import find_cache_faults, find_cache_notes
 from loadtest.figures.figures import (
     GeneratorFigures,
     Reason,
+    ReasonCode,
     Traffic,
     show_count,
     show_ms,
@@ -384,14 +385,15 @@ def _rate_faults(rate_per_user_rps: float, evidence: Evidence) -> Iterator[Reaso
     asked_rps = users * rate_per_user_rps
     least = LEAST_RATE_SHARE * asked_rps * window_s - users
     if evidence.steady.requests < least:
+        limited, code = _what_limited(rate_per_user_rps, evidence)
         yield Reason(
             f"the rate asked for was not reached: {show_rps(evidence.steady.requests / window_s)} of "
-            f"{show_rps(asked_rps)} requests/s; {_what_limited(rate_per_user_rps, evidence)}",
-            "rate_not_reached",
+            f"{show_rps(asked_rps)} requests/s; {limited}",
+            code,
         )
 
 
-def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
+def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> tuple[str, ReasonCode]:
     """Say what held the users back: the generator first, for the latencies that a busy one measures are its own.
 
     A user sends again after max(latency, 1 ÷ rate); so the latencies alone allow users ÷ mean of that. A generator that
@@ -401,7 +403,7 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
     late_percent = evidence.late_percent
     seen = f"{show_percent(cpu_percent)} % of a core, event loop late for {show_percent(late_percent)} % of the time"
     if cpu_percent > MOST_GENERATOR_CPU_PERCENT or late_percent > MOST_LATE_PERCENT:
-        return f"the load generator limited it ({seen})"
+        return f"the load generator limited it ({seen})", "rate_not_reached"
     period_s = 1 / rate_per_user_rps
     latencies_s = evidence.latencies_ms / 1000
     cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
@@ -411,12 +413,12 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> str:
             return (
                 f"the load generator limited it: with the latencies that it measured, {show_rps(allowed_rps)} "
                 f"requests/s were possible ({seen})"
-            )
+            ), "rate_not_reached"
         return (
             f"the target limited it: with a mean latency of {show_ms(1000 * latencies_s.mean())} ms, users who are "
             f"to send every {show_ms(1000 * period_s)} ms cannot send more than {show_rps(allowed_rps)} requests/s"
-        )
-    return f"the target answered in time, so the load generator held back ({seen})"
+        ), "target_behind"
+    return f"the target answered in time, so the load generator held back ({seen})", "rate_not_reached"
 
 
 def _think_time_faults(wait_s: tuple[float, float], evidence: Evidence) -> Iterator[Reason]:

@@ -241,6 +241,44 @@ def test_the_code_of_a_reason_decides_and_not_its_words(cell: CellFigures, code:
     assert judged(cell, 40, reasons=[Reason("none of the load generator was late", code)])[0] == outcome
 
 
+@pytest.mark.parametrize(
+    ("codes", "outcome"),
+    [
+        (["target_behind"], "failed"),
+        (["target_behind", "answers_missing"], "failed"),
+        (["none_right", "few_samples"], "failed"),
+        (["none_right", "few_samples", "answers_missing"], "failed"),
+        (["target_behind", "none_right"], "failed"),
+        (["answers_missing"], "invalid"),
+        (["few_samples", "answers_missing"], "invalid"),
+        (["rate_not_reached"], "invalid"),
+        (["target_behind", "other_load"], "invalid"),
+        (["none_right", "cache"], "invalid"),
+    ],
+)
+def test_a_target_that_does_not_keep_up_has_failed_whatever_else_that_causes(
+    cell: CellFigures, codes: list[ReasonCode], outcome: Outcome
+) -> None:
+    found, unsure, because = judged(cell, 40, reasons=[Reason(f"the reason {code}", code) for code in codes])
+    assert (found, unsure) == (outcome, False)
+    assert [code for code in codes if f"the reason {code}" not in because] == []
+
+
+def test_an_open_loop_whose_arrivals_were_hardly_late_says_nothing_of_the_target(cell: CellFigures) -> None:
+    kept = {"arrivals_due": 1000, "arrivals_queued": 5, "arrivals_unsent": 0}
+    assert judged(cell, 40, reasons=[Reason("5 of 1000 were late", "target_behind")], **kept)[0] == "invalid"
+
+
+def test_users_who_pace_themselves_find_the_capacity_between_a_rate_kept_and_one_not_kept(cell: CellFigures) -> None:
+    waited = [Reason("the rate asked for was not reached; the target limited it", "target_behind")]
+
+    def measure(todo: Todo) -> tuple[Outcome, bool]:
+        return judged(cell, 40, reasons=waited if todo.level > 150 else [])[:2]
+
+    _, result = search(USERS, measure)
+    assert (result.status, result.capacity, result.smallest_failed) == ("confirmed", 150, 155)
+
+
 def test_a_step_that_others_disturbed_decides_nothing_though_arrivals_waited(cell: CellFigures) -> None:
     kept = {"arrivals_due": 1000, "arrivals_queued": 60, "arrivals_unsent": 40}
     assert judged(cell, 40, reasons=[Reason("a backup ran", "other_load")], **kept)[0] == "invalid"

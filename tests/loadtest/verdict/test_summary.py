@@ -472,11 +472,13 @@ def test_a_rate_that_the_target_could_not_keep(tmp_path: Path) -> None:
         "the rate asked for was not reached: 9.8 of 20.0 requests/s; the target limited it: with a mean latency of "
         "1,000 ms, users who are to send every 500 ms cannot send more than 10.0 requests/s"
     )
+    assert [reason.code for reason in cell.reasons] == ["target_behind"]
 
 
 def test_a_rate_that_the_generator_did_not_keep(tmp_path: Path) -> None:
     cell = cell_with(tmp_path, paced(latency_ms=30, pace_s=0.7), workload=workload(**AT_A_RATE))
     assert "the target answered in time, so the load generator held back" in only_reason(cell)
+    assert [reason.code for reason in cell.reasons] == ["rate_not_reached"]
 
 
 def test_a_rate_below_what_slow_answers_allow_is_no_fault_of_the_target(tmp_path: Path) -> None:
@@ -486,9 +488,10 @@ def test_a_rate_below_what_slow_answers_allow_is_no_fault_of_the_target(tmp_path
         paced(latency_ms=1600, pace_s=0.5)(made)
         made.requests = [replace(row, latency_ms=1000) for row in made.requests]
 
-    reason = only_reason(cell_with(tmp_path, fill, workload=workload(**AT_A_RATE)))
+    cell = cell_with(tmp_path, fill, workload=workload(**AT_A_RATE))
     told = "the load generator limited it: with the latencies that it measured, 10.0 requests/s were possible"
-    assert told in reason
+    assert told in only_reason(cell)
+    assert [reason.code for reason in cell.reasons] == ["rate_not_reached"]
 
 
 def be_late(made: MadeCell) -> None:
