@@ -79,6 +79,8 @@ def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
     start = arguments.rate if by_rate else arguments.start or min(plan.users)
     if start < plan.generators and not by_rate:
         raise BadInputError(f"--start: must be at least {plan.generators}, one user for each of the plan's generators")
+    if arguments.most != int(arguments.most) and not by_rate:
+        raise BadInputError(f"--most: {arguments.most:g} is no number of users; give a whole one, or --rate")
     bounds = Bounds(
         start=start,
         least=min(start, 0.1 if by_rate else plan.generators),

@@ -177,6 +177,7 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
         (["--target", "crowded", "--slo", "p90_ms<=3"], ["p95_ms"]),
         (["--target", "crowded", "--slo", "serial.p95_ms<=3"], ["'serial' is not one of fixed"]),
         (["--target", "crowded", "--rate", "0"], ["--rate", "above 0"]),
+        (["--target", "crowded", "--most", "15.5"], ["--most: 15.5 is no number of users", "--rate"]),
         (["--target", "crowded", "--arrivals", "poisson"], ["--arrivals", "only together with --rate"]),
     ],
 )
