@@ -112,8 +112,7 @@ def _samples(cell: CellFigures, limit: Limit) -> int:
         traffic = next((part.steady for part in cell.endpoints if part.endpoint == limit.endpoint), None)
     if traffic is None:
         return 0
-    is_latency = limit.endpoint is not None  # of which only right answers have one
-    return traffic.requests - (traffic.failures + traffic.untimed if is_latency else 0)
+    return traffic.requests if limit.endpoint is None else traffic.timed
 
 
 def _is_near(result: LimitResult) -> bool:

@@ -150,6 +150,11 @@ class Traffic(Strict):
     p99_ms: float | None = None
     max_ms: float | None = None
 
+    @property
+    def timed(self) -> int:
+        """Return how many latencies there are: of right answers, as far as the client gave one."""
+        return self.requests - self.failures - self.untimed
+
 
 class Stage(Strict):
     """A stage of the target's Server-Timing: its mean over the right answers of the steady window."""

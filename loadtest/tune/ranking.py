@@ -4,10 +4,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from loadtest.figures.figures import CellFigures, Difference, Figures, LimitResult, PointFigures, Reason
+from loadtest.figures.figures import (
+    CellFigures,
+    Difference,
+    Figures,
+    LimitResult,
+    PointFigures,
+    Reason,
+    name_metric,
+    show_count,
+)
 from loadtest.rows.run_folder import RunFolder
+from loadtest.statistics.percentiles import LEAST_SAMPLES, PERCENTILES
 from loadtest.tune.candidates import Candidate
-from loadtest.tune.tune_file import TuneFile
+from loadtest.tune.tune_file import Objective, TuneFile
 from loadtest.verdict.objectives import check_limit, find_value
 
 
@@ -26,6 +36,8 @@ class Measured:
     cells: list[CellFigures]
     value: float | None
     """Of the figure to optimise."""
+    lacking: Reason | None
+    """Why valid cells do not have it."""
     limits: list[LimitResult]
 
     @property
@@ -40,9 +52,14 @@ class Measured:
 
     @property
     def reasons(self) -> list[Reason]:
-        """Return why cells of it are not valid, each reason once; one that there was no time for is not told."""
-        reasons = dict.fromkeys(reason for cell in self.cells for reason in cell.reasons)
-        return [reason for reason in reasons if reason.code != "not_measured"]
+        """Return why it or cells of it are not valid, each reason once; one that there was no time for is not told."""
+        of_cells = [reason for cell in self.cells for reason in cell.reasons if reason.code != "not_measured"]
+        return list(dict.fromkeys([*([self.lacking] if self.lacking else []), *of_cells]))
+
+    @property
+    def worth_repeating(self) -> bool:
+        """Return whether the same load may give a valid measurement the next time: not if it was only too short."""
+        return not self.valid and any(reason.code != "few_samples" for reason in self.reasons)
 
 
 def collect(
@@ -68,6 +85,7 @@ def rank(measured: Iterable[Measured], file: TuneFile) -> list[Measured]:
 def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: int, folder: RunFolder) -> Measured:
     (point,) = [point for point in figures.points if point.target == candidate.name]
     traffic = point.scheduled or point.steady
+    value = find_value(file.objective.endpoint, file.objective.metric, traffic, point.endpoints)
     return Measured(
         candidate=candidate,
         round_number=number,
@@ -75,8 +93,20 @@ def _measured(figures: Figures, file: TuneFile, candidate: Candidate, number: in
         differences=[difference for level in figures.comparisons for difference in level.differences],
         point=point,
         cells=[cell for cell in figures.cells if cell.target == candidate.name],
-        value=find_value(file.objective.endpoint, file.objective.metric, traffic, point.endpoints),
+        value=value,
+        lacking=None if traffic is None or value is not None else _tell_lacking(point, file.objective),
         limits=[check_limit(limit, traffic, point.endpoints) for limit in file.limits],
+    )
+
+
+def _tell_lacking(point: PointFigures, objective: Objective) -> Reason:
+    """Return why there is no figure to optimise: of all figures, only percentiles can be missing."""
+    answers = sum(part.judged.timed for part in point.endpoints if part.endpoint == objective.endpoint)
+    needed = LEAST_SAMPLES[PERCENTILES[objective.metric]]
+    return Reason(
+        f"too few samples: only {show_count(answers)} right answers of {objective.endpoint}, and "
+        f"{name_metric(objective.figure)} needs {needed}; make duration_s of the plan longer",
+        "few_samples",
     )
 
 

@@ -48,7 +48,7 @@ class CandidateResult(Strict):
     limits: list[LimitResult] = []
     limits_met: bool = False
     reasons: list[StatedReason] = []
-    """Why cells of it are not valid."""
+    """Why it, or cells of it, are not valid."""
 
 
 class RoundSummary(Strict):

@@ -211,7 +211,7 @@ class Search:
         folder = self._round_folder(number)
         self.say(f"round {number}: {_show_size(plan)}; {self._left()}")
         figures, measured = self._run(plan, folder, number)
-        again = [name for name, one in measured.items() if not one.valid and _any_finished(folder, name)]
+        again = [name for name, one in measured.items() if one.worth_repeating and _any_finished(folder, name)]
         if again:
             second = plan.model_copy(update={"targets": [one for one in plan.targets if one.name in again]})
             size = Round(len(again), 1, plan.duration_s)  # further repetitions are made if there is time

@@ -460,6 +460,37 @@ def test_what_was_not_valid_counts_as_measured_the_second_time(tmp_path: Path) -
     assert {key for key in numbers if not key.endswith(tuple(TUNE_UNITS))} == set()
 
 
+def test_a_candidate_with_too_few_answers_is_told_how_many_it_takes_and_not_measured_again(tmp_path: Path) -> None:
+    """The round is there already, so nothing is measured; a candidate measured again would have a folder of its own."""
+    search = Search(
+        load_tuning(write_tune_file(tmp_path, objective="minimise predict.p99_ms")), tmp_path / "out", print
+    )
+    with search.opened():
+        plan = search._make_plan(1, search.tried, Round(4, 1, 60))
+
+    def change(made: MadeCell) -> None:
+        made.record.replicas_found = replicas = made.record.replicas_asked or 0
+        made.resources = [
+            replace(row, processes=replicas) if row.role == "classifier" else row for row in made.resources
+        ]
+
+    write_made_run(tmp_path / "out" / "round-1", plan, change)
+    search.run(after_round=lambda: None)
+    assert not (tmp_path / "out" / "round-1-again").exists()
+    result = make_result(search, over=True)
+    for one in result.candidates:
+        point = search.rounds[-1].measured[one.name].point
+        (predict,) = [part.steady for part in point.endpoints if part.endpoint == "predict"]
+        assert 0 < predict.requests < 299
+        few = f"too few samples: only {predict.requests} right answers of predict, and predict p99 needs 299"
+        assert (one.state, one.reasons) == ("invalid", [f"{few}; make duration_s of the plan longer"])
+    assert result.recommendation == "No candidate gave a valid measurement; the reasons are above."
+    console = Console(file=io.StringIO(), width=200)
+    show_result(result, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "INVALID c01 (workers=1 engine=old): too few samples" in console.file.getvalue()
+
+
 def number_keys(part: object, key: str = "") -> Iterator[str]:
     """Yield the key of each number; in a mapping with a unit of its own, and in a list, that of the whole."""
     if isinstance(part, dict):
