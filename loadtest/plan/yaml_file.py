@@ -91,10 +91,10 @@ def load_yaml(text: str, loader: type[KitLoader] = KitLoader) -> Any:
         return yaml.load(text, loader)  # noqa: S506 # it is a SafeLoader
 
 
-def compose_yaml(text: str) -> yaml.Node | None:
+def compose_yaml(text: str, loader: type[KitLoader] = KitLoader) -> yaml.Node | None:
     """Return the nodes of YAML text, each with its place. Raises ValueError."""
     with _with_place():
-        return yaml.compose(text, KitLoader)
+        return yaml.compose(text, loader)
 
 
 @contextmanager

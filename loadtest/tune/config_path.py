@@ -1,21 +1,27 @@
 """Finds and replaces single values of a YAML file by a path, and changes nothing else, comments included.
 
 A path is `key.key[name=value].key`: a key of a mapping, or of the one item of a list whose field has that value. A key
-that the file leaves to its default is added.
+that the file leaves to its default is added. A value that an anchor of YAML gives to several places is refused: its
+text stands at one of them only.
 """
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from copy import copy
+from typing import Any
 
 import yaml
 
-from loadtest.plan.yaml_file import compose_yaml, load_yaml
+from loadtest.plan.yaml_file import KitLoader, compose_yaml, load_yaml
 
 Scalar = bool | int | float | str
 
 _STEP = re.compile(r"(?P<key>[\w-]+)(?:\[(?P<field>[\w-]+)=(?P<wanted>[^\[\]]+)\])?")
 _BLOCK_STYLES = ("|", ">")
+_ANCHOR = re.compile(r"(?:!\S*\s+)?&")
+"""How a value with an anchor begins; a tag may come first."""
+_MERGE = "<<"
 _LIKE = 0.85
 """Of 1: from this likeness on (difflib's ratio) a key that is not there is taken for a misspelling."""
 
@@ -31,7 +37,7 @@ def read_value(text: str, path: str) -> Scalar | None:
 
     Raises ValueError that says what is there instead, also for a key that resembles an existing one.
     """
-    node, missing = _find(_compose(text), path)
+    node, missing = _find(text, path)
     if missing:
         return None
     value: Scalar = load_yaml(text[node.start_mark.index : node.end_mark.index])
@@ -45,8 +51,21 @@ def replace_values(text: str, values: Mapping[str, Scalar]) -> str:
     return text
 
 
+class _PlacedLoader(KitLoader):
+    """Gives an alias a place of its own; PyYAML has the node with the anchor there, and that one's place."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Return the node that comes next."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if node is not None and isinstance(event, yaml.AliasEvent):
+            node = copy(node)
+            node.start_mark = event.start_mark
+        return node
+
+
 def _replace(text: str, path: str, value: str) -> str:
-    node, missing = _find(_compose(text), path)
+    node, missing = _find(text, path)
     begin, end = node.start_mark.index, node.end_mark.index
     if isinstance(node, yaml.ScalarNode):
         return text[:begin] + value + text[end:]
@@ -60,7 +79,7 @@ def _replace(text: str, path: str, value: str) -> str:
 
 def _compose(text: str) -> yaml.Node | None:
     try:
-        return compose_yaml(text)
+        return compose_yaml(text, _PlacedLoader)
     except ValueError as exc:
         raise ValueError(f"is not YAML: {exc}") from exc
 
@@ -74,21 +93,39 @@ def _steps(path: str) -> list[re.Match[str]]:
     return steps
 
 
-def _find(root: yaml.Node | None, path: str) -> tuple[yaml.ScalarNode | yaml.MappingNode, list[str]]:
+def _find(text: str, path: str) -> tuple[yaml.ScalarNode | yaml.MappingNode, list[str]]:
     """Return the value at `path` and no keys; or the mapping in which keys of the path are missing, and these keys."""
-    node, here, steps = root, "", _steps(path)
+    node, here, steps = _compose(text), "", _steps(path)
     for number, step in enumerate(steps):
         left = steps[number:]
         if isinstance(node, yaml.MappingNode) and _may_be_added(node, left):
+            if _MERGE in _keys(node):
+                raise ValueError(
+                    f"{here or 'the file'} may have {step['key']!r} from its `<<`; write the value out there"
+                )
+            _check_anchor(text, node, here)
             return node, [step["key"] for step in left]
         node = _child(node, step["key"], here)
         here = f"{here}.{step['key']}" if here else step["key"]
+        _check_alias(text, node, here)
         if step["field"]:
             node = _item(node, step["field"], step["wanted"], here)
             here += f"[{step['field']}={step['wanted']}]"
+            _check_alias(text, node, here)
     if not isinstance(node, yaml.ScalarNode) or node.style in _BLOCK_STYLES:
         raise ValueError(f"{here} is not a single value")
+    _check_anchor(text, node, here)
     return node, []
+
+
+def _check_alias(text: str, node: yaml.Node, here: str) -> None:
+    if text.startswith("*", node.start_mark.index):
+        raise ValueError(f"{here} is an alias (`*`) of what stands elsewhere; write the value out there")
+
+
+def _check_anchor(text: str, node: yaml.Node, here: str) -> None:
+    if _ANCHOR.match(text, node.start_mark.index):
+        raise ValueError(f"{here or 'the file'} has an anchor (`&`), so other places may share it; write the value out")
 
 
 def _may_be_added(node: yaml.MappingNode, left: list[re.Match[str]]) -> bool:

@@ -144,6 +144,54 @@ def test_a_key_that_the_file_leaves_to_its_default_is_added(path: str, place: st
     assert replace_values(changed, {path: 4}) == changed.replace("3", "4")
 
 
+SHARED = """number: &n 2
+tagged: !!int &t 2
+same: *n
+one: &one {name: a, threads: 2, deep: {cache: 1}}
+other: *one
+merged:
+  <<: *one
+  k: 1
+block: &block
+  threads: 2
+list:
+  - &item {name: x, threads: 2}
+  - *one
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("number", "number has an anchor (`&`)"),
+        ("tagged", "tagged has an anchor (`&`)"),
+        ("same", "same is an alias (`*`)"),
+        ("other.threads", "other is an alias (`*`)"),
+        ("other.deep.cache", "other is an alias (`*`)"),
+        ("list[name=a].threads", "list[name=a] is an alias (`*`)"),
+        ("merged.threads", "merged may have 'threads' from its `<<`"),
+        ("merged.deep.cache", "merged may have 'deep' from its `<<`"),
+        ("one.limit", "one has an anchor (`&`)"),
+        ("block.limit", "block has an anchor (`&`)"),
+    ],
+)
+def test_a_value_that_several_places_share_is_refused(tmp_path: Path, path: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f"{re.escape(told)}.*; write the value out"):
+        replace_values(SHARED, {path: 3})
+    file = write_tune_file(tmp_path, vary=[{"name": "a", "path": path, "values": [3]}], replicas_knob=None)
+    (tmp_path / "base.yaml").write_text(SHARED)
+    assert f"vary.a.path: {tmp_path / 'base.yaml'}: {told}" in faults_of(file)
+
+
+@pytest.mark.parametrize("path", ["one.threads", "one.deep.cache", "list[name=x].threads", "block.threads", "merged.k"])
+def test_a_value_of_its_own_in_a_file_with_anchors_is_replaced_where_it_stands(path: str) -> None:
+    changed = replace_values(SHARED, {path: 7})
+    assert read_value(changed, path) == 7
+    (line,) = [new for old, new in zip(SHARED.splitlines(), changed.splitlines(), strict=True) if old != new]
+    assert "7" in line
+    yaml.safe_load(changed)
+
+
 def test_two_keys_of_a_mapping_that_is_not_there_are_added_to_one() -> None:
     changed = yaml.safe_load(replace_values(BASE, {"service.limits.a": 1, "service.limits.b": 2}))
     assert changed["service"] == {**yaml.safe_load(BASE)["service"], "limits": {"a": 1, "b": 2}}
