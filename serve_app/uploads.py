@@ -1,9 +1,15 @@
 """Upload bytes in memory: a budget for all uploads of one kind, and the account of each. Knows nothing of HTTP."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
 
 from serve_app.errors import Overloaded
 from serve_app.shares import EVERYONE, Account, Resource
+
+Result = TypeVar("Result")
 
 
 class UploadBudget:
@@ -82,6 +88,26 @@ class HeldUpload:
         other.data, self.data = self.data, b""
         other._bytes, self._bytes = self._bytes, 0
         return other
+
+    async def read_in(self, threads: ThreadPoolExecutor, work: Callable[[bytes], Result]) -> Result:
+        """Return what `work` makes of the data in one of `threads`. Raises what `work` raises.
+
+        Who stops waiting may free the upload: work that has not begun finds no data then. Work that has begun takes the
+        upload over, which counts until that work ends.
+        """
+        begun = threads.submit(lambda: work(self.data))
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wrap_future(begun, loop=loop)
+        finally:
+            if not begun.done():
+                held = self.hand_over()
+
+                def free(_: Future[Result]) -> None:
+                    with suppress(RuntimeError):  # the event loop has ended, and with it the account
+                        loop.call_soon_threadsafe(held.free)
+
+                begun.add_done_callback(free)
 
     def free(self) -> None:
         """Let go of it; calling it again does no harm."""

@@ -154,7 +154,7 @@ class Classifier:
                 if self._cache is None or use != "full":
                     answer = await self._compute(upload, deadline_s, places)
                 else:
-                    image_sha256 = await self._hash(upload.data)
+                    image_sha256 = await self._hash(upload)
                     answer = await self._cache.find_or_compute(
                         image_sha256,
                         upload,
@@ -182,7 +182,7 @@ class Classifier:
         """
         run = asyncio.get_running_loop().run_in_executor
         async with self._background_decoder, asyncio.timeout(STUCK_AFTER_S):
-            decoded = await run(self._pools.decode, self._decode_and_hash, data, None)
+            decoded = await run(self._pools.decode, self._decode_and_hash, data)
         inference = await self._batcher.infer(decoded.picture, is_background=True)
         return self.describe(Classification(best_classes(inference.scores), decoded.image_sha256), top_k)
 
@@ -197,12 +197,12 @@ class Classifier:
         if isinstance(self.engine, SharedEngine) and not is_computing:
             self.engine.close()
 
-    async def _hash(self, data: bytes) -> str:
-        if len(data) <= HASHED_AT_ONCE_BYTES:
-            return _sha256(data)
-        return await asyncio.get_running_loop().run_in_executor(self._pools.decode, _sha256, data)
+    async def _hash(self, upload: HeldUpload) -> str:
+        if len(upload.data) <= HASHED_AT_ONCE_BYTES:
+            return _sha256(upload.data)
+        return await upload.read_in(self._pools.decode, _sha256)
 
-    def _decode_and_hash(self, data: bytes, image_sha256: str | None) -> "_Decoded":
+    def _decode_and_hash(self, data: bytes, image_sha256: str | None = None) -> "_Decoded":
         started = perf_counter()
         settings, geometry = self.settings, self.prepared.manifest.geometry
         picture = decode_image(data, settings.max_pixels, geometry, draft=settings.reduced_decoding)
@@ -212,9 +212,9 @@ class Classifier:
         self, upload: HeldUpload, within_s: float, places: Places, image_sha256: str | None = None
     ) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
-        run = asyncio.get_running_loop().run_in_executor
+        decode = partial(self._decode_and_hash, image_sha256=image_sha256)
         with places.place(within_s, upload.account):
-            decoded = await run(self._pools.decode, self._decode_and_hash, upload.data, image_sha256)
+            decoded = await upload.read_in(self._pools.decode, decode)
             upload.free()
             inference = await self._batcher.infer(decoded.picture)
         return Classification(

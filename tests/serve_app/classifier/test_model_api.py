@@ -234,7 +234,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_unless_the_config_says_ot
         changed.settings = classifier.settings.model_copy(
             update={"reduced_decoding": is_reduced, "max_pixels": 2_000_000}
         )
-        decoded[is_reduced] = changed._decode_and_hash(data, None).picture
+        decoded[is_reduced] = changed._decode_and_hash(data).picture
         assert (decoded[is_reduced] == decode_image(data, 2_000_000, draft=is_reduced)).all()
     assert (decoded[True] != decoded[False]).any()
 

@@ -220,9 +220,13 @@ async def test_a_hostile_request_gets_a_status_that_names_the_fault(client: Clie
     assert (refused.code(), words in (refused.details() or "")) == (code, True), refused.details()
 
 
-async def test_a_client_that_cannot_wait_gets_its_status(client: Client, fitted: Fitted) -> None:
+async def test_a_client_that_cannot_wait_gets_its_status(
+    client: Client, classifier: Classifier, fitted: Fitted
+) -> None:
+    """Its picture counts until no thread decodes it any more."""
     hurried = pictures(fitted.pictures["thing 7"], metadata=(("x-deadline-ms", "1"),))
     assert (await client.refused("ModelInfer", **hurried)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: not classifier.admission.uploads._held_bytes, "the end of the decoding")
 
 
 def test_the_numbers_of_all_fields_are_the_protocols() -> None:

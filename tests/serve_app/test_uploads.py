@@ -1,0 +1,126 @@
+"""Upload bytes in memory: what is accounted for while threads work on an upload whose client has gone."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+
+from serve_app.cache.cache import PredictionCache
+from serve_app.cache.settings import CacheSettings
+from serve_app.cache.store import build_store
+from serve_app.classifier.admission import Admission
+from serve_app.classifier.batcher import BatchLimits, MicroBatcher
+from serve_app.classifier.classifier import HASHED_AT_ONCE_BYTES, Classifier, _Pools
+from serve_app.classifier.model_cache import Manifest, PreparedModel
+from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import DeadlineExceeded, Overloaded
+from serve_app.uploads import HeldUpload, UploadBudget
+from tests.counted import Counted
+from tests.patience import HANG_S, until
+
+
+class Living(bytes):
+    """Bytes of which is known how many are in memory."""
+
+    count = 0
+
+    def __new__(cls, size: int) -> Self:
+        Living.count += size
+        return super().__new__(cls, size)
+
+    def __del__(self) -> None:
+        Living.count -= len(self)
+
+
+@contextmanager
+def busy(threads: ThreadPoolExecutor) -> Iterator[None]:
+    """Keep all `threads` from beginning anything while the block runs."""
+    go_on = threading.Event()
+    all_busy = threading.Barrier(threads._max_workers + 1)
+    for _ in range(threads._max_workers):
+        threads.submit(lambda: (all_busy.wait(HANG_S), go_on.wait(HANG_S)))
+    try:
+        all_busy.wait(HANG_S)
+        yield
+    finally:
+        go_on.set()
+
+
+@asynccontextmanager
+async def classifier_without_engine(*, has_cache: bool) -> AsyncIterator[Classifier]:
+    """Yield a replica's classifier that takes and decodes pictures, and has nothing to compute them with."""
+    settings, metrics = ClassifierSettings(), Counted()
+    manifest = Manifest(name="resnet50", weights="random", weights_sha256=None, labels_from="placeholder", labels=["a"])
+    pools, admission = _Pools(settings), Admission(settings, metrics, picture_s=0.001)
+    batcher = MicroBatcher(lambda _: np.ones((0, 1)), pools.engine, BatchLimits(1), admission.learn)
+    prepared = PreparedModel(folder=Path(), fingerprint="a model", manifest=manifest)
+    classifier = Classifier(settings, prepared, pools, batcher, admission)
+    if has_cache:
+        store = build_store(CacheSettings(store="memory"), 1, metrics)
+        assert store is not None
+        classifier._cache = PredictionCache(store, "a model", metrics)
+    yield classifier
+    await classifier.close()
+
+
+def held_upload(budget: UploadBudget, size: int) -> HeldUpload:
+    upload = HeldUpload(budget)
+    upload.add(size)
+    upload.data = Living(size)
+    return upload
+
+
+@pytest.mark.parametrize("has_cache", [False, True])
+async def test_uploads_past_their_deadline_leave_memory_before_a_thread_gets_to_them(*, has_cache: bool) -> None:
+    """Without a cache they wait to be decoded, with one to be hashed."""
+    async with classifier_without_engine(has_cache=has_cache) as classifier:
+        with busy(classifier._pools.decode):
+            for _ in range(3):
+                upload = held_upload(classifier.admission.uploads, HASHED_AT_ONCE_BYTES + 1)
+                with pytest.raises(DeadlineExceeded):
+                    await classifier.classify(upload, deadline_s=0.01)
+                upload.free()
+            await asyncio.sleep(0)
+            left = Living.count
+    assert left == 0
+
+
+@pytest.mark.parametrize("leave", [HeldUpload.free, HeldUpload.hand_over])
+async def test_an_upload_counts_until_the_thread_that_has_it_is_done(leave: Callable[[HeldUpload], object]) -> None:
+    """Whatever its holder does with it then."""
+    budget = UploadBudget(100, 100, lambda _: Overloaded("no memory"))
+    upload = held_upload(budget, 100)
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def work(data: bytes) -> int:
+        has_begun.set()
+        assert go_on.wait(HANG_S)
+        return len(data)
+
+    with ThreadPoolExecutor(1) as threads:
+        reading = asyncio.create_task(upload.read_in(threads, work))
+        await until(has_begun.is_set, "the thread")
+        reading.cancel()
+        await asyncio.wait([reading])
+        leave(upload)
+        assert (budget._held_bytes, Living.count) == (100, 100)
+        go_on.set()
+        await until(lambda: budget._held_bytes == 0, "the end of the work")
+    await until(lambda: Living.count == 0, "that the upload is not in memory")
+
+
+async def test_an_upload_that_was_read_is_still_its_holders() -> None:
+    upload = held_upload(UploadBudget(100, 100, lambda _: Overloaded("no memory")), 7)
+    with ThreadPoolExecutor(1) as threads:
+        assert await upload.read_in(threads, len) == 7
+        with pytest.raises(TypeError):
+            await upload.read_in(threads, abs)  # type: ignore[arg-type]
+    assert len(upload.data) == 7
+    upload.free()
+    assert Living.count == 0
