@@ -28,14 +28,14 @@ from tests.patience import HANG_S, until
 class Living(bytes):
     """Bytes of which is known how many are in memory."""
 
-    count = 0
+    in_memory = 0
 
     def __new__(cls, size: int) -> Self:
-        Living.count += size
+        Living.in_memory += size
         return super().__new__(cls, size)
 
     def __del__(self) -> None:
-        Living.count -= len(self)
+        Living.in_memory -= len(self)
 
 
 @contextmanager
@@ -58,7 +58,7 @@ async def classifier_without_engine(*, has_cache: bool) -> AsyncIterator[Classif
     settings, metrics = ClassifierSettings(), Counted()
     manifest = Manifest(name="resnet50", weights="random", weights_sha256=None, labels_from="placeholder", labels=["a"])
     pools, admission = _Pools(settings), Admission(settings, metrics, picture_s=0.001)
-    batcher = MicroBatcher(lambda _: np.ones((0, 1)), pools.engine, BatchLimits(1), admission.learn)
+    batcher = MicroBatcher(lambda _: np.ones((0, 1), np.float32), pools.engine, BatchLimits(1), admission.learn)
     prepared = PreparedModel(folder=Path(), fingerprint="a model", manifest=manifest)
     classifier = Classifier(settings, prepared, pools, batcher, admission)
     if has_cache:
@@ -87,7 +87,7 @@ async def test_uploads_past_their_deadline_leave_memory_before_a_thread_gets_to_
                     await classifier.classify(upload, deadline_s=0.01)
                 upload.free()
             await asyncio.sleep(0)
-            left = Living.count
+            left = Living.in_memory
     assert left == 0
 
 
@@ -109,10 +109,10 @@ async def test_an_upload_counts_until_the_thread_that_has_it_is_done(leave: Call
         reading.cancel()
         await asyncio.wait([reading])
         leave(upload)
-        assert (budget._held_bytes, Living.count) == (100, 100)
+        assert (budget._held_bytes, Living.in_memory) == (100, 100)
         go_on.set()
         await until(lambda: budget._held_bytes == 0, "the end of the work")
-    await until(lambda: Living.count == 0, "that the upload is not in memory")
+    await until(lambda: Living.in_memory == 0, "that the upload is not in memory")
 
 
 async def test_an_upload_that_was_read_is_still_its_holders() -> None:
@@ -123,4 +123,4 @@ async def test_an_upload_that_was_read_is_still_its_holders() -> None:
             await upload.read_in(threads, abs)  # type: ignore[arg-type]
     assert len(upload.data) == 7
     upload.free()
-    assert Living.count == 0
+    assert Living.in_memory == 0

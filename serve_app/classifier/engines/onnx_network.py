@@ -16,6 +16,8 @@ from serve_app.errors import SetupError
 
 CHANNELS = 3
 RANK = 4
+WHOLE_PIXELS = ("uint8", "int32", "int64")
+"""Integers of an input that both engines give pixels 0–255 as they are."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class _Reader(Protocol):
     shape: list[int | None]
     """Of the input; None where the file leaves a size open."""
 
+    integers: str | None
+    """NumPy's name of what the input takes if that is integers."""
+
     def set_input(self, found: OnnxInput) -> None:
         """Take uint8 RGB pictures, shape (n, side, side, 3), from now on."""
 
@@ -56,7 +61,7 @@ def obtain_network(settings: ClassifierSettings) -> OnnxNetwork:
         check_model_file(file.path, name)
         try:
             reader: _Reader = (_OpenVino if settings.engine == "openvino" else _OnnxRuntime).read(file.path)
-            given = _input_of(name, reader.shape, settings)
+            given = _input_of(name, reader, settings)
             reader.set_input(given)
             pictures = probe(given.side)
             scores = np.asarray(reader.infer(pictures), np.float32)
@@ -79,7 +84,8 @@ def obtain_network(settings: ClassifierSettings) -> OnnxNetwork:
         return OnnxNetwork(facts, reader)
 
 
-def _input_of(name: str, shape: list[int | None], settings: ClassifierSettings) -> OnnxInput:
+def _input_of(name: str, reader: _Reader, settings: ClassifierSettings) -> OnnxInput:
+    shape, integers = reader.shape, reader.integers
     is_first = len(shape) == RANK and shape[1] == CHANNELS
     if not is_first and not (len(shape) == RANK and shape[3] == CHANNELS):
         raise SetupError(
@@ -92,6 +98,13 @@ def _input_of(name: str, shape: list[int | None], settings: ClassifierSettings) 
             f"model: {name} takes exactly {shape[0]} pictures at once; export it with a dynamic batch size"
         )
     assert settings.preprocessing != "auto"
+    if integers not in (None, *WHOLE_PIXELS):
+        raise SetupError(f"model: {name} has an input of {integers}; export it with an input of float32 or uint8")
+    if integers is not None and settings.preprocessing != "none":
+        raise SetupError(
+            f"preprocessing: {settings.preprocessing} makes fractions, and the input of {name} takes {integers}; write "
+            "`preprocessing: none` if its own layers scale the pixels, or export it with an input of float32"
+        )
     return OnnxInput(
         side=check_side(name, height, width, settings.crop),
         channels_first=is_first,
@@ -108,6 +121,8 @@ class _OpenVino:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise SetupError("model: it has several inputs or outputs; export it with one input and one output")
         self.shape = [size.get_length() if size.is_static else None for size in model.inputs[0].partial_shape]
+        takes = model.inputs[0].element_type
+        self.integers = takes.to_dtype().name if takes.is_integral() else None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -162,6 +177,8 @@ class _OnnxRuntime:
         if len(inputs) != 1 or len(self._session.get_outputs()) != 1:
             raise SetupError("model: it has several inputs or outputs; export it with one input and one output")
         self.shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
+        takes = inputs[0].type.removeprefix("tensor(").removesuffix(")")
+        self.integers = takes if takes.startswith(("int", "uint", "bool")) else None
         self._input: OnnxInput | None = None
 
     @classmethod

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from serve_app.classifier.engines.prepared_files import ONNX_MODEL, OnnxInput
 from serve_app.errors import SetupError
 
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
 
 
 class OnnxRuntimeEngine:

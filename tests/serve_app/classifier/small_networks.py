@@ -59,17 +59,24 @@ def write_onnx(  # noqa: PLR0913 each is one feature of the file
     softmax: bool = False,
     side: int = SIDE,
     convolution: bool = False,
+    integers: str | None = None,
 ) -> Path:
     """Write a network whose score for a colour is its mean, and return `path`. Its input are pixels 0 to 1.
 
-    With `convolution` a first layer, for channels that come first, passes each colour on.
+    With `convolution` a first layer, for channels that come first, passes each colour on. With `integers`, such as
+    uint8, its input are pixels 0 to 255 of that type, which it scales itself.
     """
     import onnx
     from onnx import TensorProto, helper
 
     shape: list[int | str] = [batch, 3, side, side] if channels_first else [batch, side, side, 3]
     axes = onnx.numpy_helper.from_array(np.array([2, 3] if channels_first else [1, 2]), "axes")
+    scaling = [
+        helper.make_node("Cast", ["whole"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["cast", "white"], ["pixels"]),
+    ]
     nodes = [
+        *(scaling if integers else []),
         *([helper.make_node("Conv", ["pixels", "kernel"], ["passed"])] if convolution else []),
         helper.make_node("ReduceMean", ["passed" if convolution else "pixels", "axes"], ["means"], keepdims=0),
         helper.make_node("Mul", ["means", "gain"], ["logits"]),
@@ -77,12 +84,14 @@ def write_onnx(  # noqa: PLR0913 each is one feature of the file
     ]
     kernel = onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32)[..., np.newaxis, np.newaxis], "kernel")
     gain = onnx.numpy_helper.from_array(np.array(20, np.float32), "gain")
+    white = onnx.numpy_helper.from_array(np.array(255, np.float32), "white")
+    kind = TensorProto.DataType.Value(integers.upper()) if integers else TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("whole" if integers else "pixels", kind, shape)],
         [helper.make_tensor_value_info("probabilities" if softmax else "logits", TensorProto.FLOAT, [batch, 3])],
-        [gain, axes, *([kernel] if convolution else [])],
+        [gain, axes, *([kernel] if convolution else []), *([white] if integers else [])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, path)

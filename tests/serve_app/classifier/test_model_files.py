@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from serve_app.classifier.engines.model_file import check_model_file
+from serve_app.classifier.engines.onnx_network import obtain_network
 from serve_app.classifier.engines.prepare import prepare
 from serve_app.classifier.engines.weights_file import datasets_in
 from serve_app.classifier.model_cache import pin_files
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
-from tests.serve_app.classifier.small_networks import write_onnx
+from tests.serve_app.classifier.small_networks import colour_probabilities, pictures, write_onnx
 
 REFUSED_LAYERS = {
     "FlaxLayer": "runs functions",
@@ -205,6 +206,31 @@ def test_onnx_weights_in_another_file_are_refused_wherever_it_is(tmp_path: Path,
     wanted = ClassifierSettings.model_validate({"model": str(path), "preprocessing": "scale_0_1", "engine": engine})
     with pytest.raises(SetupError, match=r"with its weights in the same file\?"):
         prepare(wanted, tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("integers", ["uint8", "int32", "int64"])
+def test_an_onnx_input_of_integers_gets_whole_pixels_and_nothing_else(
+    tmp_path: Path, engine: str, integers: str
+) -> None:
+    path, (given, _) = write_onnx(tmp_path / "m.onnx", integers=integers, softmax=True), pictures(3)
+    args = {"model": str(path), "engine": engine}
+    network = obtain_network(ClassifierSettings.model_validate({**args, "preprocessing": "none"}))
+    assert network.reader.infer(given) == pytest.approx(colour_probabilities(given), abs=1e-4)
+    for scaling in ("resnet50", "torchvision", "scale_0_1", "scale_minus1_1"):
+        with pytest.raises(
+            SetupError, match=rf"^preprocessing: {scaling} .* takes {integers}; write `preprocessing: none`"
+        ):
+            obtain_network(ClassifierSettings.model_validate({**args, "preprocessing": scaling}))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("integers", ["int8", "bool"])
+def test_an_onnx_input_that_cannot_hold_a_pixel_is_refused(tmp_path: Path, engine: str, integers: str) -> None:
+    path = write_onnx(tmp_path / "m.onnx", integers=integers)
+    wanted = ClassifierSettings.model_validate({"model": str(path), "engine": engine, "preprocessing": "none"})
+    with pytest.raises(SetupError, match=rf"^model: .* an input of {integers}; export it"):
+        obtain_network(wanted)
 
 
 def test_a_model_is_prepared_from_the_file_that_it_is_named_for(tmp_path: Path) -> None:
