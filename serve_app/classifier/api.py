@@ -1,10 +1,11 @@
 """The HTTP API of the classifier: POST /predict, GET /, /labels and /ready, below the application's root path."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Header, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from serve_app.classifier.answer import ModelName, Prediction, TopK
 from serve_app.classifier.calibration import Calibrated
@@ -46,12 +47,14 @@ DeadlineMs = Annotated[
 ]
 
 CacheControl = Annotated[
-    str | None,
+    list[str] | None,
     Header(
         alias="Cache-Control",
         description="`no-store`: neither look the picture up nor keep its prediction; `no-cache`: do not look it up.",
     ),
+    WithJsonSchema({"type": "string"}),
 ]
+"""Every line of the header: several are one list (RFC 9110, section 5.3)."""
 
 PREDICT_ERRORS: tuple[type[ServiceError], ...] = (
     MalformedUpload, UnreadableImage, UploadTooSlow, UploadTooLarge, ImageTooLarge, UnsupportedImage, EncodedUpload,
@@ -188,9 +191,9 @@ def build_model_api(classifier: Classifier) -> FastAPI:
     return api
 
 
-def cache_use(cache_control: str | None) -> CacheUse:
-    """Return what the request's directives leave to the cache (RFC 9111, section 5.2.1)."""
-    directives = {directive.strip().lower() for directive in (cache_control or "").split(",")}
+def cache_use(cache_control: Sequence[str] | None) -> CacheUse:
+    """Return what the directives in a request's lines of Cache-Control leave to the cache (RFC 9111, section 5.2.1)."""
+    directives = {directive.strip().lower() for line in cache_control or () for directive in line.split(",")}
     if "no-store" in directives:
         return "none"
     return "keep" if "no-cache" in directives else "full"

@@ -123,7 +123,8 @@ class GrpcInference:
 
         The bytes are in memory, and accounted for, until the call ends.
         """
-        metadata = Headers({key: value for key, value in context.invocation_metadata() if isinstance(value, str)})
+        given = ((key, value) for key, value in context.invocation_metadata() if isinstance(value, str))
+        metadata = Headers(raw=[(key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in given])
         try:
             with self._under_way.one_more():
                 if not self._under_way.is_accepted(_NO_ARRIVAL):
@@ -222,7 +223,7 @@ class GrpcInference:
             stopwatch.charge("upload")
             within_s = min(deadline_s, wanted.within_s or math.inf)
             answer = await self._inference.infer(
-                wanted, uploads, within_s, cache_use(call.metadata.get("cache-control"))
+                wanted, uploads, within_s, cache_use(call.metadata.getlist("cache-control"))
             )
         finally:
             free_all(uploads)

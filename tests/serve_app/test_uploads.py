@@ -2,27 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Self
 
-import numpy as np
 import pytest
 
-from serve_app.cache.cache import PredictionCache
-from serve_app.cache.settings import CacheSettings
-from serve_app.cache.store import build_store
-from serve_app.classifier.admission import Admission
-from serve_app.classifier.batcher import BatchLimits, MicroBatcher
-from serve_app.classifier.classifier import HASHED_AT_ONCE_BYTES, Classifier, _Pools
-from serve_app.classifier.model_cache import Manifest, PreparedModel
-from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.classifier import HASHED_AT_ONCE_BYTES
 from serve_app.errors import DeadlineExceeded, Overloaded
 from serve_app.uploads import HeldUpload, UploadBudget
 from tests.counted import Counted
 from tests.patience import HANG_S, until
+from tests.small_classifier import small_classifier
 
 
 class Living(bytes):
@@ -52,23 +44,6 @@ def busy(threads: ThreadPoolExecutor) -> Iterator[None]:
         go_on.set()
 
 
-@asynccontextmanager
-async def classifier_without_engine(*, has_cache: bool) -> AsyncIterator[Classifier]:
-    """Yield a replica's classifier that takes and decodes pictures, and has nothing to compute them with."""
-    settings, metrics = ClassifierSettings(), Counted()
-    manifest = Manifest(name="resnet50", weights="random", weights_sha256=None, labels_from="placeholder", labels=["a"])
-    pools, admission = _Pools(settings), Admission(settings, metrics, picture_s=0.001)
-    batcher = MicroBatcher(lambda _: np.ones((0, 1), np.float32), pools.engine, BatchLimits(1), admission.learn)
-    prepared = PreparedModel(folder=Path(), fingerprint="a model", manifest=manifest)
-    classifier = Classifier(settings, prepared, pools, batcher, admission)
-    if has_cache:
-        store = build_store(CacheSettings(store="memory"), 1, metrics)
-        assert store is not None
-        classifier._cache = PredictionCache(store, "a model", metrics)
-    yield classifier
-    await classifier.close()
-
-
 def held_upload(budget: UploadBudget, size: int) -> HeldUpload:
     upload = HeldUpload(budget)
     upload.add(size)
@@ -76,10 +51,10 @@ def held_upload(budget: UploadBudget, size: int) -> HeldUpload:
     return upload
 
 
-@pytest.mark.parametrize("has_cache", [False, True])
-async def test_uploads_past_their_deadline_leave_memory_before_a_thread_gets_to_them(*, has_cache: bool) -> None:
+@pytest.mark.parametrize("store", ["off", "memory"])
+async def test_uploads_past_their_deadline_leave_memory_before_a_thread_gets_to_them(store: str) -> None:
     """Without a cache they wait to be decoded, with one to be hashed."""
-    async with classifier_without_engine(has_cache=has_cache) as classifier:
+    async with small_classifier(Counted(), cache={"store": store}) as classifier:
         with busy(classifier._pools.decode):
             for _ in range(3):
                 upload = held_upload(classifier.admission.uploads, HASHED_AT_ONCE_BYTES + 1)
