@@ -124,7 +124,11 @@ def _is_number(annotation: object) -> bool:
 
 
 def _find_invalid_values(config: dict[str, Any]) -> Iterator[Fault]:
-    yield from find_invalid_values("", serve_part(config), ServeDeploySchema)
+    bare = list(_bare_deployments(config))
+    yield from bare
+    yield from find_invalid_values(
+        "", serve_part(_without_bare_deployments(config) if bare else config), ServeDeploySchema
+    )
     if config.get("tls") is not None:
         yield from find_invalid_values("tls", config["tls"], Tls)
     for where, args, settings in _our_args(config):
@@ -135,3 +139,23 @@ def _find_invalid_values(config: dict[str, Any]) -> Iterator[Fault]:
             for key, schema in UNTYPED.items():
                 if isinstance(deployment.get(key), dict):
                     yield from find_invalid_values(f"{where}.{key}", deployment[key], schema)
+
+
+def _bare_deployments(config: dict[str, Any]) -> Iterator[Fault]:
+    """Yield a fault for each item of `deployments` that is no mapping, on which a validator of Serve fails."""
+    for application in dicts(config.get("applications")):
+        given = application.get("deployments")
+        for index, item in enumerate(given if isinstance(given, list) else ()):
+            if not isinstance(item, dict):
+                where = f"applications[{application.get('name')}].deployments[{index}]"
+                yield Fault(where, "must have keys of its own", "write its name as `name: …`, and its options below")
+
+
+def _without_bare_deployments(config: dict[str, Any]) -> dict[str, Any]:
+    applications = [
+        {**each, "deployments": dicts(each["deployments"])}
+        if isinstance(each, dict) and isinstance(each.get("deployments"), list)
+        else each
+        for each in config["applications"]
+    ]
+    return {**config, "applications": applications}

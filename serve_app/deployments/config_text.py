@@ -16,6 +16,8 @@ _QUOTED = re.compile(r"""'(?!<|\\?.')[^']*'|"[^"]*\"""")
 """What PyYAML repeats of a text, but for names of its own and single characters."""
 _TAG = "tag:yaml.org,2002:"
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+\Z")
+_MOST = 2**64
+"""No key takes more, and sums with much larger numbers end in an OverflowError."""
 _AMBIGUOUS = "YAML 1.1 takes 010 for 8 and 1:30 for 90; write the number in decimal, or text in quotes"
 
 
@@ -41,10 +43,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         node = super().compose_node(parent, index)
-        is_number = isinstance(node, yaml.ScalarNode) and node.tag in (f"{_TAG}int", f"{_TAG}float")
-        if node is not None and is_number and (":" in node.value or _LEADING_ZERO.match(node.value)):
-            where = f"{_shown(index)}: " if isinstance(index, yaml.ScalarNode) else ""
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in (f"{_TAG}int", f"{_TAG}float"):
+            return node
+        where = f"{_shown(index)}: " if isinstance(index, yaml.ScalarNode) else ""
+        if ":" in node.value or _LEADING_ZERO.match(node.value):
             raise _Refusal(f"{where}{_AMBIGUOUS}", node.start_mark)
+        if node.tag == f"{_TAG}int" and abs(self.construct_object(node)) > _MOST:
+            raise _Refusal(f"{where}the number is above 2^64; write a smaller one", node.start_mark)
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

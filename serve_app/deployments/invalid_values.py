@@ -33,7 +33,10 @@ _REMEDIES: Mapping[str, str] = {
 
 
 def find_invalid_values(where: str, given: object, schema: type[BaseModel]) -> Iterator[Fault]:
-    """Yield what pydantic says of a value, once for each place: of a union, each member says something."""
+    """Yield what pydantic says of a value, once for each place: of a union, each member says something.
+
+    Some of Serve's own validators fail on what they do not expect: of that, one fault for all of the value.
+    """
     told: set[str] = set()
     try:
         schema.model_validate(given)
@@ -46,6 +49,10 @@ def find_invalid_values(where: str, given: object, schema: type[BaseModel]) -> I
             if fault.key not in told:
                 told.add(fault.key)
                 yield fault
+    except Exception as exc:
+        if not schema.__module__.startswith("ray."):
+            raise
+        yield Fault(where or "applications", f"Serve cannot read it ({type(exc).__name__})", _PAGE)
 
 
 def serve_default(schema: type[BaseModel], key: str) -> object:

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
-from math import ceil
 from typing import Any
 
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
@@ -82,7 +81,7 @@ def find_gpu_faults(config: dict[str, Any], gpus: int | None = None) -> Iterator
             yield Fault(key, what, "write `num_gpus: 1` below ray_actor_options", is_warning=True)
     yield from _surge_faults(served, gpus)
     used = sum(each.gpu_share * each.replicas.most for each in served)
-    if used and ceil(used) < gpus:
+    if 0 < used <= gpus - 1:
         what = f"the engines use {used:g} of {gpus} GPUs"
         more = "serve without shared_engine" if any(each.is_shared for each in served) else "raise num_replicas"
         yield Fault("applications", what, f"{more}, or hide GPUs with CUDA_VISIBLE_DEVICES", is_warning=True)

@@ -61,10 +61,15 @@ def test_a_number_that_is_another_one_in_yaml_1_1_is_refused_by_its_key(value: s
     assert "YAML 1.1 takes" in refusal(f"[{value}]")
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-0x1" + "0" * 300, "18446744073709551617"])
+def test_a_number_beyond_all_use_is_refused_by_its_key(value: str) -> None:
+    assert "'threads': the number is above 2^64; write a smaller one" in refusal(f"threads: {value}")
+
+
 @pytest.mark.parametrize(
     "text",
     ["a: 0", "a: -0", "a: 0.5", "a: 10", "a: 1_000", "a: 0x1F", "a: '010'", "a: '1:30'", "a: 127.0.0.1:8000", "a: 1e3",
-     "a: 2024-05-06", "a: off", "a: 00:00:00:00:00:00", "a: 0755x"],
+     "a: 18446744073709551616", "a: 2024-05-06", "a: off", "a: 00:00:00:00:00:00", "a: 0755x"],
 )  # fmt: skip
 def test_all_else_means_what_it_means_to_serve(text: str) -> None:
     assert read_yaml(text) == yaml.safe_load(text)

@@ -261,7 +261,8 @@ def test_a_key_like_no_other_is_named_with_all_that_there_are(tmp_path: Path) ->
 
 
 MODEL = ("applications", 1, "args")
-CLASSIFIER = ("applications", 1, "deployments", 0)
+APPLICATION = ("applications", 1)
+CLASSIFIER = (*APPLICATION, "deployments", 0)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +287,9 @@ CLASSIFIER = ("applications", 1, "deployments", 0)
         (("applications", 0), {"route_prefix": "/model"}, "; give each application another route_prefix"),
         (("applications", 0), {"import_path": None}, "applications[users].import_path: must be a valid string (given:"),
         ((), {"proxy_location": "EveryNodes"}, "proxy_location: must be 'Disabled', 'HeadOnly' or 'EveryNode'; did"),
+        (APPLICATION, {"deployments": ["Classifier"]}, "[model].deployments[0]: must have keys of its own; write its"),
+        (APPLICATION, {"deployments": [{"name": "Classifier"}, ["a"]]}, "applications[model].deployments[1]: must"),
+        (APPLICATION, {"runtime_env": {"py_modules": None}}, "applications: Serve cannot read it (TypeError); docs/"),
         ((), {"http_options": []}, "http_options: must have keys of its own; docs/configuration.md describes it"),
     ],
 )  # fmt: skip

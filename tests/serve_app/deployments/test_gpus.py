@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from serve_app.deployments.applications import gpu_share_of
+from serve_app.deployments.config_file import config_faults
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from tests.service import read_config
 
@@ -60,6 +61,15 @@ def test_a_gpu_of_replicas_that_have_no_engine_is_one_line() -> None:
         "applications[model].deployments[Classifier].ray_actor_options.num_gpus: with shared_engine: true, the "
         "replicas have no engine; write num_gpus below the deployment Engine"
     )
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), float("-inf"), 1e308, -1])
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_a_part_of_a_gpu_that_is_no_amount_is_told_and_ends_no_check(share: float, gpus: int) -> None:
+    made = config("tensorflow", share, replicas=2)
+    told = [*config_faults(made), *find_placement_faults(made), *find_gpu_faults(made, gpus)]
+    assert any(fault.key.endswith("ray_actor_options.num_gpus") and not fault.is_warning for fault in told)
+    assert not any("the engines use" in fault.what for fault in told)
 
 
 def test_gpus_left_idle_are_a_warning() -> None:
