@@ -36,20 +36,22 @@ def count_classes(path: Path, model: str) -> int:
 
 
 def _read_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of all weights in a file but the optimizer's. Raises ValueError if it holds none."""
+    """Return the shapes of all weights in a file but the optimizer's. Raises ValueError if it cannot be read."""
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as model, model.open(WEIGHTS_OF_A_MODEL) as weights, h5py.File(weights) as file:
                 return _shapes_in(file)
         with h5py.File(path) as file:
             return _shapes_in(file)
-    except (OSError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as exc:
+    except ElsewhereError:
+        raise
+    except Exception as exc:  # readers of damaged files raise anything
         raise ValueError("it is not a complete file of Keras weights (truncated, or of another format?)") from exc
 
 
 def _shapes_in(file: h5py.File) -> list[tuple[int, ...]]:
     found = ((name, dataset) for name, dataset in datasets_in(file) if not name.startswith("optimizer"))
-    return [dataset.shape for _, dataset in found]
+    return [dataset.shape for _, dataset in found if dataset.shape is not None]  # None: one that holds nothing
 
 
 def datasets_in(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -1,8 +1,12 @@
 """What is known of the weights of each named network without Keras: compared with Keras, and asked before a start."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 
 from serve_app.classifier.engines.weights_file import count_classes
@@ -90,6 +94,34 @@ def test_labels_that_do_not_fit_the_weights_of_any_family_are_told_before_a_star
     assert f"labels: {labels} has 8 labels; this network has 7 classes" in fault
     [fault] = told(model="mobilenet", weights=str(seven), labels="imagenet")
     assert "labels: imagenet has 1000 labels; this network has 7 classes; name a file" in fault
+
+
+def test_an_array_without_a_shape_is_no_weight(tmp_path: Path) -> None:
+    path = tmp_path / "null.h5"
+    with h5py.File(path, "w") as file:
+        file["nothing"] = h5py.Empty("f")
+    [fault] = told(model="resnet50", weights=str(path))
+    assert "belongs to another network: 0 convolution kernels instead of 53" in fault
+
+
+def test_a_damaged_archive_of_weights_is_one_line(tmp_path: Path) -> None:
+    arrays, path = tmp_path / "model.weights.h5", tmp_path / "damaged.keras"
+    with h5py.File(arrays, "w") as file:
+        file["kernel"] = np.random.default_rng(0).random((100, 100))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(arrays, arrays.name)
+    whole, random, causes = path.read_bytes(), np.random.default_rng(1), set()
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in random.integers(40, len(whole) - 120, 3):
+            damaged[place] ^= 1 + random.integers(255)
+        path.write_bytes(damaged)
+        with pytest.raises(
+            ValueError, match=r"not a complete file of Keras weights|belongs to another network"
+        ) as caught:
+            count_classes(path, "resnet50")
+        causes.add(type(caught.value.__cause__))
+    assert zlib.error in causes
 
 
 def test_imagenet_weights_that_cannot_be_fetched_are_told_for_every_family(
