@@ -116,9 +116,19 @@ def unescaped(text: str) -> str:
         raise AddressFault("its escapes (%…) are not UTF-8") from None
 
 
+def is_host(name: str) -> bool:
+    """Tell whether Python can look a host's name up, which may be empty: its parts have 1 to 63 characters each."""
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        return False
+    return True
+
+
 def _host_and_port(place: str) -> tuple[str | None, int | None]:
     parts = _HOST.fullmatch(place)
-    if parts is None or (parts["v6"] is not None and not _is_ipv6(parts["v6"])):
+    is_usable = parts is not None and (_is_ipv6(parts["v6"]) if parts["v6"] is not None else is_host(parts["name"]))
+    if parts is None or not is_usable:
         raise AddressFault(f"its host is no host name, IPv4 address or [IPv6 address]; {ESCAPES}")
     port = parts["port"]
     return parts["v6"] or parts["name"] or None, read_port(port) if port is not None else None

@@ -13,10 +13,10 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, Field
 
-from serve_app.address import Address, AddressFault, parameters, read_port, read_strictly, unescaped
+from serve_app.address import Address, AddressFault, is_host, parameters, read_port, read_strictly, unescaped
 from serve_app.entrance.keys import AUTH_MEANING, Auth
 from serve_app.errors import Fault, SetupError
-from serve_app.places import data_dir
+from serve_app.places import DATA_VARIABLE, data_dir
 
 VARIABLE = "DATABASE_URL"
 MAX_DEMO_USERS = 1_000_000
@@ -26,6 +26,7 @@ _SQLITE_SCHEMES = {"sqlite", "sqlite+aiosqlite"}
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # asyncpg says `ssl` where libpq, and so the address that a database provider hands out, says `sslmode`.
 _PARAMETERS = ("channel_binding", "host", "port", "ssl", "sslmode")
+_WHOLE_PATH = "write the whole path of a folder, without ~"
 _EXAMPLES = "postgresql://user:password@host:5432/database or sqlite:////folder/users.sqlite3"
 
 
@@ -64,12 +65,11 @@ def database_url(given: str | None = None, environment: Mapping[str, str] = os.e
     No message shows the address itself, because it may hold a password.
     """
     url = (given or environment.get(VARIABLE) or "").strip()
-    if not url:
-        return _sqlite_url(data_dir() / "users.sqlite3")
     try:
-        return _read(url)
+        return _read(url) if url else _sqlite_url(data_dir() / "users.sqlite3")
     except AddressFault as exc:
-        raise SetupError(Fault(VARIABLE, str(exc), f"use {_EXAMPLES}")) from None
+        fault = Fault(VARIABLE, str(exc), f"use {_EXAMPLES}") if url else Fault(DATA_VARIABLE, str(exc), _WHOLE_PATH)
+        raise SetupError(fault) from None
 
 
 def without_password(url: str) -> str:
@@ -87,8 +87,12 @@ def _read(url: str) -> str:
 
 
 def _sqlite_url(file: Path) -> str:
+    try:
+        found = file.expanduser()
+    except RuntimeError:
+        raise AddressFault("its path begins with ~ and the name of no user of this machine") from None
     # Absolute, because a Serve replica does not run in the folder where the address was written.
-    return f"sqlite+aiosqlite:///{quote(str(file.expanduser().absolute()))}"
+    return f"sqlite+aiosqlite:///{quote(str(found.absolute()))}"
 
 
 def _sqlite_file(rest: str) -> Path:
@@ -97,7 +101,10 @@ def _sqlite_file(rest: str) -> Path:
         raise AddressFault("it names no SQLite file (a database in memory would be lost with its replica)")
     if "?" in path:
         raise AddressFault("a SQLite address takes no parameters")
-    return Path(unescaped(path))
+    file = unescaped(path)
+    if "\0" in file:
+        raise AddressFault("the name of a file has no zero byte")
+    return Path(file)
 
 
 def _postgres_url(address: Address) -> str:
@@ -123,7 +130,7 @@ def _postgres_url(address: Address) -> str:
 
 
 def _host_parameters(host: str, port: int | None) -> dict[str, str]:
-    if not (host.startswith("/") or re.fullmatch(r"[\w.-]+", host)) or "\0" in host:
+    if not (host.startswith("/") or (re.fullmatch(r"[\w.-]+", host) and is_host(host))) or "\0" in host:
         raise AddressFault("its parameter host is neither one host name nor the folder of a socket (/…)")
     return {"host": host} if port is None else {"host": host, "port": str(port)}
 

@@ -427,9 +427,9 @@ async def _seed(engine: AsyncEngine, count: int) -> int:
 
 def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
     # Not through aiosqlite, whose thread outlives a loop that ends when a file cannot be opened, and says so on stderr.
-    if not Path(str(url.database)).exists():  # it will be made
-        return None
     try:
+        if not Path(str(url.database)).exists():  # it will be made
+            return None
         name = f"file:{quote(str(url.database))}?mode=ro"
         with contextlib.closing(sqlite3.connect(name, uri=True, timeout=settings.statement_timeout_s)) as connection:
             connection.text_factory = bytes
@@ -437,7 +437,7 @@ def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
             has_columns = declared and find_misfit("sqlite", declared) is None
             stored = connection.execute(STORED).fetchall() if has_columns else ()
             return find_misfit("sqlite", declared, stored)
-    except sqlite3.Error as exc:
+    except (sqlite3.Error, OSError) as exc:
         raise DatabaseUnavailable(_describe(exc)) from exc
 
 

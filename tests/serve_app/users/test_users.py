@@ -22,7 +22,7 @@ from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.api import build_users_api
 from serve_app.users.demo import demo_user, demo_users
 from serve_app.users.settings import UsersSettings, database_url, without_password
-from serve_app.users.store import UserStore, ensure_seeded, serving_engine
+from serve_app.users.store import UserStore, check_table, ensure_seeded, serving_engine
 
 USERS = 250
 HANG_S = 60.0
@@ -400,6 +400,16 @@ async def test_a_folder_that_cannot_be_made_is_a_named_fault(tmp_path: Path) -> 
         await ensure_seeded(f"sqlite:///{tmp_path}/file/users.sqlite3", 3)
 
 
+async def test_a_path_that_cannot_be_looked_up_is_a_named_fault(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/{'a' * 300}"
+    with pytest.raises(DatabaseUnavailable, match=r"^File name too long: /"):
+        check_table(url, UsersSettings())
+    with pytest.raises(DatabaseUnavailable):
+        await ensure_seeded(url, 3)
+    async with users_client(url) as client:
+        assert (await client.get("/")).status_code == 503
+
+
 # --- settings ---
 
 
@@ -408,6 +418,12 @@ def test_settings_refuse_what_they_do_not_know() -> None:
     for wrong in ({"poolsize": 5}, {"pool_size": 0}, {"pool_wait_s": 0}, {"demo_users": 2_000_000}):
         with pytest.raises(ValidationError):
             UsersSettings.model_validate(wrong)
+
+
+def test_a_data_folder_of_no_user_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_DATA_DIR", "~nobody-of-this-name/x")
+    with pytest.raises(SetupError, match=r"^SERVE_APP_DATA_DIR: its path begins with ~ .*; write the whole path"):
+        database_url()
 
 
 def test_without_an_address_the_database_is_a_file_of_this_user(
