@@ -78,7 +78,7 @@ def is_form(request: Request) -> bool:
 async def read_upload(
     request: Request, upload: HeldUpload, settings: ClassifierSettings, top_k: int
 ) -> tuple[bytes, int]:
-    """Return the uploaded picture and its `top_k`: the form's own, or else the given one.
+    """Return the uploaded picture and its `top_k`, as `top_k_of` does.
 
     The picture is bounded while it streams in, and `upload` is told how much there is. Raises UploadTooLarge beyond
     max_upload_bytes, UploadTooSlow after upload_timeout_s, MalformedUpload, EncodedUpload, the errors of `top_k_of`,
@@ -89,7 +89,7 @@ async def read_upload(
     if is_form(request):
         picture, headers, top_k = await _file_field(request, body, top_k)
     else:
-        picture, headers = body, request.headers
+        picture, headers, top_k = body, request.headers, top_k_of(request, None, top_k)
     if begins_as(picture) is None:
         refuse_encoded(headers)
     if len(picture) > bounds.max_bytes:
@@ -171,26 +171,31 @@ def files_in(form: FormData) -> list[UploadFile]:
     return files
 
 
-def top_k_of(request: Request, form: FormData, top_k: int) -> int:
-    """Return the form's field `top_k`, or the query's `top_k` where the form has no such field.
+def top_k_of(request: Request, form: FormData | None, top_k: int) -> int:
+    """Return the `top_k` that query and form give, each as often as it likes; `top_k` where neither has one.
 
-    Raises RequestValidationError for a value that is not allowed, InvalidParameter where query and form differ.
+    Raises RequestValidationError for a value that is not allowed, InvalidParameter where two of them differ.
     """
-    given = form.get(TOP_K_FIELD)
-    if given is None:
-        return top_k
-    try:
-        of_form = _TOP_K.validate_python(given)
-    except ValidationError as exc:
-        raise RequestValidationError([{**fault, "loc": ("form", TOP_K_FIELD)} for fault in exc.errors()]) from exc
-    if TOP_K_FIELD in request.query_params and of_form != top_k:
-        raise InvalidParameter(f"query.{TOP_K_FIELD} is {top_k} and form.{TOP_K_FIELD} is {of_form}; send one of them")
-    return of_form
+    given: list[tuple[str, UploadFile | str]] = [("query", text) for text in request.query_params.getlist(TOP_K_FIELD)]
+    given += [("form", field) for field in (form.getlist(TOP_K_FIELD) if form is not None else ())]
+    read = {(where, _read_top_k(where, each)): None for where, each in given}
+    values = {value for _, value in read}
+    if len(values) > 1:
+        told = " and ".join(f"{where}.{TOP_K_FIELD} is {value}" for where, value in read)
+        raise InvalidParameter(f"{told}; send one of them")
+    return values.pop() if values else top_k
 
 
 def printable(text: str, most: int) -> str:
     """Return up to `most` characters of what a client sent, without those that would garble an answer or a log."""
     return "".join(letter if letter.isprintable() else "�" for letter in text[:most])
+
+
+def _read_top_k(where: str, given: UploadFile | str) -> int:
+    try:
+        return _TOP_K.validate_python(given)
+    except ValidationError as exc:
+        raise RequestValidationError([{**fault, "loc": (where, TOP_K_FIELD)} for fault in exc.errors()]) from exc
 
 
 def _without_file(fields: Iterable[tuple[str, UploadFile | str]], limit: str = "") -> MalformedUpload:

@@ -15,10 +15,12 @@ from serve_app.classifier.upload import BodyBounds, read_body
 from serve_app.errors import Overloaded, UploadTooLarge
 from serve_app.uploads import HeldUpload, UploadBudget
 from tests.conftest import Fitted
+from tests.counted import Counted
 from tests.hostile import BOUNDARY, FORM_TYPE, encode, file_part, form, part
 from tests.patience import HANG_S
 from tests.picture_files import four_corners
 from tests.serve_app.classifier.test_model_api import assert_error
+from tests.small_classifier import client_of, small_classifier
 
 PICTURE = encode(four_corners(), "JPEG")
 FORM = form(file_part(PICTURE))
@@ -164,6 +166,31 @@ async def test_a_top_k_of_the_form_that_is_not_allowed_is_named(
 ) -> None:
     answer = await model_client.post(f"/predict{query}", files={"file": PICTURE}, data={"top_k": given})
     assert_error(answer, 422, "invalid_parameter", words)
+
+
+@pytest.mark.parametrize(
+    ("query", "fields", "told"),
+    [
+        ("?top_k=3&top_k=5", [], "query.top_k is 3 and query.top_k is 5; send one of them"),
+        ("?top_k=3&top_k=3", [], 3),
+        ("?top_k=3&top_k=5", ["5"], "query.top_k is 3 and query.top_k is 5 and form.top_k is 5; send one of them"),
+        ("?top_k=2", ["2", "7"], "query.top_k is 2 and form.top_k is 2 and form.top_k is 7; send one of them"),
+        ("", ["2", "7"], "form.top_k is 2 and form.top_k is 7; send one of them"),
+        ("", ["2", "many"], "form.top_k: Input should be a valid integer"),
+        ("?top_k=11&top_k=5", [], "query.top_k: Input should be less than or equal to 10"),
+        ("?top_k=4", ["4", "4"], 4),
+    ],
+)
+async def test_two_different_top_k_are_refused_wherever_they_are(
+    query: str, fields: list[str], told: str | int
+) -> None:
+    body = {"files": {"file": PICTURE}, "data": {"top_k": fields}} if fields else {"content": PICTURE}
+    async with small_classifier(Counted()) as classifier, client_of(classifier) as client:
+        answer = await client.post(f"/predict{query}", **body)
+    if isinstance(told, str):
+        assert_error(answer, 422, "invalid_parameter", told)
+    else:
+        assert len(answer.json()["predictions"]) == told
 
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "utf-16", "utf-32", "undefined", "cp037", "utf_16_le"])
