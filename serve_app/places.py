@@ -26,6 +26,13 @@ def cache_dir() -> Path:
     return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path(APP, appauthor=False))
 
 
+def without_zero_byte(path: str) -> str:
+    """Return a path, or the URL of a file, as it is. Raises ValueError for one with a zero byte, which no file has."""
+    if "\0" in path:
+        raise ValueError("the name of a file has no zero byte; remove it")
+    return path
+
+
 def why_not_writable(folder: Path) -> str | None:
     """Return why no file can be made in a folder, which may have to be made first; None if one can. Leaves nothing."""
     nearest = next(each for each in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(each))

@@ -21,8 +21,13 @@ def read_labels(path: Path, classes: int | None, name: str | None = None) -> lis
         labels = [_read_name(entry) for entry in _entries(found)]
     except OSError as exc:
         raise _refusal(f"{name} cannot be read: {exc.strerror or exc}") from exc
+    except RecursionError as exc:
+        raise _refusal(f"{name} is JSON that is nested too deeply for labels") from exc
     except (ValueError, KeyError, TypeError, IndexError) as exc:
         raise _refusal(f"{name} is neither Keras' JSON index, a JSON list nor lines of text: {exc}") from exc
+    broken = [index for index, label in enumerate(labels) if not _is_text(label)]
+    if broken:
+        raise _refusal(f"{name}: the label of class {broken[0]} has half of a character (\\ud800 to \\udfff alone)")
     if len(labels) != (classes or len(labels)):
         raise _refusal(f"{name} has {len(labels)} labels; this network has {classes} classes")
     return labels
@@ -42,6 +47,14 @@ def _read_name(entry: object) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{entry!r} is no name")
     return name.strip()
+
+
+def _is_text(label: str) -> bool:
+    try:
+        label.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def placeholder_labels(classes: int) -> list[str]:

@@ -5,13 +5,14 @@ from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from serve_app.address import AddressFault, read_address
 from serve_app.cache.settings import CacheSettings
 from serve_app.classifier.families import FAMILIES, PreprocessingName
 from serve_app.classifier.job_settings import JobSettings
 from serve_app.entrance.keys import AUTH_MEANING, Auth
+from serve_app.places import without_zero_byte
 from serve_app.spelling import nearest
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", to_lower=True)]
@@ -29,7 +30,7 @@ SOURCE_WORDS: Mapping[str, Collection[str]] = {
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 ONNX_SUFFIX = ".onnx"
 MODEL_SUFFIXES = (".keras", ".h5", ONNX_SUFFIX)
-Source = Annotated[str, StringConstraints(min_length=1)]
+Source = Annotated[str, StringConstraints(min_length=1), AfterValidator(without_zero_byte)]
 
 _URL_SCHEMES = ("http", "https")
 _LOGIN_WITHOUT_SCHEME = re.compile(r":[^@]*@")

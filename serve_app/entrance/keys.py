@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from serve_app.errors import SetupError
+from serve_app.places import without_zero_byte
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,15 @@ class KeySource(BaseModel):
         None,
         description="The environment variable that holds the API keys, `name: KEY` or `KEY`, separated by commas.",
     )
-    keys_file: Annotated[str, StringConstraints(pattern=r"^(/|~/)"), AfterValidator(os.path.expanduser)] | None = Field(
+    keys_file: (
+        Annotated[
+            str,
+            StringConstraints(pattern=r"^(/|~/)"),
+            AfterValidator(without_zero_byte),
+            AfterValidator(os.path.expanduser),
+        ]
+        | None
+    ) = Field(
         None,
         description="The file that holds the API keys, `name: KEY` or `KEY`, one a line: an absolute path, or one that "
         "begins with ~/; read again when it changes.",

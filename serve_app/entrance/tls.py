@@ -12,13 +12,16 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from serve_app.errors import Fault, SetupError, SetupFaults
+from serve_app.places import without_zero_byte
 from serve_app.spelling import nearest
 
 CERT_VARIABLE = "SERVE_APP_TLS_CERT"
 KEY_VARIABLE = "SERVE_APP_TLS_KEY"
 _REMEDY = "name a PEM file of certificates, the service's own first, and the PEM file of its key, without passphrase"
 
-_File = Annotated[str, StringConstraints(pattern=r"^(/|~/)"), AfterValidator(os.path.expanduser)]
+_File = Annotated[
+    str, StringConstraints(pattern=r"^(/|~/)"), AfterValidator(without_zero_byte), AfterValidator(os.path.expanduser)
+]
 
 
 class Tls(BaseModel):
