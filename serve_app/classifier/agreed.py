@@ -41,6 +41,14 @@ def compare_scores(pictures: str, wanted: Scores, found: Scores) -> Agreed:
 def why_refused(measured: list[Agreed], min_agreement: float) -> str | None:
     """Return why an engine that agrees so far may not serve, or None if it may."""
     least = min(measured, key=lambda each: each.same_class / each.of, default=None)
-    if least is None or least.same_class >= min_agreement * least.of:
+    if least is None or not is_beyond(least.of - least.same_class, least.of, min_agreement):
         return None
     return f"another best class in {least.of - least.same_class} of {least.of} {least.pictures}"
+
+
+def is_beyond(count: int, of: int, min_agreement: float) -> bool:
+    """Tell whether `count` of `of` pictures are a larger share than the 1 - `min_agreement` that may differ.
+
+    As decimals: 57 of 300 are 0.19, which in binary fractions is more than 1 - 0.81.
+    """
+    return count > round((1 - min_agreement) * of, 9)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.class_names import ClassNames
-from serve_app.classifier.agreed import Agreed, Scores, compare_scores, why_refused
+from serve_app.classifier.agreed import Agreed, Scores, compare_scores, is_beyond, why_refused
 from serve_app.classifier.families import Geometry
 from serve_app.classifier.picture_folder import PictureFile, Pictures, decode_pictures, find_pictures, no_pictures
 from serve_app.classifier.settings import ClassifierSettings
@@ -166,7 +166,7 @@ def _why_less_right(accuracy: Accuracy, min_agreement: float) -> str | None:
         return f"float32 is right about less than {LEAST_RIGHT:g} of them, as if they were those of another network"
     if accuracy.int8 <= accuracy.commonest:
         return f"naming always the same class would be right about {accuracy.commonest}"
-    if accuracy.float32 - accuracy.int8 > round((1 - min_agreement) * accuracy.of, 9):
+    if is_beyond(accuracy.float32 - accuracy.int8, accuracy.of, min_agreement):
         return "it loses a larger share of them than 1 - min_agreement"
     return None
 

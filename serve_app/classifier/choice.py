@@ -20,7 +20,7 @@ from serve_app.classifier.agreed import Agreed, Scores, compare_scores, why_refu
 from serve_app.classifier.child import run_child
 from serve_app.classifier.families import Geometry
 from serve_app.classifier.picture_folder import Pictures, decode_pictures, find_pictures, no_pictures
-from serve_app.classifier.settings import ClassifierSettings
+from serve_app.classifier.settings import USUAL_AGREEMENT, ClassifierSettings
 from serve_app.errors import Fault, SetupError
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ def candidates(settings: ClassifierSettings) -> Iterator[ClassifierSettings]:
 
 def settled(settings: ClassifierSettings, engine: str, precision: str) -> ClassifierSettings:
     """Return `settings` with an engine and a precision in place of `auto`. Raises ValidationError."""
-    calibration = settings.calibration if precision == "int8" else None
-    changes = {"engine": engine, "precision": precision, "agreement_pictures": None, "calibration": calibration}
+    changes: dict[str, object] = {"engine": engine, "precision": precision, "agreement_pictures": None}
+    if precision != "int8":
+        changes |= {"calibration": None, "min_agreement": USUAL_AGREEMENT}
     return ClassifierSettings.model_validate({**settings.model_dump(), **changes})
 
 

@@ -27,6 +27,7 @@ SOURCE_WORDS: Mapping[str, Collection[str]] = {
     "labels": ("auto", "imagenet"),
 }
 """The values of a key that are neither a file nor a URL."""
+USUAL_AGREEMENT = 0.99
 WEIGHTS_SUFFIXES = (".h5", ".keras")
 ONNX_SUFFIX = ".onnx"
 MODEL_SUFFIXES = (".keras", ".h5", ONNX_SUFFIX)
@@ -91,7 +92,7 @@ class ClassifierSettings(BaseModel):
         "`auto`: the fastest one that agrees with float32.",
     )
     min_agreement: float = Field(
-        0.99,
+        USUAL_AGREEMENT,
         gt=0,
         le=1,
         description="Least share of pictures of which an engine that `auto` chooses, or `precision: int8`, names the "
@@ -281,6 +282,8 @@ class ClassifierSettings(BaseModel):
     def _agreement_is_for_auto(self) -> Self:
         if not self.is_auto and self.agreement_pictures is not None:
             raise ValueError("agreement_pictures: needs engine: auto or precision: auto; remove the key")
+        if not self.is_auto and self.precision != "int8" and self.min_agreement != USUAL_AGREEMENT:
+            raise ValueError("min_agreement: needs engine: auto, precision: auto or precision: int8; remove the key")
         return self
 
     @model_validator(mode="after")

@@ -88,7 +88,7 @@ def prepare(report: Report, folder: Path, min_agreement: float) -> dict[str, dic
     progress("fitting the network")
     shipped = application_of(SHIPPED[0], "model")["args"]
     files = fit_network(folder)
-    common = {**shipped, **files, "threads": usable_cores(), "cache": {"store": "off"}, "min_agreement": min_agreement}
+    common = {**shipped, **files, "threads": usable_cores(), "cache": {"store": "off"}}
     progress(f"drawing {MOST_PICTURES} pictures")
     pictures = folder / "pictures"
     pictures.mkdir()
@@ -98,7 +98,7 @@ def prepare(report: Report, folder: Path, min_agreement: float) -> dict[str, dic
         place.mkdir(exist_ok=True)
         (place / f"{number:04}.jpg").write_bytes(data)
     args = {name: {**common, **each} for name, each in ENGINES.items()}
-    args[INT8]["calibration"] = str(pictures)
+    args[INT8] |= {"calibration": str(pictures), "min_agreement": min_agreement}
     for name, each in args.items():
         progress(f"preparing {name}")
         calibrated = find_or_prepare(ClassifierSettings.model_validate(each)).manifest.calibrated

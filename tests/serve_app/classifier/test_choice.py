@@ -1,6 +1,7 @@
 """`engine: auto` and `precision: auto`: what is tried, what is chosen, and that it is found again."""
 
 import os
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from serve_app.classifier.choice import (
     _try_each,
     candidates,
     generate_pictures,
+    settled,
 )
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
@@ -161,13 +163,22 @@ def test_a_choice_is_for_the_share_of_a_gpu_that_it_was_timed_with() -> None:
 @pytest.mark.parametrize(
     ("same", "least", "words"),
     [(128, 0.99, None), (127, 0.99, None), (126, 0.99, "another best class in 2 of 128 generated pictures"),
-     (126, 0.98, None), (127, 1.0, "another best class in 1 of 128 generated pictures")],
+     (126, 0.98, None), (128, 1.0, None), (127, 1.0, "another best class in 1 of 128 generated pictures")],
 )  # fmt: skip
 def test_an_engine_that_names_other_classes_is_refused(same: int, least: float, words: str | None) -> None:
     agreed = Agreed(pictures="generated pictures", same_class=same, of=128, largest_difference=0.2)
     right = Agreed(pictures="pictures of /folder", same_class=5, of=5, largest_difference=0)
     assert why_refused([right, agreed], least) == words
     assert why_refused([agreed, right], least) == words
+
+
+def test_a_share_of_exactly_min_agreement_is_enough_and_one_picture_less_is_not() -> None:
+    """Whatever the binary fractions of both are."""
+    for thousandths, of in product(range(800, 1001, 5), range(100, 301, 4)):
+        enough, rest = divmod(thousandths * of, 1000)
+        for same_class, is_enough in ((enough, not rest), (enough + 1, True), (enough - 1, False)):
+            agreed = Agreed(pictures="p", same_class=same_class, of=of, largest_difference=0)
+            assert (why_refused([agreed], thousandths / 1000) is None) == is_enough, (thousandths, of, same_class)
 
 
 @pytest.mark.parametrize("asked", ["int8", "auto"])
@@ -244,6 +255,15 @@ def test_a_folder_without_pictures_is_told_before_the_start(tmp_path: Path) -> N
 def test_pictures_to_agree_about_need_something_to_choose() -> None:
     with pytest.raises(ValidationError, match="agreement_pictures: needs engine: auto or precision: auto"):
         ClassifierSettings(agreement_pictures="/path")
+
+
+def test_a_min_agreement_needs_something_to_judge() -> None:
+    with pytest.raises(ValidationError, match="min_agreement: needs engine: auto, precision: auto or precision: int8;"):
+        ClassifierSettings(min_agreement=0.5)
+    assert ClassifierSettings(min_agreement=0.99).min_agreement == 0.99  # the default, which changes nothing
+    judged = ClassifierSettings(engine="auto", precision="auto", calibration="/path", min_agreement=0.5)
+    assert settled(judged, "openvino", "int8").min_agreement == 0.5
+    assert settled(judged, "tensorflow", "bfloat16").precision == "bfloat16"
 
 
 def test_auto_needs_one_engine_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,7 @@ TEXTS: dict[tuple[type[BaseModel], str], list[str]] = {
 BESIDE: dict[tuple[str, str], dict[str, object]] = {
     ("precision", "bfloat16"): {"engine": "openvino"},
     ("precision", "int8"): {"engine": "openvino", "calibration": "/path/of/pictures"},
+    ("min_agreement", "1"): {"engine": "auto"},
     ("agreement_pictures", "/path/of/pictures"): {"engine": "auto"},
     ("calibration", "/path/of/pictures"): {"engine": "openvino", "precision": "auto"},
     ("engine", "onnxruntime"): FILE | {"model": "/path/of/m.onnx"},
