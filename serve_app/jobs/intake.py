@@ -39,7 +39,7 @@ def job_bounds(settings: ClassifierSettings) -> BodyBounds:
 
 
 async def read_submission(request: Request, upload: HeldUpload, settings: ClassifierSettings, top_k: int) -> Submission:
-    """Return what the request wants done; a form's own `top_k` replaces `top_k`.
+    """Return what the request wants done, with its `top_k` as `top_k_of` does.
 
     Raises the errors of `classifier.upload`, and Overloaded from `upload`.
     """
@@ -50,7 +50,7 @@ async def read_submission(request: Request, upload: HeldUpload, settings: Classi
     else:
         if not is_archive(body) and begins_as(body) is None:
             refuse_encoded(request.headers)
-        files = [(FIELD, body)]
+        files, top_k = [(FIELD, body)], top_k_of(request, None, top_k)
     del body
     if len(files) == 1 and is_archive(files[0][1]):
         upload.add(settings.jobs.max_job_bytes)  # what it may unpack to

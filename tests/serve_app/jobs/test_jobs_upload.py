@@ -42,6 +42,13 @@ async def test_the_picture_may_be_the_body_itself(desk: Desk, fitted: Fitted) ->
     assert ended["results"][0]["prediction"]["prediction"] == "thing 7"
 
 
+async def test_two_different_top_k_in_the_query_are_refused_without_a_form_too(desk: Desk, fitted: Fitted) -> None:
+    picture = fitted.pictures["thing 7"]
+    refused = await desk.http.post("/jobs?top_k=3&top_k=5", content=picture)
+    assert_error(refused, 422, "invalid_parameter", "query.top_k is 3")
+    assert (await desk.http.post("/jobs?top_k=3&top_k=3", content=picture)).status_code == 202
+
+
 async def test_top_k_may_be_a_field_of_the_form(desk: Desk, fitted: Fitted) -> None:
     files = {"file": fitted.pictures["thing 7"]}
     ended = await desk.ended((await desk.http.post("/jobs", files=files, data={"top_k": "2"})).json()["id"])
