@@ -1,15 +1,18 @@
 """Upload bytes in memory: a budget for all uploads of one kind, and the account of each. Knows nothing of HTTP."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from serve_app.errors import Overloaded
 from serve_app.shares import EVERYONE, Account, Resource
 
+Given = TypeVarTuple("Given")
 Result = TypeVar("Result")
+
+_THREADS = ThreadPoolExecutor(thread_name_prefix="uploads")
 
 
 class UploadBudget:
@@ -90,27 +93,46 @@ class HeldUpload:
         return other
 
     async def read_in(self, threads: ThreadPoolExecutor, work: Callable[[bytes], Result]) -> Result:
-        """Return what `work` makes of the data in one of `threads`. Raises what `work` raises.
-
-        Who stops waiting may free the upload: work that has not begun finds no data then. Work that has begun takes the
-        upload over, which counts until that work ends.
-        """
-        begun = threads.submit(lambda: work(self.data))
-        loop = asyncio.get_running_loop()
-        try:
-            return await asyncio.wrap_future(begun, loop=loop)
-        finally:
-            if not begun.done():
-                held = self.hand_over()
-
-                def free(_: Future[Result]) -> None:
-                    with suppress(RuntimeError):  # the event loop has ended, and with it the account
-                        loop.call_soon_threadsafe(held.free)
-
-                begun.add_done_callback(free)
+        """Return what `work` makes of the data in one of `threads`. Raises what `work` raises."""
+        return await work_for([self], lambda: work(self.data), threads=threads)
 
     def free(self) -> None:
         """Let go of it; calling it again does no harm."""
         self.data = b""
         self._budget.free(self._bytes, self.account)
         self._bytes = 0
+
+
+async def work_for(
+    uploads: Sequence[HeldUpload],
+    work: Callable[[*Given], Result],
+    *given: *Given,
+    threads: ThreadPoolExecutor = _THREADS,
+) -> Result:
+    """Return what `work` returns in one of `threads`; `uploads` account for what it takes. Raises what `work` raises.
+
+    Who stops waiting may free the uploads: work that has not begun never runs, and keeps nothing in memory. Work that
+    has begun takes the uploads over, which count until that work ends.
+    """
+    kept = [given]
+    begun = threads.submit(lambda: work(*kept.pop()))
+    loop = asyncio.get_running_loop()
+    try:
+        return await asyncio.wrap_future(begun, loop=loop)
+    finally:
+        if begun.cancelled():
+            kept.clear()
+        elif not begun.done():
+            held = [upload.hand_over() for upload in uploads]
+
+            def free(_: Future[Result]) -> None:
+                with suppress(RuntimeError):  # the event loop has ended, and with it the accounts
+                    loop.call_soon_threadsafe(free_all, held)
+
+            begun.add_done_callback(free)
+
+
+def free_all(uploads: Sequence[HeldUpload]) -> None:
+    """Let go of all of them."""
+    for upload in uploads:
+        upload.free()

@@ -1,7 +1,7 @@
 """Reads a job's pictures from a request: many parts `file` of a form, one ZIP, or the body itself."""
 
-import asyncio
 import hashlib
+from functools import partial
 
 from fastapi import Request
 from starlette.datastructures import UploadFile
@@ -22,7 +22,7 @@ from serve_app.classifier.upload import (
 from serve_app.errors import MalformedUpload, UploadTooLarge
 from serve_app.jobs.archive import is_archive, unpack_archive
 from serve_app.jobs.queue.submit import Submission
-from serve_app.uploads import HeldUpload
+from serve_app.uploads import HeldUpload, work_for
 
 MAX_NAME_CHARACTERS = 255
 _PART_BYTES = 512
@@ -54,15 +54,15 @@ async def read_submission(request: Request, upload: HeldUpload, settings: Classi
     del body
     if len(files) == 1 and is_archive(files[0][1]):
         upload.add(settings.jobs.max_job_bytes)  # what it may unpack to
-        files = await asyncio.to_thread(
+        unpack = partial(
             unpack_archive,
-            files[0][1],
             max_files=settings.jobs.max_files,
             max_bytes=settings.jobs.max_job_bytes,
             max_file_bytes=settings.max_upload_bytes,
         )
+        files = await work_for([upload], unpack, files[0][1])
     _check(files, settings)
-    return await asyncio.to_thread(_submission, files, top_k)
+    return await work_for([upload], _submission, files, top_k)
 
 
 async def _form_files(request: Request, body: bytes, settings: ClassifierSettings, top_k: int) -> tuple[_Files, int]:

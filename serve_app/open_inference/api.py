@@ -33,7 +33,7 @@ from serve_app.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
-from serve_app.open_inference.inference import Answer, Inference, free_all, off_the_loop
+from serve_app.open_inference.inference import Answer, Inference, off_the_loop
 from serve_app.open_inference.models import VERSION, ModelMetadata, ServedModel, ServerMetadata
 from serve_app.open_inference.request import (
     JSON_LENGTH_HEADER,
@@ -45,7 +45,7 @@ from serve_app.open_inference.request import (
     split_body,
 )
 from serve_app.open_inference.tensors import Output, most_pictures
-from serve_app.uploads import HeldUpload
+from serve_app.uploads import HeldUpload, free_all
 from serve_app.web import discard_body, documented, shape_errors
 
 PATH = "/v2"
@@ -278,9 +278,9 @@ async def _receive(
         text, raw = split_body(body, request.headers.get(JSON_LENGTH_HEADER))
         if not text[:100].lstrip().startswith(b"{"):
             refuse_encoded(request.headers)
-        inference.hold(upload, await off_the_loop(len(text), parsed_json_bytes, text))
-        wanted, tensor = await off_the_loop(len(text), parse_request, model, text, raw)
-        return wanted, await inference.take_apart(tensor, len(body), upload)
+        inference.hold(upload, await off_the_loop(len(text), [upload], parsed_json_bytes, text))
+        wanted, tensor = await off_the_loop(len(text), [upload], parse_request, model, text, raw)
+        return wanted, await inference.take_apart(tensor, len(body), [upload])
     finally:
         upload.free()
 

@@ -18,7 +18,7 @@ from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import MalformedInference, ServiceError, Stopping, UploadTooLarge
 from serve_app.open_inference.grpc_messages import DATA_TYPES, METHODS, SERVICE, message_class
 from serve_app.open_inference.grpc_wire import parse_message, parsed_bytes
-from serve_app.open_inference.inference import Answer, Inference, free_all, off_the_loop
+from serve_app.open_inference.inference import Answer, Inference, off_the_loop
 from serve_app.open_inference.models import OUTPUTS, SERVER, VERSION, ServedModel, ServerMetadata, TensorInfo
 from serve_app.open_inference.request import (
     DEFAULT_TOP_K,
@@ -33,7 +33,7 @@ from serve_app.open_inference.request import (
 )
 from serve_app.open_inference.tensors import Output, Tensor
 from serve_app.shares import EVERYONE, Account
-from serve_app.uploads import HeldUpload
+from serve_app.uploads import HeldUpload, free_all
 
 OPEN_METHODS = ("ServerLive", "ServerReady")
 """Need no API key."""
@@ -154,7 +154,7 @@ class GrpcInference:
         return HeldUpload(self._inference.classifier.admission.uploads, account)
 
     def _check_size(self, request: bytes) -> None:
-        # It is there three times for a moment: as bytes, parsed, and as pictures.
+        # It is there three times for a moment: as bytes, parsed, and as files. Pixels are there once more, see `hold`.
         most_bytes = self._inference.settings.max_held_bytes // 3
         if len(request) > most_bytes:
             raise UploadTooLarge(
@@ -162,16 +162,18 @@ class GrpcInference:
                 "pictures"
             )
 
-    async def _parse(self, name: str, request: bytes, parsed: HeldUpload) -> Any:
-        """Return the message of the class `name`, for which `parsed` accounts."""
-        parsed.add(await off_the_loop(len(request), parsed_bytes, name, request))
-        return await off_the_loop(len(request), parse_message, name, request)
+    async def _parse(self, name: str, call: _Call, parsed: HeldUpload) -> Any:
+        """Return the message of the class `name`, for which `parsed` accounts beside the call's own upload."""
+        size, held = len(call.message), [call.upload, parsed]
+        needed = await off_the_loop(size, held, parsed_bytes, name, call.message)
+        self._inference.hold(parsed, needed, [call.upload])
+        return await off_the_loop(size, held, parse_message, name, call.message)
 
     async def _find(self, name: str, call: _Call) -> ServedModel:
         """Return the model that a message of the class `name` is about."""
         parsed = call.upload.beside()
         try:
-            message = await self._parse(name, call.message, parsed)
+            message = await self._parse(name, call, parsed)
             return self._models.find(message.name, message.version)
         finally:
             parsed.free()
@@ -235,12 +237,13 @@ class GrpcInference:
         """Return what is wanted of which model, and the pictures, to be freed by the caller."""
         parsed = call.upload.beside()
         try:
-            message = await self._parse("ModelInferRequest", call.message, parsed)
+            message = await self._parse("ModelInferRequest", call, parsed)
             model = self._models.find(message.model_name, message.model_version)
             wanted, tensor = _wanted(message), _tensor(model, message)
             if not isinstance(tensor.data, bytes):
-                parsed.add(_VALUE_BYTES * len(tensor.data))
-            return model, wanted, await self._inference.take_apart(tensor, len(call.message), parsed)
+                self._inference.hold(parsed, _VALUE_BYTES * len(tensor.data), [call.upload])
+            held = [call.upload, parsed]
+            return model, wanted, await self._inference.take_apart(tensor, len(call.message), held)
         finally:
             parsed.free()
 

@@ -1,7 +1,7 @@
 """Classifies the pictures of one request: all or none, each with a place in the queue. Called by REST and gRPC."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
 
@@ -11,12 +11,12 @@ from serve_app.cache.classification import Classification
 from serve_app.classifier.admission import Reservation
 from serve_app.classifier.classifier import CacheUse, Classifier
 from serve_app.classifier.timing import Stopwatch
-from serve_app.errors import Overloaded, ServiceError, UploadTooLarge
+from serve_app.errors import ServiceError, UploadTooLarge
 from serve_app.metrics import STAGE_MS
 from serve_app.open_inference.models import OUTPUTS, ServedModels
 from serve_app.open_inference.request import Wanted
 from serve_app.open_inference.tensors import Output, Tensor, made_bytes, most_pictures, pictures_in
-from serve_app.uploads import HeldUpload
+from serve_app.uploads import HeldUpload, free_all, work_for
 
 Given = TypeVarTuple("Given")
 Result = TypeVar("Result")
@@ -41,34 +41,35 @@ class Inference:
         self.settings = classifier.settings
         self.models = ServedModels(classifier.model.name, classifier.model.engine, most_pictures(self.settings))
 
-    async def take_apart(self, tensor: Tensor, size_bytes: int, upload: HeldUpload) -> list[HeldUpload]:
-        """Return the pictures in `tensor`, which came with `upload` of `size_bytes`, to be freed by the caller.
+    async def take_apart(self, tensor: Tensor, size_bytes: int, held: Sequence[HeldUpload]) -> list[HeldUpload]:
+        """Return the pictures in `tensor`, to be freed by the caller.
 
-        Raises the errors of `pictures_in` and of `hold`.
+        It came with a request of `size_bytes`, for which all of `held` account. Raises the errors of `pictures_in` and
+        of `hold`.
         """
-        making = upload.beside()
+        making, files = held[0].beside(), list[HeldUpload]()
+        request = [*held, making]
         try:
-            self.hold(making, await off_the_loop(size_bytes, made_bytes, tensor), beside=upload)
-            files = await off_the_loop(size_bytes, pictures_in, tensor, self.settings)
+            self.hold(making, await off_the_loop(size_bytes, request, made_bytes, tensor), held)
+            made = await off_the_loop(size_bytes, request, pictures_in, tensor, self.settings)
         finally:
             making.free()  # the files are accounted for below, each until it is decoded
-        held: list[HeldUpload] = []
         try:
-            for file in files:
-                held.append(upload.beside())
-                held[-1].add(len(file))
-                held[-1].data = file
-        except Overloaded:
-            free_all(held)
+            for file in made:
+                files.append(held[0].beside())
+                self.hold(files[-1], len(file), [*held, *files[:-1]])
+                files[-1].data = file
+        except ServiceError:
+            free_all(files)
             raise
-        return held
+        return files
 
-    def hold(self, upload: HeldUpload, count: int, beside: HeldUpload | None = None) -> None:
-        """Account for `count` bytes more of a request, which may have others `beside`.
+    def hold(self, upload: HeldUpload, count: int, beside: Sequence[HeldUpload] = ()) -> None:
+        """Account for `count` bytes more of a request, which has others `beside`.
 
         Raises UploadTooLarge where the request takes more than there is, Overloaded where others take the rest.
         """
-        needed = upload.held_bytes + count + (beside.held_bytes if beside else 0)
+        needed = count + sum(each.held_bytes for each in (upload, *beside))
         if needed > self.settings.max_held_bytes:
             raise UploadTooLarge(
                 f"the request takes {needed:,} bytes of memory, more than the {self.settings.max_held_bytes:,} of "
@@ -131,12 +132,11 @@ class Inference:
         ]
 
 
-async def off_the_loop(size_bytes: int, work: Callable[[*Given], Result], *given: *Given) -> Result:
-    """Return what `work` returns about so many bytes; many of them keep a thread busy, and not the event loop."""
-    return work(*given) if size_bytes <= AT_ONCE_BYTES else await asyncio.to_thread(work, *given)
+async def off_the_loop(
+    size_bytes: int, held: Sequence[HeldUpload], work: Callable[[*Given], Result], *given: *Given
+) -> Result:
+    """Return what `work` returns about so many bytes of a request, for which all of `held` account.
 
-
-def free_all(uploads: list[HeldUpload]) -> None:
-    """Let go of all of them."""
-    for upload in uploads:
-        upload.free()
+    Many of them keep a thread busy, and not the event loop.
+    """
+    return work(*given) if size_bytes <= AT_ONCE_BYTES else await work_for(held, work, *given)

@@ -7,8 +7,7 @@ import re
 from typing import Annotated
 
 from fastapi import FastAPI
-from pydantic import BeforeValidator, Field
-from pydantic.json_schema import SkipJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from serve_app.errors import DatabaseUnavailable, NotFound, NotReady
 from serve_app.users.store import MAX_USER_ID, MIN_USER_ID, User, UserPage, UserStore
@@ -30,11 +29,9 @@ Limit = Annotated[
     int, Field(ge=1, le=MAX_LIMIT, description="Users on the page, at most."), BeforeValidator(_only_whole_numbers)
 ]
 After = Annotated[
-    int,
-    Field(
-        ge=MIN_USER_ID, le=MAX_USER_ID, description="`next` of the page before; without it, the first page is returned."
-    ),
-    BeforeValidator(_only_whole_numbers),
+    Annotated[int, Field(ge=MIN_USER_ID, le=MAX_USER_ID), BeforeValidator(_only_whole_numbers)] | None,
+    Field(description="`next` of the page before; without it, the first page is returned."),
+    WithJsonSchema({"type": "integer", "minimum": MIN_USER_ID, "maximum": MAX_USER_ID}),
 ]
 UserId = Annotated[int, Field(ge=MIN_USER_ID, le=MAX_USER_ID), BeforeValidator(_only_whole_numbers)]
 
@@ -47,7 +44,7 @@ def build_users_api(store: UserStore) -> FastAPI:
 
     @api.get("", include_in_schema=False)  # /user without its slash, which would otherwise cost a redirect
     @api.get("/", responses=documented(DatabaseUnavailable), summary="One page of users")
-    async def list_users(limit: Limit = 20, after: After | SkipJsonSchema[None] = None) -> UserPage:
+    async def list_users(limit: Limit = 20, after: After = None) -> UserPage:
         return await store.list_users(limit, after)
 
     @api.get(

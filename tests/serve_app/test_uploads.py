@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.classifier.classifier import HASHED_AT_ONCE_BYTES
 from serve_app.errors import DeadlineExceeded, Overloaded
-from serve_app.uploads import HeldUpload, UploadBudget
+from serve_app.uploads import HeldUpload, UploadBudget, free_all, work_for
 from tests.counted import Counted
 from tests.patience import HANG_S, until
 from tests.small_classifier import small_classifier
@@ -88,6 +88,37 @@ async def test_an_upload_counts_until_the_thread_that_has_it_is_done(leave: Call
         go_on.set()
         await until(lambda: budget._held_bytes == 0, "the end of the work")
     await until(lambda: Living.in_memory == 0, "that the upload is not in memory")
+
+
+async def test_what_a_thread_was_to_get_leaves_memory_with_who_waited_for_it() -> None:
+    """Also where it is no upload's data: a part of a request, say."""
+    with ThreadPoolExecutor(1) as threads, busy(threads):
+        waiting = asyncio.create_task(work_for([], len, Living(100), threads=threads))
+        await asyncio.sleep(0)
+        assert Living.in_memory == 100
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        del waiting
+        await until(lambda: Living.in_memory == 0, "that it is not in memory")
+
+
+async def test_all_uploads_of_a_request_count_until_the_thread_that_takes_it_apart_is_done() -> None:
+    budget = UploadBudget(100, 100, lambda _: Overloaded("no memory"))
+    uploads = [held_upload(budget, 60), held_upload(budget, 40)]
+    has_begun, go_on = threading.Event(), threading.Event()
+
+    def work(_: bytes) -> None:
+        has_begun.set()
+        assert go_on.wait(HANG_S)
+
+    waiting = asyncio.create_task(work_for(uploads, work, b"the request"))
+    await until(has_begun.is_set, "the thread")
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    free_all(uploads)
+    assert budget._held_bytes == 100
+    go_on.set()
+    await until(lambda: budget._held_bytes == 0, "the end of the work")
 
 
 async def test_an_upload_that_was_read_is_still_its_holders() -> None:

@@ -536,8 +536,8 @@ async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tm
 
 async def test_the_next_haproxy_of_a_node_ends_the_one_that_a_dead_manager_left(tmp_path: Path) -> None:
     port = free_port()
-    service = tmp_path / "service"
-    dead, alive, elsewhere = service / "dead", service / "alive", tmp_path / "other" / "node"
+    # Short: the path of a socket may have 97 characters.
+    dead, alive, elsewhere = tmp_path / "1" / "dead", tmp_path / "1" / "new", tmp_path / "2" / "new"
     for folder in (dead, alive, elsewhere):
         folder.mkdir(parents=True)
     program = (sys.executable, "-m", "serve_app.entrance.haproxy")
