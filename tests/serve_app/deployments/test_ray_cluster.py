@@ -3,10 +3,12 @@
 import ipaddress
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -247,18 +249,25 @@ def test_the_token_is_shipped_to_where_ray_looks_for_it(node: Node) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_setup_installs_the_lock_then_the_project_and_makes_the_venv_once(
+def test_setup_installs_what_serving_needs_in_the_locked_versions_and_makes_the_venv_once(
     tmp_path: Path, cluster: dict[str, Any], shell: str
 ) -> None:
     node = Node(tmp_path, cluster)
     node.install("bin/python3")
     assert set(node.run(shell, cluster["setup_commands"] * 2)) == {0}
-    venv, lock, project, *second_time = node.calls()
+    venv, build, project, *second_time = node.calls()
     assert venv == "python3 -m venv .venv"
-    assert lock.endswith(" -r requirements.lock")
-    assert "--no-deps" in project
-    assert project.endswith(" -e .")
-    assert second_time == [lock, project]
+    assert build.endswith(" -c requirements.lock setuptools")
+    assert project.endswith(" -c requirements.lock --no-build-isolation -e .[postgres,onnxruntime,openvino]")
+    assert second_time == [build, project]
+
+
+def test_no_extra_that_nodes_install_has_packages_of_gpus_or_tests(cluster: dict[str, Any]) -> None:
+    """The lock has all extras: whoever installs the whole of it downloads gigabytes."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (named,) = re.findall(r"-e '\.\[(.*)]'", "\n".join(cluster["setup_commands"]))
+    assert set(named.split(",")) <= extras.keys() - {"dev", "stress", "gpu", "int8", "jax"}
+    assert not any(re.search(r"(-r|--requirement)\b", line) for line in cluster["setup_commands"])
 
 
 def test_every_file_that_a_command_names_is_shipped(node: Node, cluster: dict[str, Any]) -> None:
