@@ -6,6 +6,7 @@ from loadtest.capacity.bisection import Outcome, Step
 from loadtest.figures.figures import CellFigures, LimitResult, ReasonCode, show_count
 from loadtest.plan.limits import Limit
 from loadtest.plan.plan import Plan
+from loadtest.verdict.loss import find_codes
 
 SAMPLES_BEYOND = 10
 """So many of an endpoint's answers must be slower than the percentile that is judged: with 10, its standard error in
@@ -34,12 +35,10 @@ _DISTURBED: frozenset[ReasonCode] = frozenset(
         "replicas",
     }
 )
-"""Reasons for which a step says nothing of the target, whatever it measured."""
-_BEHIND: frozenset[ReasonCode] = frozenset({"target_behind", "none_right"})
-"""Reasons that say that the target did not keep up. Of an open loop, the number of late arrivals says it instead of the
-first: where few were late, the generator may have held back."""
-_BESIDE: frozenset[ReasonCode] = frozenset({"few_samples", "answers_missing"})
-"""What such a target causes as well; alone, these decide nothing."""
+"""Reasons for which a step says nothing of the target, whatever it measured, unless it lost all answers."""
+_BEHIND: frozenset[ReasonCode] = frozenset({"target_behind", "few_samples", "answers_missing"})
+"""What a target causes that does not keep up. The first says that it did not; in an open loop the number of late
+arrivals says it instead: where few were late, the generator may have held back. The others alone decide nothing."""
 _LOST: dict[ReasonCode, str] = {
     "generator_lost": "a generator was lost",
     "rows_lost": "rows of a generator were lost",
@@ -74,24 +73,10 @@ def expected_rps(steps: Sequence[Step], level: float) -> float | None:
 
 def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     """Return the outcome of a step, whether chance may have decided it, and what decided it, in words."""
-    by_generator = [reason for reason in cell.reasons if reason.code in _GENERATOR]
-    if by_generator:
-        what = next(
-            (_LOST[reason.code] for reason in by_generator if reason.code in _LOST), "the generator is the limit"
-        )
-        return "invalid", False, f"{what}: {'; '.join(by_generator)}"
-    if any(reason.code in _DISTURBED for reason in cell.reasons):
-        return "invalid", False, "; ".join(cell.reasons)
-    queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
-    if 100 * queued > MOST_QUEUED_PERCENT * due or cell.arrivals_unsent:
-        busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
-        return "failed", False, f"the target did not keep up: {busy}"
-    codes = {reason.code for reason in cell.reasons}
-    behind = _BEHIND - {"target_behind"} if due else _BEHIND
-    if codes & behind and codes <= behind | _BESIDE:
-        return "failed", False, f"the target did not keep up: {'; '.join(cell.reasons)}"
-    if cell.reasons:
-        return "invalid", False, "; ".join(cell.reasons)
+    by_reasons = _judge_reasons(cell)
+    if by_reasons is not None:
+        outcome, because = by_reasons
+        return outcome, False, because
     missed = [result for result in cell.limits if not result.met]
     few = [limit for limit in plan.limits if _samples(cell, limit) < _needed(limit.metric)]
     near = [result for result in missed or cell.limits if _is_near(result)]
@@ -100,6 +85,29 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
     told += [f"within {NEAR_PERCENT:g} % of {near[0].limit}"] if is_near else []
     told += [f"few samples for {', '.join(map(str, few))}"] if few else []
     return "failed" if missed else "held", is_near or bool(few), "; ".join(told)
+
+
+def _judge_reasons(cell: CellFigures) -> tuple[Outcome, str] | None:
+    """Return what the reasons and arrivals of a cell decide, and why; None where its limits decide."""
+    if cell.loss is not None:
+        did = "failed" if cell.loss == "target_failed" else "did not keep up"
+        return "failed", f"the target {did}: {'; '.join(cell.reasons)}"
+    codes = find_codes(cell.reasons)
+    by_generator = [reason for reason in cell.reasons if reason.code in _GENERATOR & codes]
+    if by_generator:
+        what = next(
+            (_LOST[reason.code] for reason in by_generator if reason.code in _LOST), "the generator is the limit"
+        )
+        return "invalid", f"{what}: {'; '.join(by_generator)}"
+    if codes & _DISTURBED:
+        return "invalid", "; ".join(cell.reasons)
+    queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
+    if 100 * queued > MOST_QUEUED_PERCENT * due or cell.arrivals_unsent:
+        busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
+        return "failed", f"the target did not keep up: {busy}"
+    if "target_behind" in codes and codes <= _BEHIND and not due:
+        return "failed", f"the target did not keep up: {'; '.join(cell.reasons)}"
+    return ("invalid", "; ".join(cell.reasons)) if cell.reasons else None
 
 
 def _needed(metric: str) -> float:

@@ -60,7 +60,7 @@ class Capacity(Strict, frozen=False):
 
 
 class _KeptTarget:
-    """The target under test, which keeps running from step to step until one fails."""
+    """The target under test, which keeps running from step to step until it fails."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self._plan = plan
@@ -154,9 +154,9 @@ def _measure(plan: Plan, question: Question, todo: Todo, steps: list[Step], plac
         place.kept.close()
         outcome, unsure, because = "invalid", False, str(exc)
     else:
-        if record.status == "failed":
-            place.kept.close()
         (figures,) = summarize(folder).cells
+        if record.status == "failed" or figures.loss is not None:  # one that hangs would fail fewer users too
+            place.kept.close()
         outcome, unsure, because = judge(figures, stepped)
         steady = figures.scheduled or figures.steady
         measured = {"requests": steady.requests, "rps": steady.rps} if steady else {}

@@ -98,10 +98,14 @@ ReasonCode = Literal[
 ]
 """What makes a cell INVALID. `target_failed`: it ended, was not ready in time, or answered nothing of the warm-up
 right; `target_behind`: arrivals of an open loop found all users busy, or users who are to send at a rate waited for
-answers; `rate_not_reached`: the generator kept them from it; `generator_unseen`: rows of the load generator,
-or all rows of roles, are missing; `generator_lost`: one of several generators ended, or sent nothing; `rows_lost`:
-not all rows of one of several generators came; `clock_unknown`: that of one of several generators could not be
-compared well enough; `recorded`: read back from a report, which holds the sentence only."""
+answers; `rate_not_reached`: the generator kept them from it, or no latency tells what did; `generator_unseen`: rows of
+the load generator, or all rows of roles, are missing; `generator_lost`: one of several generators ended, or sent
+nothing; `rows_lost`: not all rows of one of several generators came; `clock_unknown`: that of one of several
+generators could not be compared well enough; `recorded`: read back from a report, which holds the sentence only."""
+
+Loss = Literal["none_right", "target_failed"]
+"""How a target failed, which alone is why a cell is not valid: it answered nothing right in the steady window, or it
+could not be measured."""
 
 
 class Reason(str):
@@ -278,6 +282,8 @@ class CellFigures(Strict):
     valid: bool
     reasons: list[StatedReason] = []
     """Why the cell is not valid; such cells are printed and count in no point."""
+    loss: Loss | None = Field(default=None, exclude_if=lambda loss: loss is None)
+    """How the target failed, where it alone is why the cell is not valid."""
     notes: list[str] = []
     steady_window_s: float | None = None
     whole_run_s: float | None = None

@@ -7,13 +7,13 @@ intervals of all levels hold together with 95 % confidence, since a single wrong
 from typing import Literal
 
 from loadtest.errors import BadInputError
-from loadtest.figures.figures import LevelComparison
+from loadtest.figures.figures import LevelComparison, Loss
 from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Environment, RunFolder
 from loadtest.verdict.comparison import compare_level, name_verdict
 from loadtest.verdict.differences import Side
-from loadtest.verdict.summary import Loss, RunData, read_run_data
+from loadtest.verdict.summary import RunData, read_run_data
 
 _TITLES = {"old": "the old run", "new": "the new run"}
 _LOSSES: dict[Loss, str] = {

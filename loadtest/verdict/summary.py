@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path, PurePath
 from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -28,9 +28,9 @@ from loadtest.figures.figures import (
     Facts,
     Figures,
     GeneratorFigures,
+    Loss,
     PointFigures,
     Reason,
-    ReasonCode,
     TargetFacts,
     Traffic,
 )
@@ -56,6 +56,7 @@ from loadtest.verdict.bottleneck import add_bottlenecks
 from loadtest.verdict.comparison import compare_levels
 from loadtest.verdict.differences import Repetition
 from loadtest.verdict.findings import conclude
+from loadtest.verdict.loss import find_level_loss, find_loss
 from loadtest.verdict.objectives import check_limit
 from loadtest.verdict.validity import (
     Evidence,
@@ -81,6 +82,11 @@ class _Measured:
     hit_percent: float | None = None
     reasons: list[Reason] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def loss(self) -> Loss | None:
+        """Return how the target failed, where it alone is why the cell is not valid."""
+        return find_loss(self.reasons, self.requests, self.steady)
 
     def steady_resources(self) -> list[ResourceRow]:
         """Return the resource samples of the steady window."""
@@ -113,15 +119,6 @@ def summarize(folder: RunFolder) -> Figures:
     return conclude(without_local_paths(facts))
 
 
-Loss = Literal["none_right", "target_failed"]
-"""How a target failed at a number of users: it answered nothing right in a steady window, or could not be measured."""
-
-_OF_THE_TARGET: frozenset[ReasonCode] = frozenset(
-    {"none_right", "few_samples", "answers_missing", "replicas", "target_behind", "rate_not_reached"}
-)
-"""Reasons that a target causes which answers nothing right."""
-
-
 @dataclass(frozen=True)
 class RunData:
     """What a run measured, by target and users."""
@@ -137,39 +134,11 @@ def read_run_data(folder: RunFolder) -> RunData:
     found: dict[tuple[str, int], list[Loss | None]] = defaultdict(list)
     measured = _read_run(folder)[2]
     for one in measured:
-        found[one.cell.target, one.cell.users].append(_find_loss(one))
+        found[one.cell.target, one.cell.users].append(one.loss)
     return RunData(
         _repetitions([one for one in measured if not one.reasons]),
-        {
-            place: "none_right" if "none_right" in losses else "target_failed"
-            for place, losses in found.items()
-            if None not in losses
-        },
+        {place: loss for place, losses in found.items() if (loss := find_level_loss(losses))},
     )
-
-
-def _find_loss(measured: _Measured) -> Loss | None:
-    """Return how the target failed; None where it did not, or where something else may be why the cell is not valid."""
-    codes = {reason.code for reason in measured.reasons}
-    if codes == {"target_failed"}:
-        return "target_failed"
-    if "answers_missing" in codes:
-        codes.discard("generator_held_back")  # the requests of its users have no row
-    if not codes or not codes <= _OF_THE_TARGET:
-        return None
-    return "none_right" if "none_right" in codes or _answered_nothing(measured, codes) else None
-
-
-def _answered_nothing(measured: _Measured, codes: set[ReasonCode]) -> bool:
-    """Return whether requests were under way in the steady window, whenever sent, and all of them failed.
-
-    None may have been sent in it: all users wait for answers that do not come.
-    """
-    requests, steady = measured.requests, measured.steady
-    if requests is None or steady is None:
-        return False
-    under_way = (requests.sent_unix_s <= steady.end_unix_s) & (requests.answered_unix_s >= steady.begin_unix_s)
-    return bool(requests.failed[under_way].all()) and (bool(under_way.any()) or "answers_missing" in codes)
 
 
 def _read_run(folder: RunFolder) -> tuple[Plan, RunRecord, list[_Measured]]:
@@ -276,6 +245,7 @@ def _cell_figures(plan: Plan, measured: _Measured) -> CellFigures:
         repetition=measured.cell.repetition,
         valid=not measured.reasons,
         reasons=[Reason(without_host(reason), reason.code) for reason in measured.reasons],
+        loss=measured.loss,
         notes=[without_host(note) for note in measured.notes],
         whole_run_s=_shown_s(_length_s([measured], "whole_run")),
         ready_after_s=record and record.ready_after_s,

@@ -406,8 +406,11 @@ def _what_limited(rate_per_user_rps: float, evidence: Evidence) -> tuple[str, Re
         return f"the load generator limited it ({seen})", "rate_not_reached"
     period_s = 1 / rate_per_user_rps
     latencies_s = evidence.latencies_ms / 1000
-    cycle_s = float(np.maximum(latencies_s, period_s).mean()) if latencies_s.size else period_s
-    if latencies_s.size and period_s / cycle_s < LEAST_RATE_SHARE:
+    if not latencies_s.size:
+        words = f"no request sent in the steady window has a latency, so what limited it is not known ({seen})"
+        return words, "rate_not_reached"
+    cycle_s = float(np.maximum(latencies_s, period_s).mean())
+    if period_s / cycle_s < LEAST_RATE_SHARE:
         allowed_rps = evidence.users / cycle_s
         if evidence.steady.requests < LEAST_RATE_SHARE * allowed_rps * evidence.window_s - evidence.users:
             return (

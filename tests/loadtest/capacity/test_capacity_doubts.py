@@ -195,3 +195,20 @@ def test_a_slow_first_step_on_a_known_target_does_not_decide(tmp_path: Path) -> 
     assert {one["outcome"] for one in others if one["level"] == FEW} - {"invalid"} == {"held"}
     assert found["result"]["capacity"] == FEW
     assert "once more" in ended.stdout + ended.stderr
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * RUN_S)
+def test_a_level_that_is_lost_has_failed_and_the_next_step_has_another_target(tmp_path: Path) -> None:
+    target = known_target("failing", free_port(), "--fail-every 1")
+    work = workload("fixed", wait_s=[0.1, 0.1])
+    keys = {"users": [2], "settle_s": 0.2, "warmup": {"duration_s": 0}, "workload": work}
+    plan, out = write_plan(tmp_path / "plan.yaml", [target], **keys), tmp_path / "search"
+    options = ["--slo", "fixed.median_ms<=150", "--most", 2, "--window", "1.6", "--confirm", "1.6"]
+    ended = run_command(["capacity", plan, "--out", out, *options], out, tmp_path)
+    found = json.loads((out / "capacity.json").read_text())
+    assert found["result"]["status"] == "none_holds", ended.output
+    failed = [one for one in found["steps"] if one["outcome"] == "failed"]
+    assert len(failed) > 1
+    assert all(one["because"].startswith("the target did not keep up: none of ") for one in failed)
+    assert len([*out.glob("target_*.log")]) >= len(failed)

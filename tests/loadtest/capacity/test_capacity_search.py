@@ -1,7 +1,7 @@
 """The search ends at the true capacity, whatever a single step says. Pure: a function stands for the target."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,18 @@ from loadtest.figures.figures import CellFigures, LimitResult, Reason, ReasonCod
 from loadtest.plan.limits import read_limit
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import RunFolder
+from loadtest.verdict.loss import find_loss
 from loadtest.verdict.summary import summarize
-from tests.made_run import made_plan, write_made_run
+from tests.loadtest.verdict.test_run_comparison import (
+    be_rejected,
+    fail,
+    fail_with_all_users,
+    hang,
+    lose_the_replica,
+    send_nothing,
+    send_rarely,
+)
+from tests.made_run import MadeCell, made_plan, write_made_run
 
 Measure = Callable[[Todo], tuple[Outcome, bool]]
 USERS = Bounds(start=10, least=1, most=10_000, resolution_percent=5, whole=True)
@@ -200,13 +210,16 @@ def cell(tmp_path: Path) -> CellFigures:
     return summarize(RunFolder(folder)).cells[0]
 
 
-def judged(cell: CellFigures, value: float, **changes: object) -> tuple[Outcome, bool, str]:
+def judged(
+    cell: CellFigures, value: float, reasons: Sequence[Reason] = (), **changes: object
+) -> tuple[Outcome, bool, str]:
     plan = objective("lookup.p95_ms <= 50", "failures_percent <= 0")
     limits = [
         LimitResult(limit="lookup.p95_ms <= 50", value=value, met=value <= 50),
         LimitResult(limit="failures_percent <= 0", value=0, met=True),
     ]
-    return judge(cell.model_copy(update={"limits": limits, "reasons": [], **changes}), plan)
+    told = {"reasons": [*reasons], "loss": find_loss(reasons, None, None)}
+    return judge(cell.model_copy(update={"limits": limits, **told, **changes}), plan)
 
 
 def test_a_figure_within_ten_percent_of_its_limit_is_near(cell: CellFigures) -> None:
@@ -254,6 +267,7 @@ def test_the_code_of_a_reason_decides_and_not_its_words(cell: CellFigures, code:
         (["rate_not_reached"], "invalid"),
         (["target_behind", "other_load"], "invalid"),
         (["none_right", "cache"], "invalid"),
+        (["answers_missing", "generator_held_back"], "invalid"),
     ],
 )
 def test_a_target_that_does_not_keep_up_has_failed_whatever_else_that_causes(
@@ -262,6 +276,47 @@ def test_a_target_that_does_not_keep_up_has_failed_whatever_else_that_causes(
     found, unsure, because = judged(cell, 40, reasons=[Reason(f"the reason {code}", code) for code in codes])
     assert (found, unsure) == (outcome, False)
     assert [code for code in codes if f"the reason {code}" not in because] == []
+
+
+def step_with(folder: Path, change: Callable[[MadeCell], None]) -> tuple[CellFigures, tuple[Outcome, bool, str]]:
+    plan = objective("failures_percent <= 100").model_copy(update={"users": [25]})
+    (cell,) = summarize(RunFolder(write_made_run(folder / "run", plan, change))).cells
+    return cell, judge(cell, plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "codes"),
+    [
+        (fail_with_all_users, {"none_right"}),
+        (hang(), {"few_samples"}),
+        (hang(right_in_ramp=True), {"few_samples"}),
+        (hang(rows=False), {"few_samples", "answers_missing", "generator_held_back"}),
+        (lose_the_replica, {"none_right", "replicas"}),
+        (fail("target_failed"), {"target_failed"}),
+    ],
+)
+def test_a_level_at_which_the_target_answers_nothing_right_or_crashes_has_failed(
+    tmp_path: Path, change: Callable[[MadeCell], None], codes: set[ReasonCode]
+) -> None:
+    cell, (outcome, unsure, because) = step_with(tmp_path, change)
+    assert {reason.code for reason in cell.reasons} == codes
+    assert (outcome, unsure) == ("failed", False)
+    assert because.startswith("the target failed: " if "target_failed" in codes else "the target did not keep up: ")
+
+
+@pytest.mark.parametrize(
+    "change", [send_rarely, send_nothing, be_rejected, fail("generator_lost"), fail("failed", "the disk is full")]
+)
+def test_a_step_that_another_may_have_spoiled_decides_nothing(
+    tmp_path: Path, change: Callable[[MadeCell], None]
+) -> None:
+    assert step_with(tmp_path, change)[1][0] == "invalid"
+
+
+def test_missing_rows_are_not_told_as_the_generator_s_limit(cell: CellFigures) -> None:
+    reasons = [Reason("answers were still due", "answers_missing"), Reason("it held back", "generator_held_back")]
+    assert judged(cell, 40, reasons=reasons)[2] == "answers were still due; it held back"
+    assert judged(cell, 40, reasons=reasons[1:])[2].startswith("the generator is the limit")
 
 
 def test_an_open_loop_whose_arrivals_were_hardly_late_says_nothing_of_the_target(cell: CellFigures) -> None:

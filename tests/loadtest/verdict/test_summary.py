@@ -35,6 +35,7 @@ from loadtest.rows.columns import RequestRow, ResourceRow
 from loadtest.rows.run_folder import ArrivalCounts, RunFolder
 from loadtest.verdict.findings import conclude
 from loadtest.verdict.summary import summarize
+from tests.loadtest.verdict.test_run_comparison import hang
 from tests.made_run import BASELINE, BEGAN_UNIX_S, MadeCell, made_plan, made_target, write_made_run
 
 STARTED = BEGAN_UNIX_S + 15
@@ -479,6 +480,14 @@ def test_a_rate_that_the_generator_did_not_keep(tmp_path: Path) -> None:
     cell = cell_with(tmp_path, paced(latency_ms=30, pace_s=0.7), workload=workload(**AT_A_RATE))
     assert "the target answered in time, so the load generator held back" in only_reason(cell)
     assert [reason.code for reason in cell.reasons] == ["rate_not_reached"]
+
+
+def test_a_rate_is_not_called_the_generator_s_fault_where_no_answer_has_a_latency(tmp_path: Path) -> None:
+    cell = cell_with(tmp_path, hang(), workload=workload(**AT_A_RATE))
+    (reason,) = [reason for reason in cell.reasons if reason.code == "rate_not_reached"]
+    assert "no request sent in the steady window has a latency, so what limited it is not known" in reason
+    assert "answered in time" not in reason
+    assert cell.loss == "none_right"
 
 
 def test_a_rate_below_what_slow_answers_allow_is_no_fault_of_the_target(tmp_path: Path) -> None:
