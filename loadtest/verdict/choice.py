@@ -15,6 +15,7 @@ from loadtest.figures.figures import (
     Facts,
     LevelComparison,
     LimitResult,
+    Loss,
     PointFigures,
     show_bytes,
 )
@@ -26,9 +27,16 @@ from loadtest.verdict.differences import (
     LARGE_DIFFERENCE_PERCENT,
     LEAST_REPETITIONS,
 )
+from loadtest.verdict.loss import find_level_loss
 
 LEAST_MEMORY_SAVED_SHARE = 0.1
 """Of the larger memory; less is not a reason to choose."""
+
+LOSSES: dict[Loss, str] = {
+    "none_right": "answers nothing right",
+    "target_failed": "fails in every repetition",
+}
+"""What a target does at a number of users that it lost."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,19 @@ class Held:
     """0 for none."""
     unknown_at: int | None
     """The next level, where it has no valid cell, so that nobody knows whether it met them there; else None."""
+    missed_at: int | None
+    """The fewest users with which it missed one; None if it missed none."""
+    loss: Loss | None
+    """How it failed there, where that is why it has no valid cell there."""
     possible_users: int
     """The most below the first miss: what `users` could be if the levels without a valid cell had met them."""
 
     def __str__(self) -> str:
         """Return it as a clause: `up to 20 users`."""
         told = f"up to {self.users} users" if self.users else "with no number of users"
-        return told if self.unknown_at is None else f"{told} (at {self.unknown_at} users no cell is valid)"
+        if self.unknown_at is not None:
+            return f"{told} (at {self.unknown_at} users no cell is valid)"
+        return f"{told} (at {self.missed_at} users it {LOSSES[self.loss]})" if self.loss else told
 
 
 @dataclass(frozen=True)
@@ -92,14 +106,26 @@ class Data:
     def held(self, target: str, levels: Sequence[int]) -> Held:
         """Return up to how many users among `levels` a target met all objectives.
 
-        A level without a valid cell ends that as a miss does: a target that ended there did not meet them.
+        A level without a valid cell ends that as a miss does, and is one if the target is why no cell is valid.
         """
-        missed_at = next((users for users in levels if self.missed(target, users)), None)
+        losses = {users: self.loss(target, users) for users in levels}
+        missed_at = next((users for users in levels if losses[users] or self.missed(target, users)), None)
         below = [users for users in levels if missed_at is None or users < missed_at]
         measured = {point.users for point in self.points(target)}
         unknown_at = next((users for users in below if users not in measured), None)
         held = [users for users in below if unknown_at is None or users < unknown_at]
-        return Held(max(held, default=0), unknown_at, max(below, default=0))
+        return Held(
+            users=max(held, default=0),
+            unknown_at=unknown_at,
+            missed_at=missed_at,
+            loss=None if missed_at is None else losses[missed_at],
+            possible_users=max(below, default=0),
+        )
+
+    def loss(self, target: str, users: int) -> Loss | None:
+        """Return how a target failed at a number of users, where that is why no cell of it is valid there."""
+        cells = [cell for cell in self.figures.cells if (cell.target, cell.users) == (target, users)]
+        return find_level_loss([cell.loss for cell in cells])
 
     def missed(self, target: str, users: int) -> list[LimitResult]:
         """Return what the valid cells of a target at a number of users missed."""
@@ -165,7 +191,7 @@ def choose(data: Data) -> Choice | None:
     most = max(one.users for one in held.values())
     left = [target for target in targets if held[target].possible_users >= most] if data.has_limits() else targets
     if len(left) == 1:
-        return _choose_by_objectives(data, left[0], held, planned)
+        return _choose_by_objectives(data, left[0], held)
     if data.has_limits() and any(held[target].users < most for target in left):
         return _choose_by_what_is_known(data, left, held)
     return _choose_by_figures(data, left, held)
@@ -301,17 +327,17 @@ def _compared(data: Data) -> list[LevelComparison]:
     return [level for level in data.figures.comparisons if level.users in data.common_users()]
 
 
-def _choose_by_objectives(data: Data, best: str, held: Mapping[str, Held], levels: Sequence[int]) -> Choice:
+def _choose_by_objectives(data: Data, best: str, held: Mapping[str, Held]) -> Choice:
     others = listed([f"{data.title(name)} {users}" for name, users in held.items() if name != best])
     because = f"it meets every objective {held[best]}, {others}"
-    for name in held:
-        if name == best:
+    for name, one in held.items():
+        if name == best or one.loss or one.missed_at is None:
             continue
-        missed_at = next(level for level in levels if data.missed(name, level))
-        missed = data.missed(name, missed_at)
+        missed = data.missed(name, one.missed_at)
         if len({result.limit for result in missed}) == len(missed) and not any(map(_is_clear, missed)):
             told = listed([f"{result.limit} with {result.told}" for result in missed])
-            why = f"{data.title(name)} at {missed_at} users misses {told}, once and by so little that chance may decide"
+            misses = f"{data.title(name)} at {one.missed_at} users misses {told}"
+            why = f"{misses}, once and by so little that chance may decide"
             return Choice("undecided", best, "objectives", because, why)
     return Choice("decided", best, "objectives", because)
 

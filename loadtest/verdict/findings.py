@@ -19,7 +19,7 @@ from loadtest.figures.figures import (
     show_percent,
     show_rps,
 )
-from loadtest.verdict.choice import Choice, Data, choose, decides
+from loadtest.verdict.choice import LOSSES, Choice, Data, choose, decides
 from loadtest.verdict.comparison import listed, name_verdict
 from loadtest.verdict.differences import LARGE_DIFFERENCE_PERCENT, LEAST_REPETITIONS
 
@@ -287,12 +287,12 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
                 f"Plan for at most {held.users} users on such a machine until {data.title(target)} is measured at "
                 f"{held.unknown_at} users: no cell there is valid."
             )
-    elif data.has_limits() and held.users < point.users:
-        missed = next(point for point in points if point.users > held.users)
-        limits = [str(result.limit) for result in data.missed(target, missed.users)]
+    elif data.has_limits() and held.missed_at is not None:
+        limits = [str(result.limit) for result in data.missed(target, held.missed_at)]
         least = f"Plan for at most {held.users} users on such a machine"
         plan_for = least if held.users else "Change the service or its machine"
-        yield f"{plan_for}: {_at(data, missed)} misses {listed(list(dict.fromkeys(limits)))}."
+        does = LOSSES[held.loss] if held.loss else f"misses {listed(list(dict.fromkeys(limits)))}"
+        yield f"{plan_for}: {data.title(target)} at {held.missed_at} users {does}."
     elif point.users == planned[-1] and not point.shown.failures:
         share = _share_of_think_time_limit(point) or 0.0
         if share >= AT_THINK_TIME_LIMIT_SHARE:

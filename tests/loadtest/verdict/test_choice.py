@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.errors import FailureCode
 from loadtest.figures.figures import CellFigures, Facts, Figures, LimitResult, PointFigures, RoleFigures
 from loadtest.figures.traffic import compute_traffic
 from loadtest.page.text import render_markdown
@@ -21,6 +22,7 @@ from loadtest.verdict.differences import Repetition
 from loadtest.verdict.findings import ENOUGH_REPETITIONS, answer, conclude
 from loadtest.verdict.summary import summarize
 from tests.loadtest.verdict.test_comparison import facts, measured
+from tests.loadtest.verdict.test_run_comparison import fail, fail_with_all_users
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 from tests.service import CONFIGS, ROOT
 
@@ -297,7 +299,7 @@ def test_an_objective_missed_once_and_by_little_does_not_decide(
         assert f"Until then 1 replica is the safer choice: {RUN.partition(': ')[2]}." in figures.bottom_line
 
 
-def crash(target: str, *users: int, then: Change | None = None) -> Change:
+def crash(target: str, *users: int, then: Change | None = None, failure: FailureCode = "failed") -> Change:
     """Have every cell of a target at these numbers of users fail."""
 
     def change(made: MadeCell) -> None:
@@ -308,6 +310,7 @@ def crash(target: str, *users: int, then: Change | None = None) -> Change:
                 "the target ended with code 139",
                 None,
             )
+            made.record.failure = failure
 
     return change
 
@@ -346,6 +349,46 @@ def test_who_meets_the_objectives_is_open_where_a_target_has_no_valid_cell(tmp_p
         "Until then 2 replicas is the safer choice: it meets every objective up to 25 users, 1 replica up to 10 users "
         "(at 25 users no cell is valid)."
     ) in figures.bottom_line
+
+
+def crash_or_fail(made: MadeCell) -> None:
+    """Have one repetition of 1 replica at 25 users crash, and the others answer nothing right."""
+    latency(4, 40)(made)
+    if (made.record.cell.target, made.record.cell.users) == ("one_replica", 25):
+        (fail("target_failed") if made.record.cell.repetition == 1 else fail_with_all_users)(made)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (crash("one_replica", 25, then=latency(4, 40), failure="target_failed"), "fails in every repetition"),
+        (crash_or_fail, "answers nothing right"),
+    ],
+)
+def test_a_level_at_which_a_target_answers_nothing_right_or_crashes_is_missed(
+    tmp_path: Path, change: Change, told: str
+) -> None:
+    levels: dict[str, Any] = {"users": [10, 25], "repetitions": 3, "limits": ["failures_percent <= 0"]}
+    figures = summary(tmp_path / "two", change, **levels)
+    assert figures.bottom_line.startswith(
+        "Run 2 replicas: it meets every objective up to 25 users, 1 replica up to 10 users (at 25 users it "
+        f"{told}); at 25 users "
+    )
+    alone = summary(tmp_path / "one", change, **levels, **ONE)
+    assert alone.bottom_line.startswith(
+        f"1 replica meets every objective up to 10 users (at 25 users it {told}); at 10 users it had "
+    )
+    assert f"Plan for at most 10 users on such a machine: 1 replica at 25 users {told}." in alone.recommendations
+
+
+def test_a_level_that_one_of_several_repetitions_measured_is_judged_by_it(tmp_path: Path) -> None:
+    def crash_once(made: MadeCell) -> None:
+        latency(4, 40)(made)
+        if made.record.cell.users == 25 and made.record.cell.repetition == 1:
+            fail("target_failed")(made)
+
+    alone = summary(tmp_path, crash_once, users=[10, 25], repetitions=2, limits=["failures_percent <= 0"], **ONE)
+    assert alone.bottom_line.startswith("1 replica meets every objective up to 25 users; ")
 
 
 def test_a_miss_above_a_level_without_a_valid_cell_decides_all_the_same(tmp_path: Path) -> None:
