@@ -1,8 +1,8 @@
 """Finds and replaces single values of a YAML file by a path, and changes nothing else, comments included.
 
 A path is `key.key[name=value].key`: a key of a mapping, or of the one item of a list whose field has that value. A key
-that the file leaves to its default is added. A value that an anchor of YAML gives to several places is refused: its
-text stands at one of them only.
+that the file leaves to its default is added. A value that an anchor of YAML gives to several places is refused, also
+where the anchor is on what the value is in: its text stands at one of them only.
 """
 
 import difflib
@@ -19,7 +19,7 @@ Scalar = bool | int | float | str
 
 _STEP = re.compile(r"(?P<key>[\w-]+)(?:\[(?P<field>[\w-]+)=(?P<wanted>[^\[\]]+)\])?")
 _BLOCK_STYLES = ("|", ">")
-_ANCHOR = re.compile(r"(?:!\S*\s+)?&")
+_ANCHOR = re.compile(r"(?:!\S*\s+)?&(?P<name>[^\s,\[\]{}]+)")
 """How a value with an anchor begins; a tag may come first."""
 _MERGE = "<<"
 _LIKE = 0.85
@@ -96,6 +96,7 @@ def _steps(path: str) -> list[re.Match[str]]:
 def _find(text: str, path: str) -> tuple[yaml.ScalarNode | yaml.MappingNode, list[str]]:
     """Return the value at `path` and no keys; or the mapping in which keys of the path are missing, and these keys."""
     node, here, steps = _compose(text), "", _steps(path)
+    aliases = {event.anchor for event in yaml.parse(text, _PlacedLoader) if isinstance(event, yaml.AliasEvent)}
     for number, step in enumerate(steps):
         left = steps[number:]
         if isinstance(node, yaml.MappingNode) and _may_be_added(node, left):
@@ -107,20 +108,24 @@ def _find(text: str, path: str) -> tuple[yaml.ScalarNode | yaml.MappingNode, lis
             return node, [step["key"] for step in left]
         node = _child(node, step["key"], here)
         here = f"{here}.{step['key']}" if here else step["key"]
-        _check_alias(text, node, here)
+        _check_shared(text, node, here, aliases)
         if step["field"]:
             node = _item(node, step["field"], step["wanted"], here)
             here += f"[{step['field']}={step['wanted']}]"
-            _check_alias(text, node, here)
+            _check_shared(text, node, here, aliases)
     if not isinstance(node, yaml.ScalarNode) or node.style in _BLOCK_STYLES:
         raise ValueError(f"{here} is not a single value")
     _check_anchor(text, node, here)
     return node, []
 
 
-def _check_alias(text: str, node: yaml.Node, here: str) -> None:
+def _check_shared(text: str, node: yaml.Node, here: str, aliases: set[str | None]) -> None:
     if text.startswith("*", node.start_mark.index):
         raise ValueError(f"{here} is an alias (`*`) of what stands elsewhere; write the value out there")
+    anchor = _ANCHOR.match(text, node.start_mark.index)
+    if anchor and anchor["name"] in aliases:
+        told = f"(`&`), and `*{anchor['name']}` stands elsewhere, so several places would change"
+        raise ValueError(f"{here} has an anchor {told}; write the value out there")
 
 
 def _check_anchor(text: str, node: yaml.Node, here: str) -> None:

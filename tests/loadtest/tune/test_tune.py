@@ -157,6 +157,16 @@ block: &block
 list:
   - &item {name: x, threads: 2}
   - *one
+base: !!map &base
+  threads: 2
+above:
+  <<: [*base]
+servers: &servers
+  - {name: y, threads: 2}
+same_servers: *servers
+pools:
+  - &pool {name: z, threads: 2}
+  - {name: v, size: 1, like: *pool}
 """
 
 
@@ -172,6 +182,12 @@ list:
         ("merged.threads", "merged may have 'threads' from its `<<`"),
         ("merged.deep.cache", "merged may have 'deep' from its `<<`"),
         ("one.limit", "one has an anchor (`&`)"),
+        ("one.threads", "one has an anchor (`&`), and `*one` stands elsewhere"),
+        ("one.deep.cache", "one has an anchor (`&`), and `*one` stands elsewhere"),
+        ("one.deep.more", "one has an anchor (`&`), and `*one` stands elsewhere"),
+        ("base.threads", "base has an anchor (`&`), and `*base` stands elsewhere"),
+        ("servers[name=y].threads", "servers has an anchor (`&`), and `*servers` stands elsewhere"),
+        ("pools[name=z].threads", "pools[name=z] has an anchor (`&`), and `*pool` stands elsewhere"),
         ("block.limit", "block has an anchor (`&`)"),
     ],
 )
@@ -183,7 +199,7 @@ def test_a_value_that_several_places_share_is_refused(tmp_path: Path, path: str,
     assert f"vary.a.path: {tmp_path / 'base.yaml'}: {told}" in faults_of(file)
 
 
-@pytest.mark.parametrize("path", ["one.threads", "one.deep.cache", "list[name=x].threads", "block.threads", "merged.k"])
+@pytest.mark.parametrize("path", ["list[name=x].threads", "block.threads", "merged.k", "pools[name=v].size"])
 def test_a_value_of_its_own_in_a_file_with_anchors_is_replaced_where_it_stands(path: str) -> None:
     changed = replace_values(SHARED, {path: 7})
     assert read_value(changed, path) == 7
