@@ -5,7 +5,7 @@ Queue 10 (12), 2012): for each resource its utilisation and its saturation, the 
 resource explains is looked for in the stages of the target's answers.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from loadtest.figures.figures import (
@@ -20,7 +20,7 @@ from loadtest.figures.figures import (
 )
 from loadtest.figures.level import FULL_PERCENT, Cores, CpuUse, Level
 from loadtest.plan.plan import MOST_LATE_PERCENT
-from loadtest.plan.targets import STOLEN
+from loadtest.plan.targets import STOLEN, Target
 from loadtest.plan.workload import Workload
 from loadtest.verdict.validity import MOST_GENERATOR_CPU_PERCENT
 
@@ -65,8 +65,9 @@ class _View:
     level: Level
     lower: Sequence[Level]
     """By users."""
-    is_started_by_kit: bool
-    """Otherwise the target may be among the programs that the kit does not know, unless it runs elsewhere."""
+    is_target_known: bool
+    """Whether the kit started the target, or saw a role that the plan has for replicas. Otherwise the target may be
+    among the programs that the kit does not know, unless it runs elsewhere."""
 
     @property
     def idle_s(self) -> float:
@@ -114,19 +115,22 @@ def add_bottlenecks(
     cores: Cores,
     points: Sequence[PointFigures],
     cells: Sequence[CellFigures],
-    started: Collection[str],
+    targets: Sequence[Target],
 ) -> tuple[list[PointFigures], list[CellFigures]]:
     """Return points and cells with what limits each, on a machine with those cores.
 
-    `started` are the targets that the kit started. INVALID cells get a verdict too: what limits them is often why they
-    are not valid. They are compared with the points, which are of valid cells only.
+    INVALID cells get a verdict too: what limits them is often why they are not valid. They are compared with the
+    points, which are of valid cells only.
     """
+    started = {target.name for target in targets if target.start is not None}
+    replicas = {target.replicas.role for target in targets if target.replicas is not None}
 
     def judged(figures: CellFigures | PointFigures) -> Bottleneck | None:
         same = [point for point in points if point.target == figures.target and point.users < figures.users]
         lower = [Level(point, workload, cores) for point in sorted(same, key=lambda point: point.users)]
-        is_started = figures.target in started
-        return find_bottleneck(Level(figures, workload, cores), lower, is_started_by_kit=is_started)
+        level = Level(figures, workload, cores)
+        is_known = figures.target in started or any(level.role(role) for role in replicas)
+        return find_bottleneck(level, lower, is_target_known=is_known)
 
     return (
         [point.model_copy(update={"bottleneck": judged(point)}) for point in points],
@@ -134,11 +138,11 @@ def add_bottlenecks(
     )
 
 
-def find_bottleneck(level: Level, lower: Sequence[Level] = (), *, is_started_by_kit: bool = True) -> Bottleneck | None:
+def find_bottleneck(level: Level, lower: Sequence[Level] = (), *, is_target_known: bool = True) -> Bottleneck | None:
     """Return what limits a level, given those of the same target with fewer users; None if nothing was answered."""
     if not level.has_latency or not level.rps:
         return None
-    view = _View(level, [one for one in lower if one.has_latency], is_started_by_kit)
+    view = _View(level, [one for one in lower if one.has_latency], is_target_known)
     verdict = next(verdict for check in _CHECKS if (verdict := check(view)))
     told = [sentence for tell in (*verdict.first, *_EVIDENCE) for sentence in tell(view)]
     return Bottleneck(
@@ -174,11 +178,11 @@ def _other_load(view: _View) -> _Verdict | None:
     stolen_percent = level.cpu_percent(STOLEN)
     if not level.is_machine_full or others_percent + stolen_percent <= test_percent:
         return None
-    if not view.is_started_by_kit and stolen_percent <= test_percent + others_percent:
+    if not view.is_target_known and stolen_percent <= test_percent + others_percent:
         sentence = (
             "Not known: the machine is full, and programs that the kit did not start use "
             f"{show_percent(round(others_percent))} % CPU, the target among them if it runs here. Give the plan its "
-            "`start`, so that the kit can tell them apart."
+            "`start`, or name its processes by a role with `anywhere: true`, so that the kit can tell them apart."
         )
         return _Verdict("unknown", None, sentence, [_tell_machine])
     sentence = (
@@ -406,7 +410,7 @@ def _tell_machine(view: _View) -> Iterator[str]:
     if level.role("machine"):
         target = f"the target {show_percent(round(level.target_cpu_percent, 1))} %, "
         others = "programs that are no part of the test"
-        if not view.is_started_by_kit:
+        if not view.is_target_known:
             target = target if level.target_roles else ""
             others = "other programs (the target among them if it runs here)"
         yield (

@@ -99,8 +99,7 @@ def summarize(folder: RunFolder) -> Figures:
     cells = [_cell_figures(plan, one) for one in measured]
     valid = [one for one, cell in zip(measured, cells, strict=True) if cell.valid]
     points = [_point(plan, target, users, valid) for target in plan.targets for users in plan.users]
-    started = {target.name for target in plan.targets if target.start is not None}
-    points, cells = add_bottlenecks(plan.workload, _cores(record), points, cells, started)
+    points, cells = add_bottlenecks(plan.workload, _cores(record), points, cells, plan.targets)
     targets = [_facts(target, measured, record) for target in plan.targets]
     known = bool(plan.baseline) and folder.baseline_path.is_file()
     facts = Facts(

@@ -66,7 +66,7 @@ def figures_of(folder: Path, levels: Mapping[int, Made], **changes: Any) -> Figu
         **changes.pop("workload", {}),
     }
     plan = made_plan(
-        targets=[{**made_target("one", None), "start": changes.pop("start", "run one")}],
+        targets=[*changes.pop("beside", ()), {**made_target("one", None), "start": changes.pop("start", "run one")}],
         users=list(levels),
         workload=workload,
         duration_s=12,
@@ -169,10 +169,27 @@ def test_the_cpu_of_a_target_that_the_kit_did_not_start_is_not_called_other_load
     found = bottleneck_of(tmp_path / "url_only", level, start=None)
     assert (found.limit, found.where) == ("unknown", None)
     assert "programs that the kit did not start use 179 % CPU, the target among them if it runs here" in found.sentence
+    assert "Give the plan its `start`, or name its processes by a role with `anywhere: true`" in found.sentence
     assert found.evidence[0] == (
         "The machine used 190 of 200 % CPU: the load generator 9 %, other programs (the target among them if it runs "
         "here) 179 %; its host took 0 %."
     )
+
+
+def test_a_target_that_the_kit_did_not_start_is_known_where_the_role_of_the_plan_s_replicas_is_seen(
+    tmp_path: Path,
+) -> None:
+    plan: dict[str, Any] = {"start": None, "beside": [made_target("two", 1)]}
+    level = Made(300, roles={"classifier": Use(20.0)}, machine_percent=190)
+    found, without = (
+        figures_of(tmp_path / name, {USERS: one}, **plan).cells[-1].bottleneck
+        for name, one in (("seen", level), ("unseen", Made(300, machine_percent=190)))
+    )
+    assert found
+    assert without
+    assert found.limit == "other_load"
+    assert "the target 20 %, the load generator 9 %, programs that are no part of the test 159 %" in found.evidence[0]
+    assert without.limit == "unknown"
 
 
 def test_a_host_that_takes_most_is_other_load_whoever_started_the_target(tmp_path: Path) -> None:
