@@ -66,6 +66,8 @@ class Member:
     rows: int = 0
     """Written up to now."""
     arrivals: ArrivalCounts | None = None
+    waited_s: float | None = None
+    """As in Moments."""
 
     @property
     def silent_s(self) -> float:
@@ -231,6 +233,8 @@ class Master:
         self._all_ended.wait()
         self._moments["stopped_unix_s"] = time.time()
         self._moments["arrivals"] = add_up_arrivals([member.arrivals for member in self._members.values()])
+        waited_s = [member.waited_s for member in self._members.values() if member.waited_s is not None]
+        self._moments["waited_s"] = max(waited_s, default=None)
         self._moments["clocks"] = self._clocks()
         with exit_unless_written():
             self._requests.close()
@@ -274,6 +278,7 @@ class Master:
             _end_with(ROWS_LOST, f"{self._name(member)} sent {sent} rows, but {member.rows} of them were written")
         member.clock_at_end = ClockOffset(**msg.data["clock"])
         member.arrivals = arrivals and ArrivalCounts.model_validate(arrivals)
+        member.waited_s = msg.data["waited_s"]
         member.has_ended = True
         if all(one.has_ended for one in self._members.values()):
             self._all_ended.set()

@@ -277,6 +277,7 @@ class OnlyGenerator:
         requests, seconds = RowWriter(self._load.requests, RequestRow), RowWriter(self._load.generator, GeneratorRow)
         self._recorder = Recorder(settings, requests, seconds)
         self._moments: dict[str, Any] = {}
+        self._all_sent_s: float | None = None
 
     def listen(self) -> None:
         """Have Locust call this generator."""
@@ -307,7 +308,8 @@ class OnlyGenerator:
         """End the load, but for what is due already, unless it has ended or never began."""
         if "started_unix_s" in self._moments and "stopping_unix_s" not in self._moments:
             self._stopping()
-            self._moments["arrivals"] = self._recorder.send_the_rest()
+            self._moments["arrivals"] = arrivals = self._recorder.send_the_rest()
+            self._all_sent_s = None if arrivals is None else time.monotonic()
 
     def _all_have_come(self, **_: object) -> None:
         self._moments.setdefault("spawned_unix_s", time.time())
@@ -322,6 +324,8 @@ class OnlyGenerator:
         if "stopped_unix_s" in self._moments:
             return  # Locust fires this event twice when a stopping test is stopped again
         self._moments["stopped_unix_s"] = time.time()
+        if self._all_sent_s is not None:
+            self._moments["waited_s"] = time.monotonic() - self._all_sent_s
         self._recorder.close(environment)
         write_moments(self._load, self._moments)
 

@@ -145,12 +145,15 @@ class Worker:
     def _end(self, environment: Environment, msg: Message) -> None:
         self._recorder.end_arrivals(msg.data["unix_s"] + self._clock.ahead_s)
         arrivals = self._recorder.send_the_rest()
+        all_sent_s = time.monotonic()
         self._runner.stop()
+        waited_s = None if arrivals is None else time.monotonic() - all_sent_s
         self._recorder.close(environment)
         ended = {
             "rows": sum(outbox.count for outbox in self._outboxes),
             "clock": asdict(self._compare_clocks()),
             "arrivals": arrivals and arrivals.model_dump(),
+            "waited_s": waited_s,
         }
         with exit_unless_written():
             self._runner.send_message("ended", ended)

@@ -84,13 +84,16 @@ class Moments(Strict, frozen=False):
     stopped_unix_s: float
     arrivals: ArrivalCounts | None = None
     """None in a closed loop."""
+    waited_s: float | None = Field(default=None, exclude_if=lambda waited_s: waited_s is None)
+    """How long the last answers of an open loop took after the last arrival was sent; of several generators, the
+    longest. None in a closed loop, and in the folders of earlier versions."""
     clocks: list[ClockRecord] = Field(default=[], exclude_if=lambda clocks: not clocks)
     """Of the load generators, in their order, where there are several."""
 
     @property
     def drained_s(self) -> float:
-        """Return how long the last answers took after the load."""
-        return self.stopped_unix_s - self.stopping_unix_s
+        """Return how long the last answers took after the load, or in an open loop after the last arrival was sent."""
+        return self.stopped_unix_s - self.stopping_unix_s if self.waited_s is None else self.waited_s
 
 
 class CellRecord(Strict, frozen=False):

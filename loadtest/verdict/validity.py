@@ -156,12 +156,15 @@ def find_load_reasons(plan: Plan, record: CellRecord, generator: Sequence[Genera
 
 
 def find_missing_answers(drained_s: float, drain_s: float) -> list[Reason]:
-    """Return why requests have no row: their answers were still due when a drain of at most `drain_s` was ended."""
+    """Return why requests have no row: their answers were still due when a drain of at most `drain_s` was ended.
+
+    `drained_s` is the time since the last request was sent, or since the load ended.
+    """
     if drained_s <= drain_s - _DRAIN_SLACK_S:
         return []
     words = (
-        f"answers were still due {drained_s:.1f} s after the load; those requests have no row: make drain_s longer "
-        "than the clients' own time limit"
+        f"answers were still due {drained_s:.1f} s after the sending ended; those requests have no row: make drain_s "
+        "longer than the clients' own time limit"
     )
     return [Reason(words, "answers_missing")]
 

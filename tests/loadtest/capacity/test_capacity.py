@@ -71,6 +71,8 @@ def test_an_open_loop_sends_every_arrival_whatever_the_target_does(open_loop: En
     scheduled_s = sorted(scheduled_unix_s(row) for row in rows)
     moments = open_loop.record("stalling").moments
     assert moments
+    assert moments.waited_s is not None
+    assert 0 < moments.waited_s <= moments.stopped_unix_s - moments.stopping_unix_s
     duration_s = open_loop.folder.read_plan().duration_s
     due = math.ceil(min(duration_s, moments.stopping_unix_s - scheduled_s[0]) * OPEN_RPS)  # it may stop late
     assert abs(len(rows) - due) <= 1

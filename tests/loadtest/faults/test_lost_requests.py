@@ -14,7 +14,10 @@ from tests.recorded.kinds import RECORDED
 
 DRAIN_S = 120
 LOST: list[tuple[dict[str, Any], str]] = [
-    ({"drained_s": DRAIN_S + 0.2}, "answers were still due 120.2 s after the load; those requests have no row: "),
+    (
+        {"drained_s": DRAIN_S + 0.2},
+        "answers were still due 120.2 s after the sending ended; those requests have no row: ",
+    ),
     ({"arrivals": {"due": 500, "queued": 60, "unsent": 1}}, "1 of 500 arrivals were never sent, because all "),
 ]
 NONE_LOST = {"drained_s": 0.5, "arrivals": {"due": 500, "queued": 60, "unsent": 0}}

@@ -89,7 +89,8 @@ class Peer:
 
     def end(self, rows: int, ahead_s: float = 0.0) -> None:
         """Say that its load is over."""
-        self.say("ended", {"rows": rows, "clock": {"ahead_s": ahead_s, "uncertainty_s": 0.002}, "arrivals": None})
+        clock = {"ahead_s": ahead_s, "uncertainty_s": 0.002}
+        self.say("ended", {"rows": rows, "clock": clock, "arrivals": None, "waited_s": None})
 
 
 class Scene:

@@ -75,6 +75,8 @@ def test_all_times_are_the_master_s_whatever_the_generators_clocks_say(tmp_path:
     moments = make_load(tmp_path)
     assert moments.spawned_unix_s
     assert moments.arrivals
+    assert moments.waited_s is not None
+    assert 0 <= moments.waited_s <= moments.stopped_unix_s - moments.stopping_unix_s
     for clock in moments.clocks:
         (ahead_s,) = (ahead_s for ahead_s in AHEAD_S if abs(clock.ahead_s - ahead_s) < 1)
         assert abs(clock.ahead_s - ahead_s) <= clock.uncertainty_s

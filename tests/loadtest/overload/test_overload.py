@@ -26,7 +26,7 @@ TIMES = 5
 LATE_MS = 300.0
 BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 4)
 RIGHT = "every request is answered right"
-STILL_DUE = "answers were still due 65.0 s after the load"
+STILL_DUE = "answers were still due 65.0 s after the sending ended"
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +259,8 @@ def test_requests_without_a_row_are_told_and_break_promises(tmp_path: Path) -> N
     full.arrivals = ArrivalCounts(due=200, queued=90, unsent=40)
     in_light = ["p95 of the light endpoint", "normal latency"]
     for changes, words, expected in (
-        ({"moments": cut_off}, f"answers were still due {drain_s:.1f} s after the load", [RIGHT]),
-        ({"light_moments": cut_off}, f"answers were still due {drain_s:.1f} s after the load", in_light),
+        ({"moments": cut_off}, f"answers were still due {drain_s:.1f} s after the sending ended", [RIGHT]),
+        ({"light_moments": cut_off}, f"answers were still due {drain_s:.1f} s after the sending ended", in_light),
         ({"light_moments": full}, "40 of 200 arrivals were never sent, because all 60 users were busy", in_light),
     ):
         folder.level_record(TIMES).write_text(record.model_copy(update=changes).model_dump_json())

@@ -356,7 +356,23 @@ def test_answers_that_were_due_until_the_end(tmp_path: Path) -> None:
         made.record.moments.stopped_unix_s = made.record.moments.stopping_unix_s + 30.2
 
     reason = only_reason(cell_with(tmp_path, wait_in_vain, drain_s=30))
-    assert reason.startswith("answers were still due 30.2 s after the load; those requests have no row: make drain_s ")
+    assert reason.startswith(
+        "answers were still due 30.2 s after the sending ended; those requests have no row: make drain_s "
+    )
+
+
+@pytest.mark.parametrize(("waited_s", "codes"), [(40.0, []), (65.1, ["answers_missing"]), (None, ["answers_missing"])])
+def test_an_arrival_that_was_sent_after_the_load_has_the_whole_drain_for_its_answer(
+    tmp_path: Path, waited_s: float | None, codes: list[str]
+) -> None:
+    """It is answered 70 s after the load; records of earlier versions do not tell when it was sent."""
+
+    def answer_late(made: MadeCell) -> None:
+        assert made.record.moments
+        made.record.moments.stopped_unix_s = made.record.moments.stopping_unix_s + 70
+        made.record.moments.waited_s = waited_s
+
+    assert [reason.code for reason in cell_with(tmp_path, answer_late, drain_s=65).reasons] == codes
 
 
 def test_a_generator_short_of_cpu(tmp_path: Path) -> None:
