@@ -101,8 +101,9 @@ def _judge_reasons(cell: CellFigures) -> tuple[Outcome, str] | None:
         return "invalid", f"{what}: {'; '.join(by_generator)}"
     if codes & _DISTURBED:
         return "invalid", "; ".join(cell.reasons)
-    queued, due = (cell.arrivals_queued or 0) + (cell.arrivals_unsent or 0), cell.arrivals_due or 0
-    if 100 * queued > MOST_QUEUED_PERCENT * due or cell.arrivals_unsent:
+    unsent, due = max(0, cell.arrivals_unsent or 0), cell.arrivals_due or 0
+    queued = (cell.arrivals_queued or 0) + unsent
+    if 100 * queued > MOST_QUEUED_PERCENT * due or unsent:
         busy = f"{show_count(queued)} of {show_count(due)} arrivals found all {cell.users} users busy"
         return "failed", f"the target did not keep up: {busy}"
     if "target_behind" in codes and codes <= _BEHIND and not due:

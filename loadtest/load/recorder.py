@@ -119,9 +119,12 @@ class OpenLoop:
         gevent.sleep(_LAG_STEP_S)  # Locust kills a user that has not been scheduled yet
 
     def count(self) -> ArrivalCounts:
-        """Return how many arrivals were due, late and never sent; valid after the end."""
+        """Return how many arrivals were due, late and never sent; valid after the end.
+
+        One more than were due may have been sent, before it was known when the end is.
+        """
         due = len(self._times_s)
-        return ArrivalCounts(due=due, queued=self._queued, unsent=due - self._sent)
+        return ArrivalCounts(due=due, queued=self._queued, unsent=max(0, due - self._sent))
 
 
 class RowSink(Protocol):

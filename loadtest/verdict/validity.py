@@ -171,7 +171,7 @@ def find_missing_answers(drained_s: float, drain_s: float) -> list[Reason]:
 
 def find_unsent(arrivals: ArrivalCounts | None, users: int) -> list[Reason]:
     """Return why arrivals of an open loop have no row: they were never sent, so their latencies have no end."""
-    if arrivals is None or not arrivals.unsent:
+    if arrivals is None or arrivals.unsent <= 0:
         return []
     words = (
         f"the target did not keep up: {arrivals.unsent} of {arrivals.due} arrivals were never sent, because "

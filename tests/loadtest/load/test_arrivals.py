@@ -1,5 +1,8 @@
 """Arrival times are those of the process they are said to be of."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -68,3 +71,20 @@ def test_constant_arrivals_of_several_generators_are_evenly_spaced_and_take_turn
 def test_more_generators_than_arrivals_leave_some_with_none() -> None:
     times_s = draw_arrival_times_s(0.1, 3, "constant", seed=1)
     assert [len(share_of(times_s, number, 3)) for number in (1, 2, 3)] == [1, 0, 0]
+
+
+def test_what_was_sent_before_the_end_was_known_leaves_no_other_arrival_unsent() -> None:
+    """In a process of its own: Locust patches the standard library of the one that imports it."""
+    script = """
+from loadtest.load.recorder import OpenLoop
+loop = OpenLoop([0.0, 0.0, 5.0])
+loop.begin(0.0)
+for _ in range(2):
+    loop._await_next()
+loop._sent += 1  # the third, whose time had come
+loop.end(loop._began_unix_s + 4.0)
+print(loop.count())
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert "due=2" in ended.stdout
+    assert "unsent=0" in ended.stdout

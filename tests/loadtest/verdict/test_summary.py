@@ -604,6 +604,11 @@ def test_an_open_loop_slower_than_asked_is_blamed_on_whoever_was_slow(tmp_path: 
     assert only_reason(generator) == "the load generator held back: 14.3 of 20.0 requests/s"
 
 
+def test_an_arrival_that_was_sent_before_a_generator_knew_of_the_end_is_no_fault(tmp_path: Path) -> None:
+    cell = cell_with(tmp_path, arriving(unsent=-1), workload=workload(**OPEN_LOOP))
+    assert cell.reasons == []
+
+
 def test_rows_of_another_version_are_told_by_their_columns(tmp_path: Path) -> None:
     folder = RunFolder(write_made_run(tmp_path, one_cell_plan()))
     path = folder.cell_path(folder.read_record().order[0]) / "requests.csv"
