@@ -64,8 +64,10 @@ def test_the_load_begins_when_the_slowest_preparations_are_done_however_long_the
 
 
 def test_rows_that_were_sent_and_not_written_end_the_load(played: Path) -> None:
-    told = "load generator 1 of 2 sent 3 rows, but 2 of them were written"
-    assert ended(played / "rows_are_lost") == (ROWS_LOST, told)
+    either = [f"load generator {number} of 2 sent 3 rows, but 2 of them were written" for number in (1, 2)]
+    code, told = ended(played / "rows_are_lost")
+    assert code == ROWS_LOST
+    assert told in either  # whose last word is heard first
 
 
 def test_a_generator_that_cannot_send_its_rows_ends(played: Path) -> None:
