@@ -11,8 +11,10 @@ let key = null; // in memory only
 let about = null;
 let servedTurn = 0; // only what was asked last counts
 let underWay = 0;
+let removed = 0; // results that made room for newer ones since the list was cleared
 const waiting = [];
 const inWork = new Set(); // the results of pictures that wait or are under way
+const failed = new Set(); // the results that are errors; they stay in the list
 
 // ---- the service ----------------------------------------------------------------------------------------------------
 
@@ -54,6 +56,7 @@ function describeFault(error) {
 
 async function showServed() {
   const turn = (servedTurn += 1);
+  const wasGiven = key !== null;
   try {
     const { body } = await ask(model);
     if (turn !== servedTurn) return;
@@ -61,6 +64,7 @@ async function showServed() {
   } catch (error) {
     if (turn !== servedTurn) return;
     $("served").textContent = error.status === 401 ? "Give a key to see what is served." : describeFault(error);
+    if (wasGiven && error.status === 401) askAgain("The service does not know this key; copy it again.");
     if (key !== null) $("keys").hidden = false;
     return;
   }
@@ -77,6 +81,13 @@ async function showServed() {
   }
   $("warning").hidden = warnings.length === 0;
   $("warning").textContent = warnings.join(" ");
+}
+
+function askAgain(fault) {
+  $("key-fault").textContent = fault;
+  $("key-fault").hidden = false;
+  $("keys").hidden = false;
+  $("key").focus();
 }
 
 async function showLinks() {
@@ -109,6 +120,8 @@ function take(files) {
 
 function enqueue(file, item) {
   inWork.add(item);
+  failed.delete(item);
+  item.querySelector(".out").replaceChildren(element("p", { class: "dim" }, "Waiting …"));
   waiting.push({ file, item });
 }
 
@@ -124,7 +137,10 @@ function sendNext() {
     });
   }
   const left = underWay + waiting.length;
-  $("progress").textContent = left ? `${left} picture${left > 1 ? "s" : ""} under way` : "";
+  const parts = [];
+  if (left) parts.push(`${left} picture${left > 1 ? "s" : ""} under way`);
+  if (removed) parts.push(`${removed} older result${removed > 1 ? "s" : ""} removed from the list`);
+  $("progress").textContent = parts.join("; ");
 }
 
 async function send(file, item) {
@@ -157,6 +173,7 @@ async function send(file, item) {
       again,
       curlLine(file, top),
     );
+    if (inWork.has(item)) failed.add(item);
   }
 }
 
@@ -183,7 +200,9 @@ function addResult(file) {
 function removeOldest() {
   const results = $("results").children;
   for (let at = results.length - 1; at >= 0 && results.length > MOST_RESULTS; at -= 1) {
-    if (!inWork.has(results[at])) removeResult(results[at]);
+    if (inWork.has(results[at]) || failed.has(results[at])) continue;
+    removeResult(results[at]);
+    removed += 1;
   }
 }
 
@@ -305,14 +324,20 @@ $("clear").addEventListener("click", () => {
   [...$("results").children].forEach(removeResult);
   waiting.length = 0;
   inWork.clear();
+  failed.clear();
+  removed = 0;
+  sendNext(); // tells what is still under way
   $("clear").hidden = true;
   $("files").focus();
 });
 $("keys").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = $("key").value.trim();
-  $("key-fault").hidden = KEY.test(given);
-  if (!KEY.test(given)) return;
+  if (!KEY.test(given)) {
+    askAgain("A key has letters, digits and signs of ASCII only, no spaces; copy it again.");
+    return;
+  }
+  $("key-fault").hidden = true;
   key = given;
   $("key").value = "";
   $("keys").hidden = true;

@@ -252,8 +252,9 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
         choose(browser, path)
         assert "needs an API key" in answers(browser, 1)[0]
         browser.find_element("id", "key").send_keys("wrong" + Keys.ENTER)
-        wait(browser, "!document.getElementById('keys').hidden")
-        browser.find_element("id", "key").send_keys(KEY + Keys.ENTER)
+        wait(browser, "document.getElementById('key-fault').textContent.includes('does not know this key')")
+        assert browser.switch_to.active_element.get_attribute("id") == "key"
+        browser.switch_to.active_element.send_keys(KEY + Keys.ENTER)
         wait(browser, "document.getElementById('served').textContent.includes('colours.onnx')")
         wait(browser, "document.querySelectorAll('#people tr').length === 10")
         browser.find_element("css selector", "#results button").click()
@@ -321,9 +322,34 @@ def test_of_more_pictures_than_the_list_shows_each_is_classified(
         opened(browser, plain)
         browser.execute_script(count)
         choose(browser, *[picture[0]] * 110)
-        wait(browser, "document.getElementById('progress').textContent === '' && window.answered")
+        wait(browser, "document.getElementById('progress').textContent === '10 older results removed from the list'")
         assert browser.execute_script("return window.answered") == 110
         assert len(answers(browser, 100)) == 100
+        browser.find_element("id", "clear").click()
+        assert browser.find_element("id", "progress").text == ""
+
+
+def test_errors_stay_in_the_list_and_a_second_click_sends_nothing_twice(
+    plain: Served, picture: tuple[Path, str], tmp_path: Path
+) -> None:
+    hold = """
+        window.real = window.fetch;
+        window.held = [];
+        window.fetch = (...given) => new Promise((go) => window.held.push(go)).then(() => window.real(...given));
+    """
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    with chromium(tmp_path / "profile", 1280) as browser:
+        opened(browser, plain)
+        choose(browser, bad, *[picture[0]] * 105)
+        wait(browser, "document.getElementById('progress').textContent === '6 older results removed from the list'")
+        assert "bad.png" in answers(browser, 100)[-1]
+        browser.execute_script(hold)
+        choose(browser, *[picture[0]] * 4)
+        wait(browser, "window.held.length === 4")
+        browser.find_element("css selector", "#results button").click()
+        assert browser.find_elements("css selector", "#results button") == []
+        assert browser.find_element("id", "progress").text.startswith("5 pictures under way")
 
 
 def test_two_clicks_on_next_are_one_page(plain: Served, tmp_path: Path) -> None:
