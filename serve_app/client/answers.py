@@ -111,10 +111,7 @@ def open_answers(kind: str, output: Path | None, *, resume: bool) -> Iterator[An
 @contextmanager
 def _open(output: Path | None, *, resume: bool) -> Iterator[TextIO]:
     if output is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # Output is UTF-8 in every locale; half of a surrogate pair is written as its JSON escape.
-            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
-        yield sys.stdout
+        yield standard_output()
         return
     if resume and output.exists():
         drop_unanswered(output)
@@ -125,6 +122,13 @@ def _open(output: Path | None, *, resume: bool) -> Iterator[TextIO]:
         raise UsageError(f"--output {output}: cannot be written: {exc.strerror}") from exc
     with file:
         yield file
+
+
+def standard_output() -> TextIO:
+    """Return standard output as UTF-8 in every locale; half of a surrogate pair is written as its JSON escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True)
+    return sys.stdout
 
 
 def _answers(kind: str, file: TextIO) -> Answers:

@@ -94,7 +94,7 @@ class _Run:
         options, emit = self._options, self._emitting(answers)
         try:
             if options.job:
-                await run_in_order(options.job, jobs.fetch, options.parallel, emit)
+                await run_in_order(dict.fromkeys(options.job), jobs.fetch, options.parallel, emit)
             else:
                 await run_in_order(asked.batches(options.batch or BATCH), jobs.classify, options.parallel, emit)
         finally:
@@ -113,7 +113,7 @@ class _Run:
         ids = list(dict.fromkeys(open_ids))
         again = f"{self._options.how_to_ask_again()} {' '.join(f'--job {job_id}' for job_id in ids)}"
         self._progress.say(
-            f"{len(ids)} job(s) continue in the service:\n"
+            f"the results of {len(ids)} job(s) are left in the service:\n"
             f"  {again}            waits for them and prints their results\n"
             f"  {again} --cancel   cancels them"
         )
@@ -132,7 +132,7 @@ async def _cancel(options: Options, key: str | None) -> int:
     code = 0
     async with aclosing(_service(options, key, progress)) as service:
         await service.check_jobs(first_patience(options, progress))
-        for job_id in options.job:
+        for job_id in dict.fromkeys(options.job):
             try:
                 await service.cancel(job_id)
                 progress.say(f"job {job_id}: cancelled")

@@ -38,7 +38,7 @@ class _Submitted:
 
 
 class Jobs:
-    """The jobs of one run. `open_ids` are the jobs that have not ended."""
+    """The jobs of one run. `open_ids` are the jobs whose outcomes were not returned yet."""
 
     def __init__(
         self, service: Service, contents: Contents, progress: Progress, fingerprint: Mapping[str, Any]
@@ -61,6 +61,8 @@ class Jobs:
             found = outcomes_of(job, [item.name for item in one.items])
             self._progress.fail(sum(outcome.prediction is None for outcome in found))
             outcomes.update(zip(one.items, found, strict=True))
+        for one in submitted:  # only now: until all have ended, the outcomes of none are returned
+            self.open_ids.remove(one.job["id"])
         return [outcomes[item] for item in items]
 
     async def fetch(self, job_id: str) -> list[Outcome]:
@@ -73,9 +75,11 @@ class Jobs:
         if job["files"] < 1:
             raise UsageError(f"--job {job_id}: the job has no files, so it has no results")
         self._progress.expect(job["files"])
+        self.open_ids.append(job_id)
         job = await self._follow(job)
         outcomes = outcomes_of(job, _names_in(job))
         self._progress.fail(sum(outcome.prediction is None for outcome in outcomes))
+        self.open_ids.remove(job_id)
         return outcomes
 
     async def _send(self, items: Sequence[Item], outcomes: dict[Item, Outcome]) -> list[_Submitted]:
@@ -134,18 +138,13 @@ class Jobs:
 
     async def _follow(self, job: Job) -> Job:
         """Return the job once it has ended, and show its progress meanwhile. Raises RunStopped."""
-        job_id, files_done = job["id"], 0
-        if job_id not in self.open_ids:
-            self.open_ids.append(job_id)
-        while True:
-            files_done = self._show(job, files_done)
-            if job["state"] in ENDED:
-                break
+        files_done = self._show(job, 0)
+        while job["state"] not in ENDED:
             asked_s = time.monotonic()
-            job = await self._state(job_id, WAIT_S) or _lost(job)
+            job = await self._state(job["id"], WAIT_S) or _lost(job)
+            files_done = self._show(job, files_done)
             if job["state"] not in ENDED:
                 await asyncio.sleep(max(0.0, asked_s + _LEAST_BETWEEN_S - time.monotonic()))
-        self.open_ids.remove(job_id)
         return job
 
     async def _state(self, job_id: str, wait_s: float) -> Job | None:

@@ -167,7 +167,8 @@ class Service:
         return await self._job_answer(lambda: self._ask("POST", "/jobs", params=params, headers=headers, files=parts))
 
     async def job(self, job_id: str, wait_s: float) -> Body:
-        """Return the job once it has ended, or after `wait_s`. Raises ItemError."""
+        """Return the job once it has ended, or after `wait_s` or half of the patience. Raises ItemError."""
+        wait_s = min(wait_s, self._patience.give_up_after_s / 2)
         path = f"/jobs/{quote(job_id, safe='')}"
         params = {"wait": f"{wait_s:g}"}
         return await self._job_answer(lambda: self._ask("GET", path, read_s=wait_s + _SPARE_S, params=params))

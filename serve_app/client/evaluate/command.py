@@ -1,14 +1,13 @@
 """Runs `evaluate`: finds the pictures and their classes, asks one service or two, prints the report."""
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serve_app.agreement import Pair, measure_agreement
-from serve_app.client.answers import Answers, open_answers
+from serve_app.client.answers import Answers, open_answers, standard_output
 from serve_app.client.connection import Connection
 from serve_app.client.contact import first_contact, first_patience, most_in_a_row, open_service
 from serve_app.client.contents import Contents
@@ -56,7 +55,7 @@ def run_evaluate(arguments: Sequence[str]) -> int:
         if tally.classified or tally.failed:
             sum_up(tally, evaluation.asked, progress, can_resume=options.output is not None)
     report, gate = evaluation.report()
-    (print_values if options.format == "json" else print_report)(report, sys.stdout)
+    (print_values if options.format == "json" else print_report)(report, standard_output())
     if options.page:
         _write_page(report, pictures.items, options.page, progress)
     return 1 if tally.failed or (gate and not gate.is_met) else 0

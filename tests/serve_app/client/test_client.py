@@ -555,6 +555,17 @@ def test_resuming_finds_the_jobs_of_the_run_before_though_a_picture_of_an_earlie
     assert known.jobs["job-3"].files == [("many/001.jpg", b"label:thing 1:")]
 
 
+def test_no_question_about_a_job_is_held_for_as_long_as_an_answer_may_take(client: Client, known: KnownService) -> None:
+    assert client("pictures", "--jobs", "--give-up-after", "19").code == 0
+    assert {request["?"] for request in known.requests("GET", "/model/jobs/job-0")} == {"wait=9.5"}
+
+
+def test_a_job_that_is_named_twice_is_fetched_once(client: Client) -> None:
+    client("pictures", "--jobs")
+    fetched = client("--job", "job-0", "--job", "job-0", "--format", "csv")
+    assert (fetched.code, len(fetched.rows())) == (0, 3)
+
+
 def test_a_service_of_before_jobs_is_told_apart(client: Client, known: KnownService) -> None:
     known.trouble.append(Trouble(404, "not_found"))
     ended = client("pictures", "--jobs")
@@ -574,7 +585,7 @@ def test_a_job_that_is_lost_costs_its_own_files_only(client: Client, known: Know
     ended = client("pictures", "--format", "csv", "--jobs", "--batch", "2")
     assert ended.code == 1
     assert [row["error_code"] or row["prediction"] for row in ended.rows()] == ["job_lost", "job_lost", "thing 2"]
-    assert "continue in the service" not in ended.err
+    assert "left in the service" not in ended.err
 
 
 def test_a_batch_that_is_too_large_for_the_service_is_halved(client: Client, known: KnownService) -> None:

@@ -85,13 +85,26 @@ def test_ctrl_c_leaves_what_was_answered_and_resume_does_the_rest(known: KnownSe
     assert sorted(names) == sorted(f"thing {number}" for number in range(40))
 
 
+def test_ctrl_c_names_a_job_that_has_ended_too_if_its_results_were_not_written(
+    known: KnownService, tmp_path: Path
+) -> None:
+    known.file_s, known.max_job_files = 3600, 2
+    process = start(command(known, make_pictures(tmp_path / "many", 4), "--jobs"))
+    wait_until(lambda: len(known.jobs) == 2, process)
+    known.jobs["job-0"].file_s = 0.001
+    wait_until(lambda: len(known.requests("GET", "/model/jobs/job-1")) >= 1, process)
+    code, _, err = interrupt(process)
+    assert code == 130
+    assert "--job job-0 --job job-1 --cancel " in err
+
+
 def test_ctrl_c_leaves_jobs_to_the_service_and_says_how_to_fetch_them(known: KnownService, tmp_path: Path) -> None:
     known.file_s = 3600
     process = start(command(known, make_pictures(tmp_path / "many", 4), "--jobs", "--batch", "2"))
     wait_until(lambda: len(known.requests("GET", "/model/jobs/job-1")) >= 1, process)
     code, out, err = interrupt(process)
     assert (code, out) == (130, "")
-    assert "2 job(s) continue in the service" in err
+    assert "the results of 2 job(s) are left in the service" in err
     assert f"python -m serve_app.client --server {known.url} --job job-0 --job job-1 --cancel " in err
     for job in known.jobs.values():
         job.file_s = 0.001

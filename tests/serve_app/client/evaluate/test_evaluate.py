@@ -2,8 +2,10 @@
 
 import asyncio
 import copy
+import io
 import json
 import re
+import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -169,6 +171,18 @@ async def test_the_result_for_people_has_the_worst_classes_and_the_wrong_picture
     assert "Worst classes\n" in out
     assert all(name in out for name in planted)
     assert "RANDOM" not in out + err
+
+
+async def test_the_result_for_people_is_utf_8_in_every_locale(
+    server: str, tmp_path: Path, fitted: Fitted, evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+        code, _, err = await evaluate(server, few(tmp_path / "few", fitted))
+        sys.stdout.flush()
+    assert code == 0, err
+    assert "top-1" in written.getvalue().decode()
 
 
 async def test_the_gate_is_the_exit_code(server: str, folder: Path, evaluate: Evaluate) -> None:
