@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.classifier.engines import has_answers
 from serve_app.classifier.images import Picture
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import NotReady
@@ -84,6 +85,8 @@ class MicroBatcher:
         self._background: deque[_Waiting] = deque()
         self._running: list[_Run] = []
         self._shared_at = 0.0
+        self.failures = 0
+        """Batches without an answer since the last one that had some."""
         self._change = asyncio.Event()
         self._loop_task = asyncio.create_task(self._run_batches())
         # However the loop ends, nobody may be left waiting for it.
@@ -148,6 +151,7 @@ class MicroBatcher:
         fault = computing.exception()
         if fault is None:
             run.on_batch(len(run.batch), run.engine_s)
+        self.failures = 0 if fault is None and has_answers(computing.result()[0]) else self.failures + 1
         for row, waiting in enumerate(run.batch):
             if waiting.answer.done():
                 continue

@@ -15,7 +15,7 @@ from serve_app.cache.store import build_store
 from serve_app.classifier.admission import Admission, Reservation
 from serve_app.classifier.answer import ModelName, Prediction, describe_classification
 from serve_app.classifier.batcher import BatchLimits, MicroBatcher
-from serve_app.classifier.engines import STUCK_AFTER_S, Engine
+from serve_app.classifier.engines import MOST_FAILURES, STUCK_AFTER_S, Engine
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.images import Picture, decode_image, warm_up_decoder
 from serve_app.classifier.loading import LoadEngine, engine_threads, load_and_warm, load_own_engine, lower_priority
@@ -127,9 +127,15 @@ class Classifier:
         return "off" if self._cache is None else self._cache.kind
 
     def check_ready(self) -> None:
-        """Return if pictures can be classified. Raises NotReady when the batch loop has ended or the engine hangs."""
+        """Return if pictures can be classified.
+
+        Raises NotReady when the batch loop has ended, or the engine hangs or fails again and again.
+        """
         if self._batcher.running_for_s > (limit_s := stuck_after_s(self.settings)):
             raise NotReady(f"the engine has not come back for {limit_s} s; Serve will replace the replica")
+        if self._batcher.failures >= MOST_FAILURES and not self.settings.shared_engine:
+            failures = self._batcher.failures
+            raise NotReady(f"{failures} batches have failed one after the other; Serve will replace the replica")
         if not self._batcher.is_running:
             raise NotReady("the batch loop of this replica has ended; Serve will replace the replica")
 

@@ -22,15 +22,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from serve_app.classifier.engines import MOST_AT_ONCE, STUCK_AFTER_S, Engine
+from serve_app.classifier.engines import MOST_AT_ONCE, MOST_FAILURES, STUCK_AFTER_S, Engine, has_answers
 from serve_app.errors import NotReady, SetupError
 
 logger = logging.getLogger(__name__)
 
 LOST_WITHIN_S = 60.0
 """How long a replica waits for an engine process that has gone: a new one needs about 10 s."""
-MOST_FAILURES = 20
-"""Batches that may fail one after the other: an engine whose memory is broken computes none any more."""
 
 _SOCKET_BYTES = 4_194_304
 _RETRY_S = 0.05
@@ -112,7 +110,14 @@ class EngineServer:
         return max((time.monotonic() - began for began in list(self._began.values())), default=0.0)
 
     def wait_until_unused(self, within_s: float) -> None:
-        """Return when no replica is connected, or `within_s` seconds have passed."""
+        """Return when no replica is connected, or `within_s` seconds have passed; at once if the engine is broken.
+
+        Replicas stay connected to a broken engine, and send what they have to the next one only once this one ends.
+        """
+        try:
+            self.check_ready()
+        except NotReady:
+            return
         with self._change:
             self._change.wait_for(lambda: not self._connections, within_s)
 
@@ -183,7 +188,7 @@ class EngineServer:
                 whole = batch[0].pictures if len(batch) == 1 else np.concatenate([each.pictures for each in batch])
                 scores = np.ascontiguousarray(self._engine.infer(whole), np.float32)
                 self._share_out(batch, scores)
-                self._failures = 0
+                self._failures = 0 if has_answers(scores) else self._failures + 1
             except Exception as exc:
                 logger.exception("a batch failed")
                 self._failures += 1

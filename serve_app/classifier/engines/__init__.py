@@ -20,6 +20,9 @@ MOST_AT_ONCE = 2
 STUCK_AFTER_S = 60
 """A batch takes half a second: an engine that has had one for this long will not come back."""
 
+MOST_FAILURES = 20
+"""Batches that may fail one after the other: an engine whose memory is broken computes none any more."""
+
 
 class Engine(Protocol):
     """A loaded network."""
@@ -33,6 +36,11 @@ class Engine(Protocol):
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the class probabilities, shape (n, classes), of RGB pictures, shape (n, crop, crop, 3)."""
+
+
+def has_answers(scores: NDArray[np.float32]) -> bool:
+    """Return whether the scores, shape (n, classes), have a row of finite numbers."""
+    return bool(np.isfinite(scores).all(axis=1).any())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import pytest
@@ -159,6 +159,23 @@ async def test_scores_that_are_no_numbers_fail_their_picture_alone() -> None:
     assert "not finite" in str(bad)
     assert isinstance(good, Inference)
     assert good.scores[0] == 4
+
+
+async def test_batches_that_fail_one_after_the_other_are_counted() -> None:
+    def infer(pictures: np.ndarray) -> np.ndarray:
+        if 12 in pictures:
+            raise RuntimeError("twelve")
+        return np.where(pictures == 13, np.nan, pictures).astype(np.float32)
+
+    with ThreadPoolExecutor(1) as executor:
+        batcher = MicroBatcher(infer, executor, BatchLimits(1), lambda *_: None)
+        found = []
+        for value in (1, 12, 13, 12, 4, 13):
+            with suppress(RuntimeError):
+                await batcher.infer(picture(value))
+            found.append(batcher.failures)
+        await batcher.close()
+    assert found == [0, 1, 2, 3, 0, 1]
 
 
 async def test_pictures_that_do_not_fit_together_fail_their_batch_and_no_other() -> None:

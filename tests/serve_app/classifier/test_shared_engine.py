@@ -19,10 +19,10 @@ from serve_app.classifier import shared_engine
 from serve_app.classifier.admission import Admission
 from serve_app.classifier.batcher import BatchLimits, MicroBatcher
 from serve_app.classifier.classifier import Classifier, _Pools, stuck_after_s
-from serve_app.classifier.engines import STUCK_AFTER_S
+from serve_app.classifier.engines import MOST_FAILURES, STUCK_AFTER_S
 from serve_app.classifier.model_cache import Manifest, PreparedModel
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.shared_engine import MOST_FAILURES, EngineServer, Shape, SharedEngine
+from serve_app.classifier.shared_engine import EngineServer, Shape, SharedEngine
 from serve_app.errors import NotReady, SetupError
 from tests.counted import Counted
 from tests.patience import HANG_S, until
@@ -259,8 +259,8 @@ def test_an_engine_that_is_replaced_goes_on_until_its_replicas_have_gone(path: P
             assert ask(connect(), 4) == [4]
 
 
-def replica_of(engine: SharedEngine) -> Classifier:
-    settings = ClassifierSettings(cache=CacheSettings(store="off"))
+def replica_of(engine: SharedEngine | Echo, *, shared_engine: bool = True) -> Classifier:
+    settings = ClassifierSettings(cache=CacheSettings(store="off"), shared_engine=shared_engine)
     manifest = Manifest(name="echo", weights="random", weights_sha256=None, labels_from="placeholder", labels=["a"])
     prepared = PreparedModel(folder=Path(), manifest=manifest, fingerprint="echo")
     admission = Admission(settings, Counted(), picture_s=0.1)
@@ -319,6 +319,51 @@ def test_an_engine_that_fails_again_and_again_is_not_ready(path: Path, connect: 
             ask(engine, 13)
         with pytest.raises(NotReady, match="20 batches have failed one after the other"):
             server.check_ready()
+
+
+def test_an_engine_without_a_number_is_not_ready(path: Path, connect: Connect) -> None:
+    class Broken(Echo):
+        def infer(self, pictures: np.ndarray) -> np.ndarray:
+            return np.full((len(pictures), SHAPE.classes), np.nan, np.float32)
+
+    with listening(Broken(), path) as server:
+        engine = connect()
+        for _ in range(MOST_FAILURES):
+            server.check_ready()
+            engine.infer(pictures(1))
+        with pytest.raises(NotReady):
+            server.check_ready()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_a_replica_is_not_ready_when_an_engine_of_its_own_fails_again_and_again(*, is_shared: bool) -> None:
+    replica = replica_of(Echo(), shared_engine=is_shared)
+    [picture] = pictures(13)
+    for _ in range(MOST_FAILURES):
+        replica.check_ready()
+        with pytest.raises(FloatingPointError):
+            await replica._batcher.infer(picture)
+    if is_shared:  # the engine itself is replaced
+        replica.check_ready()
+    else:
+        with pytest.raises(NotReady, match="20 batches have failed one after the other"):
+            replica.check_ready()
+    await replica.close()
+
+
+def test_a_broken_engine_does_not_wait_for_its_replicas(path: Path, connect: Connect) -> None:
+    with listening(Echo(), path) as broken:
+        engine = connect()
+        for _ in range(MOST_FAILURES):
+            with suppress(RuntimeError):
+                ask(engine, 13)
+        with listening(Echo(), path):
+            waiting = threading.Thread(target=broken.wait_until_unused, args=(10 * HANG_S,))
+            waiting.start()
+            waiting.join(HANG_S)
+            assert not waiting.is_alive()
+            broken.close()
+            assert ask(engine, 2) == [2]
 
 
 def test_replicas_outlast_an_engine_that_is_found_stuck_and_replaced() -> None:
