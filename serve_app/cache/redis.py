@@ -24,6 +24,7 @@ from serve_app.cache.classification import BestClasses
 from serve_app.metrics import CACHE_BREAKER_OPEN, CACHE_FAULTS, Metrics
 from serve_app.redis.breaker import Breaker
 from serve_app.redis.connection import connect
+from serve_app.redis.ending import end_tasks
 from serve_app.redis.keys import PREDICTIONS
 
 CLAIM_S = 1.0
@@ -127,8 +128,7 @@ class RedisPredictions:
     async def close(self) -> None:
         """Write what is still unwritten, if Redis takes it quickly, and disconnect."""
         if self._background is not None:
-            self._background.cancel()
-            await asyncio.wait([self._background])
+            await end_tasks([self._background])
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timing.unhurried_s):
                 while self._unwritten and not self._reads.is_open:

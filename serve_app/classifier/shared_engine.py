@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 LOST_WITHIN_S = 60.0
 """How long a replica waits for an engine process that has gone: a new one needs about 10 s."""
 
+_MOST_LOSSES = 3
+"""Engine processes that may end with the same batch: it may be what ends them."""
+
 _SOCKET_BYTES = 4_194_304
 _RETRY_S = 0.05
 _NUMBER = struct.Struct("<I")
@@ -247,8 +250,13 @@ class SharedEngine:
             ) from exc
 
     def infer(self, pictures: Pictures) -> Scores:
-        """See Engine. Raises RuntimeError with what the engine raised, NotReady after LOST_WITHIN_S without one."""
+        """See Engine.
+
+        Raises RuntimeError with what the engine raised, or when one engine after the other ends with these pictures,
+        and NotReady after LOST_WITHIN_S without an engine.
+        """
         until_s = math.inf if hasattr(self._own, "connection") else time.monotonic() + LOST_WITHIN_S
+        losses = 0
         while True:
             try:
                 scores = self._exchange(self._connection(until_s), pictures)
@@ -256,6 +264,9 @@ class SharedEngine:
                 return scores
             except (OSError, EOFError) as exc:
                 self._drop(vars(self._own).pop("connection", None))
+                losses += isinstance(exc, EOFError)
+                if losses >= _MOST_LOSSES:
+                    raise RuntimeError(f"{losses} engines, one after the other, ended with this batch") from exc
                 now = time.monotonic()
                 until_s = min(until_s, now + LOST_WITHIN_S)
                 if now > until_s:

@@ -5,7 +5,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from serve_app.errors import JobsUnavailable, Overloaded
@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 RETRY_S = 0.2
-_CANCEL_AGAIN_S = 0.1
 _LONGEST_RETRY_S = 1.0
 
 
@@ -68,16 +67,3 @@ class Outage:
             except Exception:  # a fault of ours: jobs must not stand still until somebody starts the replica anew
                 logger.exception("a loop of the jobs failed and goes on")
                 await asyncio.sleep(_LONGEST_RETRY_S)
-
-
-async def end_tasks(tasks: Iterable["asyncio.Task[None]"]) -> None:
-    """Cancel `tasks` and return when all have ended.
-
-    More than once if need be: redis-py waits for its sends with asyncio.wait_for, which until Python 3.12 forgets a
-    cancellation that comes in the moment of success (CPython issue 86296).
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)

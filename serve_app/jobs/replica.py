@@ -7,13 +7,14 @@ from typing import Protocol
 from serve_app.classifier.answer import Prediction
 from serve_app.classifier.job_settings import HELD_PER_UPLOAD, JobSettings
 from serve_app.errors import Overloaded
-from serve_app.jobs.outage import Outage, end_tasks
+from serve_app.jobs.outage import Outage
 from serve_app.jobs.queue.claims import JobClaims
 from serve_app.jobs.queue.submit import JobStore
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 from serve_app.jobs.waiters import Waiters
 from serve_app.jobs.worker import Worker
 from serve_app.metrics import JOBS_OLDEST_S, JOBS_QUEUED, JOBS_RUNNING, Metrics
+from serve_app.redis.ending import end_tasks
 from serve_app.shares import Resource
 from serve_app.uploads import UploadBudget
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from serve_app.errors import NotFound, Overloaded
-from serve_app.jobs.outage import Outage, end_tasks
+from serve_app.jobs.outage import Outage
 from serve_app.jobs.queue.submit import JobStore, StoredJob
+from serve_app.redis.ending import end_tasks
 from serve_app.shares import EVERYONE, Account, Resource
 
 

@@ -13,11 +13,12 @@ from contextlib import suppress
 from serve_app.classifier.answer import Prediction
 from serve_app.errors import POISON, JobsUnavailable, NotReady, Overloaded, ServiceError
 from serve_app.jobs.job import FileResult, JobFault
-from serve_app.jobs.outage import Outage, end_tasks
+from serve_app.jobs.outage import Outage
 from serve_app.jobs.queue.claims import Claim, DeadLetter, JobClaims, Work
 from serve_app.jobs.queue.state import State
 from serve_app.jobs.queue.timing import SHIPPED, JobTiming
 from serve_app.metrics import JOBS_DEAD_LETTERS, JOBS_ENDED, Metrics
+from serve_app.redis.ending import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +125,9 @@ class Worker:
     async def _run(self, entry: str) -> None:
         work = await self._outage.outlast(lambda: self._claims.begin(entry))
         if isinstance(work, DeadLetter):
-            self._metrics.count(JOBS_DEAD_LETTERS)
             fault = JobFault(code=POISON.code, detail=POISON.detail % (work.attempts, work.reason))
             await self._finish(work, FileResult(name=work.name, index=work.index, error=fault))
+            self._metrics.count(JOBS_DEAD_LETTERS)
         elif work is not None:
             await self._work_off(work)
 
@@ -163,11 +164,11 @@ class Worker:
             self._metrics.count(JOBS_ENDED, state)
 
     async def _renew(self) -> None:
-        if entries := list(self._running):
-            for entry in await self._claims.renew(entries):
-                # One that is ending just now has no claim any more either, and its end is still to be counted.
-                if entry in self._classifying:
-                    self._running[entry].cancel()
+        # Without entries too: whoever outlasts a call takes its return for an answer of Redis.
+        for entry in await self._claims.renew(list(self._running)):
+            # One that is ending just now has no claim any more either, and its end is still to be counted.
+            if entry in self._classifying:
+                self._running[entry].cancel()
 
     async def _sweep(self) -> None:
         with suppress(Overloaded):  # a full Redis makes nothing, and that it is there is likely

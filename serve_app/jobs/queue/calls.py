@@ -1,6 +1,7 @@
 """Calls of one job queue's scripts and commands: bounded in time and number, with Redis' errors made the service's."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -11,7 +12,9 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from serve_app.errors import JobsUnavailable, Overloaded
 from serve_app.jobs.queue.scripts import Script, read_script
 from serve_app.redis import keys
-from serve_app.redis.connection import connect
+from serve_app.redis.connection import connect, describe_fault
+
+logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -30,6 +33,7 @@ class JobCalls:
         self._client = connect(url, timeout_s)
         self._turns = asyncio.Semaphore(AT_A_TIME)
         self._scripts: dict[Script, Any] = {}
+        self._told: set[str] = set()
 
     async def script(self, name: Script, *args: str | bytes | float) -> Any:
         """Run a script. Raises JobsUnavailable, and Overloaded when Redis is full."""
@@ -46,10 +50,17 @@ class JobCalls:
         except OutOfMemoryError as exc:
             raise Overloaded("Redis has no memory left for more jobs; try again later", _FULL_RETRY_S) from exc
         except ResponseError as exc:
+            self._tell(describe_fault(exc))
             raise JobsUnavailable("Redis refused a command of the jobs; its operator finds why in the log") from exc
         except (RedisError, OSError) as exc:  # asyncio's TimeoutError is an OSError
             # Without the error's own text, which names the address.
             raise JobsUnavailable("Redis, which keeps the jobs, does not answer; try again later") from exc
+
+    def _tell(self, refusal: str) -> None:
+        """Log why Redis refuses, once for each reason."""
+        if refusal not in self._told:
+            self._told.add(refusal)
+            logger.warning("Redis refused a command of the jobs: %s", refusal)
 
     async def _make(self, make: Callable[[Redis], Awaitable[Answer]]) -> Answer:
         try:

@@ -366,6 +366,30 @@ def test_a_broken_engine_does_not_wait_for_its_replicas(path: Path, connect: Con
             assert ask(engine, 2) == [2]
 
 
+def test_a_batch_with_which_three_engines_end_is_given_up(path: Path, connect: Connect) -> None:
+    ended = []
+
+    def end_with_each_batch(engines: socket.socket) -> None:
+        with engines:
+            for _ in range(3):
+                connection, _ = engines.accept()
+                with connection:
+                    shared_engine._receive_into(connection, np.empty(4 + SHAPE.pictures(1).nbytes, np.uint8))
+                ended.append(connection)
+
+    with socket.socket(socket.AF_UNIX) as engines:
+        engines.bind(str(path))
+        engines.listen()
+        engine = connect()
+        engines.accept()[0].close()  # the first connection only looks whether an engine is there
+        thread = threading.Thread(target=end_with_each_batch, args=(engines,))
+        thread.start()
+        with pytest.raises(RuntimeError, match="3 engines, one after the other, ended with this batch"):
+            ask(engine, 5)
+        thread.join(HANG_S)
+    assert len(ended) == 3
+
+
 def test_replicas_outlast_an_engine_that_is_found_stuck_and_replaced() -> None:
     assert stuck_after_s(ClassifierSettings()) == STUCK_AFTER_S
     least_s = STUCK_AFTER_S + 3 * 10 + shared_engine.LOST_WITHIN_S  # Serve asks thrice, every 10 s

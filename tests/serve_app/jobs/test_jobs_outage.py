@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from serve_app.classifier.classifier import Classifier
+from serve_app.errors import JobsUnavailable
 from serve_app.jobs.queue.calls import JobCalls
+from serve_app.jobs.queue.claims import JobClaims
 from serve_app.jobs.queue.timing import SHIPPED
 from serve_app.redis.connection import connect
 from tests.conftest import Fitted
@@ -148,6 +150,47 @@ async def test_a_replica_starts_without_redis_and_takes_jobs_once_it_is_there(
         await expect_quick_503s(desk, waits, "x" * 22, data)
         await asyncio.to_thread(own_redis.start)
         assert (await desk.ended(await desk.accepted(data)))["state"] == "done"
+
+
+async def test_a_worker_without_pictures_tells_one_loss_and_no_return_while_redis_is_away(
+    classifier: Classifier,
+    own_redis: RedisServer,
+    fitted: Fitted,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried, renew = [], JobClaims.renew
+
+    async def count(claims: JobClaims, entries: list[str]) -> list[str]:
+        tried.append(entries)
+        return await renew(claims, entries)
+
+    with caplog.at_level(logging.WARNING, "serve_app"):
+        async with replica(classifier, own_redis.url, lease_s=SHORT_LEASE_S) as desk:
+            await desk.ended(await desk.accepted(fitted.pictures["thing 7"]))
+            own_redis.stop()
+            await until(lambda: LOST in caplog.text, "the loss in the log")
+            monkeypatch.setattr(JobClaims, "renew", count)
+            await until(lambda: len(tried) >= 3, "heartbeats of an idle worker")
+            assert caplog.text.count(LOST) == 1
+            assert BACK not in caplog.text
+            await asyncio.to_thread(own_redis.start)
+            await until(lambda: BACK in caplog.text, "the return in the log")
+    assert tried == [[]] * len(tried)
+
+
+async def test_a_command_that_redis_refuses_is_told_in_the_log_once(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis = connect(own_redis.url, HANG_S)
+    await redis.acl_setuser("default", commands=["-persist"], enabled=True, reset=False)
+    calls = JobCalls(own_redis.url, "default", HANG_S)
+    for _ in range(2):
+        with pytest.raises(JobsUnavailable, match="its operator finds why in the log"):
+            await calls.call(lambda client: client.persist("key"))
+    assert caplog.text.count("Redis refused a command of the jobs: its user may not do this") == 1
+    await calls.close()
+    await redis.aclose()
 
 
 async def test_a_redis_that_lost_everything_gets_new_jobs_done(
