@@ -76,6 +76,8 @@ def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
     from loadtest.capacity.search import Question
 
     by_rate = arguments.rate is not None
+    if by_rate and arguments.start is not None:
+        raise BadInputError("--start: is a number of users; with --rate, that is the rate of the first step")
     start = arguments.rate if by_rate else arguments.start or min(plan.users)
     if start < plan.generators and not by_rate:
         raise BadInputError(f"--start: must be at least {plan.generators}, one user for each of the plan's generators")

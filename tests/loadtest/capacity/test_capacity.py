@@ -181,6 +181,7 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
         (["--target", "crowded", "--rate", "0"], ["--rate", "above 0"]),
         (["--target", "crowded", "--most", "15.5"], ["--most: 15.5 is no number of users", "--rate"]),
         (["--target", "crowded", "--arrivals", "poisson"], ["--arrivals", "only together with --rate"]),
+        (["--target", "crowded", "--rate", "5", "--start", "3"], ["--start: is a number of users"]),
     ],
 )
 def test_bad_options_of_a_search_end_with_2(search_plan: Path, options: list[str], told: list[str]) -> None:
