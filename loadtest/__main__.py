@@ -9,18 +9,21 @@ soak and fuzz start anew).
 import argparse
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
-from loadtest.commands import audit, capacity, compare, faults, fuzz, generator, overload, report, run, soak, tune
 from loadtest.errors import BadInputError
 from loadtest.measure.experiment import Interrupted
 
-_COMMANDS = (run, report, compare, audit, capacity, overload, faults, soak, fuzz, tune, generator)
+_COMMANDS = (
+    "run", "report", "compare", "audit", "capacity", "overload", "faults", "soak", "fuzz", "tune", "generator"
+)  # fmt: skip
+"""Each is a module of `loadtest.commands`."""
 
 
 def main() -> int:
     """Do what the command line says and return the exit code."""
-    arguments = _parser().parse_args()
+    arguments = _parser(sys.argv[1:]).parse_args()
     try:
         code: int = arguments.do(arguments)
     except BadInputError as exc:
@@ -35,13 +38,13 @@ def main() -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """Return the parser of the command that `words` begin with, or else of all: to import all takes a second."""
     prog = "loadtest" if Path(sys.argv[0]).stem == "loadtest" else "python -m loadtest"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    names = (command.__name__.rpartition(".")[2] for command in _COMMANDS)
-    commands = parser.add_subparsers(required=True, metavar=" | ".join(names))
-    for command in _COMMANDS:
-        command.add_command(commands)
+    commands = parser.add_subparsers(required=True, metavar=" | ".join(_COMMANDS))
+    for command in words[:1] if words and words[0] in _COMMANDS else _COMMANDS:
+        import_module(f"loadtest.commands.{command}").add_command(commands)
     return parser
 
 

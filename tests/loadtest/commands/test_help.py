@@ -11,7 +11,7 @@ from tests.kit import ask
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
-    (found,) = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    (found,) = [one for one in _parser([])._actions if isinstance(one, argparse._SubParsersAction)]
     return dict(found.choices)
 
 
@@ -33,7 +33,7 @@ def test_the_help_has_examples_that_the_command_accepts(command: str) -> None:
     for example in examples:
         words = shlex.split(example)
         assert words[:4] == ["python", "-m", "loadtest", command]
-        assert _parser().parse_args(words[3:]).do.__name__ == command
+        assert _parser([]).parse_args(words[3:]).do.__name__ == command
 
 
 @pytest.mark.parametrize("command", COMMANDS)
