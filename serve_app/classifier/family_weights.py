@@ -23,6 +23,14 @@ class FamilyWeights:
     """The last axis of each other weight whose shape begins like that."""
     file: str = ""
     """What Keras calls its copy of the file, if that is not the end of `path`."""
+    md5: str = ""
+    """Of the file, where Keras scales pixels a second time for it: after Normalization, in a layer without weights that
+    its function adds for `weights="imagenet"` only."""
+
+    @property
+    def has_second_scaling(self) -> bool:
+        """Tell whether the network for ImageNet's weights has a scaling layer that the one without weights lacks."""
+        return bool(self.md5)
 
     @property
     def url(self) -> str:
@@ -69,14 +77,14 @@ FAMILY_WEIGHTS: dict[str, FamilyWeights] = {
     "convnext_xlarge": FamilyWeights(
         "convnext/convnext_xlarge.h5", 40, (2048,), beside=(512, 512, 512, 8192, 8192, 8192)
     ),
-    "efficientnet_b0": FamilyWeights("/efficientnetb0.h5", 81, (1280,)),
-    "efficientnet_b1": FamilyWeights("/efficientnetb1.h5", 115, (1280,)),
-    "efficientnet_b2": FamilyWeights("/efficientnetb2.h5", 115, (1408,)),
-    "efficientnet_b3": FamilyWeights("/efficientnetb3.h5", 130, (1536,)),
-    "efficientnet_b4": FamilyWeights("/efficientnetb4.h5", 160, (1792,)),
-    "efficientnet_b5": FamilyWeights("/efficientnetb5.h5", 194, (2048,)),
-    "efficientnet_b6": FamilyWeights("/efficientnetb6.h5", 224, (2304,)),
-    "efficientnet_b7": FamilyWeights("/efficientnetb7.h5", 273, (2560,)),
+    "efficientnet_b0": FamilyWeights("/efficientnetb0.h5", 81, (1280,), md5="902e53a9f72be733fc0bcb005b3ebbac"),
+    "efficientnet_b1": FamilyWeights("/efficientnetb1.h5", 115, (1280,), md5="1d254153d4ab51201f1646940f018540"),
+    "efficientnet_b2": FamilyWeights("/efficientnetb2.h5", 115, (1408,), md5="b15cce36ff4dcbd00b6dd88e7857a6ad"),
+    "efficientnet_b3": FamilyWeights("/efficientnetb3.h5", 130, (1536,), md5="ffd1fdc53d0ce67064dc6a9c7960ede0"),
+    "efficientnet_b4": FamilyWeights("/efficientnetb4.h5", 160, (1792,), md5="18c95ad55216b8f92d7e70b3a046e2fc"),
+    "efficientnet_b5": FamilyWeights("/efficientnetb5.h5", 194, (2048,), md5="ace28f2a6363774853a83a0b21b9421a"),
+    "efficientnet_b6": FamilyWeights("/efficientnetb6.h5", 224, (2304,), md5="165f6e37dce68623721b423839de8be5"),
+    "efficientnet_b7": FamilyWeights("/efficientnetb7.h5", 273, (2560,), md5="8c03f828fec3ef71311cd463b6759d99"),
     "efficientnet_v2_b0": FamilyWeights("efficientnet_v2/efficientnetv2-b0.h5", 91, (1280,)),
     "efficientnet_v2_b1": FamilyWeights("efficientnet_v2/efficientnetv2-b1.h5", 111, (1280,)),
     "efficientnet_v2_b2": FamilyWeights("efficientnet_v2/efficientnetv2-b2.h5", 116, (1408,)),

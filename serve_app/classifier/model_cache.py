@@ -39,7 +39,7 @@ from serve_app.places import CACHE_REMEDY, cache_dir, why_not_writable
 logger = logging.getLogger(__name__)
 
 # Part of every fingerprint; raise it when `engines.prepare` starts to write something else.
-RECIPE = 5
+RECIPE = 6
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
 # How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again, and

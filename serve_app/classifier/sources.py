@@ -12,7 +12,7 @@ from serve_app.classifier.calibration import MOST_PICTURES, find_calibration_fau
 from serve_app.classifier.choice import MOST_OF_A_FOLDER
 from serve_app.classifier.engines.download import find_fault, is_fetched
 from serve_app.classifier.engines.model_file import check_model_file
-from serve_app.classifier.engines.weights_file import count_classes
+from serve_app.classifier.engines.weights_file import count_classes, has_second_scaling
 from serve_app.classifier.family_weights import FAMILY_WEIGHTS
 from serve_app.classifier.labels import IMAGENET_CLASSES, no_imagenet_labels, read_labels
 from serve_app.classifier.model_cache import Manifest, checked_sha256, find_engine_fault, find_prepared
@@ -114,6 +114,7 @@ def _file_or_url_faults(
 def _check_weights(path: Path, model: str) -> None:
     try:
         count_classes(path, model)
+        has_second_scaling(path, model)
     except ValueError as exc:
         what = f"{path} cannot be used: {exc}"
         raise SetupError(Fault("weights", what, f"name a file of Keras weights of {model}")) from exc

@@ -56,6 +56,13 @@ def compute(network: keras.Model, inputs: Any) -> Any:
     return jax.jit(lambda *given: network.stateless_call(*given, training=False)[0])(*weights, inputs)
 
 
+def finalize(network: keras.Model) -> None:
+    """Let the layers that compute with copies of their weights, such as Normalization, copy those that were set."""
+    for layer in network._flatten_layers():  # noqa: SLF001 nested ones too
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
 def _fold(network: keras.Model, norms: dict[str, Any], nested: dict[str, keras.Model]) -> keras.Model:
     stand_ins = nested | {norm.name: _PassThrough(name=norm.name) for norm in norms.values()}
     folded = keras.models.clone_model(network, clone_function=lambda layer: _clone(layer, norms, stand_ins))
@@ -64,9 +71,7 @@ def _fold(network: keras.Model, norms: dict[str, Any], nested: dict[str, keras.M
             folded.get_layer(layer.name).set_weights(_folded_weights(layer, norms[layer.name]))
         elif layer.weights and layer.name not in stand_ins:
             folded.get_layer(layer.name).set_weights(layer.get_weights())
-    for layer in folded._flatten_layers():  # noqa: SLF001 nested ones too
-        if hasattr(layer, "finalize_state"):  # Normalization computes with copies of its weights
-            layer.finalize_state()
+    finalize(folded)
     return folded
 
 

@@ -3,6 +3,7 @@
 Keras computes with the framework that `choose_backend` named: JAX for `engine: jax`, else TensorFlow.
 """
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ import numpy as np
 
 from serve_app.classifier.engines.checks import NetworkFacts, check_side, first_line, judge_outputs
 from serve_app.classifier.engines.download import fetch_imagenet
-from serve_app.classifier.engines.folding import compute, fold_batch_norm
+from serve_app.classifier.engines.folding import compute, finalize, fold_batch_norm
 from serve_app.classifier.engines.model_file import check_model_file
 from serve_app.classifier.engines.prepared_files import probe
 from serve_app.classifier.engines.random_weights import is_drawn_elsewhere, obtain_random_weights
 from serve_app.classifier.engines.source_file import copied
-from serve_app.classifier.engines.weights_file import ElsewhereError, count_classes
+from serve_app.classifier.engines.weights_file import ElsewhereError, count_classes, has_second_scaling
 from serve_app.classifier.families import FAMILIES, PREPROCESSING, Preprocessing, PreprocessingName
+from serve_app.classifier.family_weights import FAMILY_WEIGHTS
 from serve_app.classifier.settings import ClassifierSettings, file_name, shown
 from serve_app.errors import Fault, SetupError
 
@@ -121,28 +123,50 @@ def _build_family(settings: ClassifierSettings) -> _Source:
 
 def _builder(settings: ClassifierSettings) -> Callable[..., keras.Model]:
     function = getattr(keras.applications, FAMILIES[settings.model].function)
-    side = settings.crop or FAMILIES[settings.model].crop
+    side = _asked_side(settings)
     return function if side is None else partial(function, input_shape=(side, side, 3))
+
+
+def _asked_side(settings: ClassifierSettings) -> int | None:
+    """Return the side of the input, pixels; None where Keras' function decides."""
+    return settings.crop or FAMILIES[settings.model].crop
 
 
 def _with_imagenet(settings: ClassifierSettings) -> keras.Model:
     """Return the named network with Keras' ImageNet weights, which Keras itself gives for its own input size only."""
     network = getattr(keras.applications, FAMILIES[settings.model].function)(weights="imagenet")
-    if settings.crop in (None, network.input_shape[1]):
+    if _asked_side(settings) in (None, network.input_shape[1]):
         return network
     other = _builder(settings)(weights=None)
+    if FAMILY_WEIGHTS[settings.model].has_second_scaling:
+        other = _with_second_scaling(other)
     try:
         other.set_weights(network.get_weights())
+        finalize(other)
     except ValueError as exc:
         what = f"the ImageNet weights of {settings.model} are for {network.input_shape[1]} pixels only"
         raise SetupError(Fault("crop", what, "remove the key")) from exc
     return other
 
 
+def _with_second_scaling(network: keras.Model) -> keras.Model:
+    """Return the network as Keras builds it for ImageNet's weights, see FamilyWeights.md5. Its weights are new ones."""
+    deviations = [scale / 255 for scale in PREPROCESSING["torchvision"].scale]
+    scaling = keras.layers.Rescaling([1 / math.sqrt(deviation) for deviation in deviations])
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = layer(*args, **kwargs)
+        return scaling(outputs) if isinstance(layer, keras.layers.Normalization) else outputs
+
+    return keras.models.clone_model(network, call_function=call)
+
+
 def _with_weights(settings: ClassifierSettings, path: Path) -> keras.Model:
     """Return the named network with the weights of a file, and as many classes as they have."""
     try:
         network = _builder(settings)(weights=None, classes=count_classes(path, settings.model))
+        if has_second_scaling(path, settings.model):
+            network = _with_second_scaling(network)
         network.load_weights(path)
     except ElsewhereError as exc:
         raise SetupError(f"weights: {shown(settings.weights)}: {exc}; save the weights in one file") from exc

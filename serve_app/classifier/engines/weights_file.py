@@ -1,13 +1,18 @@
 """Looks into a file of Keras weights without TensorFlow: a start learns in a second what Keras says in a minute."""
 
+import hashlib
+import re
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 
 from serve_app.classifier.family_weights import FAMILY_WEIGHTS
+
+T = TypeVar("T")
 
 KERNEL_AXES = 4
 WEIGHTS_OF_A_MODEL = "model.weights.h5"
@@ -35,14 +40,46 @@ def count_classes(path: Path, model: str) -> int:
     return found[0]
 
 
+def has_second_scaling(path: Path, model: str) -> bool:
+    """Tell whether weights are for the network `model` with the layer of FamilyWeights.md5.
+
+    Keras lists layers without weights, too. Only its own file of ImageNet's weights is older than that layer.
+    Raises ValueError if the file does not tell.
+    """
+    known = FAMILY_WEIGHTS[model]
+    if not known.has_second_scaling:
+        return False
+    scalings = _read(path, _count_scalings)
+    if scalings == 2:  # noqa: PLR2004
+        return True
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "md5").hexdigest() == known.md5:
+            return True
+    if scalings != 1:
+        raise ValueError(
+            "it does not list the scaling layers of its network, which are not the same in all of this kind (a whole "
+            "network tells them: save it as .keras, and name that file as `model:`)"
+        )
+    return False
+
+
+def _count_scalings(file: h5py.File) -> int:
+    layers = next((file[name] for name in ("layers", "model_weights") if name in file), file)
+    return sum(re.fullmatch(r"rescaling(_\d+)?", name) is not None for name in layers)
+
+
 def _read_shapes(path: Path) -> list[tuple[int, ...]]:
     """Return the shapes of all weights in a file but the optimizer's. Raises ValueError if it cannot be read."""
+    return _read(path, _shapes_in)
+
+
+def _read(path: Path, look: Callable[[h5py.File], T]) -> T:
     try:
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as model, model.open(WEIGHTS_OF_A_MODEL) as weights, h5py.File(weights) as file:
-                return _shapes_in(file)
+                return look(file)
         with h5py.File(path) as file:
-            return _shapes_in(file)
+            return look(file)
     except ElsewhereError:
         raise
     except Exception as exc:  # readers of damaged files raise anything

@@ -1,7 +1,10 @@
 """What is known of the weights of each named network without Keras: compared with Keras, and asked before a start."""
 
+import hashlib
+import shutil
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from serve_app.classifier.engines.weights_file import count_classes
+from serve_app.classifier.engines.weights_file import count_classes, has_second_scaling
 from serve_app.classifier.families import FAMILIES
 from serve_app.classifier.family_weights import FAMILY_WEIGHTS
 from serve_app.classifier.settings import ClassifierSettings
@@ -18,29 +21,51 @@ from serve_app.classifier.sources import find_source_faults
 KINDS = ("mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
 """Small ones, with last layers of both kinds."""
 CLASSES = 7
+SIDE = 64
+MEAN, VARIANCE, DEVIATION = [0.485, 0.456, 0.406], [0.23, 0.22, 0.24], [0.229, 0.224, 0.225]
 pytestmark = pytest.mark.filterwarnings("ignore:`input_shape` is undefined:UserWarning")
 
 
-def built(name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[tuple[str, str]]]:
-    """Return Keras' network, and name and URL of the files that Keras would have fetched for it."""
+Asked = list[tuple[str, str, str]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tensorflow_threads: None) -> Asked:  # noqa: ARG001 before it computes
+    """Name, URL and MD5 of the files that Keras would have fetched; it gives its networks these weights instead.
+
+    They are random, but for those of Normalization, which are MEAN and VARIANCE.
+    """
     import keras
     from keras.src.utils import file_utils
 
-    asked: list[tuple[str, str]] = []
+    asked: Asked = []
 
-    def get_file(fname: str, origin: str, **_: object) -> str:
-        asked.append((fname, origin))
+    def get_file(fname: str, origin: str, file_hash: str = "", **_: object) -> str:
+        asked.append((fname, origin, file_hash))
         return fname
 
+    def load_weights(network: Any, *_: object, **__: object) -> None:
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.Normalization) and layer.weights:
+                layer.set_weights([np.array(MEAN), np.array(VARIANCE), np.array(0)])
+                layer.finalize_state()
+
     monkeypatch.setattr(file_utils, "get_file", get_file)
-    monkeypatch.setattr(keras.Model, "load_weights", lambda *_, **__: None)
-    return getattr(keras.applications, FAMILIES[name].function)(weights="imagenet"), asked
+    monkeypatch.setattr(keras.Model, "load_weights", load_weights)
+    return asked
 
 
-def assert_is_as_in_keras(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, asked = built(name, monkeypatch)
+def imagenets(name: str, weights: str | None = "imagenet") -> Any:
+    import keras
+
+    return getattr(keras.applications, FAMILIES[name].function)(weights=weights)
+
+
+def assert_is_as_in_keras(name: str, asked: Asked) -> None:
+    network = imagenets(name)
     known = FAMILY_WEIGHTS[name]
-    assert asked == [(known.file_name, known.url)]
+    assert [(file_name, url) for file_name, url, _ in asked] == [(known.file_name, known.url)]
+    assert known.md5 in ("", asked[0][2])
     shapes = [tuple(weight.shape) for weight in network.weights]
     assert sum(len(shape) == 4 for shape in shapes) == known.kernels
     assert sorted(shape[-1] for shape in shapes if shape and shape[:-1] == known.head) == sorted([*known.beside, 1000])
@@ -52,18 +77,29 @@ def test_every_named_network_has_its_weights_described() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_weights_are_described_and_fetched_as_in_keras(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_is_as_in_keras(name, monkeypatch)
+def test_weights_are_described_and_fetched_as_in_keras(name: str, asked: Asked) -> None:
+    assert_is_as_in_keras(name, asked)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(KINDS)))
-def test_those_of_every_other_network_are_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_is_as_in_keras(name, monkeypatch)
+def test_those_of_every_other_network_are_too(name: str, asked: Asked) -> None:
+    assert_is_as_in_keras(name, asked)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_keras_builds_the_same_network_without_weights_but_for_a_second_scaling(name: str) -> None:
+    each = (imagenets(name), imagenets(name, weights=None))
+    kinds, others = ([type(layer).__name__ for layer in network.layers] for network in each)
+    if FAMILY_WEIGHTS[name].has_second_scaling:
+        others.insert(others.index("Normalization") + 1, "Rescaling")
+    assert kinds == others
 
 
 @pytest.fixture(scope="module")
-def seven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seven(tmp_path_factory: pytest.TempPathFactory, tensorflow_threads: None) -> Path:  # noqa: ARG001 before it computes
     """Return weights of a MobileNet for seven classes, as Keras writes them."""
     import keras
 
@@ -137,3 +173,78 @@ def test_imagenet_weights_that_cannot_be_fetched_are_told_for_every_family(
     copy.touch()
     [fault] = told(model="nasnet_mobile", weights="imagenet")
     assert fault.startswith("labels: ")
+
+
+def scaled(network: Any) -> np.ndarray:
+    """Return what the first convolution of an EfficientNet gets of a picture whose pixels are 100, 150, 200."""
+    import keras
+
+    picture = np.broadcast_to(np.array([100, 150, 200], np.float32), (1, *network.input_shape[1:]))
+    first = keras.Model(network.inputs[0], network.get_layer("stem_conv_pad").input)
+    pixel: np.ndarray = np.asarray(first(picture))[0, 0, 0]
+    return pixel
+
+
+def as_for_imagenet() -> np.ndarray:
+    pixel, mean, variance, deviation = map(np.array, ([100, 150, 200], MEAN, VARIANCE, DEVIATION))
+    return np.asarray((pixel / 255 - mean) / np.sqrt(variance) / np.sqrt(deviation))
+
+
+@pytest.mark.usefixtures("asked")
+def test_an_efficientnet_with_imagenets_weights_scales_pixels_alike_at_every_size() -> None:
+    from serve_app.classifier.engines.keras_network import _with_imagenet
+
+    network = _with_imagenet(ClassifierSettings(model="efficientnet_b0", weights="imagenet", crop=SIDE))
+    assert network.input_shape == (None, SIDE, SIDE, 3)
+    assert np.allclose(scaled(network), as_for_imagenet(), atol=1e-5)
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_network_whose_function_leaves_its_input_open_gets_one_of_its_own_size() -> None:
+    from serve_app.classifier.engines.keras_network import obtain_network
+
+    found = obtain_network(ClassifierSettings(model="mobilenet_v3_small", weights="imagenet"))
+    assert found.network.input_shape == (None, 224, 224, 3)
+    assert (found.facts.crop, found.facts.weights) == (224, "imagenet")
+
+
+@pytest.fixture
+def saved(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: ARG001 nothing is fetched
+    """Weights of EfficientNetB0 as Keras builds it for ImageNet's weights."""
+    path = tmp_path / "saved.weights.h5"
+    imagenets("efficientnet_b0").save_weights(path)
+    monkeypatch.undo()  # Keras may load weights again
+    return path
+
+
+def without_layers(saved: Path, *names: str) -> str:
+    """Return weights whose file does not list some layers, which have none."""
+    path = saved.with_name(f"without_{len(names)}.weights.h5")
+    shutil.copyfile(saved, path)
+    with h5py.File(path, "r+") as file:
+        for name in names:
+            del file[f"layers/{name}"]
+    return str(path)
+
+
+def test_weights_of_an_efficientnet_are_computed_with_the_scaling_layers_of_their_network(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve_app.classifier.engines.keras_network import _with_weights
+
+    name = "efficientnet_b0"
+    network = _with_weights(ClassifierSettings(model=name, weights=str(saved), crop=SIDE), saved)
+    assert np.allclose(scaled(network), as_for_imagenet(), atol=1e-5)
+    of_no_weights = Path(without_layers(saved, "rescaling_1"))
+    assert not has_second_scaling(of_no_weights, name)
+    # Keras' own file is older than the layer.
+    md5 = hashlib.md5(of_no_weights.read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(FAMILY_WEIGHTS, name, replace(FAMILY_WEIGHTS[name], md5=md5))
+    assert has_second_scaling(of_no_weights, name)
+
+
+def test_weights_of_an_efficientnet_that_do_not_tell_its_scaling_are_refused(saved: Path) -> None:
+    path = without_layers(saved, "rescaling", "rescaling_1")
+    [fault] = told(model="efficientnet_b0", weights=path)
+    assert fault.startswith(f"weights: {path} cannot be used: it does not list the scaling layers of its network")
+    assert told(model="efficientnet_b0", weights=str(saved)) == []
