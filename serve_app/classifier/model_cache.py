@@ -52,6 +52,8 @@ CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
+WARNING = "serve_app warns: "
+"""What begins a line on stderr of `engines.prepare` that this process is to log: the others are those of libraries."""
 _INT8_MAKER = "nncf"
 _OTHER_WAYS = {
     "model": "name a network such as `model: resnet50`",
@@ -413,6 +415,13 @@ def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) ->
         raise PassingError(f"preparing the model ({source}) {what}")
     if done.returncode != 0:
         raise RuntimeError(f"preparing the model ended with exit code {done.returncode}:\n{done.stderr[-2000:]}")
+    _log_warnings(done.stderr)
+
+
+def _log_warnings(stderr: str) -> None:
+    for line in stderr.splitlines():
+        if line.startswith(WARNING):
+            logger.warning("preparing the model: %s", line.removeprefix(WARNING))
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ as JSON on stdin, because Keras and the conversion leave 1-2 GB behind that no r
 stderr is the reason of a failure.
 """
 
+import logging
 import resource
 import socket
 import sys
@@ -15,7 +16,14 @@ from serve_app.classifier.engines.checks import Network
 from serve_app.classifier.engines.keras_backend import choose_backend, import_keras
 from serve_app.classifier.engines.labels import obtain_labels
 from serve_app.classifier.families import Geometry
-from serve_app.classifier.model_cache import CANNOT_FETCH, CANNOT_PREPARE, MANIFEST, Manifest, UnavailableError
+from serve_app.classifier.model_cache import (
+    CANNOT_FETCH,
+    CANNOT_PREPARE,
+    MANIFEST,
+    WARNING,
+    Manifest,
+    UnavailableError,
+)
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 
@@ -78,8 +86,17 @@ def _make_int8(settings: ClassifierSettings, calibration: Calibration, folder: P
     return save_as_int8(folder, calibration, threads=settings.thread_count, max_batch=settings.max_batch)
 
 
+def mark_warnings() -> logging.Handler:
+    """Let every warning of this package begin with WARNING on stderr; return what does so."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"{WARNING}%(message)s"))
+    logging.getLogger("serve_app").addHandler(handler)
+    return handler
+
+
 def main() -> int:
     """Prepare as stdin says; exit CANNOT_PREPARE or CANNOT_FETCH, with one line on stderr, when that fails."""
+    mark_warnings()
     socket.setdefaulttimeout(DOWNLOAD_STALL_S)
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
     settings = ClassifierSettings.model_validate_json(sys.stdin.read())

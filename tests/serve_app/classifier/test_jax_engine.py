@@ -76,6 +76,31 @@ def test_a_network_prepared_without_tensorflow_answers_as_tensorflow_does(folder
     assert (manifest.name, manifest.crop, manifest.device) == ("colours.keras", SIDE, "cpu")
 
 
+def test_what_is_computed_to_judge_a_network_is_computed_in_the_highest_precision(
+    without_tensorflow: dict[str, str],
+) -> None:
+    """Told by JAX's own setting while a network is traced: a CPU computes alike with every setting."""
+    program = """
+import jax, keras, numpy
+from serve_app.classifier.engines.folding import compute
+
+class Told(keras.layers.Layer):
+    def call(self, inputs):
+        print("precision:", jax.config.jax_default_matmul_precision)
+        return inputs
+
+network = keras.Sequential([keras.Input((2,)), Told()])
+print("built")
+compute(network, numpy.ones((1, 2), numpy.float32))
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env=without_tensorflow | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.partition("built\n")[2] == "precision: highest\n"
+
+
 def test_what_one_replica_has_compiled_the_next_one_finds(prepared: Path) -> None:
     from serve_app.classifier.engines.jax_engine import bucket_sizes
 

@@ -238,6 +238,20 @@ def test_a_network_from_a_file_is_folded(folder: Path) -> None:
     assert kinds.count("BatchNormalization") == 0
 
 
+def test_a_network_that_folding_would_change_is_left_as_it_is_and_that_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from serve_app.classifier.engines import folding
+
+    network, inputs = trained(), RANDOM_PICTURES.astype(np.float32)
+    assert folding.fold_batch_norm(network, inputs) is not network
+    assert caplog.text == ""
+    fold = folding._folded_weights
+    monkeypatch.setattr(folding, "_folded_weights", lambda *given: [1.5 * array for array in fold(*given)])
+    assert folding.fold_batch_norm(network, inputs) is network
+    assert "BatchNormalization is not folded: the outputs would differ by " in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["Functional", "Sequential"])
 def test_a_network_that_is_a_layer_of_another_one_is_folded(tmp_path: Path, kind: str) -> None:
     """As fine-tuned networks are built: a base, called with training=False, and a new head."""

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import logging
 import os
 import shutil
 import threading
@@ -16,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from serve_app.classifier import model_cache
+from serve_app.classifier.engines.prepare import mark_warnings
 from serve_app.classifier.machine import has_bfloat16
 from serve_app.classifier.model_cache import Manifest, PreparedModel, find_engine_fault, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
@@ -358,3 +360,16 @@ def test_random_is_a_word_for_weights_only(tmp_path: Path, monkeypatch: pytest.M
 def test_settings_that_make_no_sense_are_refused(args: dict[str, object], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         settings(**args)
+
+
+def test_warnings_while_a_model_is_prepared_are_logged_by_who_lets_it_be_prepared(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = mark_warnings()
+    try:
+        logging.getLogger("serve_app.classifier.engines.folding").warning("not folded")
+    finally:
+        logging.getLogger("serve_app").removeHandler(handler)
+    caplog.clear()
+    model_cache._log_warnings(f"of a library\n{capsys.readouterr().err}")
+    assert caplog.messages == ["preparing the model: not folded"]
