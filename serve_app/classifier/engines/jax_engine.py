@@ -81,6 +81,8 @@ class JaxEngine:
         """
         jax.config.update("jax_compilation_cache_dir", str(kept))
         compilation_cache.reset_cache()  # what this process has compiled before was kept elsewhere, or nowhere
+        # Else the name of the folder, which is another one once the model is prepared, is part of what is looked for.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         of_weights, of_pictures = network.in_avals[:-1], network.in_avals[-1]

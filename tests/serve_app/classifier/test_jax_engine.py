@@ -113,6 +113,23 @@ def test_what_one_replica_has_compiled_the_next_one_finds(prepared: Path) -> Non
     assert compiled() == first
 
 
+def test_what_is_compiled_while_a_model_is_prepared_is_found_where_it_is_moved_to(
+    prepared: Path, tmp_path: Path
+) -> None:
+    """A trial of bfloat16 compiles in the folder in which the model is made; the replicas look in the finished one."""
+    made, moved = tmp_path / "making", tmp_path / "moved"
+    shutil.copytree(prepared, made, ignore=shutil.ignore_patterns("compiled*"))
+
+    def compiled(folder: Path) -> set[str]:
+        load_engine("jax", folder, threads=THREADS, precision="float32", max_batch=2)
+        return {file.name for file in (folder / "compiled").iterdir() if file.name.endswith("-cache")}
+
+    first = compiled(made)
+    assert first
+    made.rename(moved)
+    assert compiled(moved) == first
+
+
 def test_a_network_that_cannot_be_kept_compiled_is_a_fault_with_its_remedy(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
