@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 RECIPE = 6
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
-# How long `weights: auto` goes on with random weights before it looks for the ImageNet weights again, and
-# `engine: auto` without an engine that failed for a reason that may pass.
+# How long the starts of a service go on with random weights (`weights: auto`) before one looks for the ImageNet weights
+# again, and without an engine that failed for a reason that may pass (`engine: auto`).
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
 CHOICE = "choice.json"
@@ -125,7 +125,8 @@ def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0, is_
 
     It is for an engine that has so much of a GPU. Safe when several replicas start at once: one prepares, the others
     wait. When a service starts (`is_start`), what `auto` was decided by is made anew if it is old and an engine failed
-    for a reason that may pass; a replica takes what the others have. Raises SetupError.
+    for a reason that may pass, or the ImageNet weights could not be had; a replica takes what the others have. Raises
+    SetupError.
     """
     if fault := find_engine_fault(settings):
         raise SetupError(fault)
@@ -216,13 +217,17 @@ class _Cache:
         place = self.place_of(imagenet)
         failure = self.folder / f"{place.name}-unavailable.txt"
         with _locked(self.folder / "auto.lock"):
-            if not _is_recent(failure) or place.is_dir():
+            if not failure.exists() or (self.is_start and (place.is_dir() or not _is_recent(failure))):
                 try:
-                    return self.find_or_choose(imagenet)
+                    found = self.find_or_choose(imagenet)
                 except UnavailableError as exc:
                     failure.write_text(str(exc))
+                else:
+                    failure.unlink(missing_ok=True)
+                    return found
+            note = failure.read_text()
         random = self.find_or_choose(settings.model_copy(update={"weights": "random"}))
-        return random.model_copy(update={"note": failure.read_text()})
+        return random.model_copy(update={"note": note})
 
     def find_or_choose(self, settings: ClassifierSettings) -> PreparedModel:
         """Return the model for the engine and precision of `settings`, or for those that `auto` ends with."""

@@ -214,6 +214,32 @@ def test_auto_falls_back_to_random_weights_and_says_why(new_cache: Path, caplog:
     assert start_two_replicas(caplog).folder == random
 
 
+def test_a_replica_takes_the_weights_of_the_others_and_a_later_start_looks_again(new_cache: Path) -> None:
+    """All models are in the cache: the question is which one is taken."""
+    wanted, models = settings(weights="auto"), new_cache / "models"
+
+    def put(weights: str) -> None:
+        folder = models / model_cache._fingerprint(settings(weights=weights))
+        folder.mkdir(parents=True)
+        labels = [f"class_{index:04d}" for index in range(1000)]
+        manifest = Manifest(
+            name="resnet50", weights=weights, weights_sha256=None, labels_from="placeholder", labels=labels
+        )
+        (folder / "manifest.json").write_text(manifest.model_dump_json())
+
+    put("random")
+    name = model_cache._fingerprint(settings(weights="imagenet"))
+    failure = models / f"{name}-unavailable.txt"
+    failure.write_text("there was no internet")
+    put("imagenet")
+    os.utime(failure, (0, 0))
+    for _ in range(2):
+        replica = find_or_prepare(wanted)
+        assert (replica.manifest.weights, replica.note) == ("random", "there was no internet")
+    assert find_or_prepare(wanted, is_start=True).manifest.weights == "imagenet"
+    assert find_or_prepare(wanted).manifest.weights == "imagenet"
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("new_cache")
 def test_auto_prepares_random_weights_once(caplog: pytest.LogCaptureFixture) -> None:
