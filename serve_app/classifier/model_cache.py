@@ -133,7 +133,7 @@ def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0, is_
     cache = _Cache(cache_dir() / "models", gpu_share, is_start=is_start)
     _make_folder(cache.folder)
     find_or_make = cache.find_or_make_auto if _may_have_imagenet(settings) else cache.find_or_choose
-    found = find_or_make(settings)
+    found = find_or_make(pin_files(settings))
     return found.model_copy(update={"gpu_share": gpu_share})
 
 
@@ -174,6 +174,7 @@ def find_prepared(
     Where the share is not known, one of the models that `auto` may end with is enough.
     """
     folder = cache_dir() / "models"
+    settings = pin_files(settings)
     if _may_have_imagenet(settings):
         settings = settings.model_copy(update={"weights": "imagenet"})
     if gpu_share is not None:
@@ -189,7 +190,7 @@ def _may_have_imagenet(settings: ClassifierSettings) -> bool:
 
 @dataclass(frozen=True)
 class _Cache:
-    """The prepared models in `folder`, for engines that have so much of a GPU."""
+    """The prepared models in `folder`, for engines that have so much of a GPU; it takes settings of `pin_files`."""
 
     folder: Path
     gpu_share: float
@@ -198,11 +199,11 @@ class _Cache:
     """How it looks at a folder of pictures: once, though every name of a model depends on it."""
 
     def place_of(self, settings: ClassifierSettings) -> Path:
-        """Return the folder of what `settings` ask for, whether it is there or not. Raises SetupError."""
-        return self.folder / _name(pin_files(settings), self.gpu_share, self.find_pictures)
+        """Return the folder of what `settings` ask for, whether it is there or not."""
+        return self.folder / _name(settings, self.gpu_share, self.find_pictures)
 
     def find(self, settings: ClassifierSettings) -> Manifest | None:
-        """Return the manifest of the model that `settings` ask for, None if it is not there. Raises SetupError."""
+        """Return the manifest of the model that `settings` ask for, None if it is not there."""
         place = self.place_of(settings)
         if not settings.is_auto:
             return _read_manifest(place)
@@ -233,7 +234,6 @@ class _Cache:
         """Return the model for the engine and precision of `settings`, or for those that `auto` ends with."""
         if not settings.is_auto:
             return self._find_or_make(settings)
-        settings = pin_files(settings)
         place = self.place_of(settings)
         with _locked(place.with_suffix(".lock")):
             choice = _read_choice(place)
@@ -247,7 +247,6 @@ class _Cache:
         return made.model_copy(update={"choice": choice})
 
     def _find_or_make(self, settings: ClassifierSettings) -> PreparedModel:
-        settings = pin_files(settings)
         target = self.place_of(settings)
         manifest = _read_manifest(target)
         if manifest is None:

@@ -60,7 +60,8 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started = time.monotonic()
     with _stop_on_signals() as stop:
-        config, warnings = startable_config(path, is_to_listen=True)
+        with waiting_for("the checks before the start", _say):
+            config, warnings = startable_config(path, is_to_listen=True)
         with (
             chosen_ports(api_port(config), grpc_port(config)) as ports,
             claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,

@@ -1,7 +1,8 @@
 """What can be known before Ray starts: all faults of a config on this machine at once, each in one line.
 
-The checks run side by side and have LONGEST_S together; nothing of TensorFlow is imported. Called by
-`python -m serve_app`, with and without `--check`; the builders ask the same of weights and labels for `serve run`.
+The checks run side by side and have LONGEST_S together, but for those that read files of any size; nothing of
+TensorFlow is imported. Called by `python -m serve_app`, with and without `--check`; the builders ask the same of
+weights and labels for `serve run`.
 """
 
 import os
@@ -64,6 +65,8 @@ class Check(NamedTuple):
 
     key: str
     find: Callable[[Start], Iterable[Fault]]
+    reads_files: bool = False
+    """Whether it reads files of any size, and asks servers with limits of its own: then none of ours ends it."""
 
 
 def startable_config(path: Path, *, is_to_listen: bool) -> tuple[dict[str, Any], list[Fault]]:
@@ -103,8 +106,8 @@ def find_faults(start: Start, asked: tuple[Check, ...], longest_s: float = LONGE
     deadline_s = time.monotonic() + longest_s
     for thread in running:
         thread.start()
-    for thread in running:
-        thread.join(max(0.0, deadline_s - time.monotonic()))
+    for check, thread in zip(asked, running, strict=True):
+        thread.join(None if check.reads_files else max(0.0, deadline_s - time.monotonic()))
     if any(check not in answers and not thread.is_alive() for check, thread in zip(asked, running, strict=True)):
         raise RuntimeError("a check before the start has failed; its traceback stands above")
     return [
@@ -244,7 +247,7 @@ def _ports(start: Start) -> Iterator[Fault]:
 
 CHECKS = (
     Check("applications[…].args.auth", _keys),
-    Check("applications[…].args.weights", _sources),
+    Check("applications[…].args.weights", _sources, reads_files=True),
     Check(DATABASE_VARIABLE, _database),
     Check(REDIS_VARIABLE, _redis),
     Check("applications[…].args.jobs.queue", _queues),

@@ -1,8 +1,10 @@
 """`engine: auto` and `precision: auto`: what is tried, what is chosen, and that it is found again."""
 
+import hashlib
 import os
 from itertools import product
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -102,6 +104,21 @@ async def test_the_fastest_engine_that_agrees_serves_and_is_found_again(
     finally:
         await classifier.close()
     assert kept.stat().st_mtime_ns == before
+
+
+def test_a_file_is_hashed_once_for_all_engines_that_may_have_computed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    wanted, hashed = of_file(write_onnx(tmp_path / "colours.onnx")), []
+
+    def digest(file: BinaryIO, algorithm: str) -> object:
+        hashed.append(file.name)
+        return hashlib.new(algorithm, file.read())
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    assert find_prepared(wanted) is None
+    assert hashed == [wanted.model]
 
 
 def break_package(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, says: str = "") -> None:

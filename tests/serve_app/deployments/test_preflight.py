@@ -162,6 +162,24 @@ def test_a_check_that_hears_nothing_is_a_fault_and_holds_nothing_up() -> None:
     assert str(fault).startswith("DATABASE_URL: no answer within 0.01 s")
 
 
+def test_a_check_that_reads_large_files_is_waited_for() -> None:
+    read = threading.Event()
+
+    def find(_: Start) -> Iterator[Fault]:
+        assert read.wait(RUN_S)
+        yield Fault("weights", "the file is damaged", "name another one")
+
+    def let_it_read(_: Start) -> list[Fault]:
+        threading.Timer(0.5, read.set).start()
+        return []
+
+    checks = (Check("weights", find, reads_files=True), Check("HOME", let_it_read))
+    [fault] = find_faults(Start(read_config("one_replica.yaml"), {}), checks, longest_s=0.1)
+    assert str(fault) == "weights: the file is damaged; name another one"
+    [sources] = [check for check in CHECKS if check.key.endswith("weights")]
+    assert sources.reads_files
+
+
 def test_a_port_in_use_stops_a_start_and_is_a_warning_of_a_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
