@@ -90,7 +90,7 @@ class _FaultRun:
             log = self.folder.path / f"{group.name}.log"
             with _running(group, self.plan.roles, log, self.progress) as running:
                 while faults:
-                    running.count_replicas(self.plan.roles)
+                    running.check_replicas(running.count_replicas(self.plan.roles))
                     self._run_fault(faults[0], running)
                     faults.pop(0)
         except _ServiceFailedError as exc:
@@ -141,7 +141,7 @@ def _running(setting: Setting, roles: list[Role], log: Path, progress: Progress)
         progress.doing(f"starting {setting.target.title}")
         running = taken_down.enter_context(running_target(setting.target, log))
         running.wait_until_ready()
-        running.count_replicas(roles)
+        running.check_replicas(running.count_replicas(roles))
         yield running
 
 

@@ -91,6 +91,15 @@ class RunningTarget:
             time.sleep(_POLL_S)
         return found
 
+    def check_replicas(self, found: int | None) -> None:
+        """Raise CellFailedError when `found`, as counted, is another number than the plan asks for."""
+        asked = self.target.replicas
+        if asked is not None and found is not None and found != asked.count:
+            raise CellFailedError(
+                f"{found} processes of the role {asked.role} run, the plan asks for {asked.count}; "
+                "see replicas and roles in the plan"
+            )
+
     def read_about(self) -> dict[str, Any]:
         """Return what the target says of itself, by path; a path that gives no JSON becomes a note."""
         about = {}

@@ -56,6 +56,7 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
         progress.doing(f"starting {target.title}")
         with running_target(target, folder.path / "target.log") as running:
             running.wait_until_ready()
+            running.check_replicas(running.count_replicas(plan.roles))
             Follower(running, progress).warm_up(plan, plan.seed, folder.path)
             overload = _Overload(plan, question, folder, running, progress)
             capacity_rps = overload.find_capacity_rps()

@@ -19,7 +19,7 @@ FREEZE_S = 3.0
 
 
 def target(port: int) -> dict[str, Any]:
-    return known_target("known", port, "--workers 2")
+    return known_target("known", port, "--workers 2", replicas={"role": "worker", "count": 2, "wait_s": 1})
 
 
 def load(**keys: Any) -> dict[str, Any]:
@@ -41,7 +41,10 @@ def load(**keys: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
-    """A freeze, a fault that cannot be carried out, and a kill with a command afterwards, each under its own load."""
+    """A freeze, a fault that cannot be carried out, and a kill with a command afterwards, each under its own load.
+
+    The killed replica does not come back, so the fault after it finds one too few.
+    """
     folder = tmp_path_factory.mktemp("faults")
     plan = folder / "faults.yaml"
     faults = [
@@ -55,6 +58,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
             "after_s": 2,
             "recover_within_s": 2,
         },
+        {"name": "after_the_kill", "command": "true"},
     ]
     setting = {"name": "known", "target": target(free_port()), "faults": faults}
     elsewhere = {**setting, "name": "elsewhere", "faults": [{"name": "nothing", "command": "true"}]}
@@ -75,7 +79,7 @@ def fault(ran: Ended, name: str) -> dict[str, Any]:
 def test_a_fault_run_says_how_long_it_takes_at_most_and_what_is_left(ran: Ended) -> None:
     first, *steps = [line for line in ran.stderr.splitlines() if "at most" in line]
     assert ran.stderr.startswith(first)
-    assert first.startswith("4 fault(s) under 5 users: at most ")
+    assert first.startswith("5 fault(s) under 5 users: at most ")
     assert [line.startswith("[") and line.endswith(" left)") for line in steps] == [True] * len(steps)
     assert [line.split()[1] for line in steps] == ["known", "freeze", "broken", "kill", "elsewhere"]
 
@@ -102,6 +106,12 @@ def test_a_killed_process_that_does_not_come_back_is_not_recovered(ran: Ended) -
     assert found["missed"] == ["not recovered within 2 s"]
     assert "worker: 2 before, 1 at the end" in found["seen"]
     assert "(signalled)" in found["seen"][0]
+
+
+def test_no_fault_strikes_a_target_that_still_lacks_a_replica(ran: Ended) -> None:
+    found = fault(ran, "after_the_kill")
+    assert found["status"] == "failed"
+    assert "1 processes of the role worker run, the plan asks for 2" in found["reason"]
 
 
 def test_what_was_broken_is_undone(ran: Ended) -> None:
