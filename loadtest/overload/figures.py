@@ -20,6 +20,7 @@ from loadtest.overload.question import (
     Question,
 )
 from loadtest.plan.keys import Strict
+from loadtest.plan.plan import Plan
 from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, read_rows
 from loadtest.rows.run_folder import Moments
 from loadtest.statistics.percentiles import sure_percentile
@@ -42,8 +43,10 @@ class LightFigures(Strict):
     idle_requests: int
     idle_p95_ms: float | None
     requests: int
+    """Of the whole light load, before, during and after the overload, as failures are."""
     failures: int
     p95_ms: float | None
+    """Of right answers to requests sent during the overload, as max_ms is."""
     max_ms: float | None
     lost: Lost = []
 
@@ -58,12 +61,13 @@ class LevelFigures(Strict):
     sent_rps: float
     goodput_rps: float
     """Right answers to heavy requests that were complete within the load, those of the light load included."""
+    # Refusals and failures are those of all heavy requests, also of the light load before, during and after the load.
     refused: int
-    """503 or 429 in the error shape with Retry-After."""
+    """503 or 429; where the plan has errors checked, in the error shape with Retry-After."""
     refusal_p95_ms: float | None
     refusal_max_ms: float | None
     unanswered: int
-    """No answer at all: reset, closed or timed out."""
+    """No answer with a status: reset, closed or timed out."""
     other_failures: dict[str, int]
     """Whatever else was not right, by what the client says."""
     unsent: int
@@ -79,11 +83,17 @@ class LevelFigures(Strict):
     memory_begin_bytes: int
     memory_peak_bytes: int
     memory_end_bytes: int
-    """Of the target's processes: as the load begins, at most, as it ends; shared pages count several times."""
+    """Of the processes that the kit started for the target: as the load begins, at most, as it ends; shared pages count
+    several times. 0 where it started none: then memory is not measured."""
     cpu_percent: dict[str, float]
     """By role, over the load; 100 is one core."""
     generator_lag_ms: float
     """The longest time by which the generator of the overload was late within a second, median over the seconds."""
+
+    @property
+    def has_memory(self) -> bool:
+        """Return whether the target's memory is measured."""
+        return self.memory_begin_bytes > 0
 
 
 class Kept(Strict):
@@ -104,6 +114,8 @@ class OverloadFigures(Strict):
     capacity_rps: float
     levels: list[LevelFigures]
     promises: list[Kept]
+    refusals_checked: bool
+    """Whether the plan has errors checked, so that a refusal also has the error shape and Retry-After."""
 
     @property
     def all_kept(self) -> bool:
@@ -118,13 +130,15 @@ def compute_overload(folder: OverloadFolder) -> OverloadFigures:
         levels = [_level(asked, folder, times) for times in asked.question.times]
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{folder.path}: holds no complete overload test: {exc}") from exc
+    checked = asked.plan.workload.options.get("errors") == "checked"
     return OverloadFigures(
         title=asked.plan.title,
         target=asked.plan.targets[0].title,
         question=asked.question,
         capacity_rps=round(read_capacity_rps(asked.question, folder), 3),
         levels=levels,
-        promises=list(judge(asked.question.promises, levels)),
+        promises=list(judge(asked.question.promises, levels, refusals_checked=checked)),
+        refusals_checked=checked,
     )
 
 
@@ -145,12 +159,13 @@ def read_capacity_rps(question: Question, folder: OverloadFolder) -> float:
     return sum(begin_s <= unix_s <= end_s for unix_s in answered) / (end_s - begin_s)
 
 
-def judge(promises: Promises, levels: list[LevelFigures]) -> Iterator[Kept]:
-    """Yield each promise at each level."""
+def judge(promises: Promises, levels: list[LevelFigures], *, refusals_checked: bool) -> Iterator[Kept]:
+    """Yield each promise at each level; that of memory only where it is measured."""
+    refused = "refused with Retry-After" if refusals_checked else "refused with 503 or 429"
     least = min(levels, key=lambda level: level.times)
     for level in levels:
         goodput = [_judge_goodput(promises, level, least)] if level is not least else []
-        judged = (*goodput, *_judge_answers(promises, level), *_judge_surroundings(promises, level))
+        judged = (*goodput, *_judge_answers(promises, level, refused), *_judge_surroundings(promises, level))
         for promise, measured, kept in judged:
             yield Kept(times=level.times, promise=promise, measured=measured, kept=kept)
 
@@ -165,7 +180,7 @@ def _judge_goodput(promises: Promises, level: LevelFigures, least: LevelFigures)
     return promise, f"{share_percent:.1f} %", share_percent >= promises.goodput_percent
 
 
-def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[_Judged]:
+def _judge_answers(promises: Promises, level: LevelFigures, refused: str) -> Iterator[_Judged]:
     right_rps, slowest_ms = level.goodput_rps, level.refusal_max_ms or 0.0
     measured = f"{right_rps:.1f}/s" if level.sent_rps else "no request was sent"
     yield "some requests are answered right", measured, right_rps > 0 and level.sent_rps > 0
@@ -173,7 +188,7 @@ def _judge_answers(promises: Promises, level: LevelFigures) -> Iterator[_Judged]
     yield f"every refusal within {promises.refusal_ms:g} ms", measured, slowest_ms <= promises.refusal_ms
     others = [*level.other_failures.items(), ("no answer", level.unanswered), ("never sent", level.unsent)]
     measured = ", ".join([*(f"{count} × {what}" for what, count in others if count), *level.lost])
-    yield "every request is answered right, or refused with Retry-After", measured or "all were", not measured
+    yield f"every request is answered right, or {refused}", measured or "all were", not measured
 
 
 def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[_Judged]:
@@ -190,13 +205,10 @@ def _judge_surroundings(promises: Promises, level: LevelFigures) -> Iterator[_Ju
         lost or ("never" if after_s is None else f"{after_s:.1f} s"),
         after_s is not None and after_s <= promises.recovery_s and not lost,
     )
-    known = level.memory_begin_bytes > 0
-    growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1) if known else 0.0
-    yield (
-        f"memory grows by at most {promises.memory_percent:g} %",
-        f"{growth_percent:.1f} %" if known else "no process of the plan's roles was seen",
-        known and growth_percent <= promises.memory_percent,
-    )
+    if level.has_memory:
+        growth_percent = 100 * (level.memory_peak_bytes / level.memory_begin_bytes - 1)
+        promise = f"memory grows by at most {promises.memory_percent:g} %"
+        yield promise, f"{growth_percent:.1f} %", growth_percent <= promises.memory_percent
 
 
 def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
@@ -206,13 +218,13 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
     rows = list(read_rows(path / "requests.csv", RequestRow))
     beside = list(read_rows(folder.neighbour(times) / "requests.csv", RequestRow))
     heavy_beside = [row for row in beside if row.endpoint == question.heavy]
+    heavy = [*rows, *heavy_beside]
     right = [row for row in rows if not row.error]
     right_ms = _latencies_ms(right)
-    answered = [row.ended_unix_s for row in (*right, *heavy_beside) if not row.error]
+    answered = [row.ended_unix_s for row in heavy if not row.error]
     length_s = ended_s - began_s
-    refusals_ms = _latencies_ms(row for row in rows if row.is_refusal)
-    roles = {role.name for role in asked.plan.roles}
-    cpu_percent, memory = _read_roles(path / "resources.csv", roles, began_s, ended_s)
+    refusals_ms = _latencies_ms(row for row in heavy if row.is_refusal)
+    cpu_percent, memory = _read_roles(path / "resources.csv", _own_roles(asked.plan), began_s, ended_s)
     arrivals = record.moments.arrivals
     return LevelFigures(
         times=times,
@@ -220,11 +232,11 @@ def _level(asked: Asked, folder: OverloadFolder, times: float) -> LevelFigures:
         asked_rps=round(record.asked_rps, 3),
         sent_rps=round(len(rows) / length_s, 3),
         goodput_rps=round(sum(began_s <= unix_s <= ended_s for unix_s in answered) / length_s, 3),
-        refused=sum(row.is_refusal for row in rows),
+        refused=sum(row.is_refusal for row in heavy),
         refusal_p95_ms=_percentile_ms(refusals_ms, 0.95),
         refusal_max_ms=_max_ms(refusals_ms),
-        unanswered=sum(row.status == 0 for row in rows),
-        other_failures=dict(Counter(row.error for row in rows if row.error and row.status and not row.is_refusal)),
+        unanswered=sum(row.status == 0 and bool(row.error) for row in heavy),
+        other_failures=dict(Counter(row.error for row in heavy if row.error and row.status and not row.is_refusal)),
         unsent=arrivals.unsent if arrivals else 0,
         lost=find_missing_answers(record.moments.drained_s, asked.plan.drain_s),
         median_ms=_percentile_ms(right_ms, 0.5),
@@ -247,8 +259,8 @@ def _light(rows: list[RequestRow], record: LevelRecord, drain_s: float) -> Light
     return LightFigures(
         idle_requests=len(idle),
         idle_p95_ms=_percentile_ms(_latencies_ms(row for row in idle if not row.error), 0.95),
-        requests=len(loaded),
-        failures=sum(bool(row.error) for row in loaded),
+        requests=len(rows),
+        failures=sum(bool(row.error) for row in rows),
         p95_ms=_percentile_ms(right_ms, 0.95),
         max_ms=_max_ms(right_ms),
         lost=_lost(record.light_moments, drain_s),
@@ -279,14 +291,20 @@ def _recovered_after_s(rows: list[RequestRow], record: LevelRecord, ended_s: flo
     return None if normal_from_s is None else round(normal_from_s - ended_s, 3)
 
 
+def _own_roles(plan: Plan) -> set[str]:
+    """Return the roles of the processes that the kit started; whether others are the target's, it does not know."""
+    return {role.name for role in plan.roles if not role.anywhere} | {"target_other"}
+
+
 def _read_roles(path: Path, roles: set[str], began_s: float, ended_s: float) -> tuple[dict[str, float], list[int]]:
-    """Return the mean CPU by role, percent, and the memory of `roles` together second by second, bytes."""
+    """Return the mean CPU by role, percent, and the memory of `roles` together, bytes, in each second that has one."""
     cpu: dict[str, list[float]] = defaultdict(list)
     memory: dict[float, int] = defaultdict(int)
     for row in read_rows(path, ResourceRow):
         if began_s <= row.unix_s <= ended_s:
             cpu[row.role].append(row.cpu_percent)
-            memory[row.unix_s] += row.rss_bytes * (row.role in roles)
+            if row.role in roles:
+                memory[row.unix_s] += row.rss_bytes
     cpu_percent = {role: round(fsum(used) / len(used), 1) for role, used in sorted(cpu.items())}
     return cpu_percent, [memory[unix_s] for unix_s in sorted(memory)]
 

@@ -28,7 +28,8 @@ def print_overload(figures: OverloadFigures) -> None:
 def tell_verdict(figures: OverloadFigures) -> str:
     """Return the result in one sentence."""
     kept = sum(promise.kept for promise in figures.promises)
-    return f"{figures.target}: {kept} of {len(figures.promises)} promises kept; capacity {figures.capacity_rps:.1f}/s"
+    said = f"{figures.target}: {kept} of {len(figures.promises)} promises kept; capacity {figures.capacity_rps:.1f}/s"
+    return said if all(level.has_memory for level in figures.levels) else f"{said}; memory was not measured"
 
 
 def render_markdown(figures: OverloadFigures, command: str) -> str:
@@ -47,11 +48,12 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
         f"![Right answers, refusals and latencies by load]({PICTURE})",
         make_table(_HEADINGS, map(_cells, figures.levels)),
         (
-            "*right*: right answers that were complete before the load ended. *refused*: 503 or 429 in the "
-            "service's error format with `Retry-After`. *other*: all other failures, with resets and timeouts. A "
+            "*right*: right answers that were complete before the load ended. *refused*: "
+            f"{_tell_refusal(figures)}. *other*: all other failures, with resets and timeouts. A "
             f"latency begins when the request is sent. *recovered*: from the end of the load until a `{question.heavy}`"
             ", and each one after it, is answered right and at most twice as slowly as the slowest one before the "
-            "load. *memory*: all processes of the target; a shared page counts once for each process."
+            "load. *memory*: all processes that the kit started for the target; a shared page counts once for each of "
+            "them."
         ),
         "## Promises",
         make_table(("load", "promise", "measured", "kept"), _promises(figures)),
@@ -59,6 +61,12 @@ def render_markdown(figures: OverloadFigures, command: str) -> str:
         _cpu_table(figures),
     ]
     return "\n\n".join(words) + "\n"
+
+
+def _tell_refusal(figures: OverloadFigures) -> str:
+    if figures.refusals_checked:
+        return "503 or 429 in the service's error format with `Retry-After`"
+    return "503 or 429, whose body and `Retry-After` were not checked"
 
 
 def _title(figures: OverloadFigures) -> str:
@@ -78,7 +86,9 @@ def _cells(level: LevelFigures) -> list[str]:
         show_count(others),
         f"{show_ms(light.p95_ms)}, {show_ms(light.idle_p95_ms)}",
         NO_FIGURE if level.recovered_after_s is None else f"{level.recovered_after_s:.1f}",
-        f"{show_bytes(level.memory_begin_bytes)}, {show_bytes(level.memory_peak_bytes)}",
+        f"{show_bytes(level.memory_begin_bytes)}, {show_bytes(level.memory_peak_bytes)}"
+        if level.has_memory
+        else NO_FIGURE,
     ]
 
 

@@ -5,14 +5,18 @@ How near the rates of a live test come to those of the target: `python -m tests.
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loadtest.figures.figures import NO_FIGURE
 from loadtest.overload.figures import LevelFigures, LightFigures, OverloadFigures, compute_overload, judge
+from loadtest.overload.page import render_markdown, tell_verdict
 from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
 from loadtest.plan.plan import load_plan
+from loadtest.plan.targets import Role
 from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
 from loadtest.rows.run_folder import ArrivalCounts, Moments
 from tests.failures import keep_on_failure
@@ -59,9 +63,11 @@ def broken(figures: OverloadFigures) -> list[str]:
 
 def test_every_request_of_a_live_overload_is_answered_or_refused(overloaded: Ended) -> None:
     figures, found = figures_of(overloaded)
-    rows = list(read_rows(OverloadFolder(overloaded.folder.path).level(TIMES) / "requests.csv", RequestRow))
+    folder = OverloadFolder(overloaded.folder.path)
+    rows = list(read_rows(folder.level(TIMES) / "requests.csv", RequestRow))
+    beside = list(read_rows(folder.neighbour(TIMES) / "requests.csv", RequestRow))
     assert {(row.endpoint, row.status) for row in rows} == {("serial", 200), ("serial", 503)}
-    assert found.refused == sum(row.status == 503 for row in rows)
+    assert found.refused == sum(row.status == 503 for row in (*rows, *beside)) > 0
     assert (found.unanswered, found.unsent, found.other_failures) == (0, 0, {})
     assert found.asked_rps == pytest.approx(TIMES * figures.capacity_rps, abs=0.01)
     assert not [promise for promise in broken(figures) if promise.startswith(RIGHT)]
@@ -231,6 +237,61 @@ def test_a_target_with_a_bounded_queue_keeps_its_goodput_and_refuses_the_rest(tm
     assert broken(figures) == []
 
 
+def add_requests(folder: Path, rows: Sequence[RequestRow]) -> None:
+    path = folder / "requests.csv"
+    write_rows(path, RequestRow, [*read_rows(path, RequestRow), *rows])
+
+
+def test_failures_of_the_light_load_count_before_during_and_after_the_overload(tmp_path: Path) -> None:
+    write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    folder = OverloadFolder(tmp_path / "made")
+    refusals = (TIMES - 1) * CAPACITY_RPS * SECONDS
+    begin_s, end_s = 20, 20 + SECONDS
+    times_s = (begin_s - 3, begin_s + 1, end_s + 0.1)
+    light = [row(at_s, 6, endpoint="fixed", error="status 500") for at_s in times_s]
+    unanswered = [replace(row(at_s, 300, error="no whole answer"), status=0) for at_s in times_s]
+    refused = [row(at_s, 250, error="status 503") for at_s in times_s]
+    wrong = [row(at_s, 30, error="the answer is not JSON") for at_s in times_s]
+    add_requests(folder.neighbour(TIMES), [*light, *unanswered, *refused, *wrong])
+    figures = compute_overload(folder)
+    (found,) = figures.levels
+    assert (found.light.failures, found.light.requests) == (3, 1503)
+    assert (found.unanswered, found.other_failures) == (3, {"the answer is not JSON": 3})
+    assert (found.refused, found.refusal_max_ms) == (refusals + 3, 250)
+    for promise in (RIGHT, "every refusal within", "p95 of the light endpoint"):
+        assert any(one.startswith(promise) for one in broken(figures))
+
+
+def test_right_rows_without_a_status_are_not_unanswered(tmp_path: Path) -> None:
+    write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    folder = OverloadFolder(tmp_path / "made")
+    pushed = [replace(row(21, IDLE_MS), status=0), replace(row(21, IDLE_MS, error="gone"), status=0)]
+    add_requests(folder.level(TIMES), pushed)
+    (found,) = compute_overload(folder).levels
+    assert found.unanswered == 1
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+def test_memory_is_that_of_processes_which_the_kit_started(tmp_path: Path, *, is_started: bool) -> None:
+    """A role with `anywhere` names processes beside the target, such as a database that others use as well."""
+    write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    folder = OverloadFolder(tmp_path / "made")
+    asked = Asked.model_validate_json(folder.plan.read_text())
+    roles = [*asked.plan.roles, Role(name="database", command="postgres", anywhere=True)]
+    folder.plan.write_text(
+        asked.model_copy(update={"plan": asked.plan.model_copy(update={"roles": roles})}).model_dump_json()
+    )
+    growing = [ResourceRow(BEGAN_S + 20 + n, "database", 1, 50.0, (n + 1) * 10**8, 1) for n in range(SECONDS)]
+    own = (
+        [ResourceRow(BEGAN_S + 20 + n, "target_other", 1, 50.0, 10**7, 1) for n in range(SECONDS)] if is_started else []
+    )
+    write_rows(folder.level(TIMES) / "resources.csv", ResourceRow, growing + own)
+    figures = compute_overload(folder)
+    (found,) = figures.levels
+    assert (found.memory_begin_bytes, found.memory_peak_bytes) == ((10**7, 10**7) if is_started else (0, 0))
+    assert broken(figures) == []
+
+
 def test_a_queue_without_end_is_seen_in_the_time_to_recover(tmp_path: Path) -> None:
     figures = write_made_overload(tmp_path / "made", refusals_ms=None, slow_for_s=60)
     (found,) = figures.levels
@@ -285,7 +346,39 @@ def level(times: float, **changes: Any) -> LevelFigures:
 
 
 def test_a_level_that_keeps_everything_breaks_no_promise() -> None:
-    assert all(promise.kept for promise in judge(Promises(), [level(1), level(10)]))
+    assert all(promise.kept for promise in judge(Promises(), [level(1), level(10)], refusals_checked=True))
+
+
+def test_memory_that_was_not_measured_is_no_promise_and_is_told() -> None:
+    unseen = [level(times, memory_begin_bytes=0, memory_peak_bytes=0, memory_end_bytes=0) for times in (1, 10)]
+    seen = [level(times) for times in (1, 10)]
+    for levels, is_told in ((seen, True), (unseen, False)):
+        figures = figures_with(levels)
+        assert any("memory" in promise.promise for promise in figures.promises) is is_told
+        assert figures.all_kept
+        assert ("memory was not measured" in tell_verdict(figures)) is not is_told
+        assert (f"| {NO_FIGURE} |\n" in render_markdown(figures, "command")) is not is_told
+
+
+def figures_with(levels: list[LevelFigures], *, refusals_checked: bool = True) -> OverloadFigures:
+    return OverloadFigures(
+        title="t",
+        target="a",
+        question=Question(heavy="serial", light="fixed", times=[found.times for found in levels], seconds=SECONDS),
+        capacity_rps=20,
+        levels=levels,
+        promises=list(judge(Promises(), levels, refusals_checked=refusals_checked)),
+        refusals_checked=refusals_checked,
+    )
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_refusal_is_said_to_have_retry_after_only_where_that_was_checked(*, is_checked: bool) -> None:
+    figures = figures_with([level(1)], refusals_checked=is_checked)
+    (promise,) = [one.promise for one in figures.promises if one.promise.startswith(RIGHT)]
+    assert promise.removeprefix(RIGHT) == f", or refused with {'Retry-After' if is_checked else '503 or 429'}"
+    unchecked = "whose body and `Retry-After` were not checked"
+    assert (unchecked in render_markdown(figures, "command")) is not is_checked
 
 
 @pytest.mark.parametrize(
@@ -306,7 +399,11 @@ def test_a_level_that_keeps_everything_breaks_no_promise() -> None:
     ],
 )
 def test_each_promise_can_be_broken_alone(changes: dict[str, Any], promise: str) -> None:
-    found = [one.promise for one in judge(Promises(), [level(1), level(10, **changes)]) if not one.kept]
+    found = [
+        one.promise
+        for one in judge(Promises(), [level(1), level(10, **changes)], refusals_checked=True)
+        if not one.kept
+    ]
     assert len(found) == 1
     assert found[0].startswith(promise)
 
