@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from loadtest.commands import options
 from loadtest.errors import BadInputError, CellFailedError
-from loadtest.overload.question import OverloadFolder, Promises, Question
+from loadtest.overload.question import LEAST_SATURATING_S, SETTLE_S, OverloadFolder, Promises, Question
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_plan
 from loadtest.rows.run_folder import as_json, write_files
@@ -31,8 +31,9 @@ def add_command(commands: "options.Commands") -> None:
     parser.add_argument("--times", type=_multiples, default=[1.0, 2.0, 5.0, 10.0], metavar="1,2,5", help=meaning)
     meaning = "duration of each load (default: %(default)g)"
     parser.add_argument("--seconds", type=options.positive, default=60, metavar="S", help=meaning)
-    for name in ("idle_s", "tail_s", "saturating_s"):
+    for name in ("idle_s", "tail_s"):
         _add_field(parser, name, Question, options.positive_int, "S")
+    _add_field(parser, "saturating_s", Question, _saturating_s, "S")
     meaning = "capacity in heavy requests per second (default: measured)"
     parser.add_argument("--capacity", type=options.positive, metavar="R", help=meaning)
     for name in Promises.model_fields:
@@ -103,6 +104,14 @@ def _command(arguments: argparse.Namespace) -> str:
     words += [f"--target {arguments.target}"] if arguments.target else []
     words += [f"--times {','.join(f'{times:g}' for times in arguments.times)}", f"--seconds {arguments.seconds:g}"]
     return " ".join([*words, *([f"--capacity {arguments.capacity:g}"] if arguments.capacity else [])])
+
+
+def _saturating_s(text: str) -> int:
+    seconds = options.positive_int(text)
+    if seconds < LEAST_SATURATING_S:
+        first = f"the first {SETTLE_S:g} s are not counted"
+        raise argparse.ArgumentTypeError(f"{text}: give at least {LEAST_SATURATING_S}, for {first}")
+    return seconds
 
 
 def _multiples(text: str) -> list[float]:

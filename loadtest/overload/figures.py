@@ -13,6 +13,7 @@ from pydantic import Field
 from loadtest.errors import BadInputError
 from loadtest.overload.question import (
     NEIGHBOUR_IN_FLIGHT,
+    SETTLE_S,
     Asked,
     LevelRecord,
     OverloadFolder,
@@ -25,9 +26,6 @@ from loadtest.rows.columns import GeneratorRow, RequestRow, ResourceRow, read_ro
 from loadtest.rows.run_folder import Moments
 from loadtest.statistics.percentiles import sure_percentile
 from loadtest.verdict.validity import find_missing_answers, find_unsent
-
-_SETTLE_S = 3.0
-"""Of the saturated loop: by then connections and batches have built up."""
 
 _NORMAL_RATIO = 2.0
 """Times the slowest request of the light load before: what is above it is not back to normal."""
@@ -155,8 +153,18 @@ def read_capacity_rps(question: Question, folder: OverloadFolder) -> float:
         answered = [row.ended_unix_s for row in read_rows(path, RequestRow) if not row.error]
     except (OSError, ValueError) as exc:
         raise BadInputError(f"{path}: the capacity is not measured yet: {exc}") from exc
-    begin_s, end_s = moments.started_unix_s + _SETTLE_S, moments.stopping_unix_s
+    begin_s, end_s = moments.started_unix_s + SETTLE_S, moments.stopping_unix_s
     return sum(begin_s <= unix_s <= end_s for unix_s in answered) / (end_s - begin_s)
+
+
+def lacks_capacity(question: Question, folder: OverloadFolder) -> bool:
+    """Return whether the capacity is neither given nor known. One of 0 is not: no load can be a multiple of it.
+
+    Raises BadInputError when the rows of a measured one cannot be read.
+    """
+    if question.capacity_rps is not None:
+        return False
+    return not folder.capacity_moments.is_file() or not read_capacity_rps(question, folder)
 
 
 def judge(promises: Promises, levels: list[LevelFigures], *, refusals_checked: bool) -> Iterator[Kept]:

@@ -16,7 +16,7 @@ from loadtest.measure.experiment import opened
 from loadtest.measure.follower import Follower
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, running_target
-from loadtest.overload.figures import read_capacity_rps
+from loadtest.overload.figures import lacks_capacity, read_capacity_rps
 from loadtest.overload.question import (
     NEIGHBOUR_IN_FLIGHT,
     NEIGHBOUR_RPS,
@@ -69,8 +69,7 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
 
 
 def _longest_capacity_s(plan: Plan, question: Question, folder: OverloadFolder) -> float:
-    known = question.capacity_rps is not None or folder.capacity_moments.is_file()
-    return 0.0 if known else longest_load_s(plan, question.saturating_s)
+    return longest_load_s(plan, question.saturating_s) if lacks_capacity(question, folder) else 0.0
 
 
 def _longest_level_s(plan: Plan, question: Question) -> float:
@@ -91,7 +90,7 @@ class _Overload:
     def find_capacity_rps(self) -> float:
         """Return heavy requests per second, measured if they are neither given nor known. Raises CellFailedError."""
         question, folder = self.question, self.folder.capacity
-        if question.capacity_rps is None and not self.folder.capacity_moments.is_file():
+        if lacks_capacity(question, self.folder):
             users, duration_s = question.saturating_users, question.saturating_s
             self.progress.doing(f"measuring the capacity: {users} users without think time")
             plan = self._plan({question.heavy: 1}, {"wait_s": (0.0, 0.0)}, users, duration_s)

@@ -18,6 +18,9 @@ from loadtest.plan.keys import Strict
 from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import Moments
 
+SETTLE_S = 3.0
+"""Of the closed loop that measures the capacity: by then connections and batches have built up, and counting begins."""
+LEAST_SATURATING_S = 5
 NEIGHBOUR_RPS = 11.0
 """Of the light load: ten light requests and one heavy one a second, at constant intervals."""
 NEIGHBOUR_WEIGHT = 10
@@ -60,7 +63,7 @@ class Question(Strict, use_attribute_docstrings=True):
     """None: measured first, with users without think time."""
     saturating_users: int = 16
     saturating_s: int = 20
-    """seconds of the closed loop that measures the capacity."""
+    """seconds of the closed loop that measures the capacity, at least 5."""
     promises: Promises = Promises()
 
 

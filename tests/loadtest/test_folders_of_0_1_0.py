@@ -64,7 +64,7 @@ def begin_overload(folder: Path, out: Path) -> Begun:
     roles = [{"name": "known", "command": "tests.known_target"}]
     plan = write_plan(folder / "plan.yaml", [target], workload=work, roles=roles)
     command = ["overload", plan, "--out", out, "--heavy", "serial", "--light", "fixed", "--times", "1,2"]
-    command += ["--seconds", "2", "--idle-s", "3", "--tail-s", "1", "--saturating-s", "4"]
+    command += ["--seconds", "2", "--idle-s", "3", "--tail-s", "1", "--saturating-s", "5"]
     is_begun = (out / "levels/1x/level.json").is_file
     return Begun(command, is_begun, "levels/1x/requests.csv", [*command, "--json"])
 

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from loadtest.figures.figures import NO_FIGURE
-from loadtest.overload.figures import LevelFigures, LightFigures, OverloadFigures, compute_overload, judge
+from loadtest.overload.figures import (
+    LevelFigures,
+    LightFigures,
+    OverloadFigures,
+    compute_overload,
+    judge,
+    lacks_capacity,
+)
 from loadtest.overload.page import render_markdown, tell_verdict
 from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promises, Question
 from loadtest.plan.plan import load_plan
@@ -28,7 +35,7 @@ pytestmark = pytest.mark.timeout(3 * RUN_S)
 CAPACITY_RPS = 40
 TIMES = 5
 LATE_MS = 300.0
-BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 4)
+BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 5)
 RIGHT = "every request is answered right"
 STILL_DUE = "answers were still due 65.0 s after the sending ended"
 
@@ -224,6 +231,18 @@ def test_the_capacity_is_the_right_answers_of_the_saturated_loop_per_second(tmp_
     assert figures.capacity_rps == pytest.approx(CAPACITY_RPS, rel=0.01)
 
 
+def test_a_capacity_of_0_is_measured_again_and_one_that_is_given_or_known_is_not(tmp_path: Path) -> None:
+    write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
+    folder = OverloadFolder(tmp_path / "made")
+    question = Asked.model_validate_json(folder.plan.read_text()).question
+    assert not lacks_capacity(question, folder)
+    write_rows(folder.capacity / "requests.csv", RequestRow, [row(5, IDLE_MS, error="status 500")])
+    assert lacks_capacity(question, folder)
+    assert not lacks_capacity(question.model_copy(update={"capacity_rps": 12.0}), folder)
+    folder.capacity_moments.unlink()
+    assert lacks_capacity(question, folder)
+
+
 def test_a_target_with_a_bounded_queue_keeps_its_goodput_and_refuses_the_rest(tmp_path: Path) -> None:
     figures = write_made_overload(tmp_path / "made", refusals_ms=20, slow_for_s=0)
     (found,) = figures.levels
@@ -406,6 +425,15 @@ def test_each_promise_can_be_broken_alone(changes: dict[str, Any], promise: str)
     ]
     assert len(found) == 1
     assert found[0].startswith(promise)
+
+
+@pytest.mark.parametrize("seconds", [1, 3, 4])
+def test_a_measurement_of_the_capacity_that_is_too_short_to_count_anything_is_refused(
+    seconds: int, tmp_path: Path
+) -> None:
+    ended = ask("overload", "--saturating-s", seconds, "--out", tmp_path / "out")
+    assert ended.exit_code == 2
+    assert f"--saturating-s: {seconds}: give at least 5, for the first 3 s are not counted" in ended.stderr
 
 
 def test_endpoints_that_the_plan_does_not_have_are_refused_by_name(tmp_path: Path) -> None:
