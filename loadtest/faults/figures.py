@@ -1,5 +1,6 @@
 """The figures of each fault, computed from the raw folder: faults.json."""
 
+import math
 import re
 from collections import Counter
 from typing import Literal
@@ -86,7 +87,7 @@ def read_faults(folder: FaultFolder) -> AllFaults:
                 rows, processes = folder.read_requests(fault.name), folder.read_processes(fault.name)
                 seen = Seen(plan, record, rows, processes)
                 figures = figures_of(figures, fault, seen, record.events[0])
-                figures.missed += untested(figures, seen) + find_lost(plan, record)
+                figures.missed += find_failed_before(rows, record) + untested(figures, seen) + find_lost(plan, record)
             found.append(figures)
     return AllFaults(title=plan.title, users=plan.users, environment=folder.read_environment(), faults=found)
 
@@ -137,7 +138,7 @@ def figures_of(
             "recovered_after_s": recovered_s,
             "processes_back_after_s": None if back_s is None else round(back_s, 1),
             "seen": _seen(seen.processes, {*seen.steady_roles, fault.role}, event, until),
-            "missed": _missed(fault, rows, recovered_s, began),
+            "missed": _missed(fault, rows, recovered_s, began) + _unharmed(fault, seen.processes, event, until),
         }
     )
 
@@ -149,6 +150,13 @@ def untested(figures: FaultFigures, seen: Seen) -> list[str]:
     return told + [
         f"no {found.endpoint} was sent after the fault began" for found in figures.endpoints if not found.requests
     ]
+
+
+def find_failed_before(rows: list[RequestRow], record: StretchRecord) -> list[str]:
+    """Return how many requests failed before the first fault of a load: they are in the figures of no fault."""
+    first = min((event.began_unix_s for event in record.events if event.began_unix_s), default=math.inf)
+    failed = sum(bool(row.error) and row.ended_unix_s < first for row in rows)
+    return [f"{failed} requests failed before the quiet period ended"] if failed else []
 
 
 def find_lost(load: FaultLoad, record: StretchRecord) -> list[str]:
@@ -186,6 +194,21 @@ def _missed(fault: Fault, rows: list[RequestRow], recovered_s: float | None, beg
     return missed
 
 
+def _unharmed(fault: Fault, processes: list[ProcessRow], event: Event, until_unix_s: float) -> list[str]:
+    """Return that a kill ended no process, if so: then nothing was tested."""
+    if fault.kill is None or not event.pids or _signalled_ends(processes, event, until_unix_s):
+        return []
+    return [f"no signalled process ended within {until_unix_s - event.began_unix_s:.0f} s"]
+
+
+def _signalled_ends(processes: list[ProcessRow], event: Event, until_unix_s: float) -> list[ProcessRow]:
+    return [
+        row
+        for row in processes
+        if row.pid in event.pids and row.change == "gone" and event.began_unix_s <= row.unix_s < until_unix_s
+    ]
+
+
 def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) -> bool:
     return (
         may_fail is not None
@@ -198,7 +221,7 @@ def _is_excused(row: RequestRow, may_fail: MayFail | None, began_unix_s: float) 
 def _seen(processes: list[ProcessRow], roles: set[str | None], event: Event, until_unix_s: float) -> list[str]:
     """Return which processes of the roles ended and started from the fault on."""
     changes = [row for row in processes if row.role in roles and event.began_unix_s <= row.unix_s < until_unix_s]
-    struck = [row for row in changes if row.pid in event.pids and row.change == "gone"]
+    struck = _signalled_ends(processes, event, until_unix_s)
     lines = [] if struck or not event.pids else ["the signalled processes survived"]
     for row in changes:
         told = " (signalled)" if row in struck else ""

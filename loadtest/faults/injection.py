@@ -69,7 +69,7 @@ class Injection:
                 self._start(self.fault.undo).wait(UNDO_S)
 
     def _begin(self) -> None:
-        self.event.began_unix_s, self._since_s = round(time.time(), 3), time.monotonic()
+        self._note_begin()
         self._undo_due = self.fault.undo is not None
         if self.fault.command is not None:
             self._running = self._start(self.fault.command)
@@ -79,7 +79,9 @@ class Injection:
         elif self.fault.freeze is not None:
             self._frozen = self._victims(self.fault.freeze.processes)
             self._signal(self._frozen, signal.SIGSTOP)
-        self.event.began_unix_s = round(time.time(), 3)  # what was sent before the signal was under way
+
+    def _note_begin(self) -> None:
+        self.event.began_unix_s, self._since_s = round(time.time(), 6), time.monotonic()
 
     def _passed_s(self) -> float:
         return time.monotonic() - self._since_s
@@ -92,10 +94,13 @@ class Injection:
         return found[:1] if which == "one" else found
 
     def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
+        self._note_begin()  # what a signal cuts off must not have ended before the fault
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
                 self.event.pids.append(process.pid)
+        if not self.event.pids:
+            raise CellFailedError(f"{self.fault.name}: each process of the role {self.fault.role} had ended already")
         who = (
             f"{len(self.event.pids)} processes"
             if len(self.event.pids) > _MOST_NAMED

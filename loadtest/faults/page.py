@@ -21,9 +21,9 @@ _DEFINITIONS = f"""Definitions:
   {SLOW_FACTOR:g} times the p95 of the quiet period plus {SLOW_EXTRA_MS:g} ms.
 - The service has recovered when the first of {CALM_WINDOWS} consecutive windows begins (each {WINDOW_S} s long,
   one every second) in which no request failed or exceeded the normal latency by more than {HUNG_MS / 1000:g} s,
-  and at most {SLOW_SHARE:.0%} of the requests of each endpoint exceeded it. Earlier requests that failed or
-  exceeded it must have ended, and each role in `steady_roles` must have as many processes as before the fault.
-  0 s: no request failed or exceeded it.
+  and at most {SLOW_SHARE:.0%} of the requests of each endpoint exceeded it, or one of them, if that is more. Earlier
+  requests that failed or exceeded it must have ended, and each role in `steady_roles` must have as many processes as
+  before the fault. 0 s: the first of these windows begins with the fault.
 """
 
 _MEMORY = f"""Memory is the resident memory of all processes of a role, MB = 10⁶ bytes, as means of {MEAN_S:g} s. The
@@ -60,7 +60,9 @@ def print_faults(figures: AllFaults) -> None:
     print_table(figures.title, columns_of(_headings(figures), words=2), cells, styles)
     for fault in figures.faults:
         for miss in fault.missed:
-            print(f"MISSED {fault.name}: {miss}: {_errors(fault)}")
+            print(f"MISSED {fault.name}: {miss}")
+        if fault.missed and (errors := _errors(fault)):
+            print(f"FAILED REQUESTS {fault.name}, from the fault on: {errors}")
         if fault.reason:
             print(f"{fault.status.upper()} {fault.name}: {fault.reason}")
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from loadtest.errors import BadInputError
 from loadtest.faults.fault_plan import SoakPlan
-from loadtest.faults.figures import FaultFigures, Seen, figures_of, find_lost, untested
+from loadtest.faults.figures import FaultFigures, Seen, figures_of, find_failed_before, find_lost, untested
 from loadtest.faults.folder import SOAK, FaultFolder, StretchRecord
 from loadtest.faults.slope import Point, means, slope_within_lives
 from loadtest.plan.targets import KIT_ROLES
@@ -91,7 +91,7 @@ def read_soak(folder: FaultFolder) -> SoakFigures:
     figures.memory = list(memory_of(folder.read_resources(SOAK), processes, began + plan.warmup_s, ended))
     figures.missed = [f"{fault.title}: {miss}" for fault in figures.faults for miss in fault.missed]
     figures.missed += [f"{fault.title}: {fault.reason}" for fault in figures.faults if fault.reason]
-    figures.missed += _lost_before_the_first(rows, record) + find_lost(plan, record)
+    figures.missed += find_failed_before(rows, record) + find_lost(plan, record)
     return figures
 
 
@@ -110,12 +110,6 @@ def _faults(plan: SoakPlan, record: StretchRecord, seen: Seen) -> list[FaultFigu
             figures.missed += untested(figures, seen)
         found.append(figures)
     return found
-
-
-def _lost_before_the_first(rows: list[RequestRow], record: StretchRecord) -> list[str]:
-    first = min((event.began_unix_s for event in record.events if event.began_unix_s), default=float("inf"))
-    lost = sum(bool(row.error) and row.ended_unix_s < first for row in rows)
-    return [f"{lost} requests failed before the first fault"] if lost else []
 
 
 def _drift(name: str, rows: list[RequestRow], began_unix_s: float, ended_unix_s: float) -> DriftFigures:

@@ -3,7 +3,7 @@
 `fuzz` is in fuzzing/test_fuzz_untested.py, `audit` in auditing/test_audit_nothing.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,7 @@ SETTING: dict[str, Any] = {
     "faults": [{"name": "kill", "kill": {"role": "w"}, "may_fail": {"light": {}, "heavy": {}}}],
 }
 BEGAN_S = 1000.0
+BEFORE = "failed before the quiet period ended"
 
 
 def rows_of(*spans: tuple[str, int, int, str]) -> list[RequestRow]:
@@ -184,6 +185,8 @@ def rows_of(*spans: tuple[str, int, int, str]) -> list[RequestRow]:
     ]
 
 
+VICTIM = 7
+CAME = ProcessRow(BEGAN_S - 9, "w", VICTIM, "came")
 USUAL = (("light", -9, -1, ""), ("heavy", -9, -1, ""), ("light", 1, 20, ""), ("heavy", 1, 20, ""))
 UNTESTED = {
     "all is answered": (USUAL, []),
@@ -207,15 +210,23 @@ UNTESTED = {
 }  # fmt: skip
 
 
-def write_stretch(folder: FaultFolder, name: str, plan: FaultPlan | SoakPlan, rows: list[RequestRow]) -> None:
+def write_stretch(
+    folder: FaultFolder,
+    name: str,
+    plan: FaultPlan | SoakPlan,
+    rows: list[RequestRow],
+    processes: Sequence[ProcessRow] = (),
+) -> None:
     write_json(folder.plan, plan)
     folder.write_environment(read_environment())
-    event = Event(fault="kill", began_unix_s=BEGAN_S, ended_unix_s=BEGAN_S, struck=[], pids=[])
+    event = Event(
+        fault="kill", began_unix_s=BEGAN_S, ended_unix_s=BEGAN_S, struck=[], pids=[VICTIM] if processes else []
+    )
     record = StretchRecord(
         status="finished", complete_unix_s=BEGAN_S - 10, stopping_unix_s=BEGAN_S + 20, events=[event]
     )
     folder.write_record(name, record)
-    for file, kind, known in (("requests", RequestRow, rows), ("processes", ProcessRow, [])):
+    for file, kind, known in (("requests", RequestRow, rows), ("processes", ProcessRow, processes)):
         writer = RowWriter(folder.stretch_path(name) / f"{file}.csv", kind)
         for row in known:
             writer.write(row)
@@ -230,8 +241,34 @@ def test_a_fault_that_no_request_tells_of_is_not_within_its_limits(tmp_path: Pat
         folder, "kill", FaultPlan.model_validate({**LOAD, "groups": [{"name": "g", **SETTING}]}), rows_of(*spans)
     )
     figures = read_faults(folder)
+    found = [miss for miss in figures.faults[0].missed if BEFORE not in miss]
+    assert found == missed
+    assert figures.all_hold is not bool(missed)
+
+
+@pytest.mark.parametrize(
+    ("gone", "missed"),
+    [([], ["no signalled process ended within 20 s"]), ([ProcessRow(BEGAN_S + 1, "w", VICTIM, "gone")], [])],
+)
+def test_a_kill_that_ended_no_process_is_not_within_its_limits(
+    gone: list[ProcessRow], missed: list[str], tmp_path: Path
+) -> None:
+    folder = FaultFolder(tmp_path / "run")
+    plan = FaultPlan.model_validate({**LOAD, "groups": [{"name": "g", **SETTING}]})
+    write_stretch(folder, "kill", plan, rows_of(*USUAL), [CAME, *gone])
+    figures = read_faults(folder)
     assert figures.faults[0].missed == missed
     assert figures.all_hold is not bool(missed)
+
+
+def test_requests_that_failed_before_a_fault_are_told_even_if_those_after_it_may_fail(tmp_path: Path) -> None:
+    folder = FaultFolder(tmp_path / "run")
+    plan = FaultPlan.model_validate({**LOAD, "groups": [{"name": "g", **SETTING}]})
+    failed = (("light", -12, -9, "status 503"), ("light", -3, -2, "status 503"), ("light", 2, 3, "status 503"))
+    write_stretch(folder, "kill", plan, rows_of(*USUAL, *failed))
+    figures = read_faults(folder)
+    assert figures.faults[0].missed == [f"4 requests {BEFORE}"]
+    assert not figures.all_hold
 
 
 @pytest.mark.parametrize("case", UNTESTED)
@@ -243,7 +280,7 @@ def test_a_soak_that_no_request_tells_of_does_not_hold(tmp_path: Path, case: str
     writer.close()
     (folder.stretch_path(SOAK) / "resources.csv").write_text("")
     figures = read_soak(folder)
-    found = [miss for miss in figures.missed if "failed before the first fault" not in miss]
+    found = [miss for miss in figures.missed if BEFORE not in miss]
     assert found == [f"kill: {miss}" for miss in missed]
     assert figures.all_hold is not bool(missed)
 

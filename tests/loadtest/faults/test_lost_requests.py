@@ -36,8 +36,8 @@ def test_a_fault_whose_load_lost_requests_missed_its_limits(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     def missed(folder: Path, changes: dict[str, Any]) -> list[str]:
-        figures = read_faults(changed_folder("faults", "excused", folder, changes))
-        (fault,) = [fault for fault in figures.faults if fault.name == "excused"]
+        figures = read_faults(changed_folder("faults", "freeze", folder, changes))
+        (fault,) = [fault for fault in figures.faults if fault.name == "freeze"]
         return fault.missed
 
     assert missed(tmp_path / "before", NONE_LOST) == []

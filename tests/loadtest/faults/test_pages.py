@@ -23,7 +23,7 @@ def without_figures(text: str) -> str:
     ("kind", "first", "last"),
     [
         ("faults", "Definitions:", "Observations:"),
-        ("soak", "Memory is", "exceeded it."),
+        ("soak", "Memory is", "begins with the fault."),
         ("overload", "The capacity is", "recovery."),
     ],
 )
