@@ -50,7 +50,10 @@ _FROZEN_REPLICAS = Path(__file__).with_name("frozen_replicas.lua")
 _WHOLE_UPLOADS = Path(__file__).with_name("whole_uploads.lua")
 _RENEWED_CERTIFICATE = Path(__file__).with_name("renewed_certificate.lua")
 _HOLD_S = 2
-_UPLOADS_BACKEND = "http-model"
+_MODEL_BACKEND = "http-model"
+_LOOKUPS_BACKEND = "http-user"
+_UPLOADS_BACKEND = rf"^(backend (?!{_LOOKUPS_BACKEND}$)http-.+)$"
+"""Any other: an application with another name may take uploads, and lookups keep their connections."""
 _GRPC_BACKEND = "grpc-model"
 _NO_GRPC_DEFAULT = "    default_backend default_grpc_backend"
 _SUCCESSOR = "successor"
@@ -264,7 +267,7 @@ def _front_page(rendered: str) -> list[str]:
 def _model_path(rendered: str, unless_at: set[str]) -> str | None:
     """Return where the application `model` is; None if there is none, or an application is `unless_at` these paths."""
     mounted = _mounted(rendered)
-    return None if unless_at & {*mounted.values()} else mounted.get(_UPLOADS_BACKEND)
+    return None if unless_at & {*mounted.values()} else mounted.get(_MODEL_BACKEND)
 
 
 def _mounted(rendered: str) -> dict[str, str]:
@@ -288,9 +291,9 @@ def _programs(rendered: str, certificate: Certificate | None) -> Iterator[tuple[
     # connection without an answer or a line in its log. With a new connection the answer is 502.
     yield (
         "an answer to uploads that are lost",
-        rendered.count(f"\nbackend {_UPLOADS_BACKEND}\n"),
-        rf"^backend {_UPLOADS_BACKEND}$",
-        _literal(f"backend {_UPLOADS_BACKEND}", "option http-server-close"),
+        len(re.findall(_UPLOADS_BACKEND, rendered, re.MULTILINE)),
+        _UPLOADS_BACKEND,
+        r"\1" + _literal("", "option http-server-close"),
     )
 
 

@@ -33,7 +33,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(tmp_path_factory.mktemp("haproxy"), [30000])
 
 
-def render(folder: Path, replica_ports: list[int], **settings: Any) -> str:
+def render(
+    folder: Path, replica_ports: list[int], names: Sequence[str] = ("user", "model"), **settings: Any
+) -> str:
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 
     config = HAProxyConfig(socket_path=str(folder / "admin.sock"), **settings)
@@ -45,7 +47,7 @@ def render(folder: Path, replica_ports: list[int], **settings: Any) -> str:
             servers=[ServerConfig(name=str(port), host="127.0.0.1", port=port) for port in replica_ports],
             fallback_server=ServerConfig(name="fallback", host="127.0.0.1", port=8500),
         )
-        for name in ("user", "model")
+        for name in names
     }
     api = HAProxyApi(config, backends, config_file_path=str(folder / "haproxy.cfg"))
     api._generate_config_file_internal()
@@ -134,10 +136,11 @@ def test_haproxy_runs_the_programs_that_send_requests_to_another_replica(rendere
     assert "shutdown-sessions" not in hardened  # would also end requests that wait to connect, and lose them
 
 
-def test_only_connections_for_uploads_are_not_kept(rendered: str) -> None:
-    hardened = harden(rendered)
-    assert "option http-server-close" in lines_below("backend http-model", hardened)
-    assert "option http-server-close" not in lines_below("backend http-user", hardened)
+def test_connections_are_kept_for_lookups_only_whatever_the_other_applications_are_called(tmp_path: Path) -> None:
+    names = ("user", "model", "cats", "user2", "a.user")
+    hardened = harden(render(tmp_path, [30000], names))
+    closing = [name for name in names if "option http-server-close" in lines_below(f"backend http-{name}", hardened)]
+    assert closing == ["model", "cats", "user2", "a.user"]
 
 
 def test_an_application_that_is_at_v2_already_stays_there(rendered: str) -> None:
