@@ -29,6 +29,7 @@ from serve_app.deployments.thread_budget import Replicas, pinning_fault
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
 from serve_app.entrance.keys import is_loopback
+from serve_app.entrance.read_ahead import tell_what_is_taken
 from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import SetupFaults
 from serve_app.redis.address import redis_url
@@ -95,7 +96,7 @@ class ClassifierDeployment(InferenceMethods):
         GATE.shape_errors(PATH, error_shape)
         add_try_page(api, dashboard=await _dashboard_for_this_machine())
         GATE.drain = job_bounds(self._settings).drain
-        return guard.protect(api)
+        return tell_what_is_taken(guard.protect(api))
 
     def _warn_of_pinning(self) -> None:
         replicas = _replicas_on_node().most

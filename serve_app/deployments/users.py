@@ -18,6 +18,7 @@ from serve_app.deployments.ongoing import most_requests_of_replica
 from serve_app.deployments.options import USERS, USERS_NAME
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.guard import Guard
+from serve_app.entrance.read_ahead import tell_what_is_taken
 from serve_app.errors import DatabaseUnavailable, SetupError
 from serve_app.users.settings import UsersSettings, database_url
 
@@ -47,7 +48,7 @@ class UsersDeployment(InferenceMethods):
             self._seeding = asyncio.create_task(_seed_when_possible(self._settings.demo_users))
         await self._store.open()
         GATE.enter = guard.enter
-        return guard.protect(build_users_api(self._store))
+        return tell_what_is_taken(guard.protect(build_users_api(self._store)))
 
     async def check_health(self) -> None:
         """Return at all: a database that is down is no reason to replace replicas."""

@@ -24,6 +24,8 @@ class Gate:
         self._shaped: tuple[str, ErrorShape] = ("/", own_shape)
         self.drain = Drain()
         """How much of a body is read that is refused here: as much as the application takes, once it has said so."""
+        self.is_told_what_is_taken = False
+        """Whether the application of this process tells what it takes of a body; see `read_ahead`."""
 
     def __reduce__(self) -> str:
         """Be pickled as this name. Serve pickles deployments with `@serve.ingress` by value, and a copy is no gate."""

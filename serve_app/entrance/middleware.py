@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.haproxy import LAST_ANSWER_HEADER
+from serve_app.entrance.read_ahead import ReadsLittleAhead
 from serve_app.entrance.under_way import UnderWay
 from serve_app.errors import ServiceError, Stopping
 from serve_app.web import (
@@ -45,6 +46,7 @@ _STOPPING = "this service is being stopped; send the request again, to the one t
 def middlewares() -> list[Middleware]:
     """Return what Serve is to put in front of itself."""
     return [
+        Middleware(ReadsLittleAhead),
         Middleware(NoWebSocket),  # Serve answers a handshake at a path that is not routed with 500
         Middleware(ServeAnswersInOneShape),
         Middleware(RefusesAtOnce),

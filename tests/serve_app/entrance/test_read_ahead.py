@@ -1,0 +1,153 @@
+"""Serve's queue in front of an application, for real: how much of a body gets into it before somebody asks for it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from fastapi import FastAPI, Request
+from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.entrance.gate import GATE
+from serve_app.entrance.middleware import middlewares
+from serve_app.entrance.read_ahead import tell_what_is_taken
+from tests.patience import HANG_S
+
+PIECE = b"x" * 65_536
+Handler = Callable[[Request], Awaitable[dict[str, int]]]
+
+
+def through_serves_queue(app: ASGIApp) -> ASGIApp:
+    """Return what hands requests on as Serve's replica does (replica.py, _direct_ingress_asgi)."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        proxy = ASGIDIReceiveProxy(scope, receive, asyncio.get_running_loop())
+        reading = proxy.fetch_until_disconnect_task()
+        request = asyncio.create_task(app(scope, proxy, send))  # type: ignore[arg-type]
+        await asyncio.wait([reading, request], return_when=asyncio.FIRST_COMPLETED)
+        for task in (reading, request):
+            task.cancel()
+        await asyncio.wait([reading, request])
+
+    return serve
+
+
+class Client:
+    """Sends `pieces` of a body, stays until it is answered, or leaves at the end of its body."""
+
+    def __init__(self, pieces: int, *, leaves: bool = False) -> None:
+        self._pieces = pieces
+        self._leaves = leaves
+        self.taken = 0
+        self.sent: list[Message] = []
+
+    async def send(self, method: str, app: ASGIApp) -> None:
+        scope = {"type": "http", "method": method, "path": "/", "headers": [], "query_string": b"", "root_path": ""}
+        async with asyncio.timeout(HANG_S):
+            await app(scope, self._receive, self._hear)
+
+    async def _receive(self) -> Message:
+        await asyncio.sleep(0)
+        if self.taken == self._pieces:
+            if not self._leaves:
+                await asyncio.Event().wait()
+            return {"type": "http.disconnect"}
+        self.taken += 1
+        return {"type": "http.request", "body": PIECE, "more_body": self.taken < self._pieces}
+
+    async def _hear(self, message: Message) -> None:
+        self.sent.append(message)
+
+    @property
+    def heard(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Callable[[Handler], ASGIApp]:
+    """What puts a handler behind our middleware and Serve's queue."""
+    monkeypatch.setattr(GATE, "is_told_what_is_taken", False)
+
+    def serve(handler: Handler) -> ASGIApp:
+        api = FastAPI()
+        api.add_api_route("/", handler, methods=["GET", "POST"])
+        stack = Starlette(middleware=[*reversed(middlewares())])
+        stack.mount("/", through_serves_queue(tell_what_is_taken(api)))
+        return stack
+
+    return serve
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_body_that_no_handler_reads_stays_with_the_client(
+    served: Callable[[Handler], ASGIApp], method: str
+) -> None:
+    async def wait(_: Request) -> dict[str, int]:
+        for _ in range(1000):  # as long as it takes for as many pieces
+            await asyncio.sleep(0)
+        return {"read": 0}
+
+    client = Client(10_000)
+    await client.send(method, served(wait))
+    assert client.heard == b'{"read":0}'
+    assert client.taken == 1
+
+
+async def test_a_body_is_read_to_its_end_and_never_more_than_one_message_ahead(
+    served: Callable[[Handler], ASGIApp],
+) -> None:
+    ahead: list[int] = []
+    client = Client(50)
+
+    async def read(request: Request) -> dict[str, int]:
+        got = 0
+        async for chunk in request.stream():
+            got += len(chunk)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            ahead.append(client.taken - got // len(PIECE))
+        return {"read": got}
+
+    await client.send("POST", served(read))
+    assert client.heard == b'{"read":%d}' % (50 * len(PIECE))
+    assert max(ahead) == 1
+
+
+async def test_a_client_that_leaves_after_its_body_is_noticed(served: Callable[[Handler], ASGIApp]) -> None:
+    async def wait(_: Request) -> dict[str, int]:
+        await asyncio.Event().wait()
+        return {}
+
+    client = Client(1, leaves=True)
+    await client.send("POST", served(wait))
+    assert client.heard == b""
+
+
+async def test_what_serve_refuses_itself_is_read_although_nobody_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: Scope, __: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": b"Request dropped due to backpressure"})
+
+    monkeypatch.setattr(GATE, "is_told_what_is_taken", True)
+    stack = Starlette(middleware=[*reversed(middlewares())])
+    stack.mount("/", refuse)
+    client = Client(20)
+    await client.send("POST", stack)
+    assert b'"code":"overloaded"' in client.heard
+    assert client.taken == 20
+
+
+async def test_an_application_of_somebody_else_reads_as_with_serve_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read(request: Request) -> dict[str, int]:
+        return {"read": len(await request.body())}
+
+    monkeypatch.setattr(GATE, "is_told_what_is_taken", False)
+    api = FastAPI()
+    api.add_api_route("/", read, methods=["POST"])
+    stack = Starlette(middleware=[*reversed(middlewares())])
+    stack.mount("/", through_serves_queue(api))
+    client = Client(20)
+    await client.send("POST", stack)
+    assert client.heard == b'{"read":%d}' % (20 * len(PIECE))
