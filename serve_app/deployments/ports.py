@@ -7,13 +7,14 @@ UDP port of the same number for as long as it runs. What the environment names i
 import os
 import socket
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import partial, partialmethod
 
 from serve_app.address import MOST_PORT, AddressFault, read_port
 from serve_app.entrance.environment import HAPROXY_SWITCH
+from serve_app.entrance.listening import listened_ports
 from serve_app.errors import Fault, SetupError, SetupFaults
 
 _TRIES = 100
@@ -118,8 +119,8 @@ def why_not_listening(host: str) -> str | None:
     """Return why nothing can listen on `host`, whatever the port, or None."""
     try:
         _bind(host, 0)
-    except OSError as exc:
-        return exc.strerror or str(exc)
+    except (OSError, TypeError) as exc:  # the latter: of characters that no name has
+        return getattr(exc, "strerror", None) or str(exc)
     return None
 
 
@@ -166,9 +167,10 @@ def _choose_replicas(blocks: _Blocks, held: ExitStack, others: Collection[int]) 
     if not any(variable in os.environ for variable in blocks.variables):
         choice = (range(first, first + blocks.choice.step) for first in blocks.choice)
         fitting = (block for block in choice if not any(port in block for port in others))
-        block = next((block for block in fitting if _hold_free(block, held)), None)
+        block = next((block for block in fitting if _hold_free(block.start, held, partial(_is_left_to_us, block))), None)
         if block is None:
-            what = f"all ports from {blocks.choice.start} to {blocks.choice.stop - 1} are in use"
+            first, last, count = blocks.choice.start, blocks.choice.stop - 1, blocks.choice.step
+            what = f"no {count} ports in a row from {first} to {last} are free: others use them"
             raise SetupError(Fault(variables, what, "name a free range"))
         os.environ |= dict(zip(blocks.variables, map(str, (block.start, block.stop)), strict=True))
     first, end = (
@@ -185,16 +187,16 @@ def _choose_replicas(blocks: _Blocks, held: ExitStack, others: Collection[int]) 
 def _first_free(usual: int, held: ExitStack, others: Iterable[int] = ()) -> int:
     passed_over = set(others)
     for port in range(usual, usual + _TRIES):
-        if port not in passed_over and _hold_free([port], held):
+        if port not in passed_over and _hold_free(port, held, partial(_is_free, port)):
             return port
     raise SetupError(f"all ports from {usual} to {usual + _TRIES - 1} are in use; free one of them")
 
 
-def _hold_free(ports: Sequence[int], held: ExitStack) -> bool:
-    """Hold the first of `ports` if no other service does and nobody listens on any of them. Returns whether it does."""
+def _hold_free(port: int, held: ExitStack, is_free: Callable[[], bool]) -> bool:
+    """Hold `port`, for what it stands for, if no other service does and that `is_free`. Returns whether it does."""
     with ExitStack() as trying:
         # Held before it is tried: no other service's ports are touched.
-        if not _hold(ports[0], trying) or not all(map(_is_free, ports)):
+        if not _hold(port, trying) or not is_free():
             return False
         held.enter_context(trying.pop_all())
     return True
@@ -210,6 +212,14 @@ def _hold(port: int, held: ExitStack) -> bool:
         return False
     held.enter_context(holder)
     return True
+
+
+def _is_left_to_us(block: range) -> bool:
+    """Tell whether nobody listens on any port of a block.
+
+    A port that a client's connection has for a while is no other service: Serve passes over it, and takes the next.
+    """
+    return listened_ports().isdisjoint(block)
 
 
 def _is_free(port: int) -> bool:

@@ -17,13 +17,12 @@ from pathlib import Path
 import psutil
 
 from serve_app.entrance.haproxy import harden_file
+from serve_app.entrance.listening import listened_ports
 from serve_app.errors import SetupError
 
 _SCAN_EVERY_S = 5.0
 _SCAN_AGAIN_S = 1.0
 """While something changes: reading all processes of a machine takes a hundredth of a core at this pace."""
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_LISTENS = "0A"  # in those tables
 _ADMIN_SOCKET = re.compile(r"^ *stats socket .*\n", re.MULTILINE)
 
 
@@ -44,7 +43,7 @@ class IngressWatch:
         some_died = any(not _is_alive(process) for process in self._known)
         if not some_died and time.monotonic() < self._scan_s:
             return
-        if self._binary and (some_died or not self._known) and not _is_listened_to(self._port):
+        if self._binary and (some_died or not self._known) and self._port not in listened_ports():
             self._stand_in()
         is_settled = self._scan()
         self._scan_s = time.monotonic() + (_SCAN_EVERY_S if is_settled else _SCAN_AGAIN_S)
@@ -86,17 +85,6 @@ def write_config(source: Path, environment: Mapping[str, str]) -> Path:
     # Without the admin socket, by which Serve would take the stand-in for its own and never replace it.
     path.write_text(_ADMIN_SOCKET.sub("", path.read_text(encoding="utf-8")), encoding="utf-8")
     return path
-
-
-def _is_listened_to(port: int) -> bool:
-    """Return whether any process of this machine listens on a port."""
-    for table in _TABLES:
-        with suppress(OSError):
-            for line in table.read_text(encoding="ascii").splitlines()[1:]:
-                words = line.split()
-                if words[3] == _LISTENS and int(words[1].rpartition(":")[2], 16) == port:
-                    return True
-    return False
 
 
 def _listens(process: psutil.Process, port: int) -> bool:

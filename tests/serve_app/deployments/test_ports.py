@@ -7,12 +7,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
 from ray._private.parameter import RayParams
 
-from serve_app.deployments.ports import _hold_free, check_free, chosen_ports, free_agent_port
+from serve_app.deployments.ports import (
+    _GRPC_REPLICAS,
+    _choose_replicas,
+    _hold_free,
+    _is_free,
+    _is_left_to_us,
+    check_free,
+    chosen_ports,
+    free_agent_port,
+    why_not_listening,
+)
 from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import SetupError
 from tests.ports import free_port
@@ -56,17 +68,24 @@ def choosing(api_port: int | None = None, /, **environment: str) -> Iterator[Cho
 
 def refusal(api_port: int | None = None, /, **environment: str) -> str:
     """Return why ports cannot be chosen in such an environment. Without a process of its own, which takes a second."""
+    with bare_environment():
+        os.environ.update({HAPROXY_SWITCH: "1", **environment})
+        with pytest.raises(SetupError) as refused, chosen_ports(api_port or free_port()):
+            pass
+    return str(refused.value)
+
+
+@contextmanager
+def bare_environment() -> Iterator[None]:
+    """Take what Serve reads out of the environment, and put everything back at the end."""
     given = dict(os.environ)
     try:
         for name in [name for name in given if name.startswith("RAY_SERVE_")]:
             del os.environ[name]
-        os.environ.update({HAPROXY_SWITCH: "1", **environment})
-        with pytest.raises(SetupError) as refused, chosen_ports(api_port or free_port()):
-            pass
+        yield
     finally:
         os.environ.clear()
         os.environ.update(given)
-    return str(refused.value)
 
 
 def block_of(chosen: Chosen) -> range:
@@ -109,18 +128,47 @@ def test_a_port_on_which_somebody_listens_is_passed_over() -> None:
 
 
 def test_a_port_that_is_passed_over_is_left_to_others() -> None:
-    first, listened_on = free_port(), free_port()
+    listened_on = free_port()
+    first, block = listened_on - 1, range(listened_on - 1, listened_on + 1)
     with ExitStack() as held:
         with socket.socket() as somebody:
             somebody.bind(("127.0.0.1", listened_on))
             somebody.listen()
-            for ports in ([listened_on], [first, listened_on]):
-                assert not _hold_free(ports, held)
+            for port, is_free in (
+                (listened_on, partial(_is_free, listened_on)),
+                (first, partial(_is_left_to_us, block)),
+            ):
+                assert not _hold_free(port, held, is_free)
                 with socket.socket(type=socket.SOCK_DGRAM) as other:
-                    other.bind(("127.0.0.1", ports[0]))
-        assert _hold_free([first, listened_on], held)
+                    other.bind(("127.0.0.1", port))
+        assert _hold_free(listened_on, held, partial(_is_free, listened_on))
         with socket.socket(type=socket.SOCK_DGRAM) as other, pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", first))
+            other.bind(("127.0.0.1", listened_on))
+
+
+def test_replicas_ports_may_have_one_that_an_outgoing_connection_has_for_a_while() -> None:
+    """The kernel gives clients ports from the same range; a server cannot have them meanwhile, and Serve retries."""
+    port = free_port()
+    blocks = replace(_GRPC_REPLICAS, choice=range(port, port + 1))
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+        client.bind(("127.0.0.1", port))
+        client.connect(server.getsockname())
+        assert not _is_free(port)
+        with bare_environment(), ExitStack() as held:
+            assert _choose_replicas(blocks, held, ()) == f"{port}-{port}"
+
+
+def test_replicas_ports_have_none_on_which_somebody_listens() -> None:
+    port = free_port()
+    blocks = replace(_GRPC_REPLICAS, choice=range(port, port + 1))
+    with socket.create_server(("127.0.0.1", port)), bare_environment(), ExitStack() as held:
+        with pytest.raises(SetupError, match=rf"no 1 ports in a row from {port} to {port} are free"):
+            _choose_replicas(blocks, held, ())
+
+
+@pytest.mark.parametrize("host", ["a\0b", "é" * 300])
+def test_a_host_that_has_characters_no_name_has_is_no_traceback(host: str) -> None:
+    assert why_not_listening(host)
 
 
 def test_ports_that_the_environment_names_are_taken() -> None:
