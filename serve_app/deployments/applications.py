@@ -85,8 +85,8 @@ def replicas_of(deployment: dict[str, Any]) -> Replicas:
     count, autoscaling = deployment.get("num_replicas"), deployment.get("autoscaling_config")
     if isinstance(count, int):
         return Replicas(count, count)
-    if count == "auto" or isinstance(autoscaling, dict):
-        with suppress(ValidationError):
+    if isinstance(autoscaling, dict) or (count == "auto" and autoscaling is None):
+        with suppress(ValidationError, TypeError):  # the latter: a key that is no text
             if count == "auto":
                 _, bounds = handle_num_replicas_auto(CLASSIFIER.max_ongoing_requests, autoscaling)
             else:
@@ -136,7 +136,8 @@ def grpc_port(config: dict[str, Any]) -> int | None:
     options = config.get("grpc_options")
     if not isinstance(options, dict) or not options.get("grpc_servicer_functions"):
         return None
-    return int(options.get("port", gRPCOptionsSchema().port))
+    given = options.get("port")
+    return int(gRPCOptionsSchema().port if given is None else given)
 
 
 def given_port(config: dict[str, Any]) -> Any:

@@ -77,8 +77,8 @@ def startable_config(path: Path, *, is_to_listen: bool) -> tuple[dict[str, Any],
     """
     config = read_config(path)
     faults = list(config_faults(config))
-    has_port = all(fault.key != API_PORT for fault in faults)
-    asked = CHECKS + CHECKS_OF_PORT if has_port else CHECKS
+    has_ports = all(fault.key not in (API_PORT, GRPC_PORT) for fault in faults)
+    asked = CHECKS + CHECKS_OF_PORT if has_ports else CHECKS
     faults += find_faults(Start(config, os.environ, is_to_listen=is_to_listen), asked)
     if fatal := [fault for fault in faults if not fault.is_warning]:
         raise SetupFaults(fatal)
@@ -257,4 +257,4 @@ CHECKS = (
     Check("tls", _tls),
 )
 CHECKS_OF_PORT = (Check(service_folder.VARIABLE, _service_folder), Check(API_PORT, _ports))
-"""Of a config whose port is one."""
+"""Of a config whose ports are such."""

@@ -259,6 +259,33 @@ def test_a_name_that_is_none_is_one_line_beside_what_else_is_wrong(
     assert told == [f"applications[{place}].name", f"applications[{name}].args.labels"]
 
 
+GRPC = {"grpc_servicer_functions": ["serve_app.open_inference.grpc_service:x"]}
+SCALED = "applications[model].deployments[Classifier].autoscaling_config"
+OF_ANOTHER_KIND: list[Any] = [[], [1], "abc", 1.5, -1, 10**18, True, float("nan"), float("inf"), {1: 2}, [None], "\0"]
+
+
+@pytest.mark.parametrize("value", OF_ANOTHER_KIND, ids=repr)
+@pytest.mark.parametrize("key", ["grpc_options.port", "http_options.port", "http_options.host", SCALED])
+def test_a_value_of_another_kind_is_a_line_with_its_key_and_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    config = read_config("one_replica.yaml")
+    config["http_options"]["port"] = free_port()
+    model = config["applications"][1]
+    model["args"]["weights"] = "random"
+    if key == SCALED:
+        model["deployments"][0] |= {"num_replicas": "auto", "autoscaling_config": value}
+    else:
+        config["grpc_options"] = {**GRPC, "port": free_port()}
+        config[key.partition(".")[0]][key.partition(".")[2]] = value
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(SetupFaults) as caught:
+        startable_config(path, is_to_listen=False)
+    assert any(line.startswith(key) for line in caught.value.lines)
+
+
 def test_redis_is_asked_once_for_several_models() -> None:
     [warning] = find_faults(
         Start(read_config("two_models.yaml"), {"REDIS_URL": "redis://127.0.0.1:9/0", "RAY_AUTH_TOKEN": "x"}), CHECKS
