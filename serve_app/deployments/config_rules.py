@@ -16,6 +16,7 @@ from serve_app.deployments.applications import (
     http_host,
     key_sources,
     our_settings,
+    replicas_of,
 )
 from serve_app.deployments.http_host import GRPC_REACH
 from serve_app.deployments.options import CLASSIFIER_NAME, ENGINE_NAME
@@ -28,6 +29,7 @@ from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
 _ROUTE_PREFIX = re.compile(r"/|/[^{}]*[^{}/]")
 _BRING_CODE = {"working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri"}
 """Of a runtime_env: with these a module may be there that is not here."""
+_WHOLE_CAPACITY = 100
 _LEAST_S = {"keep_alive_timeout_s": 1, "request_timeout_s": 0.001}
 
 
@@ -120,6 +122,21 @@ def _engine(here: str, deployment: dict[str, Any], settings: ClassifierSettings)
         yield Fault(f"{here}.{key}", what, f"remove the key; the number of replicas belongs to {CLASSIFIER_NAME}")
 
 
+def _replicas(config: dict[str, Any]) -> Iterator[Fault]:
+    """Yield a fault for what leaves fewer replicas than a start and a redeploy wait for."""
+    capacity = config.get("target_capacity")
+    if isinstance(capacity, int | float) and capacity != _WHOLE_CAPACITY:
+        what = f"must be {_WHOLE_CAPACITY} (given: {capacity:g})"
+        yield Fault("target_capacity", what, "remove the key: a start waits for all replicas that the config names")
+    for application in dicts(config.get("applications")):
+        for deployment in dicts(application.get("deployments")):
+            autoscaling = deployment.get("autoscaling_config")
+            if isinstance(autoscaling, dict) and replicas_of({"autoscaling_config": autoscaling}).least == 0:
+                here = f"applications[{application.get('name')}].deployments[{deployment.get('name')}]"
+                why = "a start waits for a replica, and a request does not wait as long as a model needs to load"
+                yield Fault(f"{here}.autoscaling_config.min_replicas", "must be 1 or more (given: 0)", f"write 1: {why}")
+
+
 def _open_applications(config: dict[str, Any]) -> Iterator[Fault]:
     host = http_host(config)
     reach = None if is_loopback(host) else f"http_options.host: {host}"
@@ -188,6 +205,7 @@ RULES: tuple[Callable[[dict[str, Any]], Iterator[Fault]], ...] = (
     _applications,
     _import_paths,
     _deployments,
+    _replicas,
     _open_applications,
     _grpc,
     _secrets_for_rays_logs,
