@@ -1,10 +1,9 @@
 """`python -m serve_app.redeploy CONFIG`: give a running service another config, and wait until all of it is in place.
 
 The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
-dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls` has no effect before Ray
-starts again: that is a warning. Two models need two job queues, whether or not REDIS_URL is set here: the service may
-have it. Exit codes: 0 in place, 1 not deployed,
-2 bad config or no service.
+dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls`, `http_options` or
+`grpc_options` has no effect before Ray starts again: that is a warning. Two models need two job queues, whether or not
+REDIS_URL is set here: the service may have it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service.
 """
 
 import argparse
@@ -12,7 +11,7 @@ import os
 import re
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve_app.address import AddressFault, read_address
 from serve_app.deployments.config_text import read_yaml
@@ -20,6 +19,9 @@ from serve_app.entrance.tls import tls_in
 from serve_app.errors import SetupError, SetupFaults
 from serve_app.places import find_config
 from serve_app.service_folder import find_dashboard
+
+if TYPE_CHECKING:
+    from serve_app.deployments.rest import ServeRest
 
 _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 
@@ -30,6 +32,7 @@ def main() -> int:
     from serve_app.deployments.applications import api_port, http_host
     from serve_app.deployments.config_file import check_config, load_config
     from serve_app.deployments.config_rules import find_shared_queues
+    from serve_app.deployments.fixed_options import find_fixed_changes
     from serve_app.deployments.ingress_tls import find_tls_change
     from serve_app.deployments.rest import ServeRest
     from serve_app.deployments.rollout import DeployError, Rollout
@@ -45,9 +48,12 @@ def main() -> int:
         dashboard = _read_dashboard(arguments.dashboard) if arguments.dashboard else find_dashboard(api_port(config))
         host = http_host(config)
         seen_at = read_address(dashboard).host if host == "0.0.0.0" else host  # noqa: S104
-        if unchanged := find_tls_change(tls_in(config), seen_at or host, api_port(config)):
-            print(f"WARNING: {unchanged}", file=sys.stderr)
-        rollout = Rollout(ServeRest(dashboard), config)
+        rest = ServeRest(dashboard)
+        tls_change = find_tls_change(tls_in(config), seen_at or host, api_port(config))
+        unchanged = [*filter(None, [tls_change]), *find_fixed_changes(config, _running(rest))]
+        for fault in unchanged:
+            print(f"WARNING: {fault}", file=sys.stderr)
+        rollout = Rollout(rest, config)
         rollout.deploy()
     except (SetupError, DeployError) as exc:
         print(f"error: {exc}", file=sys.stderr)
@@ -59,8 +65,16 @@ def main() -> int:
     except DeployError as exc:
         print(f"NOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
-    print("in place, but for tls" if unchanged else "in place")
+    print(f"in place, but for {', '.join(fault.key for fault in unchanged)}" if unchanged else "in place")
     return 0
+
+
+def _running(rest: "ServeRest") -> dict[str, Any]:
+    """Return what the Serve that runs tells of itself; nothing if it does not, of which the deployment tells."""
+    try:
+        return rest.instance()
+    except (OSError, ValueError):
+        return {}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ RENEWED_WITHIN_S = 5.0
 """HAProxy looks at the files every 2 s."""
 _LOOK_EVERY_S = 0.5
 _PEM = re.compile(rf"{ssl.PEM_HEADER}.+?{ssl.PEM_FOOTER}", re.DOTALL)
-_REMEDY = "start the service again (a cluster: `ray up`), or write what it was started with"
+START_AGAIN = "start the service again (a cluster: `ray up`), or write what it was started with"
 
 
 def find_tls_change(tls: Tls | None, host: str, port: int, wait_s: float = RENEWED_WITHIN_S) -> Fault | None:
@@ -37,7 +37,7 @@ def find_tls_change(tls: Tls | None, host: str, port: int, wait_s: float = RENEW
 
 
 def _unchanged(what: str) -> Fault:
-    return Fault("tls", f"the ingress that runs speaks {what}; it learns `tls` only at its start", _REMEDY)
+    return Fault("tls", f"the ingress that runs speaks {what}; it learns `tls` only at its start", START_AGAIN)
 
 
 def _shown_certificate(host: str, port: int) -> bytes:

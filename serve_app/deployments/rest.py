@@ -29,8 +29,13 @@ class ServeRest:
 
     def applications(self) -> dict[str, Any]:
         """Return the applications by name with `status`, `message` and `deployments`. Raises OSError."""
-        applications: dict[str, Any] = json.loads(self._request("GET"))["applications"]
+        applications: dict[str, Any] = self.instance()["applications"]
         return applications
+
+    def instance(self) -> dict[str, Any]:
+        """Return all that Serve tells of itself; values are None where no Serve runs. Raises OSError."""
+        told: dict[str, Any] = json.loads(self._request("GET"))
+        return told
 
     def running_replicas(self, application: str, deployment: str) -> int:
         """Return how many replicas of a deployment are running now. Raises OSError."""

@@ -1,5 +1,6 @@
 """`serve_app.redeploy` talks to the service on the config's port, to no other one, and says so when there is none."""
 
+import json
 import shutil
 import sys
 import tempfile
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,9 +23,15 @@ PORTS = (18_000, 18_001)
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """Refuses every config, and remembers that one came."""
+    """Refuses every config, and remembers that one came. Tells of itself what `tells` holds."""
 
     asked: list[int]
+    tells: dict[str, Any]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.tells).encode())
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -44,6 +52,7 @@ def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setenv(VARIABLE, str(top))
     monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
     monkeypatch.setattr(Dashboard, "asked", [], raising=False)
+    monkeypatch.setattr(Dashboard, "tells", {"http_options": None, "grpc_options": None}, raising=False)
     with ExitStack() as stack:
         found = []
         for port in PORTS:
@@ -127,3 +136,49 @@ def test_a_tls_that_has_no_effect_before_ray_starts_again_is_a_warning(
     run(monkeypatch, config, "--dashboard", f"http://127.0.0.1:{dashboards[0]}")
     assert "WARNING: tls: the ingress that runs speaks HTTP; " in capsys.readouterr().err
     assert Dashboard.asked == [dashboards[0]]
+
+
+@pytest.mark.parametrize(
+    ("running", "changed"),
+    [
+        ({"keep_alive_timeout_s": 90}, []),
+        ({"keep_alive_timeout_s": 60}, ["http_options.keep_alive_timeout_s"]),
+        ({"host": "0.0.0.0", "keep_alive_timeout_s": 90}, ["http_options.host"]),
+        (None, []),
+    ],
+)
+def test_options_that_serve_takes_only_at_its_start_are_warnings(
+    dashboards: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    running: dict[str, Any] | None,
+    changed: list[str],
+) -> None:
+    """As Serve tells it: what was not set when it started is not there, such as `request_timeout_s`."""
+    config = config_on(tmp_path, PORTS[0])
+    read = yaml.safe_load(config.read_text())
+    read["http_options"] |= {"keep_alive_timeout_s": 90, "port": str(PORTS[0])}
+    config.write_text(yaml.safe_dump(read))
+    as_written = {"host": "127.0.0.1", "port": PORTS[0]}
+    Dashboard.tells = {"http_options": running and {**as_written, **running}, "grpc_options": {"port": 9000}}
+    assert run(monkeypatch, config) == 2
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING: ")]
+    assert [line.split()[1].rstrip(":") for line in warned] == changed
+    assert all("Serve takes it only at its start; start the service again" in line for line in warned)
+    assert Dashboard.asked == dashboards[:1]
+
+
+def test_grpc_that_was_added_is_a_warning(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_on(tmp_path, PORTS[0])
+    read = yaml.safe_load(config.read_text())
+    read["grpc_options"] = {"grpc_servicer_functions": ["serve_app.open_inference.grpc_service:x"]}
+    for application in read["applications"]:
+        application["args"]["auth"] = "none"
+    config.write_text(yaml.safe_dump(read))
+    Dashboard.tells = {"http_options": read["http_options"], "grpc_options": {}}
+    assert run(monkeypatch, config) == 2
+    assert "WARNING: grpc_options.grpc_servicer_functions: the service that runs" in capsys.readouterr().err
+    assert Dashboard.asked == dashboards[:1]
