@@ -134,7 +134,9 @@ def _replicas(config: dict[str, Any]) -> Iterator[Fault]:
             if isinstance(autoscaling, dict) and replicas_of({"autoscaling_config": autoscaling}).least == 0:
                 here = f"applications[{application.get('name')}].deployments[{deployment.get('name')}]"
                 why = "a start waits for a replica, and a request does not wait as long as a model needs to load"
-                yield Fault(f"{here}.autoscaling_config.min_replicas", "must be 1 or more (given: 0)", f"write 1: {why}")
+                yield Fault(
+                    f"{here}.autoscaling_config.min_replicas", "must be 1 or more (given: 0)", f"write 1: {why}"
+                )
 
 
 def _open_applications(config: dict[str, Any]) -> Iterator[Fault]:

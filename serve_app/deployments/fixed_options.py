@@ -1,4 +1,4 @@
-"""What of a config changes nothing in the Serve that runs: options that it takes only when it starts. For `redeploy`."""
+"""What of a config changes nothing in the Serve that runs: options that it takes at its start alone. For `redeploy`."""
 
 from collections.abc import Iterator
 from typing import Any

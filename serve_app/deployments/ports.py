@@ -167,7 +167,9 @@ def _choose_replicas(blocks: _Blocks, held: ExitStack, others: Collection[int]) 
     if not any(variable in os.environ for variable in blocks.variables):
         choice = (range(first, first + blocks.choice.step) for first in blocks.choice)
         fitting = (block for block in choice if not any(port in block for port in others))
-        block = next((block for block in fitting if _hold_free(block.start, held, partial(_is_left_to_us, block))), None)
+        block = next(
+            (block for block in fitting if _hold_free(block.start, held, partial(_is_left_to_us, block))), None
+        )
         if block is None:
             first, last, count = blocks.choice.start, blocks.choice.stop - 1, blocks.choice.step
             what = f"no {count} ports in a row from {first} to {last} are free: others use them"

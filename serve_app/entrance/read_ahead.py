@@ -1,12 +1,11 @@
 """Bounds how much of a body Serve reads before the application asks for it.
 
-Serve reads every request to its end at once, into a queue without a bound, to hear of a client that has gone: the server
+Serve reads every request to its end at once, into a queue without a bound, to hear of a client that has gone: uvicorn
 could never hold a client back, and a body that no handler reads would fill the memory of the replica. `middleware` puts
 ReadsLittleAhead in front of that queue; the deployments put `tell_what_is_taken` behind it.
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from fastapi import FastAPI
@@ -63,7 +62,7 @@ class _TellsWhatIsTaken:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tell: Callable[[], object] | None = scope.get("state", {}).get(_TAKEN)
+        tell = scope.get("state", {}).get(_TAKEN)
         if tell is None:
             await self._app(scope, receive, send)
             return

@@ -161,9 +161,14 @@ def test_replicas_ports_may_have_one_that_an_outgoing_connection_has_for_a_while
 def test_replicas_ports_have_none_on_which_somebody_listens() -> None:
     port = free_port()
     blocks = replace(_GRPC_REPLICAS, choice=range(port, port + 1))
-    with socket.create_server(("127.0.0.1", port)), bare_environment(), ExitStack() as held:
-        with pytest.raises(SetupError, match=rf"no 1 ports in a row from {port} to {port} are free"):
-            _choose_replicas(blocks, held, ())
+    told = rf"no 1 ports in a row from {port} to {port} are free"
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        bare_environment(),
+        ExitStack() as held,
+        pytest.raises(SetupError, match=told),
+    ):
+        _choose_replicas(blocks, held, ())
 
 
 @pytest.mark.parametrize("host", ["a\0b", "é" * 300])

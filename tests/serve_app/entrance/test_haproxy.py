@@ -33,9 +33,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(tmp_path_factory.mktemp("haproxy"), [30000])
 
 
-def render(
-    folder: Path, replica_ports: list[int], names: Sequence[str] = ("user", "model"), **settings: Any
-) -> str:
+def render(folder: Path, replica_ports: list[int], names: Sequence[str] = ("user", "model"), **settings: Any) -> str:
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 
     config = HAProxyConfig(socket_path=str(folder / "admin.sock"), **settings)
@@ -351,7 +349,7 @@ def configured(
     own_ports = {"stats_port": free_port(), "metrics_port": free_port()}
     as_shipped = {"retry_on": "conn-failure empty-response", "bufsize": 262_144}
     checks = {"health_check_inter": limits.check_every}
-    config = render(folder, replica_ports, **timeouts, **own_ports, **as_shipped, **checks)
+    config = render(folder, replica_ports, ("user", "model"), **timeouts, **own_ports, **as_shipped, **checks)
     config = harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"), certificate=certificate)
     config = re.sub(r'(?<=whole_uploads.lua" 262144) \d+$', " 60", config, flags=re.MULTILINE)
     config = config.replace("\ndefaults\n", f"\ndefaults\n    timeout check {limits.silence_s * 1000:.0f}ms\n")

@@ -24,7 +24,7 @@ def through_serves_queue(app: ASGIApp) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         proxy = ASGIDIReceiveProxy(scope, receive, asyncio.get_running_loop())
         reading = proxy.fetch_until_disconnect_task()
-        request = asyncio.create_task(app(scope, proxy, send))  # type: ignore[arg-type]
+        request = asyncio.ensure_future(app(scope, proxy, send))
         await asyncio.wait([reading, request], return_when=asyncio.FIRST_COMPLETED)
         for task in (reading, request):
             task.cancel()
@@ -83,7 +83,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[[Handler], ASGIApp]:
 async def test_a_body_that_no_handler_reads_stays_with_the_client(
     served: Callable[[Handler], ASGIApp], method: str
 ) -> None:
-    async def wait(_: Request) -> dict[str, int]:
+    async def wait(_request: Request) -> dict[str, int]:
         for _ in range(1000):  # as long as it takes for as many pieces
             await asyncio.sleep(0)
         return {"read": 0}

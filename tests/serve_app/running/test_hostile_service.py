@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -104,6 +105,25 @@ async def test_no_replica_ends_and_memory_is_bounded(siege: Siege, running: Serv
     before = siege.rss_bytes[0]
     assert max(siege.rss_bytes) < before + 700 * MIB  # two of 50 megapixels may be in decoding
     assert siege.rss_bytes[-1] < before + 250 * MIB
+
+
+def test_a_body_stays_with_its_client_while_nobody_reads_it(running: Service, redis_server: RedisServer) -> None:
+    """Serve reads all of it at once. Without Redis, a new job waits, is refused, and then its body is discarded."""
+    [replica] = running.replicas("model")
+    before = most = replica.memory_info().rss
+    port, sent, piece = int(running.url.rsplit(":", 1)[-1]), 0, b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    redis_server.freeze()
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as client, suppress(ConnectionError):
+            client.sendall(b"POST /model/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while not select.select([client], [], [], 0)[0]:
+                client.sendall(piece)
+                sent += len(piece)
+                most = max(most, replica.memory_info().rss)
+    finally:
+        redis_server.thaw()
+    assert sent > 30 * MIB
+    assert most < before + 20 * MIB
 
 
 HEAD = b"POST /model/predict HTTP/1.1\r\nHost: x\r\n"
