@@ -51,7 +51,7 @@ _WHOLE_UPLOADS = Path(__file__).with_name("whole_uploads.lua")
 _RENEWED_CERTIFICATE = Path(__file__).with_name("renewed_certificate.lua")
 _HOLD_S = 2
 _MODEL_BACKEND = "http-model"
-_LOOKUPS_BACKEND = "http-user"
+_LOOKUPS_BACKEND = "http-users"
 _UPLOADS_BACKEND = rf"^(backend (?!{_LOOKUPS_BACKEND}$)http-.+)$"
 """Any other: an application with another name may take uploads, and lookups keep their connections."""
 _GRPC_BACKEND = "grpc-model"

@@ -23,6 +23,7 @@ from serve_app.errors import SetupError
 from tests.failures import keep_on_failure
 from tests.patience import HANG_S, until
 from tests.ports import free_port
+from tests.service import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
@@ -135,10 +136,12 @@ def test_haproxy_runs_the_programs_that_send_requests_to_another_replica(rendere
 
 
 def test_connections_are_kept_for_lookups_only_whatever_the_other_applications_are_called(tmp_path: Path) -> None:
-    names = ("user", "model", "cats", "user2", "a.user")
+    shipped = [application["name"] for application in read_config("two_models.yaml")["applications"]]
+    assert shipped == ["users", "model", "cats"]
+    names = [*shipped, "users2", "a.users"]
     hardened = harden(render(tmp_path, [30000], names))
     closing = [name for name in names if "option http-server-close" in lines_below(f"backend http-{name}", hardened)]
-    assert closing == ["model", "cats", "user2", "a.user"]
+    assert closing == ["model", "cats", "users2", "a.users"]
 
 
 def test_an_application_that_is_at_v2_already_stays_there(rendered: str) -> None:
