@@ -1,11 +1,15 @@
 """What the benchmarks share: rounds of the kit's load, their table, and a config of several variants."""
 
+import importlib.util
 import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 import yaml
 from starlette.requests import Request
@@ -14,12 +18,16 @@ from starlette.responses import JSONResponse, Response
 from loadtest.machine.environment import read_environment
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.summary import summarize
+from serve_app.classifier.batcher import BatchLimits
 from serve_app.classifier.images import decode_image
-from tests.benchmarks import agreement, gpu
+from serve_app.deployments.preflight import startable_config
+from tests.benchmarks import agreement, batching, cache, gpu
 from tests.benchmarks.report import Report, render
-from tests.benchmarks.service import SHIPPED, Rounds, roles_of, write_config
+from tests.benchmarks.serve_batch_app import ServeBatcher
+from tests.benchmarks.service import SHIPPED, WITH_REDIS, Rounds, roles_of, write_config
 from tests.benchmarks.wrk import WrkLoad
 from tests.recorded.kinds import RECORDED
+from tests.redis_server import RedisServer
 from tests.service import ROOT
 from tests.simple_service import simple_service
 
@@ -72,6 +80,30 @@ def test_variants_stand_in_place_of_the_applications_where_the_kits_workload_fin
         {**model, "name": "on", "route_prefix": "/on/model"},
     ]
     assert [role.name for role in roles_of(path)][:2] == ["off", "on"]
+
+
+@pytest.mark.parametrize("benchmark", [batching, cache])
+def test_a_config_of_several_classifiers_can_be_started(
+    benchmark: ModuleType, tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    path = write_config(tmp_path, SHIPPED[0], benchmark.variants(SHIPPED[0]))
+    config, warnings = startable_config(path, is_to_listen=False)
+    assert len(config["applications"]) > 1
+    assert not any("CPU" in str(warning) for warning in warnings)
+
+
+def test_the_redis_of_the_benchmarks_is_the_kits() -> None:
+    assert importlib.util.find_spec(WITH_REDIS.rpartition(" ")[2])
+
+
+def test_what_stands_for_the_batcher_has_all_that_the_classifier_asks_of_it() -> None:
+    limits = BatchLimits(8, 2)
+    batcher = ServeBatcher(lambda pictures: np.zeros((len(pictures), 1), np.float32), ThreadPoolExecutor(1), limits, 0)
+    asked = re.findall(r"self\._batcher\.(\w+)", (ROOT / "serve_app/classifier/classifier.py").read_text())
+    assert len(asked) > 3
+    assert [name for name in asked if not hasattr(batcher, name)] == []
 
 
 def test_the_pictures_of_the_agreement_are_those_that_reduced_decoding_is_for() -> None:

@@ -23,8 +23,8 @@ from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 
 POOL_SIZE = 64
-# Pictures under way: one batch in the engine, one being decoded.
-BATCHES_IN_FLIGHT = 2
+# Pictures under way, in batches of `max_batch`: one in the engine, one being decoded.
+IN_FLIGHT = 2
 
 
 def main() -> None:
@@ -62,15 +62,19 @@ def rate_between(ends: Sequence[float], began: float, deadline: float) -> float:
 
 
 def _run_batches(engine: Engine, pool: PicturePool, settings: ClassifierSettings, deadline: float) -> Iterator[int]:
-    """Yield the size of each batch when it is done."""
+    """Yield the size of each batch when it is done; the engine computes as many at a time as a replica gives it."""
     waiting: deque[Future[Picture]] = deque()
-    with ThreadPoolExecutor(settings.decode_threads) as decoders:
+    running: deque[Future[object]] = deque()
+    size = max(1, settings.max_batch // engine.at_once)
+    with ThreadPoolExecutor(settings.decode_threads) as decoders, ThreadPoolExecutor(engine.at_once) as threads:
         while time.monotonic() < deadline:
-            while len(waiting) < BATCHES_IN_FLIGHT * settings.max_batch:
+            while len(waiting) < IN_FLIGHT * settings.max_batch:
                 waiting.append(decoders.submit(decode_image, pool.next_picture(), settings.max_pixels))
-            batch = np.stack([waiting.popleft().result() for _ in range(settings.max_batch)])
-            engine.infer(batch)
-            yield settings.max_batch
+            while len(running) < engine.at_once:
+                batch = np.stack([waiting.popleft().result() for _ in range(size)])
+                running.append(threads.submit(engine.infer, batch))
+            running.popleft().result()
+            yield size
         decoders.shutdown(cancel_futures=True)
 
 

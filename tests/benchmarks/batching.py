@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME
 from tests.benchmarks.report import Report, begin, command_line, finish, interleave, progress, run
 from tests.benchmarks.service import SHIPPED, Rounds, application_of, running_service, scratch_folder, write_config
 
@@ -49,10 +50,13 @@ def main() -> int:
 def variants(shipped: Path) -> dict[str, dict[str, Any]]:
     """Return what each application changes in the shipped `model`."""
     args = application_of(shipped, "model").get("args") or {}
+    deployments = [{"name": CLASSIFIER_NAME, "num_replicas": 1, "ray_actor_options": CLASSIFIER.ray_actor_options}]
     return {
-        application: {"import_path": f"{APPLICATIONS}:{builder}", "args": {**args, **changes}}
+        application: {
+            "import_path": f"{APPLICATIONS}:{builder}", "args": {**args, **changes}, "deployments": deployments
+        }
         for _, application, builder, changes in VARIANTS
-    }
+    }  # fmt: skip
 
 
 def measure(report: Report, arguments: argparse.Namespace, rounds: Rounds, url: str, connections: int) -> None:

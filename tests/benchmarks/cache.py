@@ -63,7 +63,7 @@ def main() -> int:
 def variants(shipped: Path) -> dict[str, dict[str, Any]]:
     """Return what each application changes in the shipped `model`."""
     args = application_of(shipped, "model").get("args") or {}
-    return {name: {"args": {**args, "cache": cache}} for name, cache in CACHES.items()}
+    return {name: {"args": {**args, "cache": cache, "jobs": {"queue": name}}} for name, cache in CACHES.items()}
 
 
 def measure(report: Report, arguments: argparse.Namespace, folder: Path, config: Path, url: str) -> None:

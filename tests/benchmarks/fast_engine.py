@@ -79,6 +79,7 @@ def measure(report: Report, arguments: argparse.Namespace, url: str, folder: Pat
         load = post_pictures(
             f"{url}/model/predict", folder, PICTURES, connections=connections, duration_s=arguments.round_s
         )
+    report.judge_others(row, usage)
     if load.failures:
         report.faults.append(f"{row}: {load.failures} predictions failed")
     report.append(TABLE, row, "rate", "img/s", load.rps)

@@ -123,7 +123,8 @@ def measure_service(report: Report, url: str, folder: Path, arguments: argparse.
         for connections in arguments.connections:
             load = post_pictures(post, folder, PICTURES, connections=connections, duration_s=arguments.round_s)
             append_predictions(report, f"{connections} connections", load)
-    _, looked_up = load_beside_lookups(url, folder, arguments)
+    load, looked_up = load_beside_lookups(url, folder, arguments)
+    append_predictions(report, f"{max(arguments.connections)} connections beside lookups", load)
     append_lookups(report, f"beside {max(arguments.connections)} connections", looked_up)
 
 
@@ -174,7 +175,9 @@ def append_predictions(report: Report, row: str, load: WrkLoad) -> None:
 
 
 def append_lookups(report: Report, row: str, load: WrkLoad) -> None:
-    """Add one round of lookups."""
+    """Add one round of lookups; failed ones are a fault."""
+    if load.failures:
+        report.faults.append(f"{row}: {load.failures} lookups failed")
     report.append(LOOKUPS, row, "p50", "ms", load.p50_ms)
     report.append(LOOKUPS, row, "p99", "ms", load.p99_ms)
 

@@ -212,7 +212,7 @@ def main() -> int:
 
 
 def candidates(python: str) -> list[Candidate]:
-    """Return ours and those whose libraries `python` has."""
+    """Return ours and the others. Raises RuntimeError if the folder of `python` lacks one of their commands."""
     ours = [sys.executable, "-m", "tests.benchmarks.queue_workers.ours"]
     found = [Candidate("ours", [*ours, "work"], ours)]
     commands = {
@@ -222,6 +222,8 @@ def candidates(python: str) -> list[Candidate]:
     }
     for module, (command, *options) in commands.items():
         start = [str(Path(python).parent / command), *options]
+        if not Path(start[0]).is_file():
+            raise RuntimeError(f"--python: {start[0]} is not there; install celery, taskiq and dramatiq beside it")
         found.append(Candidate(module.removeprefix("with_"), start, [python, f"{module}.py"]))
     return found
 

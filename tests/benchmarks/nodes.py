@@ -81,6 +81,7 @@ def climb(report: Report, arguments: argparse.Namespace, picture_ms: float, fold
             with cpu_by_role(ROLES) as usage:
                 loads = load(urls, folder, connections, arguments.round_s)
             tell(report, step, loads, 1000 / picture_ms * replicas)
+            report.judge_others(step[1], usage)
             for role, percent in usage.items():
                 report.append(step[0], step[1], role, "% of a core", percent)
             report.append(step[0], step[1], "of all cores", "%", sum(usage.values()) / (os.cpu_count() or 1))

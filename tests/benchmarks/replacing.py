@@ -92,9 +92,11 @@ async def count(request: httpx.Request, http: httpx.AsyncClient, outcomes: Count
 
 
 def redeploy(config: Path) -> None:
-    """Give the running service another config. Raises CalledProcessError."""
+    """Give the running service another config. Raises RuntimeError."""
     command = [sys.executable, "-m", "serve_app.redeploy", str(config)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=REDEPLOY_S)
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=REDEPLOY_S)
+    if done.returncode:
+        raise RuntimeError(f"redeploy ended with {done.returncode}: {done.stderr.strip()}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from loadtest.measure.experiment import Interrupted, raising_on_signals
 from loadtest.page.markdown import make_aligned_table
 from loadtest.plan.targets import STOLEN
 from loadtest.rows.run_folder import Environment
+from serve_app.errors import SetupError
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("ray", "tensorflow", "jax")
@@ -71,8 +72,12 @@ class Report:
         """Add each role's CPU use in percent of one core; much use by others is a fault."""
         for role, percent in usage.items():
             self.append(table, role, column, "%", percent)
+        self.judge_others(column, usage)
+
+    def judge_others(self, what: str, usage: dict[str, float]) -> None:
+        """Add a fault if others used much CPU while `what` was measured."""
         if usage[OTHERS] > BUSY_PERCENT:
-            self.faults.append(f"{column}: other processes took {usage[OTHERS]:.0f} % of one core")
+            self.faults.append(f"{what}: other processes took {usage[OTHERS]:.0f} % of one core")
 
     def append_cell(self, table: str, row: str, cell: CellFigures) -> float:
         """Add one round of predictions that the kit measured, and return how many a second; doubts are faults.
@@ -120,7 +125,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             sys.exit(main())
     except Interrupted as exc:
         sys.exit(128 + exc.number)
-    except (RuntimeError, CellFailedError, BadInputError) as exc:
+    except (RuntimeError, OSError, CellFailedError, BadInputError, SetupError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(2)
 

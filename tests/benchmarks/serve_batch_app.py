@@ -11,11 +11,12 @@ from pydantic import Field
 from ray import serve
 from ray.serve import Application
 
-from serve_app.classifier.batcher import Infer, Inference, _timed
+from serve_app.classifier.batcher import BatchLimits, Infer, Inference, _timed
 from serve_app.classifier.images import Picture
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.logs import send_logs_to_serve
 from serve_app.deployments.model import build as build_micro_batcher
+from serve_app.deployments.options import CLASSIFIER, CLASSIFIER_NAME
 
 __all__ = ["build", "build_micro_batcher"]
 
@@ -27,16 +28,18 @@ class ServeBatchSettings(ClassifierSettings):
 
 
 class ServeBatcher:
-    """Stands where MicroBatcher stands: the same engine thread, the same bound on a batch, but Ray decides what is one.
+    """Stands where MicroBatcher stands: the same engine threads and batches, but Ray decides when a batch is one.
 
     It has no bound on its queue; the benchmark never sends more than its connections.
     """
 
-    def __init__(self, infer: Infer, executor: Executor, settings: ServeBatchSettings) -> None:
+    failures = 0
+
+    def __init__(self, infer: Infer, executor: Executor, limits: BatchLimits, batch_wait_timeout_s: float) -> None:
         @serve.batch(
-            max_batch_size=settings.max_batch,
-            batch_wait_timeout_s=settings.batch_wait_timeout_s,
-            max_concurrent_batches=1,
+            max_batch_size=max(1, limits.pictures // limits.batches),
+            batch_wait_timeout_s=batch_wait_timeout_s,
+            max_concurrent_batches=limits.batches,
         )
         async def run_batch(pictures: list[Picture]) -> list[Inference]:
             run = asyncio.get_running_loop().run_in_executor
@@ -62,7 +65,7 @@ class ServeBatcher:
         """Do nothing: Ray's batching task ends with the replica."""
 
 
-@serve.deployment(name="Classifier")
+@serve.deployment(name=CLASSIFIER_NAME, **CLASSIFIER.model_dump())
 @serve.ingress()
 class ServeBatchDeployment:
     """ClassifierDeployment with the other batcher."""
@@ -79,7 +82,7 @@ class ServeBatchDeployment:
         micro = self._classifier._batcher
         await micro.close()
         self._classifier._batcher = ServeBatcher(  # type: ignore[assignment]
-            micro._infer, micro._executor, self._settings
+            micro._infer, micro._executor, micro._limits, self._settings.batch_wait_timeout_s
         )
         return build_model_api(self._classifier)
 

@@ -31,7 +31,7 @@ SHIPPED = (CONFIGS / "one_replica.yaml", CONFIGS / "two_replicas.yaml")
 START_S = 600
 STOP_S = 40
 CHILD_STOP_S = 10
-WITH_REDIS = "{python} -m tests.with_redis"
+WITH_REDIS = "{python} -m loadtest.machine.with_redis"
 PLAIN = "plain-uvicorn"
 BARE = "bare-engine"
 
@@ -45,7 +45,7 @@ _COMMANDS = {
     "raylet-and-GCS": "core/src/ray/raylet/raylet|gcs/gcs_server",
     "launcher": "-m serve_app",
     "HAProxy": "bin/haproxy",
-    "redis": "valkey-server|redis-server|tests.with_redis",
+    "redis": "valkey-server|redis-server|loadtest.machine.with_redis",
     PLAIN: "plain_users_server",
     BARE: "bare_engine",
 }
