@@ -70,8 +70,9 @@ class OpenLoop:
 
         def on_start(user: User) -> None:
             own_on_start(user)
-            self._began.wait()
-            user.wait()
+            if type(user) is user_class:  # a user of a class below has its own, which calls this one
+                self._began.wait()
+                user.wait()
 
         user_class.on_start = on_start  # type: ignore[assignment, method-assign]
         user_class.wait_time = lambda _: self._await_next()

@@ -88,3 +88,35 @@ print(loop.count())
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
     assert "due=2" in ended.stdout
     assert "unsent=0" in ended.stdout
+
+
+def test_users_whose_class_has_another_one_s_on_start_send_every_arrival() -> None:
+    """In a process of its own: Locust patches the standard library of the one that imports it."""
+    script = """
+from locust import User, task
+from locust.env import Environment
+from loadtest.load.recorder import OpenLoop
+done = []
+
+class First(User):
+    @task
+    def ask(self):
+        done.append(type(self).__name__)
+
+class Inherits(First):
+    pass
+
+class Calls(Inherits):
+    def on_start(self):
+        super().on_start()
+
+loop, classes = OpenLoop([0.0] * 9), [First, Inherits, Calls]
+for user_class in classes:
+    loop.employ(user_class)
+Environment(user_classes=classes).create_local_runner().start(3, 3, wait=True)
+loop.begin(0.0)
+loop.send_the_rest(60.0)
+print(len(done), sorted(set(done)))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    assert ended.stdout == "9 ['Calls', 'First', 'Inherits']\n"
