@@ -86,10 +86,11 @@ class ResourceSampler:
 
     def _processes(self) -> Iterator[tuple[psutil.Process, str]]:
         yield psutil.Process(), "kit"
+        ours = {os.getpid()}
         for pid in self._generator_pids:
             for process in family(pid):
+                ours.add(process.pid)
                 yield process, "load_generator"
-        ours = {os.getpid()}
         for process in descendants(without=self._generator_pids):
             ours.add(process.pid)
             yield process, role_of(process, self._roles)
