@@ -56,7 +56,8 @@ def opened(
                 )
             missing = [f"{key}: {file} is not a file" for key, file in needs if not find_file(file).is_file()]
             if missing:
-                raise BadInputError("\n".join(missing))
+                where = f"relative paths begin in the folder in which loadtest runs, {Path.cwd()}"
+                raise BadInputError("\n".join([*missing, where]))
             write_json(path, asked)
             record = asked
         adopt_orphans()

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-# Of a path such as configs/stress/quick.yaml or loadtest/locustfile.py, in this order.
-_ROOTS = (Path(), _PACKAGE, _PACKAGE.parent)
+# By the first folder of their paths. No other path is looked for here: `locustfile.py` must not mean the kit's own.
+_SHIPPED_BELOW = {"configs": _PACKAGE, "loadtest": _PACKAGE.parent}
 
 
 def find_file(given: Path) -> Path:
     """Return the file that a path in a plan or on the command line means; `given` itself where there is none."""
-    return next((path for root in _ROOTS if (path := root / given).is_file()), given)
+    first = given.parts[0] if given.parts else ""
+    shipped = _SHIPPED_BELOW.get(first, Path()) / given
+    return shipped if shipped.is_file() and not given.is_file() else given
 
 
 def find_plan(given: Path) -> Path:

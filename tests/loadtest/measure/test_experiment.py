@@ -64,7 +64,8 @@ def test_a_folder_is_open_for_one_experiment_at_a_time(tmp_path: Path) -> None:
 
 def test_missing_files_are_named_together_and_nothing_is_recorded(tmp_path: Path) -> None:
     path = tmp_path / "asked.json"
-    with pytest.raises(BadInputError, match=r"one: nix is not a file\ntwo: nix is not a file"):
+    told = r"one: nix is not a file\ntwo: nix is not a file\nrelative paths begin in the folder in which loadtest runs"
+    with pytest.raises(BadInputError, match=told):
         open_once(path, Asked(users=3), {"one": Path("nix"), "two": Path("nix")})
     assert not path.exists()
 

@@ -33,6 +33,11 @@ def test_the_working_folders_file_goes_first_and_is_named_as_it_was_given(given:
     assert find_plan(given) == given
 
 
+@pytest.mark.parametrize("given", ["locustfile.py", "plan/plan.py", "serve_app/users/api.py", "configs", ""])
+def test_only_paths_of_shipped_files_mean_shipped_files(given: str) -> None:
+    assert find_file(Path(given)) == Path(given)
+
+
 def test_what_is_nowhere_stays_as_it_was_given() -> None:
     for given in (Path("quikc"), Path("configs/stress/none.yaml"), Path("/no/such.yaml")):
         assert find_plan(given) == find_file(given) == given
