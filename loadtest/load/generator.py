@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from loadtest.errors import CellFailedError, GeneratorLostError, RowsLostError
 from loadtest.machine.processes import family, kill, last_lines, psutil_of, start_process, undisturbed, wait_for_end
 from loadtest.plan.generators import check_can_listen, split_address
+from loadtest.plan.longest import longest_sending_s
 from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
@@ -194,8 +195,9 @@ def running_generator(plan: Plan, target: Target, load: Load) -> Iterator[Genera
                 _start_several(plan, target, load, processes, free_port)
                 yield Generator(load, processes[0], processes[1:])
         else:
-            # Half of the time, so that there is some left for the last answers.
-            settings = RecorderSettings(load=load, workload=plan.workload, drain_s=plan.drain_s / 2, urls=target.urls)
+            settings = RecorderSettings(
+                load=load, workload=plan.workload, drain_s=longest_sending_s(plan), urls=target.urls
+            )
             processes.append(_start(_command("recorder", settings, _options(plan, target, load)), load.log))
             yield Generator(load, processes[0])
     finally:
@@ -208,7 +210,7 @@ def _start_several(plan: Plan, target: Target, load: Load, processes: Processes,
     settings = RecorderSettings(
         load=load,
         workload=plan.workload,
-        drain_s=plan.drain_s / 2,
+        drain_s=longest_sending_s(plan),
         urls=target.urls,
         generators=plan.generators,
         address=plan.generators_at or "",

@@ -69,12 +69,12 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
 
 
 def _longest_capacity_s(plan: Plan, question: Question, folder: OverloadFolder) -> float:
-    return longest_load_s(plan, question.saturating_s) if lacks_capacity(question, folder) else 0.0
+    return longest_load_s(plan, question.saturating_s, is_open=False) if lacks_capacity(question, folder) else 0.0
 
 
 def _longest_level_s(plan: Plan, question: Question) -> float:
-    light_s = _FIRST_ROW_S + question.idle_s + question.tail_s + longest_load_s(plan, 0)
-    return light_s + longest_load_s(plan, math.ceil(question.seconds) + _SPAWN_S)
+    light_s = _FIRST_ROW_S + question.idle_s + question.tail_s + longest_load_s(plan, 0, is_open=True)
+    return light_s + longest_load_s(plan, math.ceil(question.seconds) + _SPAWN_S, is_open=True)
 
 
 @dataclass(frozen=True)

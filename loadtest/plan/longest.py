@@ -4,6 +4,7 @@ from typing import Protocol
 
 from loadtest.plan.plan import Plan
 from loadtest.plan.targets import Target
+from loadtest.plan.workload import Workload
 
 STOP_COMMAND_S = 60.0
 """For a target's `stop` to end."""
@@ -19,6 +20,10 @@ class Load(Protocol):
     @property
     def drain_s(self) -> float:
         """The longest wait for answers after a load."""
+
+    @property
+    def workload(self) -> Workload:
+        """What sets its pace."""
 
 
 def longest_cell_s(plan: Plan, target: Target) -> float:
@@ -44,6 +49,16 @@ def longest_start_and_stop_s(target: Target) -> float:
     return ready_s + target.stop_timeout_s + STRAGGLERS_S + (STOP_COMMAND_S if target.stop is not None else 0)
 
 
-def longest_load_s(plan: Load, duration_s: float) -> float:
-    """Return after how many seconds a load of `duration_s` must have ended, its last answers included."""
-    return duration_s + plan.drain_s + _START_GRACE_S
+def longest_load_s(plan: Load, duration_s: float, *, is_open: bool | None = None) -> float:
+    """Return after how many seconds a load of `duration_s` must have ended, its last answers included.
+
+    `is_open` says whether it is an open loop; by default that is as in the plan.
+    """
+    if is_open is None:
+        is_open = plan.workload.rate_rps is not None
+    return duration_s + (longest_sending_s(plan) if is_open else 0) + plan.drain_s + _START_GRACE_S
+
+
+def longest_sending_s(plan: Load) -> float:
+    """Return how long after its load an open loop may send what was due before, seconds; the wait for answers follows."""
+    return plan.drain_s / 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.plan.longest import longest_cell_s, longest_load_s
+from loadtest.plan.longest import longest_cell_s, longest_load_s, longest_sending_s
 from loadtest.plan.plan import Plan
 
 STARTED = {"name": "a", "start": "serve", "url": "http://127.0.0.1:1", "ready_timeout_s": 100, "stop_timeout_s": 20}
@@ -32,6 +32,16 @@ def test_a_cell_takes_no_longer_than_its_start_its_load_and_its_stop() -> None:
     assert load_s > 30 + 5
     assert each_s[1] == 7 + load_s
     assert each_s[0] > 100 + load_s + 20
+
+
+def test_an_open_loop_first_sends_what_was_due_and_then_waits_for_answers() -> None:
+    closed = plan(drain_s=200)
+    rate = {**closed.workload.model_dump(mode="json"), "wait_s": None, "rate_rps": 5}
+    open_loop = plan(drain_s=200, workload=rate)
+    assert longest_load_s(open_loop, 30) == longest_load_s(closed, 30) + longest_sending_s(open_loop)
+    assert longest_sending_s(open_loop) == 100
+    assert longest_load_s(closed, 30, is_open=True) == longest_load_s(open_loop, 30)
+    assert longest_load_s(open_loop, 30, is_open=False) == longest_load_s(closed, 30)
 
 
 @pytest.mark.parametrize(
