@@ -6,7 +6,6 @@ SETTINGS is RecorderSettings as JSON.
 """
 
 from locust import events, runners  # first: importing it patches sockets and threads
-from locust.main import main as run_locust
 
 # isort: split
 import os
@@ -33,7 +32,7 @@ from loadtest.load.generator import (
     ROWS_LOST,
     RecorderSettings,
 )
-from loadtest.load.recorder import exit_unless_written, set_weights, sleep_until, write_moments
+from loadtest.load.recorder import exit_unless_written, run_locust, set_weights, sleep_until, write_moments
 from loadtest.plan.generators import tell_how_to_start
 from loadtest.rows.columns import GeneratorRow, RequestRow, RowWriter, column_names
 from loadtest.rows.run_folder import ArrivalCounts, ClockRecord

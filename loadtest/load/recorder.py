@@ -7,8 +7,8 @@ several generators, each of them uses the Recorder, too: see `loadtest.load.work
 With a rate, the load is an open loop: see OpenLoop.
 """
 
-from locust import between, constant_throughput, events  # first: importing it patches sockets and threads
-from locust.main import main as run_locust
+from locust import argument_parser, between, constant_throughput, events  # first: it patches sockets and threads
+from locust.main import main
 
 # isort: split
 import os
@@ -416,6 +416,16 @@ def exit_unless_written() -> Iterator[None]:
         why = exc.strerror if isinstance(exc, OSError) else exc
         print(f"the rows of the requests could not be written: {why}", file=sys.stderr, flush=True)
         os._exit(CANNOT_WRITE)
+
+
+def run_locust() -> None:
+    """Run Locust by its command line alone, without the options in ~/.locust.conf, locust.conf and pyproject.toml."""
+    for make_parser in (argument_parser.get_empty_argument_parser, argument_parser.get_parser):
+        defaults = make_parser.__defaults__
+        assert defaults
+        assert defaults[-1] == argument_parser.DEFAULT_CONFIG_FILES
+        make_parser.__defaults__ = (*defaults[:-1], ())
+    main()
 
 
 if __name__ == "__main__":

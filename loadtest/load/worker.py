@@ -18,7 +18,6 @@ NUMBER 0: the master chooses. The master (`loadtest.load.master`) and the genera
 """
 
 from locust import events  # first: importing it patches sockets and threads
-from locust.main import main as run_locust
 
 # isort: split
 import os
@@ -35,7 +34,7 @@ from locust.runners import WorkerRunner
 
 from loadtest.load.clock import EXCHANGES, ClockOffset, Exchange, estimate_offset
 from loadtest.load.generator import LONGEST_SILENCE_S, MASTER_LOST, RecorderSettings
-from loadtest.load.recorder import Recorder, exit_unless_written
+from loadtest.load.recorder import Recorder, exit_unless_written, run_locust
 from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, column_names, read_values
 
 _MOST_ROWS = 200

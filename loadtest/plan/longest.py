@@ -60,5 +60,5 @@ def longest_load_s(plan: Load, duration_s: float, *, is_open: bool | None = None
 
 
 def longest_sending_s(plan: Load) -> float:
-    """Return how long after its load an open loop may send what was due before, seconds; the wait for answers follows."""
+    """Return how long after its load an open loop may send what was due before, seconds; it waits for answers then."""
     return plan.drain_s / 2

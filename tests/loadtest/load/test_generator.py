@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,8 +18,19 @@ from loadtest.load.generator import MASTER_LOST, ROWS_LOST, Generator, Load, add
 from loadtest.machine.processes import start_process
 from loadtest.measure.experiment import Interrupted
 from loadtest.rows.columns import GeneratorRow, RowWriter
+from tests.kit import ROOT, workload
 from tests.made_run import made_plan
 from tests.ports import free_port
+
+QUIET = """
+from locust import User, tag, task
+
+class Quiet(User):
+    @tag("fixed")
+    @task
+    def ask(self):
+        pass
+"""
 
 
 def test_a_port_that_is_taken_is_told_before_the_master_starts(tmp_path: Path) -> None:
@@ -95,6 +107,29 @@ def test_lost_rows_are_told_with_the_master_s_last_words(tmp_path: Path) -> None
     with pytest.raises(CellFailedError, match=r"^load generator 1 of 2 sent 3 rows") as failed:
         Generator(load, ended_with(ROWS_LOST)).is_running()
     assert failed.value.code == "rows_lost"
+
+
+@pytest.mark.parametrize("generators", [1, 2])
+def test_options_in_files_that_locust_reads_by_itself_change_no_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generators: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/.locust.conf").write_text("key-of-another-locustfile = 1\n")
+    (tmp_path / "locust.conf").write_text("processes = 2\n")
+    (tmp_path / "pyproject.toml").write_text("[tool.locust]\nrun-time = true\n")
+    (tmp_path / "quiet.py").write_text(QUIET)
+    work = workload("fixed", locustfile="quiet.py", wait_s=[0.1, 0.1])
+    plan = made_plan(generators=generators, workload=work, limits=[])
+    load = Load(2, 2, 1, 1, tmp_path, "requests", divided=True)
+    with running_generator(plan, plan.targets[0], load) as generator:
+        deadline_s = time.monotonic() + 120
+        while generator.is_running():
+            assert time.monotonic() < deadline_s, load.log.read_text()
+            time.sleep(0.05)
+        assert generator.read_moments().spawned_unix_s
 
 
 def test_processes_of_a_run_elsewhere_end_when_a_signal_comes_while_they_are_started(
