@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from loadtest.measure.experiment import opened
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, check_port_is_free
 from loadtest.plan.plan import Plan
+from loadtest.plan.shipped import find_file
 from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.evaluation import read_evaluations
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, RunRecord
@@ -49,13 +51,18 @@ def run_plan(
 ) -> None:
     """Measure all cells that the folder does not hold yet, up to the first that `may_begin` refuses.
 
-    Raises BadInputError when the folder or the port of a target cannot be used, and Interrupted after SIGINT or
-    SIGTERM, when everything that was started has been taken down.
+    Raises BadInputError when the folder or the port of a target cannot be used, or the locustfile has changed since the
+    folder began, and Interrupted after SIGINT or SIGTERM, when everything that was started has been taken down.
     """
     needs = _named_files(plan, plan_path)
     with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
         begun = folder.record_path.is_file()
         record = folder.read_record() if begun else _new_record(plan)
+        if record.locustfile_sha256 is not None and record.locustfile_sha256 != _locustfile_sha256(plan):
+            raise BadInputError(
+                f"workload.locustfile: {plan.workload.locustfile} has changed since {folder.path} began, and one "
+                "report cannot have two workloads: choose another folder with --out, or restore the file to resume it"
+            )
         todo = [cell for cell in record.order if not _is_finished(folder, cell)]
         for target in plan.targets:
             if target.start is not None and any(cell.target == target.name for cell in todo):
@@ -72,7 +79,21 @@ def run_plan(
 
 def _new_record(plan: Plan) -> RunRecord:
     evaluations = read_evaluations(plan.targets)
-    return RunRecord(seed=plan.seed, order=cell_order(plan), sessions=[], evaluations=evaluations)
+    return RunRecord(
+        seed=plan.seed,
+        order=cell_order(plan),
+        sessions=[],
+        evaluations=evaluations,
+        locustfile_sha256=_locustfile_sha256(plan),
+    )
+
+
+def _locustfile_sha256(plan: Plan) -> str:
+    file = plan.workload.locustfile
+    try:
+        return sha256(find_file(file).read_bytes()).hexdigest()
+    except OSError as exc:
+        raise BadInputError(f"workload.locustfile: {file} cannot be read: {exc.strerror}") from exc
 
 
 def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:

@@ -154,6 +154,8 @@ class RunRecord(Strict):
     sessions: list[Session]
     evaluations: dict[str, list[Evaluation]] = {}
     """By target: those that the plan names, as they were at the first start."""
+    locustfile_sha256: str | None = None
+    """Of the plan's locustfile, at the first start; None in folders of an older kit and in the steps of `capacity`."""
 
 
 @dataclass(frozen=True)
