@@ -116,6 +116,13 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     """
     raw = read_yaml_mapping(path, [*Plan.model_fields])
     plan = check_keys(path, _overridden(path, raw, dict(overrides or {})), Plan)
+    # Not in the model: reports of older folders do without.
+    for target in plan.targets:
+        if names := _repeated([file.name for file in target.files]):
+            raise BadInputError(
+                f"{path}: targets.{target.name}.files: two of them are called {', '.join(names)}, and the run folder "
+                "keeps files by that name: rename one"
+            )
     check_machine(path, plan.generators, plan.generators_at)
     return plan
 

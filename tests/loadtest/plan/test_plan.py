@@ -143,6 +143,15 @@ def test_what_does_not_fit_together_is_told(tmp_path: Path, changes: dict[str, A
     assert any(re.search(words, fault) for fault in faults_of(write_plan(tmp_path, **changes)))
 
 
+def test_two_files_of_one_name_are_refused_for_the_run_folder_keeps_one(tmp_path: Path) -> None:
+    files = ["model/config.yaml", "users/config.yaml", "users/other.yaml"]
+    target = {**SMALLEST["targets"][0], "files": files}
+    path = write_plan(tmp_path, targets=[target, {**target, "name": "b", "files": files[1:]}])
+    [fault] = faults_of(path)
+    assert fault.startswith(f"{path}: targets.a.files: two of them are called config.yaml")
+    load_plan(path, {"targets": ["b"]})
+
+
 @pytest.mark.parametrize("content", [b"users: [", b"- 1", b"", b"\xff\xfe\x00"])
 def test_a_file_that_is_no_plan_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.yaml"
