@@ -7,7 +7,6 @@ kind alone. LOADTEST_API_KEY in the environment is sent as `Authorization: Beare
 unless its status is 200 and its JSON has what was asked for.
 """
 
-import argparse
 import json
 from contextlib import suppress
 from typing import ClassVar
@@ -18,7 +17,7 @@ from locust.contrib.fasthttp import ResponseContextManager
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-from loadtest.load.pictures import PicturePool
+from loadtest.load.pictures import PicturePool, read_size
 from loadtest.plan.base_url import read_base_url
 from loadtest.plan.target_key import key_headers
 from loadtest.rows.columns import REFUSAL_STATUSES, status_error
@@ -129,10 +128,10 @@ def _add_options(parser: LocustArgumentParser) -> None:
     )
     parser.add_argument(
         "--picture-pool",
-        type=_picture_count,
+        type=read_size,
         default=32,
         help="Pictures to draw before the test; each request sends the next of them (default: 32)",
-        # The page would hand back text that has not passed _picture_count.
+        # The page would hand back text that has not passed read_size.
         include_in_web_ui=False,
     )
 
@@ -142,13 +141,6 @@ def _add_options(parser: LocustArgumentParser) -> None:
         default="counted",
         help="checked: an error must also have the body {code, detail, request_id}, and a 429 or 503 Retry-After",
     )
-
-
-def _picture_count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("at least 1 picture is needed")
-    return count
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]

@@ -24,7 +24,7 @@ from locust.runners import MasterRunner
 
 from loadtest.errors import BadInputError
 from loadtest.load.inference_input import Input, read_input
-from loadtest.load.pictures import PicturePool
+from loadtest.load.pictures import PicturePool, read_size
 from loadtest.plan.base_url import read_base_url
 from loadtest.plan.target_key import key_headers
 from loadtest.rows.columns import status_error
@@ -142,13 +142,14 @@ def _add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--model", default="resnet50", help="The model to load (default: resnet50)")
     meaning = "binary: raw tensors behind the JSON; json: for servers without that extension (default: binary)"
     parser.add_argument("--encoding", choices=("binary", "json"), default="binary", help=meaning)
-    parser.add_argument("--pictures-per-request", type=int, default=1, help="Size of the first dimension (default: 1)")
+    meaning = "Size of the first dimension (default: 1)"
+    parser.add_argument("--pictures-per-request", type=read_size, default=1, help=meaning)
     meaning = "Size of other dimensions that the model leaves open (default: 224)"
-    parser.add_argument("--side", type=int, default=224, help=meaning)
+    parser.add_argument("--side", type=read_size, default=224, help=meaning)
     meaning = "distinct: no request is sent twice, so no cache can answer; repeated: those of the pool, again and again"
     parser.add_argument("--pictures", choices=("distinct", "repeated"), default="distinct", help=meaning)
     meaning = "Pictures or tensors to make before the test (default: 32)"
-    parser.add_argument("--picture-pool", type=int, default=32, help=meaning, include_in_web_ui=False)
+    parser.add_argument("--picture-pool", type=read_size, default=32, help=meaning, include_in_web_ui=False)
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]

@@ -6,10 +6,12 @@ content (SHA-256) never hits; the pixels repeat within the pool, so a cache keye
 with `distinct=False` repeats files.
 """
 
+import argparse
 import io
 import itertools
 import random
 import secrets
+from contextlib import suppress
 from typing import Any
 
 from PIL import ExifTags, Image, ImageChops, ImageDraw, PngImagePlugin
@@ -43,6 +45,14 @@ class PicturePool:
         if not self._distinct:
             return header + rest
         return b"".join((header, _comment(f"{self._run_id}-{next(self._numbers)}"), rest))
+
+
+def read_size(text: str) -> int:
+    """Return an option of a locustfile that says how many or how large. Raises ArgumentTypeError."""
+    with suppress(ValueError):
+        if (size := int(text)) > 0:
+            return size
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
 
 
 def draw_picture(seed: int) -> bytes:

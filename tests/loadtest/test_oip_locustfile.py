@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,14 @@ def test_wrong_answers_are_failures_with_few_messages(tmp_path: Path) -> None:
         users=12, enough=each_was_counted, locustfile=LOCUSTFILE,
     )  # fmt: skip
     assert run.failures == {(INFER, f"CatchResponseError({message!r})") for message in wrong}
+
+
+@pytest.mark.parametrize("option", ["--picture-pool", "--pictures-per-request", "--side"])
+def test_a_size_of_0_is_refused_before_the_server_is_asked(option: str) -> None:
+    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", "--host", "http://127.0.0.1:1"]
+    ended = subprocess.run([*command, option, "0"], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert f"argument {option}: '0' is not a whole number above 0" in ended.stderr
 
 
 def test_a_model_that_is_not_there_ends_the_load_in_words(tmp_path: Path) -> None:
