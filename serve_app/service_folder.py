@@ -70,8 +70,9 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
     finally:
         if is_over():
             shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):  # other services of this user have theirs in it
-                folder.parent.rmdir()
+            if not _is_top_given():
+                with suppress(OSError):  # other services of this user have theirs in it
+                    folder.parent.rmdir()
         else:
             for stale in (_METRICS, _FACTS):  # what stays is for reading logs
                 with suppress(OSError):
@@ -83,7 +84,7 @@ def check_usable(port: int) -> None:
     """Return if the service on `port` can have its folder, which nobody makes yet. Raises SetupError."""
     folder = folder_of(port)
     check_length(folder)
-    for each in (folder,) if VARIABLE in os.environ else (folder.parent, folder):
+    for each in (folder,) if _is_top_given() else (folder.parent, folder):
         if os.path.lexists(each) and sys.platform != "win32":
             _check_owner(each)
     if reason := why_not_writable(folder):
@@ -136,6 +137,11 @@ def find_dashboard(port: int) -> str:
     return str(facts["dashboard"])
 
 
+def _is_top_given() -> bool:
+    """Tell whether the user has named the folder of all services, which is then not ours to guard or remove."""
+    return bool(os.environ.get(VARIABLE))
+
+
 def _top() -> Path:
     if given := os.environ.get(VARIABLE):
         return Path(given)
@@ -148,7 +154,7 @@ def _claim(folder: Path) -> "_Lock | None":
     """Return the lock of a folder, made or emptied; None if another process has it. Raises OSError and SetupError."""
     for _ in range(_TRIES):
         try:
-            _make_private(folder.parent, is_shared=VARIABLE in os.environ)
+            _make_private(folder.parent, is_shared=_is_top_given())
             _make_private(folder)
             break
         except FileNotFoundError:  # another service of this user has ended, and removed what it thought was empty

@@ -59,7 +59,6 @@ def test_a_folder_is_for_its_user_only_and_gone_at_the_end(top: Path) -> None:
         (folder / "ray" / "session").mkdir(parents=True)
         (folder / "ray" / "session" / "log").write_text("line")
     assert not folder.exists()
-    assert not top.exists()  # of this user no other service runs
 
 
 def test_by_default_it_is_below_a_folder_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,12 +66,18 @@ def test_by_default_it_is_below_a_folder_of_the_user(monkeypatch: pytest.MonkeyP
     assert folder_of(PORT) == Path(f"/tmp/serve-app-{os.getuid()}/{PORT}")
 
 
+def test_a_folder_that_the_user_has_named_stays(top: Path) -> None:
+    with claimed_folder(PORT, is_over=is_over):
+        pass
+    assert list(top.iterdir()) == []
+
+
 def test_services_on_two_ports_have_a_folder_each(top: Path) -> None:
     with claimed_folder(PORT, is_over=is_over) as one:
         with claimed_folder(OTHER, is_over=is_over) as other:
             assert one != other
         assert (one.is_dir(), other.exists()) == (True, False)
-    assert not top.exists()
+    assert list(top.iterdir()) == []
 
 
 def test_a_second_service_on_a_port_does_not_touch_the_folder_of_the_first() -> None:
