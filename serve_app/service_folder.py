@@ -58,7 +58,7 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
     Raises SetupError when another service has it, or somebody else its place.
     """
     folder = folder_of(port)
-    check_length(folder)
+    check_path(folder)
     try:
         lock = _claim(folder)
     except OSError as exc:
@@ -83,7 +83,7 @@ def claimed_folder(port: int, *, is_over: Callable[[], bool]) -> Iterator[Path]:
 def check_usable(port: int) -> None:
     """Return if the service on `port` can have its folder, which nobody makes yet. Raises SetupError."""
     folder = folder_of(port)
-    check_length(folder)
+    check_path(folder)
     for each in (folder,) if _is_top_given() else (folder.parent, folder):
         if os.path.lexists(each) and sys.platform != "win32":
             _check_owner(each)
@@ -96,8 +96,14 @@ def is_running(port: int) -> bool:
     return _is_held(folder_of(port))
 
 
-def check_length(folder: Path, variable: str = VARIABLE, most_bytes: int = MAX_BYTES) -> None:
-    """Return if sockets may have names below a folder that `variable` sets. Raises SetupError when it is too long."""
+def check_path(folder: Path, variable: str = VARIABLE, most_bytes: int = MAX_BYTES) -> None:
+    """Return if sockets may have names below a folder that `variable` sets.
+
+    Raises SetupError when its path is too long, or not a whole one: neither Ray nor HAProxy takes that.
+    """
+    if not folder.is_absolute():
+        what = f"{folder} does not begin with /"
+        raise SetupError(Fault(variable, what, "write the whole path of a folder, without ~"))
     if len(os.fsencode(folder)) > most_bytes and sys.platform != "win32":
         what = f"{folder} is longer than {most_bytes} bytes, the limit for a folder with sockets"
         raise SetupError(Fault(variable, what, "set it to a shorter path"))

@@ -188,6 +188,8 @@ MISTAKES = (
     Mistake("`SERVE_APP_RUN_DIR` cannot be written", environment={"SERVE_APP_RUN_DIR": "/dev/null/run"}),
     Mistake("`SERVE_APP_RUN_DIR` is too long for sockets", environment={"SERVE_APP_RUN_DIR": "/tmp/" + 40 * "x"}),
     Mistake("`RAY_TMPDIR` is too long for sockets", environment={"RAY_TMPDIR": "/tmp/" + 40 * "x"}),
+    Mistake("`SERVE_APP_RUN_DIR: ~/run`", environment={"SERVE_APP_RUN_DIR": "~/run"}),
+    Mistake("`RAY_TMPDIR: ray`", environment={"RAY_TMPDIR": "ray"}),
     Mistake("`TMPDIR` is too long for sockets", environment={"TMPDIR": f"{FOLDER}/{LONG}"}),
     Mistake(
         "three at once",

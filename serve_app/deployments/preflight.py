@@ -205,8 +205,10 @@ def _service_folder(start: Start) -> Iterator[Fault]:
     checks: list[Callable[[], None]] = [partial(service_folder.check_usable, api_port(start.config))]
     for variable, most_bytes in _FOLDERS_OF_SOCKETS.items():
         given = start.environment.get(variable, "")
-        if given and (variable == service_folder.RAY_VARIABLE or Path(given).is_dir()):  # Python passes over the other
-            checks.append(partial(service_folder.check_length, Path(given), variable, most_bytes))
+        if given and variable == service_folder.RAY_VARIABLE:
+            checks.append(partial(service_folder.check_path, Path(given), variable, most_bytes))
+        elif given and Path(given).is_dir():  # Python passes over another
+            checks.append(partial(service_folder.check_path, Path(given).absolute(), variable, most_bytes))
     for check in checks:
         try:
             check()
