@@ -88,6 +88,7 @@ VARIABLES = (
     Variable(ports.GRPC_REPLICA_PORTS[0], "40000, or the next free block of 250", "The same for their gRPC ports."),
     Variable(ports.GRPC_REPLICA_PORTS[1], "the end of that block", "The first port after those."),
     *(Variable(name, "in the folder of this service", "A file of HAProxy.") for name in _HAPROXY_FILES),
+    Variable("RAY_AUTH_MODE", "token", "Any other value is refused: without Ray's token everyone may run code."),
     Variable("RAY_AUTH_TOKEN", "what the file below holds", "Ray's token, for the launcher and `redeploy`."),
     Variable("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token", "File of Ray's token."),
     Variable("RAY_DASHBOARD_ADDRESS", "that of your service on the config's port", "The dashboard, for `redeploy`."),

@@ -184,6 +184,7 @@ MISTAKES = (
         {"threads: 2 ": "auth: {keys_env: API_KEYS}\n      threads: 2 "},
     ),
     Mistake("`HOME` is not there", environment={"HOME": f"{FOLDER}/nothing", "RAY_AUTH_TOKEN_PATH": ""}),
+    Mistake("`RAY_AUTH_MODE=disabled`", environment={"RAY_AUTH_MODE": "disabled"}),
     Mistake("`SERVE_APP_CACHE_DIR` cannot be written", environment={"SERVE_APP_CACHE_DIR": f"{FOLDER}/file/cache"}),
     Mistake("`SERVE_APP_RUN_DIR` cannot be written", environment={"SERVE_APP_RUN_DIR": "/dev/null/run"}),
     Mistake("`SERVE_APP_RUN_DIR` is too long for sockets", environment={"SERVE_APP_RUN_DIR": "/tmp/" + 40 * "x"}),

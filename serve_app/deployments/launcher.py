@@ -25,6 +25,7 @@ from serve_app.deployments.applications import api_port, classifiers, grpc_port,
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.preflight import startable_config
+from serve_app.deployments.ray_token import keep_token_private
 from serve_app.deployments.ready import Cluster, application_url, get_json, ready_block
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.rollout import POLL_S, DeployError, Rollout, last_lines
@@ -70,6 +71,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
             for warning in filter(None, (*warnings, thread_budget_fault(list(classifiers(config)), usable_cores()))):
                 _say(f"WARNING: {warning}")
             _prepare_models(config)
+            keep_token_private()
             os.environ |= _folder_environment(folder) | tls_environment(tls_in(config))
             with _local_ray(folder, dashboard_port(ports)) as cluster, _answering_at_the_end(folder, stop, drain_s):
                 try:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from serve_app import service_folder
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
+from serve_app.deployments import ray_token
 from serve_app.deployments.applications import api_port, grpc_port, http_host, key_sources, models, our_settings
 from serve_app.deployments.config_file import config_faults
 from serve_app.deployments.config_rules import find_shared_queues
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
-from serve_app.deployments.rest import AUTH_FILE_VARIABLE
 from serve_app.entrance.environment import find_https_fault
 from serve_app.entrance.keys import read_keys
 from serve_app.entrance.tls import tls_in
@@ -36,7 +36,6 @@ from serve_app.users.settings import UsersSettings, database_url
 
 LONGEST_S = 10.0
 REDIS_S = 3.0
-_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", AUTH_FILE_VARIABLE)
 _FOLDERS_OF_SOCKETS = {
     service_folder.RAY_VARIABLE: service_folder.RAY_MAX_BYTES,
     service_folder.TEMPORARY_VARIABLE: service_folder.TEMPORARY_MAX_BYTES,
@@ -196,9 +195,16 @@ def _needed(start: Start, home: Path) -> Iterator[tuple[str, Path, str]]:
         yield CACHE_VARIABLE, cache_dir() / "models", CACHE_REMEDY
     if any(start.settings(UsersSettings)) and not start.environment.get(DATABASE_VARIABLE):
         yield DATA_VARIABLE, data_dir(), f"set {DATA_VARIABLE} to a folder that you can write, or {DATABASE_VARIABLE}"
-    token = home / ".ray"
-    if not any(start.environment.get(name) for name in _TOKEN_VARIABLES) and not (token / "auth_token").is_file():
-        yield "HOME", token, f"set HOME to a folder that you can write, or {' or '.join(_TOKEN_VARIABLES)}"
+    token = ray_token.default_file(home)
+    if not any(start.environment.get(name) for name in ray_token.VARIABLES) and not token.is_file():
+        yield "HOME", token.parent, ray_token.HOME_REMEDY
+
+
+def _token_mode(start: Start) -> Iterator[Fault]:
+    mode = start.environment.get(ray_token.MODE_VARIABLE)
+    if mode is not None and mode.lower() != ray_token.MODE:  # empty, it switches the token off too
+        what = "without a token, everyone who reaches Ray's ports may run code as this user"
+        yield Fault(ray_token.MODE_VARIABLE, what, f"unset it, or write {ray_token.MODE_VARIABLE}={ray_token.MODE}")
 
 
 def _service_folder(start: Start) -> Iterator[Fault]:
@@ -255,6 +261,7 @@ CHECKS = (
     Check("applications[…].args.jobs.queue", _queues),
     Check("applications", _placement),
     Check("HOME", _folders),
+    Check(ray_token.MODE_VARIABLE, _token_mode),
     Check("http_options.host", _host),
     Check("tls", _tls),
 )

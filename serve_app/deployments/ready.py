@@ -16,7 +16,7 @@ import psutil
 
 from serve_app.agreement import Share
 from serve_app.deployments.applications import api_port, classifiers, http_host, key_sources
-from serve_app.deployments.rest import AUTH_FILE_VARIABLE
+from serve_app.deployments.ray_token import FILE_VARIABLE, MODE, MODE_VARIABLE
 from serve_app.deployments.rollout import POLL_S
 from serve_app.deployments.thread_budget import Classifier
 from serve_app.entrance.keys import read_keys
@@ -145,8 +145,8 @@ def _command(name: str) -> str:
 
 def _token_variables() -> str:
     """Return what Ray's own commands need to send the token: without it, they do not even look for one."""
-    given = os.environ.get(AUTH_FILE_VARIABLE)
-    return "RAY_AUTH_MODE=token" + (f" {AUTH_FILE_VARIABLE}={shlex.quote(given)}" if given else "")
+    given = os.environ.get(FILE_VARIABLE)
+    return f"{MODE_VARIABLE}={MODE}" + (f" {FILE_VARIABLE}={shlex.quote(given)}" if given else "")
 
 
 def get_json(url: str, key: str | None = None) -> Any:

@@ -5,15 +5,14 @@ https://docs.ray.io/en/latest/serve/api/index.html#serve-rest-api
 
 import http.client
 import json
-import os
 import urllib.request
-from pathlib import Path
 from typing import Any
+
+from serve_app.deployments.ray_token import read_token
 
 TIMEOUT_S = 10
 # Past any http_proxy of the environment: both ends are this machine, and the token is for nobody else.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-AUTH_FILE_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 PATH = "/api/serve/applications/"
 
 
@@ -51,11 +50,3 @@ class ServeRest:
         except http.client.HTTPException as exc:
             raise ConnectionError(f"no whole answer ({type(exc).__name__})") from exc
         return answer
-
-
-def read_token() -> str:
-    """Return Ray's token from where Ray looks for it, or "" if there is none."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
-    path = Path(os.environ.get(AUTH_FILE_VARIABLE) or Path.home() / ".ray" / "auth_token")
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""

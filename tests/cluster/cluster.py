@@ -186,7 +186,7 @@ class Cluster:
         write_onnx(self.laptop.home / SECRETS / "colours.onnx")
         self.laptop.put(SECRETS / "colours.txt", "red\ngreen\nblue\n")
         self.laptop.put(Path("serve-app/configs/cluster.yaml"), self._config())
-        self.laptop.run(f"{PROJECT}/.venv/bin/ray", "get-auth-token", "--generate")
+        self.laptop.run("bash", "-c", f"umask 077 && {PROJECT}/.venv/bin/ray get-auth-token --generate")
 
     def _certificates(self) -> dict[str, str]:
         """Put a certificate of the nodes onto the laptop, and return the variables by which Ray uses it."""
