@@ -163,6 +163,11 @@ MISTAKES = (
             'host: "::1"',
         ),
     ),
+    Mistake(
+        "`http_options.ssl_certfile`",
+        {"  port: 8000": f"  port: 8000\n  ssl_keyfile: {FOLDER}/file\n  ssl_certfile: {FOLDER}/file"},
+    ),
+    Mistake("`proxy_location: Disabled`", {"\napplications:": "\nproxy_location: Disabled\napplications:"}),
     Mistake("`route_prefix: null`", {"route_prefix: /model": "route_prefix: null"}),
     Mistake("`route_prefix: model`", {"route_prefix: /model": "route_prefix: model"}),
     Mistake("deployment `Clasifier`", {"name: Classifier": "name: Clasifier"}),

@@ -30,6 +30,7 @@ _ROUTE_PREFIX = re.compile(r"/|/[^{}]*[^{}/]")
 _BRING_CODE = {"working_dir", "py_modules", "pip", "uv", "conda", "container", "image_uri"}
 """Of a runtime_env: with these a module may be there that is not here."""
 _WHOLE_CAPACITY = 100
+_NO_PROXY = "Disabled"
 _LEAST_S = {"keep_alive_timeout_s": 1, "request_timeout_s": 0.001}
 
 
@@ -55,6 +56,18 @@ def _times(config: dict[str, Any]) -> Iterator[Fault]:
             if isinstance(given, int | float) and not isinstance(given, bool) and given < least:
                 what = f"must be {least} or more seconds (given: {given})"
                 yield Fault(f"http_options.{key}", what, "remove the key to use the default")
+
+
+def _not_behind_haproxy(config: dict[str, Any]) -> Iterator[Fault]:
+    """Yield a fault for what Serve can do, but no service that HAProxy takes the requests for."""
+    if config.get("proxy_location") == _NO_PROXY:
+        what = f"{_NO_PROXY} leaves nobody who takes requests"
+        yield Fault("proxy_location", what, "remove the key")
+    for options in dicts([config.get("http_options")]):
+        for key in options:
+            if str(key).startswith("ssl_") and options[key] is not None:
+                what = "the replicas would speak TLS, and HAProxy speaks HTTP with them"
+                yield Fault(f"http_options.{key}", what, "write `tls: {cert: …, key: …}` at the top of the config")
 
 
 def _applications(config: dict[str, Any]) -> Iterator[Fault]:
@@ -204,6 +217,7 @@ def _choose(given: str, known: Iterable[str]) -> str:
 RULES: tuple[Callable[[dict[str, Any]], Iterator[Fault]], ...] = (
     _port,
     _times,
+    _not_behind_haproxy,
     _applications,
     _import_paths,
     _deployments,

@@ -26,6 +26,7 @@ from serve_app.web import (
     discard_body,
     error_of,
     error_response,
+    path_in_application,
 )
 
 IGNORED_HEADERS = frozenset(
@@ -80,7 +81,7 @@ class RefusesAtOnce:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
-        if scope["type"] != "http" or scope["path"].startswith(_OWN_PATHS):
+        if scope["type"] != "http" or _is_serves_own(scope):
             await self._app(scope, receive, send)
             return
         with self._under_way.one_more(), ExitStack() as entered:
@@ -113,7 +114,7 @@ class ServeAnswersInOneShape:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request as ASGI has it."""
-        if scope["type"] == "http" and not scope["path"].startswith(_OWN_PATHS):
+        if scope["type"] == "http" and not _is_serves_own(scope):
             exchange = _Exchange(scope, receive, send)
             await self._app(scope, exchange.receive, exchange.send)
         else:
@@ -160,6 +161,10 @@ class _Exchange:
         headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await self._send({**start, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
+
+
+def _is_serves_own(scope: Scope) -> bool:
+    return path_in_application(scope).startswith(_OWN_PATHS)  # the path begins with `http_options.root_path`
 
 
 def _is_harmless(name: bytes, value: bytes) -> bool:

@@ -14,7 +14,7 @@ from starlette.types import Scope
 from serve_app.deployments import ingress
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.middleware import middlewares
-from serve_app.errors import Overloaded
+from serve_app.errors import Overloaded, Unauthorized
 from tests.serve_app.classifier.test_model_api import assert_error
 
 
@@ -39,7 +39,13 @@ async def own_health(_: Request) -> Response:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+def root_path() -> str:
+    """Return the `http_options.root_path`, with which uvicorn has every path begin."""
+    return ""
+
+
+@pytest.fixture
+async def http(root_path: str) -> AsyncIterator[httpx.AsyncClient]:
     routes = [
         Route("/headers", show_headers),
         Route("/busy", refuse, methods=["GET", "POST"]),
@@ -48,8 +54,9 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         Route("/-/healthz", own_health),
     ]
     stack = [*reversed(middlewares())]  # Serve puts the last one outermost, Starlette the first
-    transport = httpx.ASGITransport(Starlette(routes=routes, middleware=stack), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    api = Starlette(routes=routes, middleware=stack)
+    transport = httpx.ASGITransport(api, root_path=root_path, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://test{root_path}") as client:
         yield client
 
 
@@ -102,6 +109,18 @@ async def test_other_answers_and_serves_own_paths_stay_as_they_are(http: httpx.A
     assert (await http.get("/fine")).text == "fine"
     health = await http.get("/-/healthz")
     assert (health.status_code, health.text) == (503, "DRAINING")
+
+
+@pytest.mark.parametrize("root_path", ["", "/behind/a/proxy"])
+async def test_haproxys_question_needs_no_api_key(http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def enter(_: Scope) -> Iterator[None]:
+        raise Unauthorized("this needs an API key")
+        yield
+
+    monkeypatch.setattr(GATE, "enter", enter)
+    assert (await http.get("/-/healthz")).text == "DRAINING"
+    assert_error(await http.get("/fine"), 401, "unauthorized", "this needs an API key")
 
 
 async def test_what_the_gate_refuses_is_answered_at_once_when_its_upload_is_read(
