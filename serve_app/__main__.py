@@ -10,6 +10,7 @@ from serve_app.errors import SetupError, SetupFaults
 from serve_app.places import find_config
 
 DEFAULT_CONFIG = "configs/one_replica.yaml"
+_ENDED_BY_SIGINT, _ENDED_BY_SIGTERM = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _PROGRAM = "serve-app"
 _EPILOG = """examples:
   %(prog)s                          configs/one_replica.yaml, on 127.0.0.1:8000, until Ctrl-C
@@ -20,14 +21,25 @@ exit codes:
   0  stopped by Ctrl-C or SIGTERM; with --check: the config can be used
   1  not deployed: a replica did not start, or Ray ended; the last lines say why and where the logs are
   2  not started: config, environment or options are wrong; each fault is one line with its key and remedy
+  130 (Ctrl-C), 143 (SIGTERM)  with --check: stopped before the answer
 """
 
 
 def main() -> int:
-    """Serve until SIGTERM or Ctrl-C. Exit codes: 0 stopped when asked, 1 not deployed, 2 bad config or busy port."""
+    """Serve until SIGTERM or Ctrl-C, or check a config. Returns the exit code, as `--help` has it."""
     typed = _PROGRAM if Path(sys.argv[0]).stem == _PROGRAM else "python -m serve_app"
     arguments = build_parser(typed).parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the first process of a container is else not ended by it
+    stopped = _ENDED_BY_SIGTERM if arguments.check else 0
+    # The first process of a container is else not ended by it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(stopped))
+    try:
+        return _check_or_serve(arguments)
+    except KeyboardInterrupt:  # before or after `launch`, which takes it for a stop itself
+        print("stopped", file=sys.stderr)
+        return _ENDED_BY_SIGINT if arguments.check else 0
+
+
+def _check_or_serve(arguments: argparse.Namespace) -> int:
     try:
         path = find_config(arguments.config)
         apply_data_plane_environment(path)

@@ -3,12 +3,14 @@
 The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
 dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls`, `http_options` or
 `grpc_options` has no effect before Ray starts again: that is a warning. Two models need two job queues, whether or not
-REDIS_URL is set here: the service may have it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service.
+REDIS_URL is set here: the service may have it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service, 130
+after Ctrl-C, which ends this command and not a rollout that has begun.
 """
 
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,12 +25,21 @@ from serve_app.service_folder import find_dashboard
 if TYPE_CHECKING:
     from serve_app.deployments.rest import ServeRest
 
+_INTERRUPTED = 128 + signal.SIGINT
 _APPLIED_S = 1.0  # Serve still shows the state of before for a moment
 
 
 def main() -> int:
     """Deploy what the arguments say and return the exit code."""
     arguments = _parser().parse_args()
+    try:
+        return _redeploy(arguments)
+    except KeyboardInterrupt:
+        print("interrupted: a rollout that has begun goes on in the service", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _redeploy(arguments: argparse.Namespace) -> int:
     from serve_app.deployments.applications import api_port, http_host
     from serve_app.deployments.config_file import check_config, load_config
     from serve_app.deployments.config_rules import find_shared_queues

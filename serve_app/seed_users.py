@@ -1,10 +1,11 @@
 """`python -m serve_app.seed_users`: create the users table with its demo users, if nobody has yet.
 
-Called by people and by start scripts. Exit code 0: the table has users; 2: bad input, or no database.
+Called by people and by start scripts. Exit code 0: the table has users; 2: bad input, or no database; 130: Ctrl-C.
 """
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(str(exc))
     except DatabaseUnavailable as exc:
         return _refuse(exc.detail)
+    except KeyboardInterrupt:
+        print("seed_users: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     done = f"added {added} demo users" if added else "nothing to do, the table users already has users"
     print(f"{without_password(url)}: {done}")
     return 0

@@ -1,7 +1,9 @@
 """The command line of `serve-app`."""
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,24 @@ def test_a_check_tells_the_threads_of_each_model_and_that_they_do_not_fit_the_co
         f"cats: 1 replica(s) × {cores} thread(s) on {cores} core(s)",
         f"{path} can be used",
     ]
+
+
+@pytest.mark.parametrize(("number", "code", "told"), [(signal.SIGINT, 130, "stopped\n"), (signal.SIGTERM, 143, "")])
+def test_a_check_that_is_ended_shows_no_traceback_and_its_code_is_not_that_of_a_usable_config(
+    tmp_path: Path, number: signal.Signals, code: int, told: str
+) -> None:
+    labels = tmp_path / "labels"
+    os.mkfifo(labels)  # who opens it waits for whoever opens its other end
+    config = read_config("one_replica.yaml")
+    config["applications"][1]["args"] |= {"weights": "random", "labels": str(labels)}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, "-m", "serve_app", "--check", str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as checking, labels.open("w"):
+        checking.send_signal(number)
+        assert checking.communicate(timeout=RUN_S) == ("", told)
+    assert checking.returncode == code
 
 
 def test_it_is_printed_without_ray() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -23,10 +24,14 @@ PORTS = (18_000, 18_001)
 
 
 class Dashboard(BaseHTTPRequestHandler):
-    """Refuses every config, and remembers that one came. Tells of itself what `tells` holds."""
+    """Refuses every config, and remembers that one came. Tells of itself what `tells` holds.
+
+    If it `interrupts`, it takes the config, and somebody presses Ctrl-C.
+    """
 
     asked: list[int]
     tells: dict[str, Any]
+    interrupts = False
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -37,7 +42,9 @@ class Dashboard(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"]))
         assert isinstance(self.server, HTTPServer)
         self.asked.append(self.server.server_port)
-        self.send_response(400)
+        if self.interrupts:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        self.send_response(200 if self.interrupts else 400)
         self.end_headers()
         self.wfile.write(b"words that quote the config")
 
@@ -96,6 +103,15 @@ def test_without_a_service_on_that_port_nobody_is_asked(
     assert Dashboard.asked == []
     assert "you run no service on port 18002" in capsys.readouterr().err
     assert len(dashboards) == 2
+
+
+def test_ctrl_c_ends_it_in_one_line_that_says_that_the_rollout_goes_on(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Dashboard, "interrupts", True)
+    assert run(monkeypatch, config_on(tmp_path, PORTS[0])) == 130
+    assert capsys.readouterr().err == "interrupted: a rollout that has begun goes on in the service\n"
+    assert Dashboard.asked == dashboards[:1]
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])

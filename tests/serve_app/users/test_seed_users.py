@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -127,3 +130,20 @@ def test_the_command_reads_database_url(tmp_path: Path) -> None:
     )
     assert code == 0
     assert str(tmp_path) in out
+
+
+def test_ctrl_c_ends_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        def interrupt() -> None:
+            connection, _ = silent.accept()
+            with connection:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                while connection.recv(4096):
+                    pass
+
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        assert main(["--database-url", f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"]) == 130
+        interrupting.join()
+    assert capsys.readouterr().err == "seed_users: interrupted\n"
