@@ -1,6 +1,7 @@
 """A cluster by `ray up ray_cluster.yaml`: head and workers, PostgreSQL and Redis, and the laptop it is run from."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import time
@@ -181,7 +182,8 @@ class Cluster:
         }
         if self._is_encrypted:
             secrets |= self._certificates()
-        self.laptop.put(SECRETS / "secrets.env", "".join(f"{name}={value}\n" for name, value in secrets.items()))
+        lines = (f"{name}={shlex.quote(value)}\n" for name, value in secrets.items())
+        self.laptop.put(SECRETS / "secrets.env", "".join(lines))
         self.laptop.put(SECRETS / "api_keys", f"{API_KEY}\n")
         write_onnx(self.laptop.home / SECRETS / "colours.onnx")
         self.laptop.put(SECRETS / "colours.txt", "red\ngreen\nblue\n")

@@ -228,6 +228,22 @@ def test_a_node_without_its_settings_does_not_start(node: Node, cluster: dict[st
     assert not (node.home / "calls").exists()
 
 
+def test_a_node_whose_database_the_shell_has_lost_does_not_start(
+    node: Node, cluster: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without the quotes, & ends the assignment and runs it elsewhere; each node would have users of its own."""
+    secrets = node.home / ".serve-app-cluster" / "secrets.env"
+    url = "postgresql://192.0.2.20/users?sslmode=require&channel_binding=prefer"
+    secrets.write_text(f"DATABASE_URL={url}\n")
+    for command in (head_start(cluster)[0], *worker_start(cluster)):
+        assert node.run("sh", [command]) != [0]
+        assert "DATABASE_URL: set it in secrets.env, in single quotes" in capfd.readouterr().err
+    assert not (node.home / "calls").exists()
+    secrets.write_text(f"DATABASE_URL='{url}'\n")
+    assert node.run("sh", worker_start(cluster)) == [0]
+    assert node.environment("ray", "start")["DATABASE_URL"] == url
+
+
 def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(node: Node, cluster: dict[str, Any]) -> None:
     (node.home / "refusals").write_text("no\n" * 3)
     node.run("sh", head_start(cluster))
