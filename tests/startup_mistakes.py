@@ -134,6 +134,9 @@ MISTAKES = (
     ),
     Mistake("`DATABASE_URL`: nobody listens", environment={"DATABASE_URL": f"postgresql://user:secret@{NOBODY}/users"}),
     Mistake("`DATABASE_URL`: no SQLite file", environment={"DATABASE_URL": f"sqlite:///{FOLDER}/garbage.h5"}),
+    Mistake(
+        "`DATABASE_URL`: SQLite in no folder", environment={"DATABASE_URL": f"sqlite:///{FOLDER}/file/users.sqlite3"}
+    ),
     Mistake("`REDIS_URL` of another kind", environment={"REDIS_URL": "memcached://cache:11211"}),
     Mistake(
         "`REDIS_URL`: nobody listens, with `store: redis`",

@@ -26,7 +26,7 @@ from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.preflight import startable_config
 from serve_app.deployments.ray_token import keep_token_private
-from serve_app.deployments.ready import Cluster, application_url, get_json, ready_block
+from serve_app.deployments.ready import Cluster, application_url, ready_block, why_not_answering
 from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.rollout import POLL_S, DeployError, Rollout, last_lines
 from serve_app.deployments.stopping import answer_what_is_under_way
@@ -279,20 +279,16 @@ def _start_serve(config: dict[str, Any]) -> None:
 
 def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: float) -> None:
     for application in config["applications"]:
-        url = f"{application_url(config, application)}/ready"
-        with waiting_for(f"an answer of {url}", _say):
-            while (fault := _fault_of(url)) is not None:
-                if time.monotonic() > deadline:
-                    raise DeployError(f"{url} does not answer: {fault}") from fault
-                stop.sleep(POLL_S)
+        _wait_until_ready(f"{application_url(config, application)}/ready", stop, deadline)
 
 
-def _fault_of(url: str) -> Exception | None:
-    try:
-        get_json(url)
-    except (OSError, ValueError) as exc:
-        return exc
-    return None
+def _wait_until_ready(url: str, stop: _Stop, deadline: float) -> None:
+    reason: str | None = None
+    with waiting_for(f"an answer of {url}", _say, why=lambda: reason):
+        while (reason := why_not_answering(url)) is not None:
+            if time.monotonic() > deadline:
+                raise DeployError(f"{url} does not answer: {reason}")
+            stop.sleep(POLL_S)
 
 
 def _watch(cluster: Cluster, config: dict[str, Any], stop: _Stop) -> None:

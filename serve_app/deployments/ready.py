@@ -6,6 +6,7 @@ import shlex
 import ssl
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -147,6 +148,25 @@ def _token_variables() -> str:
     """Return what Ray's own commands need to send the token: without it, they do not even look for one."""
     given = os.environ.get(FILE_VARIABLE)
     return f"{MODE_VARIABLE}={MODE}" + (f" {FILE_VARIABLE}={shlex.quote(given)}" if given else "")
+
+
+def why_not_answering(url: str) -> str | None:
+    """Return why a URL of this service does not answer with JSON, in its own words if it has any; None if it does."""
+    try:
+        get_json(url)
+    except urllib.error.HTTPError as exc:
+        return f"status {exc.code}: {_detail_of(exc)}"
+    except (OSError, ValueError) as exc:
+        return str(exc)
+    return None
+
+
+def _detail_of(answer: urllib.error.HTTPError) -> str:
+    try:
+        with answer:
+            return str(json.load(answer)["detail"])
+    except (OSError, ValueError, LookupError, TypeError):  # not an answer of ours: HAProxy's, or Serve's
+        return answer.reason
 
 
 def get_json(url: str, key: str | None = None) -> Any:

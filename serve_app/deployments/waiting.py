@@ -9,13 +9,19 @@ PROGRESS_S = 5.0
 
 
 @contextmanager
-def waiting_for(what: str, say: Callable[[str], None], every_s: float = PROGRESS_S) -> Iterator[None]:
-    """Say what is waited for and since when, every `every_s`, for as long as the block lasts."""
+def waiting_for(
+    what: str,
+    say: Callable[[str], None],
+    every_s: float = PROGRESS_S,
+    why: Callable[[], str | None] = lambda: None,
+) -> Iterator[None]:
+    """Say what is waited for, since when and, if it is known, why, every `every_s`, for as long as the block lasts."""
     begun_s, is_over = time.monotonic(), threading.Event()
 
     def tell() -> None:
         while not is_over.wait(every_s):
-            say(f"  waiting for {what} ({time.monotonic() - begun_s:.0f} s)")
+            reason = why()
+            say(f"  waiting for {what} ({time.monotonic() - begun_s:.0f} s){f': {reason}' if reason else ''}")
 
     telling = threading.Thread(target=tell, daemon=True)
     telling.start()

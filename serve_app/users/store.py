@@ -50,6 +50,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from serve_app.deadline import answer_within
 from serve_app.errors import DatabaseUnavailable, NotReady, ServiceError, SetupError
+from serve_app.places import why_not_writable
 from serve_app.users.demo import demo_users
 from serve_app.users.settings import UsersSettings, database_url
 from serve_app.users.table import DECLARED, STORED, find_misfit, stored_text, stored_time
@@ -64,6 +65,7 @@ _CHECK_S = 3.0
 """Longest wait for the database before a start."""
 _SEED_S = 60.0
 _SEED_BATCH = 10_000
+_AS_ANOTHER = "let a user who may do so run `python -m serve_app.seed_users`, or make and fill the table"
 _SEED_REMEDY = "`python -m serve_app.seed_users` makes the demo users"
 
 # SQLite counts only an INTEGER PRIMARY KEY as the row's own number; a BIGINT one costs a second index.
@@ -88,6 +90,13 @@ _ANY = select(_users.c.id).limit(1)
 
 # The first process holds this while it fills the table; the second waits, looks again and finds users.
 _SEED_LOCK = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5207211)"}
+
+
+# Whether there is a table or view, whether one may be made, and whether it takes rows: by a grant, and by its kind.
+_MAY_SEED = """
+    SELECT found IS NOT NULL, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
+    has_any_column_privilege(found, 'INSERT') AND pg_relation_is_updatable(found, true) & (1 << 3) <> 0
+    FROM to_regclass('users') AS found"""
 
 
 # Not frozen: a frozen dataclass takes three times as long to make, and a page makes twenty.
@@ -248,15 +257,16 @@ def serving_engine(url: str, settings: UsersSettings) -> AsyncEngine:
 
 
 def check_table(url: str, settings: UsersSettings) -> None:
-    """Return if the users table can be served, or is not there yet.
+    """Return if the users table can be served, or can be made and filled with demo users.
 
-    Raises SetupError when it does not fit, and DatabaseUnavailable when the database cannot be asked now.
+    Raises SetupError when it does not fit, or has no users and takes none, and DatabaseUnavailable when the database
+    cannot be asked now.
     """
     parsed = make_url(database_url(url))
-    find = _find_sqlite_misfit if parsed.get_backend_name() == "sqlite" else _find_postgres_misfit
-    misfit = find(parsed, settings)
-    if misfit is not None:
-        raise SetupError(misfit)
+    find = _find_sqlite_fault if parsed.get_backend_name() == "sqlite" else _find_postgres_fault
+    fault = find(parsed, settings)
+    if fault is not None:
+        raise SetupError(fault)
 
 
 async def ensure_seeded(url: str, count: int) -> int:
@@ -425,11 +435,16 @@ async def _seed(engine: AsyncEngine, count: int) -> int:
         return added
 
 
-def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
+def _find_sqlite_fault(url: URL, settings: UsersSettings) -> str | None:
     # Not through aiosqlite, whose thread outlives a loop that ends when a file cannot be opened, and says so on stderr.
     try:
-        if not Path(str(url.database)).exists():  # it will be made
-            return None
+        if not (file := Path(str(url.database))).exists():  # it will be made
+            reason = why_not_writable(file.parent)
+            return (
+                f"{file.parent} cannot be written: {reason}; name a file in a folder that you can write"
+                if reason
+                else None
+            )
         name = f"file:{quote(str(url.database))}?mode=ro"
         with contextlib.closing(sqlite3.connect(name, uri=True, timeout=settings.statement_timeout_s)) as connection:
             connection.text_factory = bytes
@@ -441,13 +456,13 @@ def _find_sqlite_misfit(url: URL, settings: UsersSettings) -> str | None:
         raise DatabaseUnavailable(_describe(exc)) from exc
 
 
-def _find_postgres_misfit(url: URL, settings: UsersSettings) -> str | None:
+def _find_postgres_fault(url: URL, settings: UsersSettings) -> str | None:
     engine = serving_engine(url.render_as_string(hide_password=False), settings)
 
     async def find() -> str | None:
         try:
             async with engine.connect() as connection:
-                return await _misfit_of(connection)
+                return await _misfit_of(connection) or await _why_not_seeded(connection)
         finally:
             await engine.dispose()
 
@@ -455,6 +470,16 @@ def _find_postgres_misfit(url: URL, settings: UsersSettings) -> str | None:
         return answer_within(_CHECK_S, lambda: asyncio.run(find()))
     except _faults_of(engine.dialect) as exc:
         raise DatabaseUnavailable(_describe(exc)) from exc
+
+
+async def _why_not_seeded(connection: AsyncConnection) -> str | None:
+    """Return why a PostgreSQL without users takes no demo users from this role; None if it does, or has users."""
+    if await connection.run_sync(_has_users):
+        return None
+    has_table, may_make, may_fill = (await connection.exec_driver_sql(_MAY_SEED)).one()
+    if has_table:
+        return None if may_fill else f"the table users is empty, and this role may not fill it; {_AS_ANOTHER}"
+    return None if may_make else f"there is no table users, and this role may not make one; {_AS_ANOTHER}"
 
 
 async def _misfit_of(connection: AsyncConnection) -> str | None:

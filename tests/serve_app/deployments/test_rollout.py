@@ -99,6 +99,19 @@ def test_a_wait_is_told_again_and_again_until_it_ends() -> None:
     assert all(re.fullmatch(r"  waiting for Ray to start \(\d+ s\)", line) for line in said)
 
 
+def test_a_wait_tells_its_reason_as_soon_as_there_is_one() -> None:
+    said: list[str] = []
+    has_reason, told = threading.Event(), threading.Event()
+
+    def say(line: str) -> None:
+        said.append(line)
+        told.set() if has_reason.is_set() else has_reason.set()
+
+    with waiting_for("an answer", say, every_s=0.01, why=lambda: "it is empty" if has_reason.is_set() else None):
+        assert told.wait(HANG_S)
+    assert [line.partition("s)")[2] for line in said[:2]] == ["", ": it is empty"]
+
+
 def test_a_failed_application_ends_the_wait_with_its_reason() -> None:
     with (
         dashboard({"model": application("DEPLOY_FAILED", message="no weights\n\nat this path")}) as (rollout, _),

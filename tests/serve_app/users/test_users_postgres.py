@@ -1,6 +1,7 @@
 """What only PostgreSQL can do to the users application: stop, hang, lock, refuse, be somebody else's."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from sqlalchemy import NullPool
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from serve_app.errors import SetupError
 from serve_app.users.settings import UsersSettings, database_url
-from serve_app.users.store import UserStore, ensure_seeded
+from serve_app.users.store import UserStore, check_table, ensure_seeded
 from tests.postgres import Postgres
 from tests.serve_app.users.test_users import HANG_S, assert_error, client_of, users_client
 
@@ -45,6 +47,44 @@ async def table_lock(url: str) -> AsyncIterator[None]:
         await owner.exec_driver_sql("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         yield
         await owner.exec_driver_sql("ROLLBACK")
+
+
+@pytest.fixture(scope="module")
+def visitor(postgres: Postgres) -> str:
+    """Return the name of a role that may do nothing but log in."""
+    postgres.execute("CREATE ROLE visitor LOGIN")
+    return "visitor"
+
+
+TABLE = "CREATE TABLE users (id bigint, name text, email text, created_at timestamptz)"
+VIEW = "CREATE VIEW users AS SELECT 1 AS id, 'a'::text AS name, 'b'::text AS email, now() AS created_at WHERE false"
+NO_TABLE, EMPTY = "there is no table users, and this role may not make one", "is empty, and this role may not fill it"
+
+
+@pytest.mark.parametrize(
+    ("statements", "fault"),
+    [
+        ([], NO_TABLE),
+        (["GRANT CREATE ON SCHEMA public TO visitor"], None),
+        ([TABLE, "GRANT SELECT ON users TO visitor"], EMPTY),
+        ([TABLE, "GRANT SELECT, INSERT ON users TO visitor"], None),
+        ([TABLE, "GRANT SELECT ON users TO visitor", "INSERT INTO users VALUES (1)"], None),
+        ([VIEW, "GRANT ALL ON users TO visitor"], EMPTY),
+    ],
+)
+async def test_a_role_that_may_not_make_the_demo_users_is_told_before_the_start(
+    postgres_url: str, visitor: str, statements: list[str], fault: str | None
+) -> None:
+    async with owner_of(postgres_url) as owner:
+        for statement in ("REVOKE CREATE ON SCHEMA public FROM PUBLIC", *statements):
+            await owner.exec_driver_sql(statement)
+    url = postgres_url.replace("postgres@", f"{visitor}@")
+    check = functools.partial(check_table, url, UsersSettings(**LIMITS))
+    if fault is None:
+        await asyncio.to_thread(check)
+    else:
+        with pytest.raises(SetupError, match=f"{fault}; let a user who may do so run `python -m serve_app.seed_users`"):
+            await asyncio.to_thread(check)
 
 
 async def test_a_stopped_database_is_a_503_and_heals(postgres: Postgres, seeded_url: str) -> None:
