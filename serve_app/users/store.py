@@ -91,7 +91,6 @@ _ANY = select(_users.c.id).limit(1)
 # The first process holds this while it fills the table; the second waits, looks again and finds users.
 _SEED_LOCK = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "SELECT pg_advisory_xact_lock(5207211)"}
 
-
 # Whether there is a table or view, whether one may be made, and whether it takes rows: by a grant, and by its kind.
 _MAY_SEED = """
     SELECT found IS NOT NULL, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
@@ -439,12 +438,9 @@ def _find_sqlite_fault(url: URL, settings: UsersSettings) -> str | None:
     # Not through aiosqlite, whose thread outlives a loop that ends when a file cannot be opened, and says so on stderr.
     try:
         if not (file := Path(str(url.database))).exists():  # it will be made
-            reason = why_not_writable(file.parent)
-            return (
-                f"{file.parent} cannot be written: {reason}; name a file in a folder that you can write"
-                if reason
-                else None
-            )
+            if reason := why_not_writable(file.parent):
+                return f"{file.parent} cannot be written: {reason}; name a file in a folder that you can write"
+            return None
         name = f"file:{quote(str(url.database))}?mode=ro"
         with contextlib.closing(sqlite3.connect(name, uri=True, timeout=settings.statement_timeout_s)) as connection:
             connection.text_factory = bytes
@@ -476,7 +472,7 @@ async def _why_not_seeded(connection: AsyncConnection) -> str | None:
     """Return why a PostgreSQL without users takes no demo users from this role; None if it does, or has users."""
     if await connection.run_sync(_has_users):
         return None
-    has_table, may_make, may_fill = (await connection.exec_driver_sql(_MAY_SEED)).one()
+    has_table, may_make, may_fill = list((await connection.exec_driver_sql(_MAY_SEED)).one())
     if has_table:
         return None if may_fill else f"the table users is empty, and this role may not fill it; {_AS_ANOTHER}"
     return None if may_make else f"there is no table users, and this role may not make one; {_AS_ANOTHER}"
