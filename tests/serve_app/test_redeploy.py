@@ -52,6 +52,13 @@ class Dashboard(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+class Server(HTTPServer):
+    """Has a dashboard. Says nothing of a client that leaves before its answer, as an interrupted one does."""
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing."""
+
+
 @pytest.fixture
 def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Ports of the dashboards of two running services; those that were asked are in `Dashboard.asked`."""
@@ -63,7 +70,7 @@ def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     with ExitStack() as stack:
         found = []
         for port in PORTS:
-            server = stack.enter_context(HTTPServer(("127.0.0.1", 0), Dashboard))
+            server = stack.enter_context(Server(("127.0.0.1", 0), Dashboard))
             stack.callback(server.shutdown)
             threading.Thread(target=server.serve_forever, args=(0.01,)).start()
             folder = stack.enter_context(claimed_folder(port, is_over=lambda: True))
