@@ -111,12 +111,17 @@ class _Run:
 
     def _tell_open(self, open_ids: Sequence[str]) -> None:
         ids = list(dict.fromkeys(open_ids))
-        again = f"{self._options.how_to_ask_again()} {' '.join(f'--job {job_id}' for job_id in ids)}"
+        again = f"{self._options.how_to_ask_again()} {' '.join(map(_option, ids))}"
         self._progress.say(
             f"the results of {len(ids)} job(s) are left in the service:\n"
             f"  {again}            waits for them and prints their results\n"
             f"  {again} --cancel   cancels them"
         )
+
+
+def _option(job_id: str) -> str:
+    """Return the option for a job as typed: an id of an earlier service may begin with a hyphen."""
+    return f"--job={job_id}" if job_id.startswith("-") else f"--job {job_id}"
 
 
 def _service(options: Options, key: str | None, progress: Progress) -> Service:

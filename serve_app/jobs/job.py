@@ -10,6 +10,7 @@ from serve_app.jobs.queue.state import State
 from serve_app.jobs.queue.submit import StoredJob
 
 ID = r"[A-Za-z0-9_-]{22}"
+"""Ids of earlier versions may begin with a hyphen."""
 
 
 class JobFault(BaseModel):

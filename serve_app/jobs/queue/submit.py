@@ -72,6 +72,11 @@ class Counts:
     oldest_s: float
 
 
+def make_id() -> str:
+    """Return a new job's id, which cannot be guessed. A hyphen at its beginning would make it an option of commands."""
+    return next(found for found in iter(lambda: secrets.token_urlsafe(16), "") if not found.startswith("-"))
+
+
 class JobStore:
     """The jobs of one queue. Everything raises JobsUnavailable when Redis does not answer within `client_s`."""
 
@@ -94,7 +99,7 @@ class JobStore:
 
         Raises Overloaded when the queue is full, and IdempotencyKeyReused.
         """
-        job = secrets.token_urlsafe(16)
+        job = make_id()
         hashed = hashlib.sha256(key.encode()).hexdigest() if key else ""
         if known := await self._enter(job, submission, hashed, is_trial=True):
             return known

@@ -18,6 +18,8 @@ from starlette.responses import Response
 
 from serve_app.client.__main__ import main
 from serve_app.client.answers import CSV_HEADER
+from serve_app.client.command import _option
+from serve_app.client.options import read_options
 from serve_app.client.patience import read_retry_after
 from serve_app.client.plain_text import printable
 from tests.known_service import AT_ONCE, RESET, SILENCE, Held, KnownService, Trouble, known_service
@@ -558,6 +560,12 @@ def test_resuming_finds_the_jobs_of_the_run_before_though_a_picture_of_an_earlie
 def test_no_question_about_a_job_is_held_for_as_long_as_an_answer_may_take(client: Client, known: KnownService) -> None:
     assert client("pictures", "--jobs", "--give-up-after", "19").code == 0
     assert {request["?"] for request in known.requests("GET", "/model/jobs/job-0")} == {"wait=9.5"}
+
+
+def test_a_job_whose_id_begins_with_a_hyphen_is_named_as_one_word() -> None:
+    """As ids of earlier versions may."""
+    told = [word for job in ("-2Vt", "uLui") for word in _option(job).split()]
+    assert read_options([*told, "--format", "csv"]).job == ["-2Vt", "uLui"]
 
 
 def test_a_job_that_is_named_twice_is_fetched_once(client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.job_settings import FILE_BYTES
 from serve_app.jobs.api import add_job_routes
+from serve_app.jobs.queue.submit import make_id
 from serve_app.metrics import JOBS_ENDED
 from serve_app.redis.connection import connect
 from serve_app.redis.keys import jobs_of
@@ -309,3 +311,9 @@ async def test_openapi_documents_every_route_and_error(desk: Desk) -> None:
     assert set(submit["responses"]["202"]["headers"]) == {"Location", "Idempotent-Replayed"}
     assert set(look["responses"]) == {"200", "404", "422", "500", "503"}
     assert set(cancel["responses"]) == {"200", "404", "409", "422", "500", "503"}
+
+
+def test_no_id_of_a_job_looks_like_an_option_of_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["-2VtjkHmZ1PvGg8fFZKzAA", "uluibMd6vy96kLwpw3ESqQ"])
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda _: next(drawn))
+    assert make_id() == "uluibMd6vy96kLwpw3ESqQ"
