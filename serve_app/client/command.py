@@ -94,7 +94,7 @@ class _Run:
         options, emit = self._options, self._emitting(answers)
         try:
             if options.job:
-                await run_in_order(dict.fromkeys(options.job), jobs.fetch, options.parallel, emit)
+                await run_in_order(options.job_ids, jobs.fetch, options.parallel, emit)
             else:
                 await run_in_order(asked.batches(options.batch or BATCH), jobs.classify, options.parallel, emit)
         finally:
@@ -137,7 +137,7 @@ async def _cancel(options: Options, key: str | None) -> int:
     code = 0
     async with aclosing(_service(options, key, progress)) as service:
         await service.check_jobs(first_patience(options, progress))
-        for job_id in dict.fromkeys(options.job):
+        for job_id in options.job_ids:
             try:
                 await service.cancel(job_id)
                 progress.say(f"job {job_id}: cancelled")

@@ -65,6 +65,11 @@ class Options(Connection):
         """The output format: --format, or else the suffix of --output, or else a table."""
         return self.format or (_kind_of(self.output) if self.output else "table")
 
+    @property
+    def job_ids(self) -> list[str]:
+        """The jobs of --job, each once."""
+        return list(dict.fromkeys(self.job))
+
     def how_to_ask_again(self) -> str:
         """Return the beginning of a command for the same service."""
         key = f" --api-key-env {self.api_key_env}" if self.api_key_env else ""

@@ -74,7 +74,9 @@ class Counts:
 
 def make_id() -> str:
     """Return a new job's id, which cannot be guessed. A hyphen at its beginning would make it an option of commands."""
-    return next(found for found in iter(lambda: secrets.token_urlsafe(16), "") if not found.startswith("-"))
+    while (drawn := secrets.token_urlsafe(16)).startswith("-"):
+        pass
+    return drawn
 
 
 class JobStore:
