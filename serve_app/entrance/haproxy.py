@@ -169,6 +169,7 @@ def _edits(
     rendered: str, header_timeout_s: int, certificate: Certificate | None
 ) -> Iterator[tuple[str, int, str, _Replacement]]:
     """Yield purpose, number of places, pattern and replacement of each edit."""
+    has_model = f"\nbackend {_GRPC_BACKEND}\n" in rendered  # by gRPC
     yield from _programs(rendered, certificate)
     yield "admin socket for this user only", 1, r"^(    stats socket \S+) mode 666 ", r"\1 mode 600 "
     yield "statistics for this machine only", 1, r"^(listen stats\n  bind) \*:(\d+)$", r"\1 127.0.0.1:\2"
@@ -211,18 +212,21 @@ def _edits(
         r"^(frontend http_frontend\n    bind \S+:\d+)$",
         r"\1" + _literal(certificate.on_bind("http/1.1") if certificate else "", *limits),  # as without TLS: not HTTP/2
     )
+    # Stock clients of the protocol name no application. Without a replica their calls go to Serve's own proxy, which
+    # knows applications by their names only.
+    named = "http-request set-header application model if !{ req.hdr(application) -m found }"
     yield (
-        "TLS of gRPC",
+        "TLS and application of gRPC",
         rendered.count("\nfrontend grpc_frontend\n"),
         r"^(frontend grpc_frontend\n(?: *#.*\n)*    bind \S+:\d+ proto h2)$",
-        r"\1" + _literal(certificate.on_bind("h2") if certificate else ""),
+        r"\1" + _literal(certificate.on_bind("h2") if certificate else "", *([named] if has_model else [])),
     )
-    # Stock clients of the protocol name no application; with one application alone Ray's template does the same.
+    # With one application alone Ray's template does the same.
     yield (
         "default application of gRPC",
         rendered.count(f"\n{_NO_GRPC_DEFAULT}\n"),
         rf"^{_NO_GRPC_DEFAULT}$",
-        f"    default_backend {_GRPC_BACKEND}" if f"\nbackend {_GRPC_BACKEND}\n" in rendered else _NO_GRPC_DEFAULT,
+        f"    default_backend {_GRPC_BACKEND}" if has_model else _NO_GRPC_DEFAULT,
     )
     same = " ssl verify none" if certificate else ""  # the new process, on this machine
     # Connections that a reload leaves to the old process: its servers may have gone since, so the new one answers.

@@ -4,7 +4,8 @@ Named in configs/serve.env as RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. Clients
 what Serve itself answers has the service's error shape.
 """
 
-from contextlib import ExitStack
+import asyncio
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from uuid import uuid4
 
@@ -107,6 +108,7 @@ class ServeAnswersInOneShape:
     """Turns Serve's own refusals, which are plain text, into the error body; the applications have no such answers.
 
     The upload is read first: a client that is still sending would see its connection reset instead of the answer.
+    Behind Serve's own proxy that is so for the answers of the applications too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -128,26 +130,42 @@ class _Exchange:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._is_read = False
+        self._received_bytes = 0
+        self._is_reading = False
+        self._is_read = asyncio.Event()
         self._start: Message | None = None
         self._text = b""
 
     async def receive(self) -> Message:
+        self._is_reading = True
         message = await self._receive()
-        self._is_read = self._is_read or not message.get("more_body", False)
+        self._is_reading = False
+        self._received_bytes += len(message.get("body", b""))
+        if not message.get("more_body", False) or self._received_bytes >= GATE.drain.max_bytes:
+            self._is_read.set()
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start" and _is_plain_refusal(message):
             self._start = message
         elif self._start is None:
+            if not GATE.is_told_what_is_taken:  # Serve's own proxy, which would close a connection with unread bytes
+                await self._read_upload()
             await self._send(message)
         else:
             self._text += message.get("body", b"")
             if not message.get("more_body", False):
-                if not self._is_read:
-                    await discard_body(Request(self._scope, self.receive), GATE.drain)
+                await self._read_upload()
                 await self._answer(self._start)
+
+    async def _read_upload(self) -> None:
+        if self._is_read.is_set():
+            return
+        if self._is_reading:  # by Serve, and two cannot read
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_read.wait(), GATE.drain.timeout_s)
+        else:
+            await discard_body(Request(self._scope, self.receive), GATE.drain)
 
     async def _answer(self, start: Message) -> None:
         given = Headers(raw=start["headers"])

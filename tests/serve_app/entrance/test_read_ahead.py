@@ -151,3 +151,22 @@ async def test_an_application_of_somebody_else_reads_as_with_serve_alone(monkeyp
     client = Client(20)
     await client.send("POST", stack)
     assert client.heard == b'{"read":%d}' % (20 * len(PIECE))
+
+
+@pytest.mark.parametrize("is_read_by_serve", [True, False], ids=["Serve reads meanwhile", "nobody reads"])
+async def test_serves_own_proxy_answers_when_the_upload_is_read(
+    monkeypatch: pytest.MonkeyPatch, *, is_read_by_serve: bool
+) -> None:
+    async def refuse(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"application/json")]})
+        taken_at_the_answer.append(client.taken)
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    monkeypatch.setattr(GATE, "is_told_what_is_taken", False)
+    taken_at_the_answer: list[int] = []
+    client = Client(20)
+    stack = Starlette(middleware=[*reversed(middlewares())])
+    stack.mount("/", through_serves_queue(refuse) if is_read_by_serve else refuse)
+    await client.send("POST", stack)
+    assert client.heard == b"{}"
+    assert taken_at_the_answer == [20]
