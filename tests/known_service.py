@@ -37,6 +37,10 @@ class Trouble:
     code: str = "overloaded"
     headers: dict[str, str] = field(default_factory=dict)
 
+    def error(self) -> "Refused | CutOff":
+        """Return what the request ends with."""
+        return CutOff() if self.status is None else Refused(self.status, self.code, headers=self.headers)
+
 
 @dataclass(frozen=True)
 class Held:
@@ -62,6 +66,8 @@ class KnownService:
     labels: list[str] | None = None
     """What it tells of its classes; None as in versions that do not tell them."""
     jobs_available: bool = True
+    jobs_trouble: Trouble | None = None
+    """What happens to every request about jobs."""
     max_upload_bytes: int = 100_000
     max_job_files: int = 100
     file_s: float = FILE_S
@@ -160,9 +166,7 @@ class KnownService:
             while not trouble.until(self):  # noqa: ASYNC110 it may be anything
                 await asyncio.sleep(0.005)
             return
-        if trouble.status is None:
-            raise CutOff
-        raise Refused(trouble.status, trouble.code, headers=trouble.headers)
+        raise trouble.error()
 
     def result(self, picture: bytes, top_k: int, *, cached: bool) -> dict[str, Any]:
         """Return prediction and error of a picture, one of which is None."""
@@ -190,6 +194,8 @@ class KnownService:
         if not self.jobs_available:
             detail = "this service has no jobs; set REDIS_URL"
             raise Refused(503, "jobs_unavailable", detail, headers={"Retry-After": "2"})
+        if self.jobs_trouble is not None:
+            raise self.jobs_trouble.error()
         if request.method == "POST" and not job_id:
             return await self._submit(request)
         job = self.jobs.get(job_id)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import httpx
 
 from serve_app.client.connection import SERVER, Connection
-from serve_app.client.errors import NO_ANSWER, UNEXPECTED_ANSWER, ItemError, UsageError
+from serve_app.client.errors import NO_ANSWER, UNEXPECTED_ANSWER, ItemError, RunStopped, UsageError
 from serve_app.client.patience import Patience, read_retry_after
 from serve_app.client.plain_text import without_login
 
@@ -146,7 +146,7 @@ class Service:
     async def check_jobs(self, patience: Patience) -> None:
         """Return if the service has jobs, which the answer about an invented job shows.
 
-        Raises UsageError if it has no jobs, ItemError.
+        Raises UsageError if it has no jobs, RunStopped if that is not known.
         """
         try:
             await patience.insist(lambda: self._ask("GET", f"/jobs/{_NO_JOB}"))
@@ -154,7 +154,8 @@ class Service:
             if exc.code == JOBS_UNAVAILABLE:
                 raise UsageError(f"--jobs: {exc.detail}; predictions without --jobs work") from exc
             if exc.status != HTTPStatus.NOT_FOUND:
-                raise
+                where = f"{self.option} {without_login(self.server)}"
+                raise RunStopped(f"{where}: GET {self._prefix}/jobs: {exc.detail}") from exc
 
     async def submit(self, files: Sequence[tuple[str, bytes]], key: str) -> Body:
         """Submit `files`, pairs of name and picture, and return their job; the same job for the same key.

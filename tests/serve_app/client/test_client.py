@@ -655,3 +655,24 @@ def test_without_redis_the_jobs_option_is_what_is_wrong(client: Client, known: K
     ended = client("pictures", "--jobs", "--retries", "0")
     assert ended.code == 2
     assert "error: --jobs: this service has no jobs; set REDIS_URL" in ended.err
+
+
+@pytest.mark.parametrize("trouble", [RESET, Trouble(403, "forbidden"), Trouble(500), Trouble(503)], ids=str)
+@pytest.mark.parametrize("mode", ["pictures --jobs", "--job job-0", "--job job-0 --cancel"])
+def test_jobs_that_do_not_answer_end_the_run_with_their_reason(
+    client: Client, known: KnownService, trouble: Trouble, mode: str
+) -> None:
+    known.jobs_trouble = trouble
+    with_login = known.url.replace("//", "//ada:secret@")
+    ended = client(*mode.split(), "--retries", "0", server=with_login)
+    assert (ended.code, ended.out) == (1, "")
+    reason = "RemoteProtocolError" if trouble.status is None else "as the test wants it"
+    assert f"stopped: --server {known.url}: GET /model/jobs: {reason}" in ended.err
+
+
+@pytest.mark.parametrize("mode", ["pictures --jobs", "--job job-0", "--job job-0 --cancel"])
+def test_jobs_of_a_service_that_is_not_there_end_the_run_with_their_reason(client: Client, mode: str) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    ended = client(*mode.split(), "--retries", "0", server=nobody)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"stopped: --server {nobody}: " in ended.err
