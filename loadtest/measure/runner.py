@@ -51,18 +51,15 @@ def run_plan(
 ) -> None:
     """Measure all cells that the folder does not hold yet, up to the first that `may_begin` refuses.
 
-    Raises BadInputError when the folder or the port of a target cannot be used, or the locustfile has changed since the
-    folder began, and Interrupted after SIGINT or SIGTERM, when everything that was started has been taken down.
+    Raises BadInputError when the folder or the port of a target cannot be used, or the locustfile or a file of a target
+    has changed since the folder began, and Interrupted after SIGINT or SIGTERM, when everything that was started has
+    been taken down.
     """
     needs = _named_files(plan, plan_path)
     with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
         begun = folder.record_path.is_file()
         record = folder.read_record() if begun else _new_record(plan)
-        if record.locustfile_sha256 is not None and record.locustfile_sha256 != _locustfile_sha256(plan):
-            raise BadInputError(
-                f"workload.locustfile: {plan.workload.locustfile} has changed since {folder.path} began, and one "
-                "report cannot have two workloads: choose another folder with --out, or restore the file to resume it"
-            )
+        _check_files(plan, record, folder)
         todo = [cell for cell in record.order if not _is_finished(folder, cell)]
         for target in plan.targets:
             if target.start is not None and any(cell.target == target.name for cell in todo):
@@ -84,23 +81,43 @@ def _new_record(plan: Plan) -> RunRecord:
         order=cell_order(plan),
         sessions=[],
         evaluations=evaluations,
-        locustfile_sha256=_locustfile_sha256(plan),
+        locustfile_sha256=_sha256("workload.locustfile", plan.workload.locustfile),
+        files_sha256={str(file): _sha256(key, file) for key, file in _target_files(plan)},
     )
 
 
-def _locustfile_sha256(plan: Plan) -> str:
-    file = plan.workload.locustfile
+def _check_files(plan: Plan, record: RunRecord, folder: RunFolder) -> None:
+    """Raise BadInputError if the locustfile or a file of a target is not what it was when the folder began."""
+    known = [("workload.locustfile", plan.workload.locustfile, record.locustfile_sha256, "workloads")]
+    known += [
+        (key, file, record.files_sha256.get(str(file)), "configs of one target") for key, file in _target_files(plan)
+    ]
+    for key, file, before, what in known:
+        if before is not None and before != _sha256(key, file):
+            raise BadInputError(
+                f"{key}: {file} has changed since {folder.path} began, and one report cannot have two {what}: "
+                "choose another folder with --out, or restore the file to resume it"
+            )
+
+
+def _sha256(key: str, file: Path) -> str:
     try:
         return sha256(find_file(file).read_bytes()).hexdigest()
     except OSError as exc:
-        raise BadInputError(f"workload.locustfile: {file} cannot be read: {exc.strerror}") from exc
+        raise BadInputError(f"{key}: {file} cannot be read: {exc.strerror}") from exc
+
+
+def _target_files(plan: Plan) -> Iterator[tuple[str, Path]]:
+    """Yield each file of a target, with the key that names it."""
+    for target in plan.targets:
+        yield from ((f"targets.{target.name}.files", file) for file in target.files)
 
 
 def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:
     """Yield each file that a plan names, with where it does."""
     yield f"{plan_path}: workload.locustfile", plan.workload.locustfile
+    yield from ((f"{plan_path}: {key}", file) for key, file in _target_files(plan))
     for target in plan.targets:
-        yield from ((f"{plan_path}: targets.{target.name}.files", file) for file in target.files)
         yield from ((f"{plan_path}: targets.{target.name}.evaluations", file) for file in target.evaluations)
     if plan.baseline:
         yield f"{plan_path}: baseline", plan_path.parent / plan.baseline

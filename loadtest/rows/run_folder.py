@@ -156,6 +156,8 @@ class RunRecord(Strict):
     """By target: those that the plan names, as they were at the first start."""
     locustfile_sha256: str | None = None
     """Of the plan's locustfile, at the first start; None in folders of an older kit and in the steps of `capacity`."""
+    files_sha256: dict[str, str] = Field(default={}, exclude_if=lambda files: not files)
+    """Likewise of the files of all targets, by their paths in the plan."""
 
 
 @dataclass(frozen=True)
