@@ -4,6 +4,7 @@ Exit codes: 0 every promise is kept, 1 a promise is broken or the test failed, 2
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -23,10 +24,8 @@ def add_command(commands: "options.Commands") -> None:
     )
     options.add_plan(parser, "configs/stress/overload.yaml")
     parser.add_argument("--target", metavar="NAME", help="a target of the plan (default: its first)")
-    meaning = "the endpoint to overload (default: %(default)s)"
-    parser.add_argument("--heavy", default="predict", metavar="ENDPOINT", help=meaning)
-    meaning = "the endpoint whose latency must not suffer (default: %(default)s)"
-    parser.add_argument("--light", default="lookup", metavar="ENDPOINT", help=meaning)
+    for name in ("heavy", "light"):
+        _add_field(parser, name, Question, str, "ENDPOINT")
     meaning = "multiples of the capacity (default: 1,2,5,10)"
     parser.add_argument("--times", type=_multiples, default=[1.0, 2.0, 5.0, 10.0], metavar="1,2,5", help=meaning)
     meaning = "duration of each load (default: %(default)g)"
@@ -47,14 +46,23 @@ def _add_field(
     parser: argparse.ArgumentParser,
     name: str,
     model: type[Promises | Question],
-    kind: Callable[[str], float],
+    kind: Callable[[str], float | str],
     metavar: str,
 ) -> None:
-    """Add the option of a number that a model describes."""
+    """Add the option of a field that a model describes."""
     field = model.model_fields[name]
     meaning, default = str(field.description).rstrip("."), kind(str(field.default))
-    option = f"--{name.replace('_', '-')}"
-    parser.add_argument(option, type=kind, default=default, metavar=metavar, help=f"{meaning} (default: {default:g})")
+    parser.add_argument(
+        _option(name), type=kind, default=default, metavar=metavar, help=f"{meaning} (default: {_word(default)})"
+    )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _word(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.15g}"
 
 
 def overload(arguments: argparse.Namespace) -> int:
@@ -74,7 +82,7 @@ def overload(arguments: argparse.Namespace) -> int:
     figures = compute_overload(folder)
     made = {
         folder.record: as_json(figures),
-        folder.path / "overload.md": render_markdown(figures, _command(arguments)),
+        folder.path / "overload.md": render_markdown(figures, _command(arguments, question)),
         folder.path / PICTURE: draw_overload(figures),
     }
     write_files(made)
@@ -99,11 +107,15 @@ def _question(arguments: argparse.Namespace, plan: Plan) -> Question:
     return Question(capacity_rps=arguments.capacity, promises=promises, **numbers)
 
 
-def _command(arguments: argparse.Namespace) -> str:
-    words = ["python -m loadtest overload", str(arguments.plan)]
-    words += [f"--target {arguments.target}"] if arguments.target else []
-    words += [f"--times {','.join(f'{times:g}' for times in arguments.times)}", f"--seconds {arguments.seconds:g}"]
-    return " ".join([*words, *([f"--capacity {arguments.capacity:g}"] if arguments.capacity else [])])
+def _command(arguments: argparse.Namespace, question: Question) -> str:
+    """Return the command that asks `question`, without the options that have their defaults."""
+    words = ["python", "-m", "loadtest", "overload", str(arguments.plan)]
+    words += ["--target", arguments.target] if arguments.target else []
+    words += ["--times", ",".join(map(_word, question.times)), "--seconds", _word(question.seconds)]
+    words += ["--capacity", _word(question.capacity_rps)] if question.capacity_rps else []
+    others = question.model_dump(exclude={"times", "seconds", "capacity_rps", "promises"}, exclude_defaults=True)
+    others |= question.promises.model_dump(exclude_defaults=True)
+    return shlex.join([*words, *(word for name, value in others.items() for word in (_option(name), _word(value)))])
 
 
 def _saturating_s(text: str) -> int:

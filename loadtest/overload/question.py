@@ -47,10 +47,10 @@ class Promises(Strict, use_attribute_docstrings=True):
 class Question(Strict, use_attribute_docstrings=True):
     """What is asked: how a target holds multiples of its capacity."""
 
-    heavy: str
-    """The endpoint that is overloaded."""
-    light: str
-    """The endpoint that must not suffer."""
+    heavy: str = "predict"
+    """the endpoint to overload."""
+    light: str = "lookup"
+    """the endpoint whose latency must not suffer."""
     times: list[PositiveFloat]
     """Multiples of the capacity, in the order of measuring; the lowest is what the others are compared with."""
     seconds: PositiveFloat
