@@ -140,10 +140,14 @@ async def _send_all(
         answer = await send_request(client, named.request)
         tally.add(answer)
         if answer.is_offence:
-            campaign.folder.mkdir(parents=True, exist_ok=True)
             path = campaign.folder / f"{named.name}-{answer.status or answer.fault}.http"
-            path.write_bytes(named.request.encode())
-            tally.saved.append(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(named.request.encode())
+            except OSError as exc:  # a full disk, for one: the campaign still has its counts
+                tally.unsaved[path] = exc.strerror or str(exc)
+            else:
+                tally.saved.append(path)
 
 
 async def _in_chunks(body: bytes) -> AsyncIterator[bytes]:

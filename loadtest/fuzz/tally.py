@@ -9,6 +9,7 @@ from loadtest.fuzz.memory import FLAT_PERCENT, MemoryFigures
 
 MIB = 2**20
 SERVER_ERROR = 500
+REMEDY = "run the same command again with another folder in --save"
 _UNREAD = frozenset({401, 403, 404, 405, 407, 421, 429})
 """Statuses of answers that are given before the body is read; so are redirections."""
 
@@ -46,6 +47,8 @@ class Tally:
     answers: Counter[tuple[int, str]] = field(default_factory=Counter)
     faults: Counter[Fault] = field(default_factory=Counter)
     saved: list[Path] = field(default_factory=list)
+    unsaved: dict[Path, str] = field(default_factory=dict)
+    """Inputs on which the service failed and that could not be saved: where, and why not."""
 
     @property
     def inputs(self) -> int:
@@ -142,6 +145,7 @@ class Outcome:
             "faults": dict(self.tally.faults),
             "memory": memory and {**vars(memory), "growth_percent": round(memory.growth_percent, 2)},
             "saved": [str(path) for path in self.tally.saved],
+            "unsaved": {str(path): f"{reason}; {REMEDY}" for path, reason in self.tally.unsaved.items()},
             "offences": self.offences(),
             "unread": self.tally.unread,
             "held": self.has_held,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from loadtest.fuzz.campaign import ANSWER_TIMEOUT_S, Campaign
 from loadtest.fuzz.memory import MemoryFigures
-from loadtest.fuzz.tally import MIB, SERVER_ERROR, Outcome, Tally
+from loadtest.fuzz.tally import MIB, REMEDY, SERVER_ERROR, Outcome, Tally
 from loadtest.measure.progress import show_clock
 from loadtest.page.terminal import columns_of, open_console, print_table
 
@@ -78,14 +78,19 @@ def print_outcome(outcome: Outcome) -> None:
     _print_answers(outcome)
     if outcome.memory is not None:
         _print_memory(outcome.memory)
-    saved = outcome.tally.saved
-    for path in saved[:_MOST_PATHS]:
-        console.print(Text(f"saved: {path}", style="yellow"), soft_wrap=True)
-    if len(saved) > _MOST_PATHS:
-        console.print(Text(f"… and {len(saved) - _MOST_PATHS} more there", style="yellow"))
+    tally = outcome.tally
+    _print_inputs(console, [f"saved: {path}" for path in tally.saved])
+    _print_inputs(console, [f"NOT SAVED: {path}: {reason}; {REMEDY}" for path, reason in tally.unsaved.items()])
     took = f"{outcome.took_s:.0f} s, seed {outcome.seed}"
     style = "bold green" if outcome.has_held else "bold red"
     console.print(Text(f"{outcome.verdict()} ({took})", style=style), soft_wrap=True)
+
+
+def _print_inputs(console: Console, lines: list[str]) -> None:
+    for line in lines[:_MOST_PATHS]:
+        console.print(Text(line, style="yellow"), soft_wrap=True)
+    if len(lines) > _MOST_PATHS:
+        console.print(Text(f"… and {len(lines) - _MOST_PATHS} more there", style="yellow"))
 
 
 def _print_answers(outcome: Outcome) -> None:

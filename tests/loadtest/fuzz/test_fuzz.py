@@ -172,6 +172,24 @@ async def test_what_a_bad_service_fails_on_is_kept_and_replayed(tmp_path: Path) 
         assert (await run_fuzz(url, "--replay", str(good)))[0] == 0
 
 
+async def test_a_campaign_whose_inputs_cannot_be_saved_keeps_its_counts_and_says_so(tmp_path: Path) -> None:
+    port, folder = free_port(), tmp_path / "saved"
+    folder.write_text("no folder")
+    async with bad_service(port):
+        options = (f"http://127.0.0.1:{port}", "--inputs", "60", "--save", str(folder))
+        code, stdout, stderr = await run_fuzz(*options, "--json")
+        assert code == 1, stderr
+        found = json.loads(stdout)
+        assert (found["inputs"], found["saved"]) == (60, [])
+        assert len(found["unsaved"]) == found["server_errors"] + found["faults"]["reset"] > 6
+        assert all("another folder in --save" in reason for reason in found["unsaved"].values())
+        code, stdout, stderr = await run_fuzz(*options)
+        assert code == 1, stderr
+        assert f"NOT SAVED: {folder}/0-0" in stdout
+        assert "; run the same command again with another folder in --save" in stdout
+        assert "FAILED: " in stdout
+
+
 def test_wrong_input_is_said_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
