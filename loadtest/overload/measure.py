@@ -5,6 +5,7 @@ and after, whose latencies show what a neighbour feels and when all is as before
 """
 
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ class _Overload:
         """Load the target and leave the level's rows; `level.json` last. Raises CellFailedError and OSError."""
         question = self.question
         beside = self._neighbour_plan()
+        shutil.rmtree(self.folder.level(times), ignore_errors=True)  # of an interrupted attempt
         load = _load(beside, self.folder.neighbour(times), beside.seed + 1)
         with running_generator(beside, self.running.target, load) as neighbour:
             follower = Follower(self.running, self.progress, neighbour)

@@ -6,6 +6,7 @@ How near the rates of a live test come to those of the target: `python -m tests.
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ pytestmark = pytest.mark.timeout(3 * RUN_S)
 CAPACITY_RPS = 40
 TIMES = 5
 LATE_MS = 300.0
+ENDPOINTS = ("--heavy", "serial", "--light", "fixed")
 BRIEF = ("--times", TIMES, "--seconds", 2, "--idle-s", 3, "--tail-s", 1, "--saturating-s", 5)
 RIGHT = "every request is answered right"
 STILL_DUE = "answers were still due 65.0 s after the sending ended"
@@ -54,7 +56,7 @@ def overloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         roles=[{"name": "known", "command": "tests.known_target"}],
     )
     out = folder / "out"
-    command = ["overload", plan, "--out", out, "--heavy", "serial", "--light", "fixed", *BRIEF]
+    command = ["overload", plan, "--out", out, *ENDPOINTS, *BRIEF]
     ended = run_command(command, out, folder)
     with keep_on_failure("overload", lambda: [out]):
         yield ended
@@ -328,6 +330,21 @@ def test_the_last_answers_of_the_light_load_are_waited_for(overloaded: Ended) ->
     rows = list(read_rows(folder.neighbour(TIMES) / "requests.csv", RequestRow))
     assert len(rows) == light.arrivals.due > 0
     assert max(row.start_unix_s for row in rows) < light.stopped_unix_s
+
+
+def test_a_level_that_is_measured_again_begins_with_its_own_light_load(overloaded: Ended, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(overloaded.folder.path, out)
+    folder = OverloadFolder(out)
+    folder.level_record(TIMES).unlink()  # as if it had been interrupted
+    (folder.level(TIMES) / "left over").touch()
+    plan = overloaded.folder.path.with_name("plan.yaml")
+    resumed = run_command(["overload", plan, "--out", out, *ENDPOINTS, *BRIEF], out, tmp_path)
+    assert resumed.exit_code == 1, resumed.output
+    record = LevelRecord.model_validate_json(folder.level_record(TIMES).read_text())
+    rows = read_rows(folder.neighbour(TIMES) / "requests.csv", RequestRow)
+    assert min(row.start_unix_s for row in rows) < record.idle_from_unix_s
+    assert not (folder.level(TIMES) / "left over").exists()
 
 
 def test_requests_without_a_row_are_told_and_break_promises(tmp_path: Path) -> None:
