@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from loadtest.faults.fault_plan import Fault, FaultLoad, FaultPlan, MayFail
 from loadtest.faults.folder import Event, FaultFolder, StretchRecord
@@ -63,6 +63,8 @@ class AllFaults(BaseModel):
     title: str
     users: int
     environment: Environment
+    differing: list[str] = Field(default=[], exclude_if=lambda keys: not keys)
+    """In what the environment of some faults was another one, because the run was resumed elsewhere."""
     faults: list[FaultFigures]
 
     @property
@@ -76,20 +78,27 @@ class AllFaults(BaseModel):
 def read_faults(folder: FaultFolder) -> AllFaults:
     """Return the figures of a folder. Raises BadInputError, OSError and ValueError."""
     plan = folder.read_plan(FaultPlan)
-    found = []
+    found, differing = [], set()
     for group in plan.groups:
         for fault in group.faults:
             record = folder.read_record(fault.name)
             figures = FaultFigures(name=fault.name, title=fault.label, group=group.name, status="not run")
             if record is not None:
                 figures.status, figures.reason = record.status, record.reason
+                differing |= {*record.differing}
             if record is not None and record.status == "finished":
                 rows, processes = folder.read_requests(fault.name), folder.read_processes(fault.name)
                 seen = Seen(plan, record, rows, processes)
                 figures = figures_of(figures, fault, seen, record.events[0])
                 figures.missed += find_failed_before(rows, record) + untested(figures, seen) + find_lost(plan, record)
             found.append(figures)
-    return AllFaults(title=plan.title, users=plan.users, environment=folder.read_environment(), faults=found)
+    return AllFaults(
+        title=plan.title,
+        users=plan.users,
+        environment=folder.read_environment(),
+        differing=sorted(differing),
+        faults=found,
+    )
 
 
 class Seen:

@@ -1,7 +1,7 @@
 """The folder of a fault run or a soak: raw data, from which the tables can be computed again at any time.
 
 plan.json            the fault plan or soak plan as it was run
-environment.json     the machine and the software
+environment.json     the machine and the software, at the first start
 GROUP.log            what a group's target and services printed
 faults/NAME/         one folder for each fault; a soak has one, `soak`
     stretch.json     how it went; written last
@@ -55,6 +55,8 @@ class StretchRecord(Strict, frozen=False):
     """Of the load generators, where there are several."""
     events: list[Event] = []
     notes: list[str] = []
+    differing: list[str] = Field(default=[], exclude_if=lambda keys: not keys)
+    """In what the environment was not that of the folder's first start."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ class FaultFolder:
     def write_environment(self, environment: Environment) -> None:
         """Write the machine. Raises OSError."""
         write_json(self.path / "environment.json", environment)
+
+    def keep_environment(self, environment: Environment) -> list[str]:
+        """Write the machine if none is known, and return in what it differs from the known one.
+
+        Raises OSError, and BadInputError for a known one that cannot be read.
+        """
+        if not (self.path / "environment.json").is_file():
+            self.write_environment(environment)
+        known = self.read_environment()
+        return sorted(name for name in Environment.model_fields if getattr(known, name) != getattr(environment, name))
 
     def read_plan(self, kind: type[_Model]) -> _Model:
         """Return the plan. Raises BadInputError."""

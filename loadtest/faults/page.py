@@ -43,6 +43,7 @@ def faults_as_markdown(figures: AllFaults, command: str) -> str:
         "",
         f"`{command}`, {figures.users} users, {_machine(figures.environment)}.",
         "",
+        *([_tell_differing(figures.differing), ""] if figures.differing else []),
         make_table(headings, (_cells(fault, figures) for fault in figures.faults), range(2, len(headings))),
         "",
         _DEFINITIONS,
@@ -187,6 +188,11 @@ def _soak_fault_cells(fault: FaultFigures) -> list[str]:
 
 def _ms(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f} ms" if value < 10 else f"{value:,.0f} ms"  # noqa: PLR2004
+
+
+def _tell_differing(names: list[str]) -> str:
+    changed = ", ".join(names)
+    return f"**The run was resumed where this had changed:** {changed}. The line above shows the first start."
 
 
 def _machine(environment: Environment) -> str:

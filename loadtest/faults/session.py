@@ -34,7 +34,8 @@ def run_faults(plan: FaultPlan, folder: FaultFolder, names: list[str], *, again:
         left = [(group, [one for one in group.faults if one.name in names]) for group in plan.groups]
         if not again:
             left = [(group, [one for one in faults if not _is_done(folder, one)]) for group, faults in left]
-        run = _FaultRun(plan, folder, progress, [(group, faults) for group, faults in left if faults])
+        differing = folder.keep_environment(read_environment())
+        run = _FaultRun(plan, folder, progress, differing, [(group, faults) for group, faults in left if faults])
         load_s = sum(plan.duration_of_s(fault) for _, faults in run.left for fault in faults)
         count = sum(len(faults) for _, faults in run.left)
         note = f"; {show_clock(load_s)} of it is load, the rest the limits of starts, drains and stops"
@@ -47,6 +48,7 @@ def run_faults(plan: FaultPlan, folder: FaultFolder, names: list[str], *, again:
 def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
     """Make the soak's load with all its faults. Raises BadInputError and Interrupted."""
     with _opened(plan, folder, "soak") as progress:
+        folder.write_environment(read_environment())
         path = _emptied(folder.stretch_path(SOAK))
         record = StretchRecord(status="failed")
         stretch = Stretch(plan, path, 60 * plan.minutes, plan.schedule())
@@ -70,6 +72,8 @@ class _FaultRun:
     plan: FaultPlan
     folder: FaultFolder
     progress: Progress
+    differing: list[str]
+    """In what the environment is not that of the folder's first start."""
     left: list[tuple[Group, list[Fault]]]
     """Each group with those of its faults that are still to be injected."""
     number: int = 0
@@ -105,6 +109,7 @@ class _FaultRun:
         self.progress.doing("loading")
         stretch = Stretch(plan, path, plan.duration_of_s(fault), [(plan.before_of_s(fault), fault)])
         record = run_stretch(stretch, running, self.progress)
+        record.differing = self.differing
         reasons = [event.reason for event in record.events if event.reason]
         if reasons:
             record.status, record.reason = "failed", "; ".join(reasons)
@@ -126,7 +131,6 @@ def _longest_setting_s(setting: Setting) -> float:
 def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, command: str) -> Iterator[Progress]:
     needs = [("workload.locustfile", plan.workload.locustfile)]
     with opened(folder.plan, plan, command=command, needs=needs), shown_progress() as progress:
-        folder.write_environment(read_environment())
         yield progress
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,25 @@ def test_the_tables_are_made_again_from_the_raw_folder(ran: Ended) -> None:
     again = ask("faults", plan, "--out", ran.folder.path, "--report")
     assert (ran.folder.path / "faults.md").read_text() == before
     assert again.stdout == ran.stdout
+
+
+def test_a_run_that_is_resumed_elsewhere_keeps_its_first_environment_and_says_what_differs(
+    ran: Ended, tmp_path: Path
+) -> None:
+    assert "The run was resumed" not in (ran.folder.path / "faults.md").read_text()
+    folder = tmp_path / "run"
+    shutil.copytree(ran.folder.path, folder)
+    environment = json.loads((folder / "environment.json").read_text())
+    elsewhere = {**environment, "os": "Another 1.0"}
+    (folder / "environment.json").write_text(json.dumps(elsewhere))
+    plan = ran.folder.path.parent / "faults.yaml"
+    ended = run_command(["faults", plan, "--out", folder, "--only", "kill"], folder, tmp_path)
+    assert fault(ended, "kill")["status"] == "finished", ended.output
+    figures = json.loads((folder / "faults.json").read_text())
+    assert (figures["environment"], figures["differing"]) == (elsewhere, ["os"])
+    page = (folder / "faults.md").read_text()
+    assert "**The run was resumed where this had changed:** os. The line above shows the first start." in page
+    assert "Another 1.0" in page
 
 
 def test_a_folder_of_another_plan_is_not_written_into(ran: Ended, tmp_path: Path) -> None:
