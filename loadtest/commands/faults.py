@@ -1,4 +1,4 @@
-"""`loadtest faults`: break one thing at a time under load; run again to resume.
+"""`loadtest faults`: break one thing at a time under load; run again to resume. With --only it starts anew.
 
 Exit codes: 0 all limits of the plan hold, 1 a limit is missed or a fault could not be injected, 2 invalid input.
 """
@@ -36,6 +36,7 @@ def faults(arguments: argparse.Namespace) -> int:
     folder = FaultFolder(options.out_folder(arguments, arguments.plan.stem))
     if not arguments.report:
         plan = load_fault_plan(find_plan(arguments.plan))
+        arguments.starts_anew = arguments.only is not None
         run_faults(plan, folder, choose(plan, arguments.only), again=arguments.only is not None)
     figures = read_faults(folder)
     command = f"python -m loadtest faults{'' if str(arguments.plan) == _PLAN else f' {arguments.plan}'}"

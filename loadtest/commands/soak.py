@@ -22,7 +22,7 @@ def add_command(commands: "options.Commands") -> None:
     options.add_out(parser, "the folder of the run")
     options.add_report(parser)
     options.add_json(parser, "soak.json", "tables")
-    parser.set_defaults(do=soak)
+    parser.set_defaults(do=soak, starts_anew=True)
 
 
 def soak(arguments: argparse.Namespace) -> int:
