@@ -26,12 +26,13 @@ _DEFINITIONS = f"""Definitions:
   before the fault. 0 s: the first of these windows begins with the fault.
 """
 
-_MEMORY = f"""Memory is the resident memory of all processes of a role, MB = 10⁶ bytes, as means of {MEAN_S:g} s. The
-slope is the median of the slopes between all pairs of means in the same life of the processes (Sen 1968; lives take
-the place of the seasons in Hirsch, Slack & Smith 1982), with its 95 % interval, which assumes independent means. Least
-squares is the ordinary least squares slope within lives ± one standard error. A life ends when a process of the role
-starts or ends; its first {YOUNG_S:g} s and the warm-up are excluded. The table of requests compares the first with the
-last quarter of the soak, faults included.
+_MEMORY = f"""Memory is the resident memory of all processes of a role, MB = 10⁶ bytes. The first and the last are
+single readings, after the warm-up and at the end of the load: a process that a fault has just ended is not in them. The
+slope is the median of the slopes between all pairs of means of {MEAN_S:g} s in the same life of the processes
+(Sen 1968; lives take the place of the seasons in Hirsch, Slack & Smith 1982), with its 95 % interval, which assumes
+independent means. Least squares is the ordinary least squares slope within lives ± one standard error. A life ends when
+a process of the role starts or ends; its first {YOUNG_S:g} s and the warm-up are excluded. The table of requests
+compares the first with the last quarter of the soak, faults included.
 """
 
 
