@@ -126,7 +126,8 @@ def _postgres_url(address: Address) -> str:
     place = "" if "host" in given else replace(address, port=port).place
     at = "@" if user or password else ""
     name = f"/{quote(database)}" if database else ""
-    return f"postgresql+asyncpg://{user}{password}{at}{place}{name}" + (f"?{urlencode(query)}" if query else "")
+    parameter = f"?{urlencode(query, quote_via=quote)}" if query else ""
+    return f"postgresql+asyncpg://{user}{password}{at}{place}{name}{parameter}"
 
 
 def _host_parameters(host: str, port: int | None) -> dict[str, str]:

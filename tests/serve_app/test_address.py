@@ -230,6 +230,7 @@ def test_a_database_that_cannot_be_meant_is_refused(url: str, words: str) -> Non
         (f"postgresql://u@{'h' * 63}.i/x", f"postgresql+asyncpg://u@{'h' * 63}.i/x"),
         ("postgresql://u@h/x?port=7", "postgresql+asyncpg://u@h:7/x"),
         ("postgresql://u@:7/x?host=/run/a+b", "postgresql+asyncpg://u@/x?host=%2Frun%2Fa%2Bb&port=7"),
+        ("postgresql://u@/x?host=/run/a%20b", "postgresql+asyncpg://u@/x?host=%2Frun%2Fa%20b"),
     ],
 )
 def test_a_database_address_is_written_as_its_driver_reads_it(given: str, read: str) -> None:
