@@ -53,7 +53,9 @@ class JobSettings(BaseModel):
     lease_s: float = Field(
         5, ge=0.5, le=600, description="A worker that is silent this long loses its pictures to others."
     )
-    result_ttl_s: float = Field(3600, ge=1, description="How long a job and its results are kept after its end.")
+    result_ttl_s: float = Field(
+        3600, ge=1, le=31_536_000, description="How long a job and its results are kept after its end."
+    )
     max_batch: int = Field(
         2,
         ge=1,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -108,3 +109,15 @@ def test_a_queue_for_less_than_one_upload_is_refused_at_the_start() -> None:
 def test_memory_for_less_than_one_upload_is_refused_at_the_start() -> None:
     with pytest.raises(ValueError, match="max_held_bytes: must be at least 3100"):
         JobSettings(max_job_bytes=1000, max_held_bytes=2000)
+
+
+async def test_results_are_kept_for_a_year_at_most(
+    classifier: Classifier, redis_server: RedisServer, fitted: Fitted
+) -> None:
+    year_s = 365 * 86_400
+    async with replica(classifier, redis_server.url, result_ttl_s=year_s) as desk:
+        ended = await desk.ended(await desk.accepted(fitted.pictures["thing 7"]))
+    kept = datetime.fromisoformat(ended["expires_at"]) - datetime.fromisoformat(ended["ended_at"])
+    assert kept == timedelta(days=365)
+    with pytest.raises(ValueError, match="result_ttl_s"):
+        JobSettings(result_ttl_s=year_s + 1)
