@@ -137,13 +137,12 @@ def refuse_encoded(headers: Headers) -> None:
 
 
 async def parse_form(request: Request, body: bytes, max_files: int = 1) -> FormData:
-    """Return the form in `body`, to be closed. Raises MalformedUpload, with the limits of a form.
+    """Return the whole form in `body`, to be closed. Raises MalformedUpload, with the limits of a form.
 
     Raises UploadTooLarge where many files may come, and more do; EncodedUpload if the body is no form for that.
     """
     _check_charset(request.headers)
-    parser = MultiPartParser(request.headers, _once(body), max_files=max_files, max_fields=MAX_TEXT_FIELDS)
-    parser.spool_max_size = len(body)  # it is in memory already: no temporary file
+    parser = _WholeFormParser(request.headers, body, max_files)
     try:
         return await parser.parse()
     except MultiPartException as exc:
@@ -164,10 +163,16 @@ async def parse_form(request: Request, body: bytes, max_files: int = 1) -> FormD
 
 
 def files_in(form: FormData) -> list[UploadFile]:
-    """Return the files in the field `file`, one at least. Raises MalformedUpload, which says what was found instead."""
+    """Return the files in the field `file`, one at least. Raises MalformedUpload, which says what was found instead.
+
+    Files in other fields are refused, too: their sender would not hear that they were left out.
+    """
     files = [part for part in form.getlist(FIELD) if isinstance(part, UploadFile)]
     if not files:
         raise _without_file(form.multi_items())
+    others = _listed(_quoted(name) for name, part in form.multi_items() if _is_lost(name, part))
+    if others:
+        raise MalformedUpload(f"the multipart form has files in other fields: {others}; send each one in `{FIELD}`")
     return files
 
 
@@ -198,17 +203,29 @@ def _read_top_k(where: str, given: UploadFile | str) -> int:
         raise RequestValidationError([{**fault, "loc": (where, TOP_K_FIELD)} for fault in exc.errors()]) from exc
 
 
+def _is_lost(name: str, part: UploadFile | str) -> bool:
+    """Tell whether a part is a file in another field; a browser sends one without name and content for no file."""
+    return name != FIELD and isinstance(part, UploadFile) and bool(part.filename or part.size)
+
+
 def _without_file(fields: Iterable[tuple[str, UploadFile | str]], limit: str = "") -> MalformedUpload:
-    found = dict.fromkeys(
-        f"`{printable(name, _MOST_NAME_CHARACTERS)}` ({'a file' if isinstance(field, UploadFile) else 'text'})"
-        for name, field in fields
+    found = _listed(
+        f"{_quoted(name)} ({'a file' if isinstance(field, UploadFile) else 'text'})" for name, field in fields
     )
-    shown = ", ".join(list(found)[:_MOST_NAMES]) or "no complete field"
-    more = f" and {len(found) - _MOST_NAMES} more" if len(found) > _MOST_NAMES else ""
     return MalformedUpload(
-        f"the multipart form has no complete file in the field `{FIELD}`; found: {shown}{more}; "
+        f"the multipart form has no complete file in the field `{FIELD}`; found: {found or 'no complete field'}; "
         f"a part counts as a file if it has a filename{limit}"
     )
+
+
+def _quoted(name: str) -> str:
+    return f"`{printable(name, _MOST_NAME_CHARACTERS)}`"
+
+
+def _listed(found: Iterable[str]) -> str:
+    names = list(dict.fromkeys(found))
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _check_charset(headers: Headers) -> None:
@@ -236,5 +253,24 @@ async def _file_field(request: Request, body: bytes, top_k: int) -> tuple[bytes,
         await form.close()
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
+class _WholeFormParser(MultiPartParser):
+    """Refuses a form that breaks off; Starlette would leave out its last part."""
+
+    def __init__(self, headers: Headers, body: bytes, max_files: int) -> None:
+        super().__init__(headers, self._fed(body), max_files=max_files, max_fields=MAX_TEXT_FIELDS)
+        self.spool_max_size = len(body)  # it is in memory already: no temporary file
+        self._is_within_part = False
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._is_within_part = True
+
+    def on_part_end(self) -> None:
+        super().on_part_end()
+        self._is_within_part = False
+
+    async def _fed(self, body: bytes) -> AsyncGenerator[bytes, None]:
+        yield body
+        if self._is_within_part:  # raised here, the parser closes its files
+            kind = "file" if self._current_part.file else "part"
+            raise MalformedUpload(f"the multipart form breaks off within its last {kind}; send its closing boundary")

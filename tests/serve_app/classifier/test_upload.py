@@ -11,8 +11,8 @@ from fastapi import Request
 from starlette.types import Message
 
 from serve_app.classifier.formats import begins_as
-from serve_app.classifier.upload import BodyBounds, read_body
-from serve_app.errors import Overloaded, UploadTooLarge
+from serve_app.classifier.upload import BodyBounds, files_in, parse_form, read_body
+from serve_app.errors import MalformedUpload, Overloaded, UploadTooLarge
 from serve_app.uploads import HeldUpload, UploadBudget
 from tests.conftest import Fitted
 from tests.counted import Counted
@@ -126,7 +126,6 @@ FIELDS = {
     ),
     "the same name twice": (form(text_part("a"), text_part("a")), ["found: `a` (text);"]),
     "none": (form(), ["found: no complete field"]),
-    "one without its end": (form(text_part("file"))[:-20], ["found: no complete field"]),
     "a name of control characters": (form(text_part("a\x01\x7fb")), ["`a��b`"]),
     "a name of 4,000 characters": (form(text_part("n" * 4000)), [f"`{'n' * 40}`"]),
 }
@@ -138,6 +137,20 @@ async def test_a_form_without_the_file_is_told_which_fields_it_has(model_client:
     response = await model_client.post("/predict", content=body, headers={"Content-Type": FORM_TYPE})
     assert_error(response, 400, "malformed_upload", "no complete file in the field `file`", *words)
     assert len(response.json()["detail"]) < 1000
+
+
+async def test_a_form_that_breaks_off_is_refused_wherever_it_does() -> None:
+    body = form(file_part(b"one"), text_part("note"), file_part(b"two"))
+    request = Request({"type": "http", "headers": [(b"content-type", FORM_TYPE.encode())]})
+    end = body.rindex(b"--")
+    for length in range(end + 2):
+        with pytest.raises(MalformedUpload, match=r"breaks off within its last|found: no complete field"):
+            files_in(await parse_form(request, body[:length], max_files=2))
+    with pytest.raises(MalformedUpload, match="breaks off within its last file; send its closing boundary"):
+        await parse_form(request, body[:end], max_files=2)
+    whole = await parse_form(request, body[: end + 2], max_files=2)
+    assert len(files_in(whole)) == 2
+    await whole.close()
 
 
 async def test_text_beside_the_file_is_no_hindrance(model_client: httpx.AsyncClient, fitted: Fitted) -> None:

@@ -9,6 +9,7 @@ import pytest
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.job_settings import JobSettings
 from tests.conftest import Fitted
+from tests.hostile import FORM_TYPE, file_part, form, part
 from tests.jobs import Desk, replica, zipped
 from tests.redis_server import RedisServer
 from tests.serve_app.classifier.test_model_api import assert_error
@@ -59,6 +60,13 @@ async def test_top_k_may_be_a_field_of_the_form(desk: Desk, fitted: Fitted) -> N
     )
 
 
+async def test_what_is_no_file_in_another_field_is_no_hindrance(desk: Desk, fitted: Fitted) -> None:
+    unfilled = part('name="other"; filename=""', b"")  # as a browser sends a field in which no file was chosen
+    body = form(part('name="note"', b"text"), unfilled, file_part(fitted.pictures["thing 7"]))
+    response = await desk.http.post("/jobs", content=body, headers={"content-type": FORM_TYPE})
+    assert response.json()["files"] == 1
+
+
 async def test_uploads_are_bounded(classifier: Classifier, redis_server: RedisServer, fitted: Fitted) -> None:
     data = fitted.pictures["thing 7"]
     bounds = {"max_files": 3, "max_job_bytes": 3_000_000, "max_held_bytes": 9_300_000}
@@ -88,6 +96,11 @@ BAD_UPLOADS: dict[str, tuple[dict[str, object], str]] = {
     "nothing": ({"content": b""}, "empty"),
     "an empty file": ({"files": {"file": b""}}, "empty"),
     "another field": ({"files": {"image": b"x"}}, "`file`"),
+    "a field beside it": ({"files": [("file", b"x"), ("file2", b"x")]}, "`file2`"),
+    "half a form": (
+        {"content": form(file_part(b"x"), file_part(b"x"))[:-16], "headers": {"content-type": FORM_TYPE}},
+        "breaks off within its last file",
+    ),
     "an empty ZIP": ({"content": zipped([])}, "no files"),
     "a ZIP of folders": ({"content": zipped([("a/", b"")])}, "no files"),
     "half a ZIP": ({"content": zipped([("a.jpg", b"x" * 999)])[:60]}, "ZIP cannot be read"),
