@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import re
 import struct
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ _ENCRYPTED = 0x1
 # The others may ask for gigabytes before they give a byte (the dictionary of LZMA).
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _LITTER = ("__MACOSX/", ".DS_Store", "Thumbs.db")
+_ROOT = re.compile(r"/|[A-Za-z]:")
 _FAULTS = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, LookupError, OverflowError,
     NotImplementedError, RuntimeError, struct.error,
@@ -58,9 +60,10 @@ def unpack_archive(data: bytes, *, max_files: int, max_bytes: int, max_file_byte
 def _pictures(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
     for member in archive.infolist():
         name = member.filename
-        if member.is_dir() or name.startswith(_LITTER[0]) or name.rpartition("/")[-1] in _LITTER:
+        path = name.replace("\\", "/")  # which some programs of Windows write, against the format
+        if path.endswith("/") or path.startswith(_LITTER[0]) or path.rpartition("/")[-1] in _LITTER:
             continue
-        if name.startswith("/") or "\\" in name or ":" in name.split("/")[0] or ".." in name.split("/"):
+        if _ROOT.match(path) or ".." in path.split("/"):
             raise MalformedUpload(f"the ZIP's member {name[:255]!r} points out of the archive; use plain names")
         if member.flag_bits & _ENCRYPTED:
             raise MalformedUpload(f"the ZIP's member {name[:255]!r} is encrypted; send it without a password")

@@ -36,7 +36,19 @@ def test_folders_and_desktop_litter_are_left_out() -> None:
     assert unpacked(zipped(members)) == {"a/1.jpg": b"1"}
 
 
-@pytest.mark.parametrize("name", ["../a.jpg", "a/../../b.jpg", "/etc/passwd", "C:/a.jpg", "..\\a.jpg"])
+def test_a_colon_is_a_letter_and_the_backslash_of_windows_a_slash() -> None:
+    members = [("2026-11-28T09:10:00.jpg", b"1"), ("summer\\1.jpg", b"2"), ("a..b\\..c", b"3")]
+    litter = [("summer\\", b""), ("__MACOSX\\summer\\._1.jpg", b"x"), ("summer\\Thumbs.db", b"x")]
+    assert unpacked(zipped([*litter, *members])) == dict(members)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.jpg", "a/../../b.jpg", "/etc/passwd", "C:/a.jpg", "c:a.jpg", "C:\\a.jpg", "..\\a.jpg", "a\\..\\..\\b.jpg",
+        "\\\\server\\a.jpg",
+    ],
+)  # fmt: skip
 def test_a_name_that_points_out_of_the_archive_is_refused(name: str) -> None:
     with pytest.raises(MalformedUpload, match="points out of the archive"):
         unpacked(zipped([(name, b"x")]))
