@@ -1,6 +1,7 @@
 """Reads a job's pictures from a request: many parts `file` of a form, one ZIP, or the body itself."""
 
 import hashlib
+import re
 from functools import partial
 
 from fastapi import Request
@@ -14,7 +15,6 @@ from serve_app.classifier.upload import (
     files_in,
     is_form,
     parse_form,
-    printable,
     read_body,
     refuse_encoded,
     top_k_of,
@@ -25,6 +25,8 @@ from serve_app.jobs.queue.submit import Submission
 from serve_app.uploads import HeldUpload, work_for
 
 MAX_NAME_CHARACTERS = 255
+# C0 and C1, separators of lines and paragraphs, what turns the direction of writing, and halves of characters.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _PART_BYTES = 512
 """Boundary and headers of a usual part."""
 
@@ -95,7 +97,7 @@ def _check(files: _Files, settings: ClassifierSettings) -> None:
 
 
 def _submission(files: _Files, top_k: int) -> Submission:
-    named = [(printable(name, MAX_NAME_CHARACTERS), data) for name, data in files]
+    named = [(_CONTROLS.sub("\ufffd", name[:MAX_NAME_CHARACTERS]), data) for name, data in files]
     whole = hashlib.sha256(f"{top_k}".encode())
     for name, data in named:
         whole.update(hashlib.sha256(name.encode()).digest() + hashlib.sha256(data).digest())

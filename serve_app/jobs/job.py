@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from serve_app.classifier.answer import Prediction
 from serve_app.errors import meanings_of_codes
+from serve_app.jobs.intake import MAX_NAME_CHARACTERS
 from serve_app.jobs.queue.state import State
 from serve_app.jobs.queue.submit import StoredJob
 
@@ -23,7 +24,10 @@ class JobFault(BaseModel):
 class FileResult(BaseModel):
     """What came of one file: a prediction or an error."""
 
-    name: str = Field(description="As the form or the ZIP has it.")
+    name: str = Field(
+        description=f"As the form or the ZIP has it, up to {MAX_NAME_CHARACTERS} characters; U+FFFD stands for each "
+        "control character, line or paragraph separator, control of the writing direction, and lone surrogate."
+    )
     index: int = Field(ge=0, description="Its place in the upload.")
     prediction: Prediction | None = None
     error: JobFault | None = None

@@ -44,6 +44,36 @@ async def test_the_picture_may_be_the_body_itself(desk: Desk, fitted: Fitted) ->
     assert ended["results"][0]["prediction"]["prediction"] == "thing 7"
 
 
+async def test_names_are_kept_without_what_controls_a_screen(desk: Desk) -> None:
+    kept = [
+        "09.10\u202fAM.png",
+        "夏\u3000休み.jpg",
+        "no\u00a0break.jpg",
+        "👩\u200d👩\u200d👧.jpg",
+        "new\u0378.jpg",
+        "n" * 255,
+    ]
+    spoilt = ["\x1b[2J", "\x7f", "\x85", "\u2028", "\u2029", "\u061c", "\u200e", "\u202e", "\u2066"]
+    named = [(name, name) for name in kept] + [(f"a{letter}b", f"a\ufffd{letter[1:]}b") for letter in spoilt]
+    for response in (
+        await desk.http.post("/jobs", content=zipped((name, b"x") for name, _ in named)),
+        await desk.http.post(
+            "/jobs",
+            content=form(*[file_part(b"x", filename=name) for name, _ in named]),
+            headers={"content-type": FORM_TYPE},
+        ),
+    ):
+        ended = await desk.ended(response.json()["id"])
+        assert [result["name"] for result in ended["results"]] == [name for _, name in named]
+
+
+async def test_half_a_character_in_a_name_is_replaced(desk: Desk) -> None:
+    body = form(file_part(b"x", filename="a+2AA-b"), file_part(b"x", filename="n" * 256))
+    response = await desk.http.post("/jobs", content=body, headers={"content-type": f"{FORM_TYPE}; charset=utf-7"})
+    ended = await desk.ended(response.json()["id"])
+    assert [result["name"] for result in ended["results"]] == ["a\ufffdb", "n" * 255]
+
+
 async def test_two_different_top_k_in_the_query_are_refused_without_a_form_too(desk: Desk, fitted: Fitted) -> None:
     picture = fitted.pictures["thing 7"]
     refused = await desk.http.post("/jobs?top_k=3&top_k=5", content=picture)
