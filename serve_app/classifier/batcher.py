@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -51,7 +52,7 @@ class BatchLimits:
         return cls(settings.max_batch, at_once, min(settings.jobs.max_batch, settings.max_batch))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     picture: Picture
     answer: asyncio.Future[Inference]
@@ -72,7 +73,8 @@ class MicroBatcher:
 
     `on_batch` is told of each batch that came back and was not background: how many pictures, and how many seconds of
     the engine. Batches that run at the same time share these seconds equally. The queue has no bound of its own: who
-    comes in is decided before decoding (`admission`). Background pictures begin only when no other waits or runs.
+    comes in is decided before decoding (`admission`), and a picture leaves it with its caller. Background pictures
+    begin only when no other waits or runs.
     """
 
     def __init__(self, infer: Infer, executor: Executor, limits: BatchLimits, on_batch: OnBatch) -> None:
@@ -110,9 +112,15 @@ class MicroBatcher:
         if not self.is_running:
             raise _ended()
         waiting = _Waiting(picture, asyncio.get_running_loop().create_future())
-        (self._background if is_background else self._waiting).append(waiting)
+        queue = self._background if is_background else self._waiting
+        queue.append(waiting)
         self._change.set()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # it is in a batch already
+                queue.remove(waiting)
+            raise
 
     async def close(self) -> None:
         """Stop the batch loop; whoever still waits, in the queue or for a running batch, gets NotReady."""

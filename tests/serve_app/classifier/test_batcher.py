@@ -112,6 +112,22 @@ async def test_a_picture_whose_sender_has_gone_is_not_computed() -> None:
         assert engine.batches == [[1], [3]]
 
 
+@pytest.mark.parametrize("is_background", [False, True])
+async def test_a_picture_whose_sender_has_gone_leaves_the_queue_while_the_engine_hangs(*, is_background: bool) -> None:
+    engine = HeldEngine()
+    async with batching(engine) as batcher:
+        tasks = await ask_while_free(engine, batcher, 1)
+        tasks += await ask(batcher, 2, 2, is_background=is_background)
+        queue = batcher._background if is_background else batcher._waiting
+        assert len(queue) == 2
+        tasks[2].cancel()
+        await asyncio.wait([tasks[2]])
+        assert len(queue) == 1
+        engine.go.release(10)
+        assert (await tasks[0], await tasks[1]) == (1, 2)
+        assert engine.batches == [[1], [2]]
+
+
 async def test_size_and_time_of_each_batch_are_told() -> None:
     engine, told, began_s = HeldEngine(), list[tuple[int, float]](), time.perf_counter()
     async with batching(engine, on_batch=lambda pictures, took_s: told.append((pictures, took_s))) as batcher:
