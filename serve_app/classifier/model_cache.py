@@ -42,8 +42,9 @@ logger = logging.getLogger(__name__)
 RECIPE = 6
 PREPARE_TIMEOUT_S = 1500
 LOCK_TIMEOUT_S = PREPARE_TIMEOUT_S + 60
-# How long the starts of a service go on with random weights (`weights: auto`) before one looks for the ImageNet weights
-# again, and without an engine that failed for a reason that may pass (`engine: auto`).
+# How long the starts of a service go on with random weights (`weights: auto`) or placeholder labels (`labels: auto`)
+# before one looks for those of ImageNet again, and without an engine that failed for a reason that may pass
+# (`engine: auto`).
 AUTO_RETRY_S = 3600
 MANIFEST = "manifest.json"
 CHOICE = "choice.json"
@@ -125,8 +126,8 @@ def find_or_prepare(settings: ClassifierSettings, *, gpu_share: float = 0.0, is_
 
     It is for an engine that has so much of a GPU. Safe when several replicas start at once: one prepares, the others
     wait. When a service starts (`is_start`), what `auto` was decided by is made anew if it is old and an engine failed
-    for a reason that may pass, or the ImageNet weights could not be had; a replica takes what the others have. Raises
-    SetupError.
+    for a reason that may pass, or the ImageNet weights or labels could not be had; a replica takes what the others
+    have. Raises SetupError.
     """
     if fault := find_engine_fault(settings):
         raise SetupError(fault)
@@ -248,13 +249,20 @@ class _Cache:
 
     def _find_or_make(self, settings: ClassifierSettings) -> PreparedModel:
         target = self.place_of(settings)
-        manifest = _read_manifest(target)
+        manifest = self._usable(target)
         if manifest is None:
             with _locked(target.with_suffix(".lock")):
-                manifest = _read_manifest(target) or _make(settings, target, on_gpu=self.gpu_share > 0)
+                manifest = self._usable(target) or _make(settings, target, on_gpu=self.gpu_share > 0)
         if fault := manifest.find_admission_fault(settings.min_agreement):
             raise SetupError(fault)
         return PreparedModel(folder=target, manifest=manifest, fingerprint=target.name)
+
+    def _usable(self, target: Path) -> Manifest | None:
+        """Return the manifest of a prepared model, or None if it has to be made."""
+        manifest = _read_manifest(target)
+        if self.is_start and manifest and manifest.labels_are_missing and not _is_recent(target / MANIFEST):
+            return None  # names that could not be fetched then may be there now
+        return manifest
 
 
 def _is_recent(path: Path) -> bool:
@@ -282,14 +290,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _read_manifest(target: Path) -> Manifest | None:
-    """Return the manifest of a prepared model that can be served, or None if it has to be made."""
-    path = target / MANIFEST
+    """Return the manifest of a prepared model, or None if there is none that can be read."""
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json((target / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
-    # Names that could not be fetched then may be there now.
-    return None if manifest.labels_are_missing and not _is_recent(path) else manifest
 
 
 def _is_usable(settings: ClassifierSettings) -> bool:
@@ -305,8 +310,8 @@ def _read_choice(place: Path) -> Choice | None:
 
 
 def _replace(made: Path, target: Path) -> None:
-    if target.exists():  # unreadable, or it would have been taken
-        target.rename(made.with_name("unreadable"))
+    if target.exists():  # unreadable or without labels, or it would have been taken
+        target.rename(made.with_name("replaced"))
     made.rename(target)
 
 

@@ -240,6 +240,24 @@ def test_a_replica_takes_the_weights_of_the_others_and_a_later_start_looks_again
     assert find_or_prepare(wanted).manifest.weights == "imagenet"
 
 
+def test_only_a_later_start_looks_again_for_labels_that_could_not_be_fetched(new_cache: Path, tmp_path: Path) -> None:
+    """The file holds no weights: only preparing the model again tells."""
+    weights = tmp_path / "my.weights.h5"
+    weights.write_bytes(b"not hdf5")
+    wanted = settings(weights=str(weights))
+    folder = new_cache / "models" / model_cache._fingerprint(wanted)
+    folder.mkdir(parents=True)
+    labels = [f"class_{index:04d}" for index in range(1000)]
+    facts = {"name": "resnet50", "weights": "my.weights.h5", "weights_sha256": None, "labels_from": "placeholder"}
+    manifest = Manifest.model_validate({**facts, "labels": labels, "labels_are_missing": True})
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    assert find_or_prepare(wanted, is_start=True).manifest == manifest
+    os.utime(folder / "manifest.json", (0, 0))
+    assert find_or_prepare(wanted).manifest == manifest
+    with pytest.raises(SetupError, match="not a readable Keras weights file"):
+        find_or_prepare(wanted, is_start=True)
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("new_cache")
 def test_auto_prepares_random_weights_once(caplog: pytest.LogCaptureFixture) -> None:
