@@ -206,7 +206,7 @@ class Classifier:
     async def _hash(self, upload: HeldUpload) -> str:
         if len(upload.data) <= HASHED_AT_ONCE_BYTES:
             return _sha256(upload.data)
-        return await upload.read_in(self._pools.decode, _sha256)
+        return await upload.read_in(self._pools.hash, _sha256)
 
     def _decode_and_hash(self, data: bytes, image_sha256: str | None = None) -> "_Decoded":
         started = perf_counter()
@@ -253,17 +253,22 @@ def _sha256(data: bytes) -> str:
 
 
 class _Pools:
-    """The threads of one replica: several decode, MOST_AT_ONCE run the engine; another one loads at the start."""
+    """The threads of one replica: some decode, as many hash large uploads, MOST_AT_ONCE run the engine; one loads it.
+
+    Who hashes does not decode, so a picture that the cache knows waits for nobody's decoding.
+    """
 
     def __init__(self, settings: ClassifierSettings) -> None:
         # Much of a start is the import of TensorFlow, CPU that replicas which serve must not lack.
         self.load = ThreadPoolExecutor(1, "load", lower_priority, (LOWEST_PRIORITY,))
         self.decode = ThreadPoolExecutor(settings.decode_threads, "decode", lower_priority, (settings.niceness,))
+        self.hash = ThreadPoolExecutor(settings.decode_threads, "hash", lower_priority, (settings.niceness,))
         self.engine = engine_threads(settings)
 
     def shut_down(self) -> None:
         self.load.shutdown(wait=False, cancel_futures=True)
         self.decode.shutdown(wait=False, cancel_futures=True)
+        self.hash.shutdown(wait=False, cancel_futures=True)
         self.engine.shutdown(wait=False, cancel_futures=True)
 
 

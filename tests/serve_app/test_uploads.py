@@ -51,11 +51,11 @@ def held_upload(budget: UploadBudget, size: int) -> HeldUpload:
     return upload
 
 
-@pytest.mark.parametrize("store", ["off", "memory"])
-async def test_uploads_past_their_deadline_leave_memory_before_a_thread_gets_to_them(store: str) -> None:
+@pytest.mark.parametrize(("store", "pool"), [("off", "decode"), ("memory", "hash")])
+async def test_uploads_past_their_deadline_leave_memory_before_a_thread_gets_to_them(store: str, pool: str) -> None:
     """Without a cache they wait to be decoded, with one to be hashed."""
     async with small_classifier(Counted(), cache={"store": store}) as classifier:
-        with busy(classifier._pools.decode):
+        with busy(getattr(classifier._pools, pool)):
             for _ in range(3):
                 upload = held_upload(classifier.admission.uploads, HASHED_AT_ONCE_BYTES + 1)
                 with pytest.raises(DeadlineExceeded):

@@ -33,6 +33,7 @@ from tests.patience import HANG_S, HURRIED, PATIENT, set_timing, until
 from tests.redis_server import RedisServer, running_redis
 from tests.serve_app.classifier.test_images import encode, smooth
 from tests.serve_app.classifier.test_model_api import assert_error, stages_ms
+from tests.serve_app.test_uploads import busy
 
 BEST = [(number, 0.1) for number in range(10)]
 
@@ -325,11 +326,15 @@ async def test_a_killed_replicas_picture_is_computed_by_another_soon(
     assert one.inferences == 2
 
 
-async def test_an_upload_too_big_to_hash_at_once_is_found_again(one: Replica, module_redis: RedisServer) -> None:
+async def test_an_upload_too_big_to_hash_at_once_is_found_again_while_all_threads_decode_others(
+    one: Replica, module_redis: RedisServer
+) -> None:
     picture = encode(smooth(800, 800), "BMP")
     first = await one.predict(picture)
     await written(module_redis, picture)
-    second = await one.predict(picture)
+    with busy(one.classifier._pools.decode):
+        async with asyncio.timeout(HANG_S / 2):  # the threads would be free again after HANG_S
+            second = await one.predict(picture)
     assert second.json() == {**first.json(), "cached": True}
     assert second.json()["image_sha256"] == hashlib.sha256(picture).hexdigest()
 
