@@ -21,13 +21,14 @@ _SILENT_S = 10.0
 """Between two lines in the log about refusals."""
 
 _NEWEST_SHARE = 0.2
-"""Weight of the newest batch in the moving average of the service time: five batches are most of it."""
+"""Weight of the newest in the moving averages of batches and of decoding: the last five are most of them."""
 
 STANDING_AFTER_S = 20.0
 """A queue that has not been short for so long is no burst but a standing queue: more work comes than is done."""
 
 _STALL = 4.0
-"""A batch counts as at most so many times slower than usual: a process that was stopped for 10 s is not slow now."""
+"""A batch or a decoded picture counts as at most so many times slower than usual: a process that was stopped for 10 s
+is not slow now, nor is one that was sent one huge picture."""
 
 
 class Admission:
@@ -47,7 +48,8 @@ class Admission:
         largest_bytes = settings.max_upload_bytes + MULTIPART_OVERHEAD_BYTES
         self.uploads = UploadBudget(settings.max_held_bytes, largest_bytes, self._memory_refusal)
         """The bytes of all uploads that are in memory."""
-        self._picture_s = picture_s
+        self._engine_s = picture_s
+        self._decode_s = 0.0
         self._clock = clock
         self._short_at_s = clock()
         self._taken = 0
@@ -66,6 +68,11 @@ class Admission:
         return self._taken * self._picture_s
 
     @property
+    def _picture_s(self) -> float:
+        """Seconds from one picture to the next: of decoding and engine, which work side by side, the slower one's."""
+        return max(self._engine_s, self._decode_s)
+
+    @property
     def most_wait_s(self) -> float:
         """The longest wait for which a picture is taken now: max_wait_s, or half of it in a standing queue.
 
@@ -77,9 +84,17 @@ class Admission:
 
     def learn(self, pictures: int, took_s: float) -> None:
         """Take in that the engine needed `took_s` for a batch; the average moves exponentially."""
-        newest_s = min(took_s / pictures, _STALL * self._picture_s)
-        self._picture_s += _NEWEST_SHARE * (newest_s - self._picture_s)
+        newest_s = min(took_s / pictures, _STALL * self._engine_s)
+        self._engine_s += _NEWEST_SHARE * (newest_s - self._engine_s)
         self.metrics.observe(BATCH_PICTURES, pictures)
+
+    def learn_decoding(self, took_s: float) -> None:
+        """Take in that one of the decode threads needed `took_s` for a picture, whether it could be decoded or not.
+
+        It is called in these threads: of two that end at once, one may not count.
+        """
+        newest_s = min(took_s / self._settings.decode_threads, _STALL * self._picture_s)
+        self._decode_s += _NEWEST_SHARE * (newest_s - self._decode_s)
 
     def check(self, within_s: float | None = None, pictures: int = 1, account: Account = EVERYONE) -> None:
         """Return if so many pictures of a client that come now are taken. `within_s` is its own time limit.

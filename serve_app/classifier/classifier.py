@@ -214,11 +214,19 @@ class Classifier:
         picture = decode_image(data, settings.max_pixels, geometry, draft=settings.reduced_decoding)
         return _Decoded(picture, image_sha256 or _sha256(data), started, perf_counter())
 
+    def _decode_and_learn(self, data: bytes, image_sha256: str | None) -> "_Decoded":
+        """Decode a client's picture, and have it told how long that took: also if the client has gone, or it failed."""
+        started = perf_counter()
+        try:
+            return self._decode_and_hash(data, image_sha256)
+        finally:
+            self.admission.learn_decoding(perf_counter() - started)
+
     async def _compute(
         self, upload: HeldUpload, within_s: float, places: Places, image_sha256: str | None = None
     ) -> Classification:
         """Return what the network finds, for somebody who waits for `within_s`; frees the upload once it is decoded."""
-        decode = partial(self._decode_and_hash, image_sha256=image_sha256)
+        decode = partial(self._decode_and_learn, image_sha256=image_sha256)
         with places.place(within_s, upload.account):
             decoded = await upload.read_in(self._pools.decode, decode)
             upload.free()

@@ -15,7 +15,7 @@ from serve_app.classifier.early import build_entry
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.entrance.gate import Enter
 from serve_app.entrance.guard import Guard
-from serve_app.errors import Overloaded, ServiceError
+from serve_app.errors import Overloaded, ServiceError, ShareExceeded
 from serve_app.metrics import MISSED_DEADLINES, QUEUE_PICTURES, REFUSALS, STAGE_MS
 from serve_app.shares import EVERYONE, Account
 from serve_app.uploads import HeldUpload
@@ -177,6 +177,68 @@ def test_a_process_that_was_stopped_is_not_taken_for_a_slow_one() -> None:
         assert gate.wait_s < 2 * before_s
 
 
+def test_the_slower_one_of_engine_and_decoding_decides_who_is_taken() -> None:
+    """Two threads decode a picture in 3 s each, so one is worked off every 1.5 s, whatever the engine needs for it."""
+    flood = Account("flood", lambda: 0.5, Counted())
+    gate = admission(max_wait_s=7, decode_threads=2)
+    for _ in range(50):
+        gate.learn_decoding(3.0)
+    with ExitStack() as taken:
+        refusal = fill(gate, taken)
+        assert gate.wait_s == pytest.approx(7.5, rel=0.01)  # five: the fifth had 6 s before it
+        assert refusal.retry_after_s == 8
+        assert "5 pictures come first and take about 7.5 s" in refusal.detail
+    with gate.place(account=flood), gate.place(account=flood), pytest.raises(ShareExceeded, match="2 of 5"):
+        gate.check(account=flood)
+
+
+def test_decoding_that_is_quicker_than_the_engine_changes_nothing() -> None:
+    gate = admission(decode_threads=2)
+    with gate.place():
+        for took_s in (0.003, 0.15, 0.003, 0.19) * 10:
+            gate.learn_decoding(took_s)
+            assert gate.wait_s == PICTURE_S
+
+
+def test_one_huge_picture_among_others_changes_nothing() -> None:
+    gate = admission()
+    with gate.place():
+        for took_s in (0.003, 10.0, 0.003):
+            gate.learn_decoding(took_s)
+            assert gate.wait_s == PICTURE_S
+
+
+def test_a_replica_that_has_decoded_nothing_but_huge_pictures_takes_one_at_a_time_and_recovers_by_them() -> None:
+    gate = admission(max_wait_s=1)
+    for _ in range(50):
+        gate.learn_decoding(1000.0)
+    with gate.place(), pytest.raises(Overloaded, match="1 pictures come first"):
+        gate.check()
+    for _ in range(50):
+        with gate.place():
+            gate.learn_decoding(0.003)
+    with gate.place():
+        gate.check()
+        assert gate.wait_s == PICTURE_S
+
+
+async def test_a_picture_that_cannot_be_decoded_counts_for_the_queue_and_a_jobs_picture_does_not(
+    classifier: Classifier, fitted: Fitted
+) -> None:
+    """The engine is said to need next to nothing, so that any decoding is slower."""
+    broken = next(iter(fitted.pictures.values()))[:2000]
+    async with held(classifier, Counted(), picture_s=1e-9) as replica:
+        gate = replica.classifier.admission
+        with gate.place():
+            with pytest.raises(ServiceError):
+                await replica.classifier.predict_in_background(broken, 1)
+            assert gate.wait_s == 1e-9
+            for _ in range(5):
+                answer = await replica.client.post("/predict", content=broken)
+                assert_error(answer, 400, "unreadable_image", "truncated")
+            assert gate.wait_s > 1e-9
+
+
 def test_bytes_in_memory_are_bounded_over_all_uploads() -> None:
     gate = admission(max_upload_bytes=1000, max_held_bytes=20_000)
     first, second = HeldUpload(gate.uploads), HeldUpload(gate.uploads)
@@ -274,10 +336,10 @@ async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right
     classifier: Classifier, fitted: Fitted
 ) -> None:
     metrics = Counted()
-    async with held(classifier, metrics, picture_s=PICTURE_S, max_wait_s=0.45) as replica:
+    async with held(classifier, metrics, picture_s=100, max_wait_s=450) as replica:
         label, data = next(iter(fitted.pictures.items()))
         posts = [asyncio.create_task(replica.client.post("/predict", content=data)) for _ in range(60)]
-        await wait_until(lambda: metrics.of(REFUSALS).total() == 55)  # the fifth had 0.4 s before it, the sixth 0.5 s
+        await wait_until(lambda: metrics.of(REFUSALS).total() == 55)  # the fifth had 400 s before it, the sixth 500 s
         replica.engine.release()
         answers = await asyncio.gather(*posts)
         right = [answer for answer in answers if answer.status_code == 200]
@@ -286,7 +348,7 @@ async def test_beyond_the_bound_everyone_is_answered_and_what_was_taken_is_right
         assert {answer.json()["prediction"] for answer in right} == {label}
         for answer in refused:
             assert_error(answer, 503, "overloaded", "pictures", "try again later")
-            assert answer.headers["Retry-After"] == "1"
+            assert answer.headers["Retry-After"] == "500"
         assert metrics.of(REFUSALS) == {"wait_too_long": 55}
         assert metrics.pictures == len(metrics.told(STAGE_MS, "inference")) == 5
         assert metrics.told(QUEUE_PICTURES) == [*range(1, 6), *reversed(range(5))]

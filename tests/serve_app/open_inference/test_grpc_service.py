@@ -320,7 +320,7 @@ async def test_a_call_beyond_the_share_of_its_key_is_told_when_to_come_back(
     (tmp_path / "keys").write_text(f"flood: {KEY}\nlight: {KEY}-2\n")
     guard = Guard(ApiKeys(KeySource(keys_file=str(tmp_path / "keys"))))
     message = message_class("ModelInferRequest")(**pictures(fitted.pictures["thing 7"])).SerializeToString()
-    async with held(classifier, Counted(), max_queue=4, max_wait_s=60, deadline_s=60) as replica:
+    async with held(classifier, Counted(), picture_s=10, max_queue=4) as replica:
         answers = GrpcInference(Inference(replica.classifier), guard, UnderWay())
 
         def call(key: str) -> tuple[Told, asyncio.Task[Any]]:
@@ -328,15 +328,15 @@ async def test_a_call_beyond_the_share_of_its_key_is_told_when_to_come_back(
             return told, asyncio.create_task(answers.answer("ModelInfer", message, told))
 
         taken = [call(KEY), call(KEY), call(f"{KEY}-2"), call(f"{KEY}-2")]
-        await until(lambda: replica.classifier.admission.wait_s > 0.35, "four places")
+        await until(lambda: replica.classifier.admission.wait_s == 40, "four places")
         full, answer = call(KEY)
         await answer
-        assert (full.code, full.trailing) == (grpc.StatusCode.UNAVAILABLE, [("retry-after", "1")])
+        assert (full.code, full.trailing) == (grpc.StatusCode.UNAVAILABLE, [("retry-after", "40")])
         taken.pop()[1].cancel()
-        await until(lambda: replica.classifier.admission.wait_s < 0.35, "a place that is free again")
+        await until(lambda: replica.classifier.admission.wait_s == 30, "a place that is free again")
         refused, answer = call(KEY)
         await answer
-        assert (refused.code, refused.trailing) == (grpc.StatusCode.RESOURCE_EXHAUSTED, [("retry-after", "1")])
+        assert (refused.code, refused.trailing) == (grpc.StatusCode.RESOURCE_EXHAUSTED, [("retry-after", "30")])
         assert "API key flood" in refused.details
         replica.engine.release()
         assert [len((await answer).outputs) for _, answer in taken] == [3, 3, 3]
