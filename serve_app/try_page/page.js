@@ -8,6 +8,7 @@ const model = new URL("./", location.href);
 const $ = (id) => document.getElementById(id);
 
 let key = null; // in memory only
+let modelHasKeys = false; // other applications may have other keys, or none
 let about = null;
 let servedTurn = 0; // only what was asked last counts
 let underWay = 0;
@@ -29,8 +30,7 @@ class Refused extends Error {
 }
 
 async function ask(url, options = {}) {
-  const used = key;
-  const headers = { ...options.headers, ...(used === null ? {} : { "X-API-Key": used }) };
+  const headers = { ...options.headers, ...(key === null ? {} : { "X-API-Key": key }) };
   let response;
   try {
     response = await fetch(url, { ...options, headers });
@@ -38,12 +38,23 @@ async function ask(url, options = {}) {
     throw new Refused(0, { detail: "the service does not answer; check that it runs and that you are connected, then send again" });
   }
   const body = await response.json().catch(() => ({}));
-  if (response.status === 401 && key === used) {
-    key = null;
-    $("keys").hidden = false;
-  }
+  if (response.status === 401 && (key === null || !modelHasKeys)) $("keys").hidden = false;
   if (!response.ok) throw new Refused(response.status, body, response.headers.get("Retry-After"));
   return { body, headers: response.headers };
+}
+
+async function askModel(url, options) {
+  const used = key;
+  try {
+    return await ask(url, options);
+  } catch (error) {
+    if (error.status === 401) modelHasKeys = true;
+    if (error.status === 401 && key === used) {
+      key = null;
+      $("keys").hidden = false;
+    }
+    throw error;
+  }
 }
 
 function describeFault(error) {
@@ -58,7 +69,7 @@ async function showServed() {
   const turn = (servedTurn += 1);
   const wasGiven = key !== null;
   try {
-    const { body } = await ask(model);
+    const { body } = await askModel(model);
     if (turn !== servedTurn) return;
     about = body;
   } catch (error) {
@@ -68,7 +79,6 @@ async function showServed() {
     if (key !== null) $("keys").hidden = false;
     return;
   }
-  $("keys").hidden = true;
   $("served").textContent =
     `${about.name} on ${about.engine} (${about.precision}), ${about.classes} classes, weights: ${about.weights}, ` +
     `labels: ${about.labels}. Formats: ${about.formats.join(", ")}.`;
@@ -153,7 +163,7 @@ async function send(file, item) {
     }
     const began = performance.now();
     const type = file.type || "application/octet-stream";
-    const { body, headers } = await ask(new URL(`predict?top_k=${top}`, model), {
+    const { body, headers } = await askModel(new URL(`predict?top_k=${top}`, model), {
       method: "POST",
       body: file,
       headers: { "Content-Type": type },

@@ -50,11 +50,16 @@ class Served:
 
 
 @contextmanager
-def running(folder: Path, *, keys: KeySource | None = None, **args: object) -> Iterator[Served]:
-    """Serve a network that knows three colours, with `args` over its settings; `keys` are asked for if given."""
+def running(
+    folder: Path, *, keys: KeySource | None = None, users_keys: KeySource | None = None, **args: object
+) -> Iterator[Served]:
+    """Serve a network that knows three colours, with `args` over its settings, and users; keys are asked for if given.
+
+    `keys` are those of the network.
+    """
     ready: Future[Served] = Future()
     end = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, keys, args, ready, end)))
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(folder, (keys, users_keys), args, ready, end)))
     thread.start()
     try:
         yield ready.result(HANG_S)
@@ -65,7 +70,11 @@ def running(folder: Path, *, keys: KeySource | None = None, **args: object) -> I
 
 
 async def _serve(
-    folder: Path, keys: KeySource | None, args: dict[str, object], ready: "Future[Served]", end: threading.Event
+    folder: Path,
+    sources: tuple[KeySource | None, KeySource | None],
+    args: dict[str, object],
+    ready: "Future[Served]",
+    end: threading.Event,
 ) -> None:
     try:
         labels = folder / "colours.txt"
@@ -82,9 +91,8 @@ async def _serve(
         store = UserStore(url, UsersSettings())
         await store.open()
         users = build_users_api(store)
-        if keys is not None:
-            for each in (api, users):
-                Guard(ApiKeys(keys)).protect(each)
+        for each, source in zip((api, users), sources, strict=True):
+            Guard(ApiKeys(source) if source else None).protect(each)
         whole = FastAPI()
         whole.mount("/model", api)
         whole.mount("/user", users)
@@ -246,7 +254,7 @@ def test_a_key_is_asked_for_and_kept_in_memory_only(
     monkeypatch.setenv("PAGE_KEYS", KEY)
     path, label = picture
     keys = KeySource(keys_env="PAGE_KEYS")
-    with running(tmp_path, keys=keys) as served, chromium(tmp_path / "profile", 390) as browser:
+    with running(tmp_path, keys=keys, users_keys=keys) as served, chromium(tmp_path / "profile", 390) as browser:
         opened(browser, served)
         wait(browser, "!document.getElementById('keys').hidden")
         choose(browser, path)
@@ -276,7 +284,7 @@ def test_a_key_that_no_header_can_carry_is_refused_in_words(
     monkeypatch.setenv("PAGE_KEYS", KEY)
     path, _ = picture
     keys = KeySource(keys_env="PAGE_KEYS")
-    with running(tmp_path, keys=keys) as served, chromium(tmp_path / "profile", 390) as browser:
+    with running(tmp_path, keys=keys, users_keys=keys) as served, chromium(tmp_path / "profile", 390) as browser:
         opened(browser, served)
         wait(browser, "!document.getElementById('keys').hidden")
         for wrong in ("ключ-of-some-length", "a key of words"):
@@ -304,6 +312,72 @@ def test_a_key_that_no_header_can_carry_is_refused_in_words(
         assert not browser.find_element("id", "keys").is_displayed()
         browser.find_element("css selector", "#results button").click()
         wait(browser, "document.querySelectorAll('.classes').length === 1")
+
+
+def hold_answers(browser: Chrome, path: str) -> None:
+    """Have the next page, and this one, hold the answers at `path` until `window.held` is called."""
+    hold = """
+        const real = window.fetch;
+        window.held = [];
+        window.fetch = async (...given) => {
+            const answer = await real(...given);
+            if (given[0].pathname === "PATH") await new Promise((go) => window.held.push(go));
+            return answer;
+        };
+    """.replace("PATH", path)
+    browser.execute_script(hold)
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": hold})
+
+
+USERS_REFUSE = "document.getElementById('users-fault').textContent.includes('needs an API key')"
+MODEL_ANSWERS = "document.getElementById('served').textContent.includes('colours.onnx')"
+
+
+@pytest.mark.parametrize("last", ["/user/", "/model/"])
+def test_a_key_that_only_the_model_knows_is_kept(
+    picture: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    first, then = (MODEL_ANSWERS, USERS_REFUSE) if last == "/user/" else (USERS_REFUSE, MODEL_ANSWERS)
+    monkeypatch.setenv("PAGE_KEYS", KEY)
+    monkeypatch.setenv("PAGE_USERS_KEYS", "another-key-of-some-length")
+    keys, users_keys = KeySource(keys_env="PAGE_KEYS"), KeySource(keys_env="PAGE_USERS_KEYS")
+    with (
+        running(tmp_path, keys=keys, users_keys=users_keys) as served,
+        chromium(tmp_path / "profile", 390) as browser,
+    ):
+        opened(browser, served)
+        wait(browser, USERS_REFUSE)
+        browser.execute_script("document.getElementById('users-fault').textContent = ''")
+        hold_answers(browser, last)
+        browser.find_element("id", "key").send_keys(KEY + Keys.ENTER)
+        wait(browser, "window.held.length === 1")
+        wait(browser, first)
+        browser.execute_script("window.held[0]()")
+        wait(browser, then)
+        assert not browser.find_element("id", "keys").is_displayed()
+        assert browser.find_element("id", "users-fault").is_displayed()
+        choose(browser, picture[0])
+        assert picture[1] in answers(browser, 1)[0]
+
+
+def test_a_key_that_only_the_users_need_is_asked_for_until_they_know_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGE_USERS_KEYS", KEY)
+    users_keys = KeySource(keys_env="PAGE_USERS_KEYS")
+    with running(tmp_path, users_keys=users_keys) as served, chromium(tmp_path / "profile", 390) as browser:
+        hold_answers(browser, "/model/")
+        opened(browser, served)
+        wait(browser, USERS_REFUSE)
+        wait(browser, "window.held.length === 1")
+        browser.execute_script("window.held[0]()")
+        wait(browser, MODEL_ANSWERS)
+        browser.execute_script("document.getElementById('users-fault').textContent = ''")
+        browser.find_element("id", "key").send_keys("wrong" + Keys.ENTER)
+        wait(browser, USERS_REFUSE)
+        browser.find_element("id", "key").send_keys(KEY + Keys.ENTER)
+        wait(browser, "document.querySelectorAll('#people tr').length === 10")
+        assert not browser.find_element("id", "users-fault").is_displayed()
 
 
 def test_of_more_pictures_than_the_list_shows_each_is_classified(
