@@ -44,12 +44,11 @@ from serve_app.open_inference.request import (
     schema_of,
     split_body,
 )
-from serve_app.open_inference.tensors import Output, most_pictures
+from serve_app.open_inference.tensors import Output
 from serve_app.uploads import HeldUpload, free_all
 from serve_app.web import discard_body, documented, shape_errors
 
 PATH = "/v2"
-_JSON_OVERHEAD_BYTES = 1_048_576
 
 ModelId = Annotated[str, Path(description="A name that GET /v2/models lists.")]
 
@@ -258,12 +257,7 @@ class _Routes:
 
 def request_bounds(settings: ClassifierSettings) -> BodyBounds:
     """Return how large a request may be: its pictures must find memory beside it."""
-    most_bytes = most_pictures(settings) * settings.max_upload_bytes
-    return BodyBounds(
-        min(most_bytes + _JSON_OVERHEAD_BYTES, settings.max_held_bytes // 2),
-        settings.upload_timeout_s,
-        remedy="send fewer or smaller pictures",
-    )
+    return BodyBounds(settings.max_held_bytes // 2, settings.upload_timeout_s, remedy="send fewer or smaller pictures")
 
 
 async def _receive(

@@ -361,6 +361,31 @@ async def test_what_a_large_request_takes_in_memory_is_accounted_for(
     assert replica.classifier.admission.uploads._held_bytes == 0
 
 
+@pytest.mark.parametrize("form", ["Base64", "FP32"])
+async def test_one_picture_of_the_largest_size_is_taken_in_each_form_where_a_request_may_have_one(
+    form: str, classifier: Classifier
+) -> None:
+    """Both are more than a megabyte larger than the file itself."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 1100, 1100, 3), np.uint8)
+    file = encode(Image.fromarray(pixels[0]), "BMP")
+    tensor = {"name": "pixels", "datatype": "FP32", "shape": list(pixels.shape)}
+    model, body, headers = {
+        "Base64": ("resnet50", json.dumps(body_of([file])).encode(), {}),
+        "FP32": ("resnet50_fp32", *request_of(tensor, pixels.astype("<f4").tobytes())),
+    }[form]
+    limits = {"max_request_pictures": 1, "max_upload_bytes": len(file), "max_pixels": 1100 * 1100}
+    async with held(classifier, Metrics(), **limits) as replica:
+        replica.engine.release()
+        response = await replica.client.post(f"/v2/models/{model}/infer", content=body, headers=headers)
+    assert response.status_code == 200, response.text
+
+
+async def test_a_request_larger_than_half_of_the_memory_gets_413(classifier: Classifier) -> None:
+    async with held(classifier, Metrics(), max_upload_bytes=10**6, max_held_bytes=3 * 10**6) as replica:
+        refused = await replica.client.post(INFER, content=bytes(1_500_001))
+        assert_refused(refused, 413, "larger than 1,500,000 bytes")
+
+
 async def test_a_request_that_alone_takes_more_memory_than_there_is_gets_413_and_needs_no_retry(
     classifier: Classifier,
 ) -> None:
