@@ -12,9 +12,11 @@ import pytest
 from tests.control_groups import half_a_core
 
 PACKAGES = {
+    "bash": "bash",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
     "curl": "curl",
+    "dash": "dash",
     "ip": "iproute2",
     "nsenter": "util-linux",
     "prometheus": "prometheus",
