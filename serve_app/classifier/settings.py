@@ -264,7 +264,7 @@ class ClassifierSettings(BaseModel):
     @model_validator(mode="after")
     def _onnxruntime_has_no_bfloat16(self) -> Self:
         if self.precision == "bfloat16" and self.engine == "onnxruntime":
-            raise ValueError("precision: bfloat16 needs engine: openvino or tensorflow; with onnxruntime use float32")
+            raise ValueError("precision: bfloat16 needs engine: openvino; with onnxruntime use float32")
         return self
 
     @model_validator(mode="after")

@@ -188,6 +188,10 @@ def test_every_family_is_served_as_the_bare_network_computes_it(name: str) -> No
         ({"model": "resnet5"}, "did you mean resnet50"),
         ({"model": "m.onnx", "preprocessing": "none"}, "use engine: openvino or engine: onnxruntime"),
         ({"engine": "onnxruntime"}, r"engine: onnxruntime computes \.onnx files only"),
+        (
+            {"model": "m.onnx", "preprocessing": "none", "engine": "onnxruntime", "precision": "bfloat16"},
+            "precision: bfloat16 needs engine: openvino; with onnxruntime use float32",
+        ),
         ({"model": "m.keras"}, "preprocessing: missing; write what m.keras expects"),
         ({"model": "m.keras", "preprocessing": "none", "weights": "w.h5"}, "has weights of its own"),
         ({"model": "https://example.com/m.keras", "preprocessing": "none"}, "give model_sha256 too"),
