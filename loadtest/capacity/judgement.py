@@ -89,7 +89,7 @@ def judge(cell: CellFigures, plan: Plan) -> tuple[Outcome, bool, str]:
 
 def _judge_reasons(cell: CellFigures) -> tuple[Outcome, str] | None:
     """Return what the reasons and arrivals of a cell decide, and why; None where its limits decide."""
-    if cell.loss is not None:
+    if cell.loss is not None and cell.ready_after_s is not None:  # else no load has met the target
         did = "failed" if cell.loss == "target_failed" else "did not keep up"
         return "failed", f"the target {did}: {'; '.join(cell.reasons)}"
     codes = find_codes(cell.reasons)

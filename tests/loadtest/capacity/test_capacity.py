@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from loadtest.capacity.bisection import MOST_INVALID
 from loadtest.plan.plan import Plan
 from loadtest.rows.columns import RequestRow
 from loadtest.rows.run_folder import RunFolder
@@ -168,6 +169,16 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
     differing = ask("capacity", search_plan, "--slo", OBJECTIVE, "--out", folder, *options[:2])
     assert differing.exit_code == 2
     assert "differing: question" in differing.stderr
+
+
+def test_a_target_that_never_becomes_ready_ends_the_search_without_an_answer(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "plan.yaml", [known_target("ending", free_port(), "--exit-after-s 0")])
+    folder = tmp_path / "search"
+    ended = run_command(["capacity", plan, "--slo", OBJECTIVE, "--out", folder], folder, tmp_path)
+    assert ended.exit_code == 1, ended.output
+    assert [step["outcome"] for step in read(folder)["steps"]] == ["invalid"] * MOST_INVALID
+    assert f"not known which load holds {read(folder)['objective'][0]}; NOT CONFIRMED" in ended.stdout
+    assert "5 could not be measured, 3 times: the target ended with code 3" in ended.stdout
 
 
 @pytest.mark.parametrize(

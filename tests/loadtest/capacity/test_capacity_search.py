@@ -313,6 +313,14 @@ def test_a_step_that_another_may_have_spoiled_decides_nothing(
     assert step_with(tmp_path, change)[1][0] == "invalid"
 
 
+def test_a_target_that_was_never_ready_says_nothing_of_the_level(tmp_path: Path) -> None:
+    def be_unready(made: MadeCell) -> None:
+        fail("target_failed", "it was not ready within 120 s")(made)
+        made.record.ready_after_s = None
+
+    assert step_with(tmp_path, be_unready)[1] == ("invalid", False, "it was not ready within 120 s")
+
+
 def test_missing_rows_are_not_told_as_the_generator_s_limit(cell: CellFigures) -> None:
     reasons = [Reason("answers were still due", "answers_missing"), Reason("it held back", "generator_held_back")]
     assert judged(cell, 40, reasons=reasons)[2] == "answers were still due; it held back"
