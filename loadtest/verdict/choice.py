@@ -41,7 +41,7 @@ LOSSES: dict[Loss, str] = {
 
 @dataclass(frozen=True)
 class Held:
-    """Up to how many users a target met all objectives."""
+    """Up to how many users a target met all objectives; without any, up to how many it answered."""
 
     users: int
     """0 for none."""
@@ -93,6 +93,14 @@ class Data:
     def has_limits(self) -> bool:
         """Return whether there are objectives."""
         return any(cell.limits for cell in self.figures.cells)
+
+    def is_judged(self) -> bool:
+        """Return whether there are objectives, or a level that a target lost, which counts without any too."""
+        return self.has_limits() or any(self.loss(point.target, point.users) for point in self.figures.points)
+
+    def meets(self) -> str:
+        """Return what a target does at the numbers of users that it held."""
+        return "meets every objective" if self.has_limits() else "answers"
 
     def common_users(self) -> list[int]:
         """Return the numbers of users at which every target that has points has one."""
@@ -189,10 +197,10 @@ def choose(data: Data) -> Choice | None:
     planned = sorted(set.intersection(*(set(data.planned_users(target)) for target in targets)))
     held = {target: data.held(target, planned) for target in targets}
     most = max(one.users for one in held.values())
-    left = [target for target in targets if held[target].possible_users >= most] if data.has_limits() else targets
+    left = [target for target in targets if held[target].possible_users >= most] if data.is_judged() else targets
     if len(left) == 1:
         return _choose_by_objectives(data, left[0], held)
-    if data.has_limits() and any(held[target].users < most for target in left):
+    if data.is_judged() and any(held[target].users < most for target in left):
         return _choose_by_what_is_known(data, left, held)
     return _choose_by_figures(data, left, held)
 
@@ -226,10 +234,8 @@ def _choose_without_winner(data: Data, targets: Sequence[str], held: Mapping[str
     smallest = _choose_by_size(data, left)
     pairs = _pairs(data, left)
     if pairs and all(pair.duel.verdict == "tie" for pair in pairs):
-        others = [
-            f"{data.title(name)} meets every objective {one}" for name, one in held.items() if name not in targets
-        ]
-        return replace(smallest, open="; ".join([*beaten, *(others if data.has_limits() else [])]), among=left)
+        others = [f"{data.title(name)} {data.meets()} {one}" for name, one in held.items() if name not in targets]
+        return replace(smallest, open="; ".join([*beaten, *others]), among=left)
     if divided := _tell_pairs(data, [pair for pair in pairs if pair.is_clear]):
         return replace(smallest, state="divided", open="; ".join([*divided, *beaten]))
     return replace(smallest, state="undecided", open="; ".join([_left_open(data, left, held), *beaten]))
@@ -329,7 +335,7 @@ def _compared(data: Data) -> list[LevelComparison]:
 
 def _choose_by_objectives(data: Data, best: str, held: Mapping[str, Held]) -> Choice:
     others = listed([f"{data.title(name)} {users}" for name, users in held.items() if name != best])
-    because = f"it meets every objective {held[best]}, {others}"
+    because = f"it {data.meets()} {held[best]}, {others}"
     for name, one in held.items():
         if name == best or one.loss or one.missed_at is None:
             continue
@@ -346,11 +352,11 @@ def _choose_by_what_is_known(data: Data, targets: Sequence[str], held: Mapping[s
     """Return the target that meets every objective the farthest, where another may do so at a level without data."""
     most = max(held[name].users for name in targets)
     best, *as_good = [name for name in targets if held[name].users == most]
-    told = f"{listed(_tell_unknown(data, targets, held))}, so that it is not known who meets every objective there"
+    told = f"{listed(_tell_unknown(data, targets, held))}, so that it is not known who {data.meets()} there"
     if as_good:
         return replace(_choose_by_figures(data, [best, *as_good], held), state="undecided", open=told)
     others = listed([f"{data.title(name)} {held[name]}" for name in targets if name != best])
-    return Choice("undecided", best, "objectives", f"it meets every objective {held[best]}, {others}", told)
+    return Choice("undecided", best, "objectives", f"it {data.meets()} {held[best]}, {others}", told)
 
 
 def _is_clear(result: LimitResult) -> bool:
@@ -369,7 +375,8 @@ def _left_open(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> 
     """Return why the figures do not tell targets apart, and who is ahead."""
     told = listed([data.title(name) for name in targets])
     least = min(held[name].users for name in targets)
-    told += f" meet every objective up to {least} users and" if data.has_limits() and least else ""
+    meet = "meet every objective" if data.has_limits() else "answer"
+    told += f" {meet} up to {least} users and" if data.is_judged() and least else ""
     repetitions = min((data.repetitions(level.users) for level in _compared(data)), default=0)
     if 0 < repetitions < LEAST_REPETITIONS:
         runs = "1 repetition does" if repetitions == 1 else f"{repetitions} repetitions do"
@@ -384,7 +391,7 @@ def _left_open(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> 
 
 
 def _tell_unknown(data: Data, targets: Sequence[str], held: Mapping[str, Held]) -> list[str]:
-    if not data.has_limits():
+    if not data.is_judged():
         return []
     unknown_at = {name: held[name].unknown_at for name in targets}
     return [f"at {users} users no cell of {data.title(name)} is valid" for name, users in unknown_at.items() if users]
@@ -433,12 +440,12 @@ def _choose_by_size(data: Data, targets: Sequence[str]) -> Choice:
 
 def _same_objectives(data: Data, target: str, targets: Sequence[str], held: Mapping[str, Held]) -> str:
     """Say how far the objectives did not decide among `targets`."""
-    if not data.has_limits():
+    if not data.is_judged():
         return ""
     others = [name for name in targets if name != target]
     if any(held[name] != held[target] for name in others):
         told = listed([f"{data.title(name)} {held[name]}" for name in others])
-        return f"it meets every objective {held[target]}, {told}, and "
+        return f"it {data.meets()} {held[target]}, {told}, and "
     if not held[target].possible_users:
-        return "no target meets every objective even with the fewest users, but "
-    return f"like {listed([*map(data.title, others)])} it meets every objective {held[target]}, and "
+        return f"no target {data.meets()} even with the fewest users, but "
+    return f"like {listed([*map(data.title, others)])} it {data.meets()} {held[target]}, and "

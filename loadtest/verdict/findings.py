@@ -281,13 +281,13 @@ def _capacity(data: Data, choice: Choice | None) -> Iterator[str]:
         return
     points, planned = data.points(target), data.planned_users(target)
     point, held = points[-1], data.held(target, planned)
-    if data.has_limits() and held.unknown_at is not None:
+    if data.is_judged() and held.unknown_at is not None:
         if held.users:
             yield (
                 f"Plan for at most {held.users} users on such a machine until {data.title(target)} is measured at "
                 f"{held.unknown_at} users: no cell there is valid."
             )
-    elif data.has_limits() and held.missed_at is not None:
+    elif data.is_judged() and held.missed_at is not None:
         limits = [str(result.limit) for result in data.missed(target, held.missed_at)]
         least = f"Plan for at most {held.users} users on such a machine"
         plan_for = least if held.users else "Change the service or its machine"
@@ -344,7 +344,7 @@ def _bottom_line(data: Data, choice: Choice | None) -> str:
     if not data.targets():
         return f"{headline}, so {because}."
     if choice is None or (choice.state == "tie" and not choice.target):
-        separator = ";" if len(data.targets()) == 1 and data.has_limits() else ":"
+        separator = ";" if len(data.targets()) == 1 and data.is_judged() else ":"
         return f"{headline}{separator} {because}."
     if choice.state == "decided" and choice.target:
         point = data.points(choice.target)[-1]
@@ -391,10 +391,9 @@ def _only(data: Data, target: str) -> tuple[str, str]:
     missing = len(data.figures.targets) > 1
     alone = f"Only {data.title(target)} has valid cells; it" if missing else data.title(target)
     told = "was measured"
-    if data.has_limits() and (held.users or held.unknown_at is not None):
-        told = f"meets every objective {held}"
-    elif data.has_limits():
-        told = "misses objectives"
+    if data.is_judged():
+        is_missed = data.has_limits() and not held.users and held.unknown_at is None
+        told = "misses objectives" if is_missed else f"{data.meets()} {held}"
     return f"{alone} {told}", f"at {point.users} users it had {_in_short(point)}"
 
 

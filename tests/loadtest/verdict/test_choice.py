@@ -381,6 +381,39 @@ def test_a_level_at_which_a_target_answers_nothing_right_or_crashes_is_missed(
     assert f"Plan for at most 10 users on such a machine: 1 replica at 25 users {told}." in alone.recommendations
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (crash("one_replica", 25, then=latency(4, 40), failure="target_failed"), "fails in every repetition"),
+        (crash_or_fail, "answers nothing right"),
+    ],
+)
+def test_without_objectives_a_target_that_lost_a_level_is_not_the_one_to_run(
+    tmp_path: Path, change: Change, told: str
+) -> None:
+    levels: dict[str, Any] = {"users": [10, 25], "repetitions": 3, "limits": []}
+    figures = summary(tmp_path / "two", change, **levels)
+    assert figures.comparisons[0].winner == "one_replica"
+    assert figures.bottom_line.startswith(
+        f"Run 2 replicas: it answers up to 25 users, 1 replica up to 10 users (at 25 users it {told}); at 25 users "
+    )
+    alone = summary(tmp_path / "one", change, **levels, **ONE)
+    assert alone.bottom_line.startswith(f"1 replica answers up to 10 users (at 25 users it {told}); at 10 users")
+    assert f"Plan for at most 10 users on such a machine: 1 replica at 25 users {told}." in alone.recommendations
+
+
+def test_without_objectives_targets_that_lose_the_same_level_are_told_apart_by_figures(tmp_path: Path) -> None:
+    def crash_both(made: MadeCell) -> None:
+        for target in ("one_replica", "two_replicas"):
+            crash(target, 25, then=latency(4, 40), failure="target_failed")(made)
+
+    figures = summary(tmp_path, crash_both, users=[10, 25], repetitions=3, limits=[])
+    assert figures.bottom_line.startswith(
+        "Run 1 replica: like 2 replicas it answers up to 10 users (at 25 users it fails in every repetition), and it "
+        "wins at 1 of 1 user levels, 2 replicas at 0; "
+    )
+
+
 def test_a_level_that_one_of_several_repetitions_measured_is_judged_by_it(tmp_path: Path) -> None:
     def crash_once(made: MadeCell) -> None:
         latency(4, 40)(made)
