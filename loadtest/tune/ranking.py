@@ -51,6 +51,11 @@ class Measured:
         return all(limit.met for limit in self.limits)
 
     @property
+    def unmeasured(self) -> int:
+        """Return how many of its cells there was no time for."""
+        return sum(any(reason.code == "not_measured" for reason in cell.reasons) for cell in self.cells)
+
+    @property
     def reasons(self) -> list[Reason]:
         """Return why it or cells of it are not valid, each reason once; one that there was no time for is not told."""
         of_cells = [reason for cell in self.cells for reason in cell.reasons if reason.code != "not_measured"]

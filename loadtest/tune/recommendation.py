@@ -10,6 +10,7 @@ from loadtest.plan.keys import Strict
 from loadtest.tune.candidates import Candidate, show_knobs
 from loadtest.tune.ranking import Measured, rank
 from loadtest.tune.tune_file import Tuning
+from loadtest.verdict.comparison import listed
 from loadtest.verdict.differences import LEAST_REPETITIONS
 
 LEAST_THINK_TIME_SHARE = 0.9
@@ -77,28 +78,38 @@ def recommend(measured: Sequence[Measured], tried: Sequence[Candidate], tuning: 
 
 def _left_open(advice: Recommendation, meeting: list[Measured], tuning: Tuning) -> Iterator[str]:
     """Yield why the figures do not decide and what would, if that is so."""
-    compared = {name for verdict in advice.verdicts for name in verdict.values} | {meeting[0].candidate.name}
-    repetitions = min(one.point.repetitions for one in meeting if one.candidate.name in compared)
+    names = {name for verdict in advice.verdicts for name in verdict.values} | {meeting[0].candidate.name}
+    compared = [one for one in meeting if one.candidate.name in names]
+    repetitions = min(one.point.repetitions for one in compared)
     lacking = [verdict.because for verdict in advice.verdicts if verdict.outcome == "not enough data"]
     if repetitions < LEAST_REPETITIONS:
         runs = "1 valid repetition does" if repetitions == 1 else f"{repetitions} valid repetitions do"
         lacking.append(f"{runs} not show how much two runs of one candidate differ")
     if lacking:
-        remedy = _remedy(len(compared), repetitions, meeting[0], tuning)
+        remedy = _remedy(compared, repetitions, tuning)
         yield f"Undecided: {'; '.join(dict.fromkeys(lacking))}. {remedy}"
 
 
-def _remedy(candidates: int, measured: int, best: Measured, tuning: Tuning) -> str:
+def _remedy(compared: list[Measured], measured: int, tuning: Tuning) -> str:
     """Say how many repetitions would decide, and how many minutes those take."""
     wanted = LEAST_REPETITIONS if measured < LEAST_REPETITIONS else 2 * measured
-    each_s = best.folder.read_plan().duration_s + tuning.file.overhead_s
-    more = math.ceil(candidates * (wanted - measured) * each_s / 60)
-    is_another = wanted > tuning.file.repetitions
-    in_file = f", `repetitions: {wanted}` in the tune file, and another `--out`" if is_another else ""
-    return (
-        f"{wanted} repetitions of each would tell more: about {more} minutes more "
-        f"(`--minutes {math.ceil(tuning.file.minutes + more)}`{in_file})."
-    )
+    each_s = compared[0].folder.read_plan().duration_s + tuning.file.overhead_s
+    more = math.ceil(len(compared) * (wanted - measured) * each_s / 60)
+    options = [f"`--minutes {math.ceil(tuning.file.minutes + more)}`"]
+    if any(_possible(one, tuning) < wanted for one in compared):
+        options += [f"`repetitions: {wanted}` in the tune file"] if wanted > tuning.file.repetitions else []
+        options += ["another `--out`"]
+    return f"{wanted} repetitions of each would tell more: about {more} minutes more ({listed(options)})."
+
+
+def _possible(one: Measured, tuning: Tuning) -> int:
+    """Return how many valid repetitions a candidate may have once the search is resumed with more minutes.
+
+    Cells that came to an end are not measured again, valid or not.
+    """
+    if one.folder.read_plan().repetitions < tuning.file.repetitions:  # the time was up before the final
+        return tuning.file.repetitions
+    return one.point.repetitions + one.unmeasured
 
 
 def show_missed(limits: list[LimitResult]) -> list[str]:
@@ -186,9 +197,11 @@ def _against_second(verdicts: list[Verdict], meeting: list[Measured]) -> Iterato
 def _notes(best: Measured, tuning: Tuning) -> Iterator[str]:
     """Yield what limits the worth of the result."""
     if best.point.repetitions < tuning.file.repetitions:
+        is_resumable = _possible(best, tuning) > best.point.repetitions
+        remedy = "increase --minutes" if is_resumable else "measure again with another --out"
         yield (
             f"The decision is based on {best.point.repetitions} valid repetition(s) instead of "
-            f"{tuning.file.repetitions}: chance may have decided it; increase --minutes."
+            f"{tuning.file.repetitions}: chance may have decided it; {remedy}."
         )
     limit_rps = best.point.think_time_limit_rps
     is_paced = limit_rps and best.value and best.value >= LEAST_THINK_TIME_SHARE * limit_rps

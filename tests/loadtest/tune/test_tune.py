@@ -29,6 +29,7 @@ from loadtest.tune.terminal import show_result
 from loadtest.tune.tune_file import Tuning, holds, load_tuning, read_objective
 from loadtest.verdict.summary import summarize
 from serve_app.deployments.config_file import check_config, load_config
+from tests.loadtest.verdict.test_run_comparison import fail
 from tests.made_run import MadeCell, made_plan, made_target, write_made_run
 from tests.service import CONFIGS
 
@@ -568,9 +569,16 @@ def number_keys(part: object, key: str = "") -> Iterator[str]:
 
 
 def measured_run(
-    folder: Path, slower: dict[str, float] | None = None, repetitions: int = 3, **changes: Any
+    folder: Path,
+    slower: dict[str, float] | None = None,
+    repetitions: int = 3,
+    valid: int | None = None,
+    **changes: Any,
 ) -> tuple[list[Measured], Tuning]:
-    """Return what made-up cells of the four candidates say; `slower` multiplies the latencies of some."""
+    """Return what made-up cells of the four candidates say; `slower` multiplies the latencies of some.
+
+    Of the repetitions, only the first `valid` do not fail.
+    """
     tuning = load_tuning(write_tune_file(folder, **changes))
     candidates = make_grid(tuning).candidates
     targets = [made_target(one.name, 1) for one in candidates]
@@ -579,6 +587,8 @@ def measured_run(
     def change(made: MadeCell) -> None:
         factor = (slower or {}).get(made.record.cell.target, 1)
         made.requests = [replace(row, latency_ms=factor * row.latency_ms) for row in made.requests]
+        if valid is not None and made.record.cell.repetition > valid:
+            fail("target_failed")(made)
 
     run = RunFolder(write_made_run(folder / "run", plan, change))
     return list(collect(summarize(run), tuning.file, candidates, 1, run).values()), tuning
@@ -628,6 +638,29 @@ def test_with_few_repetitions_even_a_clear_winner_is_undecided(
     assert f"about {minutes} minutes more (`--minutes {60 + minutes}`)" in advice.words
     assert "Run workers=2 engine=new: predict median" in advice.words
     assert f"based on {repetitions} valid repetition(s)" in advice.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("is_measured", "remedy", "noted"),
+    [
+        (False, "(`--minutes 64`)", "increase --minutes"),
+        (True, "(`--minutes 64` and another `--out`)", "measure again with another --out"),
+    ],
+)
+def test_more_minutes_are_advised_only_for_repetitions_that_they_measure(
+    tmp_path: Path, *, is_measured: bool, remedy: str, noted: str
+) -> None:
+    """The third repetition of each failed, or there was no time for it; only the latter is measured on a resume."""
+    measured, tuning = measured_run(tmp_path, {"c01": 5, "c02": 5, "c03": 5}, valid=2)
+    candidates, run = [one.candidate for one in measured], measured[0].folder
+    if not is_measured:
+        for cell in run.read_record().order:
+            if cell.repetition > 2:
+                (run.cell_path(cell) / "cell.json").unlink()
+        measured = list(collect(summarize(run), tuning.file, candidates, 1, run).values())
+    advice = recommend(measured, candidates, tuning)
+    assert f"3 repetitions of each would tell more: about 4 minutes more {remedy}." in advice.words
+    assert advice.notes[0].endswith(f"chance may have decided it; {noted}.")
 
 
 def test_figures_that_tell_nobody_apart_are_undecided_and_the_advice_says_what_it_rests_on(tmp_path: Path) -> None:
