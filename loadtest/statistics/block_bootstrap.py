@@ -80,8 +80,9 @@ class Resampled:
         return by_time, by_run * self.runs / (self.runs - 2)
 
     def share(self, which: NDArray[np.bool_]) -> tuple[float, _Numbers]:
-        """Return the share of those events, from 0 to 1, and that of each draw."""
-        return float(which.mean()), self._drawn(which) / self._drawn(np.ones(self.events, np.bool_))
+        """Return the share of those events, from 0 to 1, and that of each draw: of one without events, the measured."""
+        measured, drawn = float(which.mean()), self._drawn(np.ones(self.events, np.bool_))
+        return measured, np.divide(self._drawn(which), drawn, out=np.full_like(drawn, measured), where=drawn > 0)
 
     def rate(self) -> tuple[float, _Numbers]:
         """Return the events per second, and those of each draw."""

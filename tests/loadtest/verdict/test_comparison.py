@@ -8,7 +8,7 @@ import pytest
 
 from loadtest.figures.figures import Difference, LevelComparison, TargetFacts
 from loadtest.figures.traffic import Requests, Window
-from loadtest.statistics.block_bootstrap import choose_block_s
+from loadtest.statistics.block_bootstrap import Resampled, Run, choose_block_s
 from loadtest.statistics.intervals import failures_difference_interval, failures_interval
 from loadtest.statistics.percentiles import LEAST_SAMPLES
 from loadtest.verdict.comparison import compare_levels, name_verdict
@@ -304,6 +304,17 @@ def test_a_series_without_change_or_with_few_seconds_has_a_block() -> None:
 
 
 # Intervals of failures
+
+
+def test_failures_beside_a_stall_are_worth_fewer_events() -> None:
+    """Nothing is sent in the last 50 s, so that some draws of blocks have no event; what failed came together."""
+    at_s = np.repeat(np.arange(10.0), 20)
+    drawn = Resampled([Run(60.0, at_s, np.ones(at_s.size))], seed=[1])
+    share, draws = drawn.share(at_s >= 5)
+    by_time, _ = drawn.variance(draws)
+    assert share == 0.5
+    assert by_time > share * (1 - share) / drawn.events
+    assert (draws == share).any()
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
