@@ -7,6 +7,7 @@ from loadtest.figures.figures import CellFigures, LimitResult, ReasonCode, show_
 from loadtest.plan.limits import Limit
 from loadtest.plan.plan import Plan
 from loadtest.verdict.loss import find_codes
+from loadtest.verdict.validity import LEAST_REQUESTS
 
 SAMPLES_BEYOND = 10
 """So many of an endpoint's answers must be slower than the percentile that is judged: with 10, its standard error in
@@ -46,11 +47,15 @@ _LOST: dict[ReasonCode, str] = {
 
 
 def needed_requests(plan: Plan, limits: Sequence[Limit]) -> int:
-    """Return how many requests in all a step must have, so that each limit has its samples."""
+    """Return how many requests in all a step must have: each limit has its samples, and no endpoint has too few.
+
+    Twice the fewest of the rarest endpoint are expected, so that chance leaves fewer in one of 200 steps.
+    """
     weights = {name: endpoint.weight for name, endpoint in plan.workload.endpoints.items()}
     total = sum(weights.values())
     shares = [1.0 if limit.endpoint is None else weights[limit.endpoint] / total for limit in limits]
-    return max(round(_needed(limit.metric) / share) for limit, share in zip(limits, shares, strict=True))
+    asked = [_needed(limit.metric) / share for limit, share in zip(limits, shares, strict=True)]
+    return round(max(*asked, 2 * LEAST_REQUESTS * total / min(weights.values())))
 
 
 def window_s(least_s: float, longest_s: float, needed: int, expected_rps: float | None) -> float:

@@ -14,6 +14,7 @@ from loadtest.plan.plan import Plan
 from loadtest.rows.run_folder import RunFolder
 from loadtest.verdict.loss import find_loss
 from loadtest.verdict.summary import summarize
+from loadtest.verdict.validity import LEAST_REQUESTS
 from tests.loadtest.verdict.test_run_comparison import (
     be_rejected,
     fail,
@@ -194,6 +195,13 @@ def test_a_step_lasts_until_ten_answers_can_be_beyond_each_percentile() -> None:
     assert window_s(20, 300, 600, expected_rps=10) == 60
     assert window_s(20, 300, 600, expected_rps=1) == 300
     assert window_s(20, 300, 600, expected_rps=None) == 20
+
+
+def test_a_step_lasts_until_an_endpoint_without_a_limit_has_enough_requests_to_be_valid() -> None:
+    plan = objective("lookup.p95_ms <= 50")
+    endpoints = plan.workload.endpoints
+    endpoints["lookup"] = endpoints["lookup"].model_copy(update={"weight": 49})
+    assert needed_requests(plan, plan.limits) == 2 * LEAST_REQUESTS * 50
 
 
 def test_the_throughput_expected_of_more_users_is_no_more_than_that_of_fewer() -> None:
