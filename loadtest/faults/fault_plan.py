@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from loadtest.errors import BadInputError
 from loadtest.plan.generators import OwnAddress, check_machine, find_generator_faults
 from loadtest.plan.keys import Name, Pattern, Strict, check_keys
-from loadtest.plan.plan import Plan
+from loadtest.plan.plan import Drain, Plan
 from loadtest.plan.targets import Role, Target
 from loadtest.plan.workload import Workload
 from loadtest.plan.yaml_file import read_yaml_mapping
@@ -132,7 +132,7 @@ class FaultLoad(Strict):
     users: PositiveInt
     spawn_rate_per_s: PositiveFloat
     settle_s: NonNegativeFloat = 5
-    drain_s: NonNegativeFloat = 65
+    drain_s: Drain = 65
     generators: PositiveInt = Field(default=1, exclude_if=lambda count: count == 1)
     generators_at: OwnAddress | None = Field(default=None, exclude_if=lambda address: address is None)
     seed: int = 1

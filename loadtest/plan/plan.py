@@ -21,6 +21,9 @@ MOST_LATE_PERCENT = 4.0
 """Of the time: while the generator's event loop is late, its lateness is in the latencies. From 5 % of the time on it
 would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the time, most of all when nearly idle."""
 
+Drain = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+"""Seconds. A drain counts as cut off in its last half second (verdict/validity.py), so one so short always would."""
+
 
 def _unique(values: list[int]) -> list[int]:
     if len(set(values)) != len(values):
@@ -39,7 +42,7 @@ class Plan(Strict):
     """Of the load, its ramp included; whole seconds, as Locust counts them."""
     settle_s: NonNegativeFloat = 5
     """After the last user has come, this long until the steady window begins."""
-    drain_s: NonNegativeFloat = 65
+    drain_s: Drain = 65
     """After the load, the longest wait for answers; above the clients' own time limit, so that none is lost."""
     warmup: Warmup = Warmup()
     # Both are left out of files where they say nothing: folders that older versions began can still be resumed.

@@ -133,6 +133,8 @@ def test_all_faults_are_told_at_once_with_file_key_and_what_is_allowed(tmp_path:
         ({"roles": [{"name": "web", "command": 5}]}, "roles.0.command: .*string"),
         ({"targets": [{**SMALLEST["targets"][0], "replicas": {"role": "web", "count": 1}}]}, "give start"),
         ({"spawn_rate_per_s": float("inf")}, "spawn_rate_per_s: .*finite"),
+        ({"drain_s": 0.5}, "drain_s: .*greater than or equal to 1, not 0.5"),
+        ({"drain_s": float("inf")}, "drain_s: .*finite"),
         (
             {"workload": {**SMALLEST["workload"], "endpoints": {"a": {"request": "/"}, "b": {"request": "/"}}}},
             "two of them count `/`",
