@@ -83,10 +83,13 @@ def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
         raise BadInputError(f"--start: must be at least {plan.generators}, one user for each of the plan's generators")
     if arguments.most != int(arguments.most) and not by_rate:
         raise BadInputError(f"--most: {arguments.most:g} is no number of users; give a whole one, or --rate")
+    if arguments.most < start:
+        first = "--rate" if by_rate else "--start (by default the lowest level of the plan)"
+        raise BadInputError(f"--most: {arguments.most:g} is below the first step, {start:g}; see {first}")
     bounds = Bounds(
         start=start,
         least=min(start, 0.1 if by_rate else plan.generators),
-        most=max(start, arguments.most),
+        most=arguments.most,
         resolution_percent=arguments.resolution,
         whole=not by_rate,
     )

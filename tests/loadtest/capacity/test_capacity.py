@@ -191,6 +191,8 @@ def test_a_target_that_never_becomes_ready_ends_the_search_without_an_answer(tmp
         (["--target", "crowded", "--slo", "serial.p95_ms<=3"], ["'serial' is not one of fixed"]),
         (["--target", "crowded", "--rate", "0"], ["--rate", "above 0"]),
         (["--target", "crowded", "--most", "15.5"], ["--most: 15.5 is no number of users", "--rate"]),
+        (["--target", "crowded", "--most", "3"], [f"--most: 3 is below the first step, {CAPACITY_USERS}; see --start"]),
+        (["--target", "crowded", "--rate", "5", "--most", "3"], ["--most: 3 is below the first step, 5; see --rate"]),
         (["--target", "crowded", "--arrivals", "poisson"], ["--arrivals", "only together with --rate"]),
         (["--target", "crowded", "--rate", "5", "--start", "3"], ["--start: is a number of users"]),
     ],
