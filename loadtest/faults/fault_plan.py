@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from loadtest.errors import BadInputError
 from loadtest.plan.generators import OwnAddress, check_machine, find_generator_faults
-from loadtest.plan.keys import Name, Pattern, Strict, check_keys
+from loadtest.plan.keys import Name, NonNegativeFinite, Pattern, PositiveFinite, Strict, check_keys
 from loadtest.plan.plan import Drain, Plan
 from loadtest.plan.targets import Role, Target
 from loadtest.plan.workload import Workload
@@ -37,7 +37,7 @@ class Freeze(Strict):
     """SIGSTOP to processes of a role, and SIGCONT after a while."""
 
     role: Name
-    for_s: PositiveFloat
+    for_s: PositiveFinite
     processes: Which = "one"
 
 
@@ -63,12 +63,12 @@ class Fault(Strict):
     """Run without a shell, in the target's environment; the fault lasts until it has ended."""
     undo: str | None = None
     """A command that mends what `command` or `kill` broke. Run whatever happens."""
-    hold_s: NonNegativeFloat = 0
+    hold_s: NonNegativeFinite = 0
     """Between the end of the fault's first half and `undo`."""
-    longest_s: PositiveFloat = 120
+    longest_s: PositiveFinite = 120
     """A command that takes longer is killed, and the fault counts as not carried out."""
-    before_s: NonNegativeFloat | None = None
-    after_s: NonNegativeFloat | None = None
+    before_s: NonNegativeFinite | None = None
+    after_s: NonNegativeFinite | None = None
     """Load after the fault instead of the plan's; of a command, after it began."""
     may_fail: dict[Name, MayFail] = {}
     """By endpoint."""
@@ -130,8 +130,8 @@ class FaultLoad(Strict):
 
     title: str
     users: PositiveInt
-    spawn_rate_per_s: PositiveFloat
-    settle_s: NonNegativeFloat = 5
+    spawn_rate_per_s: PositiveFinite
+    settle_s: NonNegativeFinite = 5
     drain_s: Drain = 65
     generators: PositiveInt = Field(default=1, exclude_if=lambda count: count == 1)
     generators_at: OwnAddress | None = Field(default=None, exclude_if=lambda address: address is None)
@@ -190,8 +190,8 @@ def _given_twice(faults: list[Fault], where: str) -> list[str]:
 class FaultPlan(FaultLoad):
     """Faults one at a time, each under its own load, with a quiet period before it and time to recover after it."""
 
-    before_s: PositiveFloat = 10
-    after_s: PositiveFloat = 30
+    before_s: PositiveFinite = 10
+    after_s: PositiveFinite = 30
     groups: list[Group] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -216,9 +216,9 @@ class FaultPlan(FaultLoad):
 class SoakPlan(FaultLoad, Setting):
     """One long load, and a fault of the list every so often, in turn."""
 
-    minutes: PositiveFloat = 10
-    every_s: PositiveFloat = 60
-    warmup_s: NonNegativeFloat = 60
+    minutes: PositiveFinite = 10
+    every_s: PositiveFinite = 60
+    warmup_s: NonNegativeFinite = 60
     """At the beginning; no memory slope is taken from it."""
 
     @model_validator(mode="after")

@@ -27,6 +27,8 @@ def _check_pattern(text: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w-]*$")]
 Pattern = Annotated[str, AfterValidator(_check_pattern)]
+NonNegativeFinite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def check_keys(path: Path, raw: dict[str, Any], model: type[_Model]) -> _Model:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, model_validator
 
 from loadtest.errors import BadInputError
 from loadtest.plan.generators import OwnAddress, check_machine, find_generator_faults
-from loadtest.plan.keys import Strict, check_keys
+from loadtest.plan.keys import NonNegativeFinite, PositiveFinite, Strict, check_keys
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.targets import Role, Target, TargetMetrics
 from loadtest.plan.workload import MOST_IN_FLIGHT, Warmup, Workload
@@ -37,10 +37,10 @@ class Plan(Strict):
     title: str
     targets: list[Target] = Field(min_length=1)
     users: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_unique)]
-    spawn_rate_per_s: Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+    spawn_rate_per_s: PositiveFinite
     duration_s: PositiveInt
     """Of the load, its ramp included; whole seconds, as Locust counts them."""
-    settle_s: NonNegativeFloat = 5
+    settle_s: NonNegativeFinite = 5
     """After the last user has come, this long until the steady window begins."""
     drain_s: Drain = 65
     """After the load, the longest wait for answers; above the clients' own time limit, so that none is lost."""

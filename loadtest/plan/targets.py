@@ -9,14 +9,12 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
     PositiveInt,
     field_validator,
 )
 
 from loadtest.plan.base_url import address_of, read_base_url
-from loadtest.plan.keys import Name, Pattern, Strict
+from loadtest.plan.keys import Name, NonNegativeFinite, Pattern, PositiveFinite, Strict
 
 STOLEN = "stolen"
 KIT_ROLES = ("load_generator", "kit", "target_other", "machine", STOLEN)
@@ -34,7 +32,7 @@ class Replicas(Strict):
 
     role: Name
     count: PositiveInt
-    wait_s: NonNegativeFloat = 10
+    wait_s: NonNegativeFinite = 10
     """Once the target is ready, the longest wait for them: replicas may come after the first that answers."""
 
 
@@ -62,10 +60,10 @@ class Target(Strict):
     each user keeps to one, and all must be ready."""
     ready: list[_Path] = Field(default=["/"], min_length=1)
     """Paths that answer 200 once the target can be measured."""
-    ready_timeout_s: PositiveFloat = 120
+    ready_timeout_s: PositiveFinite = 120
     stop: str | None = None
     """A command; without one the process gets SIGTERM."""
-    stop_timeout_s: PositiveFloat = 30
+    stop_timeout_s: PositiveFinite = 30
     replicas: Replicas | None = None
     cached: bool = False
     """It is meant to answer from a cache. Otherwise a cell is INVALID when the target says that its cache is on and
@@ -161,5 +159,5 @@ class TargetMetrics(Strict):
     counters: list[Counter] = Field(default=[])
     hits: Hits | None = None
     """Of which the report shows what share of the answers came from the target's cache."""
-    settle_s: NonNegativeFloat = 0
+    settle_s: NonNegativeFinite = 0
     """Time that the target's exporter needs to be up to date; waited for before and after the load."""

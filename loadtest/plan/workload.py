@@ -1,7 +1,7 @@
 """The load of a plan: what one user does, at which pace, and the warm-up before it."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import (
     Field,
@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from loadtest.plan.keys import Name, Strict
+from loadtest.plan.keys import Name, PositiveFinite, Strict
 
 Arrivals = Literal["poisson", "constant"]
 """When requests of an open loop start: at random, as those of independent people do, or one every 1 ÷ rate seconds."""
@@ -39,7 +39,7 @@ class Workload(Strict):
     """Think time between two requests of a user: uniform between these."""
     rate_per_user_rps: PositiveFloat | None = None
     """Instead of a think time: each user keeps to this pace as long as the target answers in time."""
-    rate_rps: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    rate_rps: PositiveFinite | None = None
     """Instead of either, an open loop: this many requests start per second in all, whether earlier ones were answered
     or not. The plan's `users` are then the most that can be under way at a time."""
     arrivals: Arrivals = "poisson"

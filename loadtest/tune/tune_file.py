@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainSerializer,
-    PositiveFloat,
     PositiveInt,
     StrictBool,
     StrictFloat,
@@ -27,7 +26,7 @@ from pydantic import (
 
 from loadtest.errors import BadInputError
 from loadtest.machine.cores import usable_cores
-from loadtest.plan.keys import Name, Strict, check_keys
+from loadtest.plan.keys import Name, PositiveFinite, Strict, check_keys
 from loadtest.plan.limits import StatedLimit
 from loadtest.plan.plan import Plan, load_plan
 from loadtest.plan.shipped import find_file
@@ -147,11 +146,11 @@ class TuneFile(Strict):
     objective: Annotated[Objective, BeforeValidator(read_objective), PlainSerializer(str, return_type=str)]
     limits: list[StatedLimit] = []
     """Which must hold; a candidate that misses one is never chosen."""
-    minutes: PositiveFloat
+    minutes: PositiveFinite
     """What the search may take."""
     repetitions: PositiveInt = 3
     """How often the final measures each finalist at least, if there is time."""
-    overhead_s: PositiveFloat = 40
+    overhead_s: PositiveFinite = 40
     """What a cell takes besides its load (start, warm-up, stop), until the first round has shown it."""
 
     @model_validator(mode="after")

@@ -77,6 +77,8 @@ def test_a_soak_has_a_fault_every_minute_and_ends_with_time_to_recover() -> None
 def test_a_soak_without_time_for_a_fault_is_refused() -> None:
     with pytest.raises(BadInputError, match="leave no time for a fault every 60 s"):
         load_soak_plan(SOAK, 1)
+    with pytest.raises(BadInputError, match="minutes: Input should be a finite number"):
+        load_soak_plan(SOAK, float("inf"))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,7 @@ def test_a_soak_without_time_for_a_fault_is_refused() -> None:
         ({"name": "f", "kill": {"role": "worker", "signal": "HUP"}}, "signal: Input should be 'KILL'"),
         ({"name": "f", "freeze": {"role": "worker"}}, "for_s: Field required"),
         ({"name": "f", "freeze": {"role": "worker", "for_s": 1}, "undo": "x"}, "a freeze ends by itself"),
+        ({**KILL, "after_s": float("inf")}, "after_s: Input should be a finite number"),
         ({**KILL, "hold_s": 3}, "hold_s: only with undo"),
         ({**KILL, "may_fail": {"lookup": {}}}, "may_fail: 'lookup' is not one of e"),
         ({**KILL, "may_fail": {"e": {"error": "("}}}, "not a regular expression"),
@@ -102,6 +105,8 @@ def test_a_plan_is_wrong_as_a_whole(tmp_path: Path) -> None:
     assert "the fault 'k' is given twice" in faults_of(tmp_path, KILL, KILL)
     assert "steady_roles: 'x' is not a role of the plan" in faults_of(tmp_path, KILL, steady_roles=["x"])
     assert "drain_s: Input should be greater than or equal to 1, not 0.5" in faults_of(tmp_path, KILL, drain_s=0.5)
+    for key in ("before_s", "drain_s", "settle_s", "spawn_rate_per_s"):
+        assert f"{key}: Input should be a finite number" in faults_of(tmp_path, KILL, **{key: float("inf")})
     group = {"name": "g", "target": {**TARGET, "start": None}, "faults": [KILL]}
     assert "the kit only breaks what it has started" in faults_of(tmp_path, groups=[group])
 

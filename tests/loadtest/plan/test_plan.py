@@ -135,6 +135,14 @@ def test_all_faults_are_told_at_once_with_file_key_and_what_is_allowed(tmp_path:
         ({"spawn_rate_per_s": float("inf")}, "spawn_rate_per_s: .*finite"),
         ({"drain_s": 0.5}, "drain_s: .*greater than or equal to 1, not 0.5"),
         ({"drain_s": float("inf")}, "drain_s: .*finite"),
+        ({"settle_s": float("inf")}, "settle_s: .*finite"),
+        ({"metrics": {"settle_s": float("inf")}}, "metrics.settle_s: .*finite"),
+        ({"targets": [{**SMALLEST["targets"][0], "ready_timeout_s": float("inf")}]}, "ready_timeout_s: .*finite"),
+        ({"targets": [{**SMALLEST["targets"][0], "stop_timeout_s": float("inf")}]}, "stop_timeout_s: .*finite"),
+        (
+            {"targets": [{**SMALLEST["targets"][0], "replicas": {"role": "a", "count": 1, "wait_s": float("inf")}}]},
+            "replicas.wait_s: .*finite",
+        ),
         (
             {"workload": {**SMALLEST["workload"], "endpoints": {"a": {"request": "/"}, "b": {"request": "/"}}}},
             "two of them count `/`",

@@ -283,6 +283,8 @@ def test_all_faults_of_a_tune_file_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"minutes": float("inf")}, "minutes: Input should be a finite number"),
+        ({"overhead_s": float("inf")}, "overhead_s: Input should be a finite number"),
         ({"replicas_knob": "nix"}, "replicas_knob: 'nix' is not one of workers, engine"),
         ({"constraints": ["workers * nix <= cores"]}, "'nix' is not one of workers, engine, cores"),
         ({"constraints": ["engine <= cores"]}, "not all values of engine are numbers"),
