@@ -11,7 +11,7 @@ from loadtest.commands import options
 from loadtest.errors import BadInputError
 from loadtest.plan.shipped import find_plan
 from loadtest.plan.yaml_file import load_yaml
-from loadtest.rows.run_folder import as_json, write_files
+from loadtest.rows.run_folder import as_json, folder_faults, write_files
 from loadtest.tune.config_path import Scalar
 
 _EXAMPLE = "--vary replicas=1,2 --vary threads=1,2 --minutes 15 --out runs/tune-threads"
@@ -63,9 +63,13 @@ def tune(arguments: argparse.Namespace) -> int:
     search.run(after_round=lambda: write_files({folder / "tune.json": as_json(make_result(search, over=False))}))
     result = make_result(search, over=True)
     made, elsewhere = {folder / "tune.json": as_json(result)}, {}
-    if result.winner is not None:
+    winner_path = folder / "winner.yaml"
+    if result.winner is None:
+        with folder_faults(winner_path):
+            winner_path.unlink(missing_ok=True)  # of when the search ended before
+    else:
         winner = render_winner(tuning, search.candidate(result.winner), result)
-        made |= {folder / "winner.yaml": winner}
+        made |= {winner_path: winner}
         elsewhere = {arguments.write: winner} if arguments.write else {}
     write_files(made)
     write_files(elsewhere, "--write")

@@ -101,8 +101,11 @@ def write_search(folder: Path, options: str = "", minutes: float = MINUTES) -> P
     return path
 
 
-def write_made_round(search: Search, number: int, size: Round, rps: dict[str, int]) -> None:
-    """Write a whole round: users who send `rps` to a candidate together, evenly; one without any does not start."""
+def write_made_round(search: Search, number: int, size: Round, rps: dict[str, int], *, fails: bool = False) -> None:
+    """Write a whole round: users who send `rps` to a candidate together, evenly; one without any does not start.
+
+    Where it `fails`, every second answer is a 503.
+    """
     with search.opened():
         plan = search._make_plan(number, [search.candidate(name) for name in rps], size)
 
@@ -119,6 +122,8 @@ def write_made_round(search: Search, number: int, size: Round, rps: dict[str, in
             RequestRow(began_s + each / rate_rps, "serial", 200, latency_ms, 6, "", "")
             for each in range(rate_rps * plan.duration_s)
         ]
+        if fails:
+            made.requests[::2] = [replace(row, status=503, error="status 503") for row in made.requests[::2]]
         made.resources = [
             replace(row, role="replica", processes=record.replicas_asked or 0) if row.role == "classifier" else row
             for row in made.resources
@@ -292,6 +297,19 @@ def test_the_folders_of_rounds_are_ordinary_runs(made: Made) -> None:
     assert sorted(target.name for target in final.read_plan().targets) == ["c01", "c03"]
     rounds = [sorted(one["candidates"]) for one in made.result()["rounds"]]
     assert rounds == [["c01", "c02", "c03", "c04"], ["c01", "c03"]]
+
+
+def test_a_winner_that_the_resumed_search_does_not_bear_out_leaves_no_yaml(tmp_path: Path) -> None:
+    out, file = tmp_path / "out", write_search(tmp_path, minutes=60)
+    search, rps = Search(load_tuning(file), out, print), {"c01": RATE, "c03": 2 * RATE}
+    write_made_round(search, 1, Round(4, 1, 8), {**rps, "c02": 0, "c04": 0})
+    assert ask("tune", file, "--out", out, "--minutes", 1).exit_code == 0
+    assert (out / "winner.yaml").is_file()
+    write_made_round(search, 2, Round(2, 3, 10), rps, fails=True)
+    ended = ask("tune", file, "--out", out)
+    assert (ended.exit_code, read_result(out)["status"]) == (1, "no winner"), ended.output
+    assert "No candidate meets the limits" in ended.stdout
+    assert not (out / "winner.yaml").exists()
 
 
 def test_a_final_that_was_cut_short_is_measured_further_only_if_there_is_time(tmp_path: Path) -> None:
