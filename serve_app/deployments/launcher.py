@@ -107,7 +107,12 @@ def _prepare(name: str, settings: ClassifierSettings, gpu_share: float) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    """Print a line. Where nobody reads any more (`| head`, a closed terminal), this and all later ones go nowhere."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # Python flushes what it could not write once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Stop:
@@ -180,8 +185,10 @@ def _local_ray(folder: Path, dashboard: int) -> Iterator[Cluster]:
     finally:
         for number in handlers:  # a second Ctrl-C must not cut the cleaning up short
             signal.signal(number, signal.SIG_IGN)
-        _say("stopping")
-        _end_ray()
+        try:
+            _say("stopping")
+        finally:
+            _end_ray()
 
 
 def _start_ray(folder: Path, dashboard: int) -> Any:
@@ -200,8 +207,10 @@ def _start_ray(folder: Path, dashboard: int) -> Any:
 
 def _end_ray() -> None:
     started = psutil.Process().children(recursive=True)
-    ray.shutdown()
-    _end(started)
+    try:
+        ray.shutdown()
+    finally:
+        _end(started)
 
 
 def _init_ray(folder: Path, dashboard: int) -> Any:

@@ -271,3 +271,17 @@ def test_a_signal_while_starting_leaves_nothing(
         assert "stopped" in starting.printed()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
+
+
+NOBODY_READS = "import os, sys; os.dup2(os.pipe()[1], 1); os.execv(sys.argv[1], sys.argv[1:])"
+"""Makes stdout a pipe whose other end this program's successor does not inherit: what `| head -1` leaves."""
+
+
+def test_a_stop_whose_words_nobody_reads_leaves_nothing(fitted: Fitted, tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, model_alone(port, fitted.args))
+    command = [sys.executable, "-c", NOBODY_READS, *launcher(config)]
+    with service(command, own_environment(tmp_path), tmp_path, port) as starting:
+        starting.wait_for(lambda: is_starting_ray(starting), is_starting_ray.__name__)
+        assert starting.stop(signal.SIGINT) == 0
+        assert starting.printed() == ""  # what goes to stderr: no traceback
