@@ -40,8 +40,8 @@ class Raylet:
 
 
 @contextmanager
-def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
-    """Run one more node of the cluster of `first` during the block; what it prints is in `folder`."""
+def another_node(first: Service, folder: Path, resources: str = "{}") -> Iterator[Raylet]:
+    """Run one more node of the cluster of `first` during the block. It has these `resources` (JSON)."""
     named = re.search(r"ray status --address (\S+)", first.printed())
     assert named, first.printed()
     port = free_port()
@@ -54,6 +54,7 @@ def another_node(first: Service, folder: Path) -> Iterator[Raylet]:
     output = folder / f"raylet_{port}.txt"
     with output.open("wb") as file, keep_on_failure("raylet", lambda: [output]):
         command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={named[1]}", "--num-cpus=1"]
+        command.append(f"--resources={resources}")
         # Without it, the agents of all nodes of this machine would ask for the same port.
         command.append(f"--dashboard-agent-listen-port={free_port()}")
         process = subprocess.Popen(

@@ -144,7 +144,7 @@ def _replicas_on_node() -> Replicas:
     """Return how many replicas this one may be among on its node, if they are spread evenly."""
     context = serve.get_replica_context()
     given = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
-    if (nodes := count_nodes(all_nodes())) > 1:
+    if (nodes := count_nodes(all_nodes(), given)) > 1:
         found = Replicas(*[ceil(context.world_size / nodes)] * 2)
     else:
         bounds = vars(context)["_deployment_config"].autoscaling_config  # Serve tells it in no other way

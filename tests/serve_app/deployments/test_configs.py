@@ -178,10 +178,13 @@ def test_threads_are_a_number_or_auto(given: object) -> None:
     assert [fault.key for fault in config_faults(config)] == ["applications[model].args.threads"]
 
 
-def test_replicas_follow_the_nodes_that_live_and_have_cpus() -> None:
+def test_replicas_follow_the_nodes_that_live_and_can_hold_one() -> None:
     alive = {"Alive": True, "Resources": {"CPU": 2.0}}
-    head_without = {"Alive": True, "Resources": {}}
-    assert count_nodes([alive, alive, head_without, alive | {"Alive": False}]) == 2
+    smaller, head_without = {"Alive": True, "Resources": {"CPU": 1.0}}, {"Alive": True, "Resources": {}}
+    nodes = [alive, alive, smaller, head_without, alive | {"Alive": False}]
+    assert count_nodes(nodes, {"CPU": 0.1}) == 3
+    assert count_nodes(nodes, {"CPU": 2, f"{IMPLICIT_RESOURCE_PREFIX}Users": 1}) == 2
+    assert count_nodes(nodes, {"CPU": 1, "GPU": 1}) == 0
 
 
 def misspelled(config: dict[str, Any], *path: str | int) -> dict[str, Any]:

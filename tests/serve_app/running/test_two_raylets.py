@@ -3,10 +3,13 @@
 `make test-system` does the same with machines of their own.
 """
 
+import json
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +22,8 @@ from tests.service import Service, read_config
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
 APPLICATION, PREFIX = "followers", "/followers"
+DEMANDING, DEMAND = "demanding", "room"
+"""An application for whose replicas only the second node has what they need."""
 
 
 @dataclass
@@ -53,17 +58,30 @@ def nodes(running: Service, keys_file: Path, tmp_path_factory: pytest.TempPathFa
     followers = read_config("cluster.yaml")["applications"][0] | {"name": APPLICATION, "route_prefix": PREFIX}
     followers["args"]["auth"]["keys_file"] = str(keys_file)
     followers["deployments"][0]["autoscaling_config"] |= {"upscale_delay_s": 0, "downscale_delay_s": 0}
-    rest.deploy(before | {"applications": [*served, followers]})
-    with another_node(running, tmp_path_factory.mktemp("nodes")) as second:
+    demanding = deepcopy(followers) | {"name": DEMANDING, "route_prefix": f"/{DEMANDING}"}
+    demanding["deployments"][0]["ray_actor_options"] = {"num_cpus": 0.1, "resources": {DEMAND: 1}}
+    rest.deploy(before | {"applications": [*served, followers, demanding]})
+    with another_node(running, tmp_path_factory.mktemp("nodes"), json.dumps({DEMAND: 1})) as second:
         yield TwoNodes(running, second)
     rest.deploy(before)
-    running.wait_for(lambda: APPLICATION not in rest.applications(), "the end of the application")
+    running.wait_for(lambda: not {APPLICATION, DEMANDING} & {*rest.applications()}, "the end of the applications")
 
 
 def test_a_node_that_joins_gets_a_replica_and_an_ingress(nodes: TwoNodes) -> None:
     nodes.first.wait_for(nodes.are_whole, "a replica on each node")
     for url in (nodes.second.url, nodes.first.url):
         nodes.first.wait_for(lambda url=url: nodes.answers(url), f"the application behind {url}")  # type: ignore[misc]
+
+
+def test_a_node_that_cannot_hold_a_replica_is_not_counted(nodes: TwoNodes) -> None:
+    nodes.first.wait_for(nodes.are_whole, "a replica on each node")
+
+    def is_in_place() -> dict[str, Any] | None:
+        found: dict[str, Any] = nodes.first.rest().applications()[DEMANDING]
+        return found if found["status"] == "RUNNING" else None
+
+    [deployment] = nodes.first.wait_for(is_in_place, "the application of the second node alone")["deployments"].values()
+    assert deployment["target_num_replicas"] == 1
 
 
 def test_while_a_node_is_lost_the_other_answers_every_request(nodes: TwoNodes) -> None:
