@@ -1,6 +1,8 @@
 """The environment that `serve_app.data_plane` prints: HTTPS where the config says so, and nowhere else."""
 
+import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from serve_app import data_plane
 from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.entrance.tls import CERT_VARIABLE, KEY_VARIABLE
 from tests.certificates import write_certificate
-from tests.service import read_config
+from tests.service import CONFIGS, ROOT, read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
@@ -72,3 +74,17 @@ def test_what_would_be_plain_http_is_refused(
     monkeypatch.setenv(HAPROXY_SWITCH, "0")
     code, _, [line] = printed(tmp_path, monkeypatch, capsys, tls=tls)
     assert (code, line.split(";")[0]) == (2, "error: tls: without HAProxy there is no HTTPS")
+
+
+def test_the_documented_line_serves_nothing_of_a_config_that_cannot_be_used(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    [line] = re.findall(r"```sh\n([^`]*data_plane[^`]*)```", page)
+    config = tmp_path / "config.yaml"
+    line = line.replace("serve run", "echo served").replace("python", shlex.quote(sys.executable))
+    line = line.replace("configs/one_replica.yaml", shlex.quote(str(config)))
+    served = {}
+    for name, text in (("whole", ""), ("misspelled", "tsl: {}\n")):
+        config.write_text((CONFIGS / "one_replica.yaml").read_text(encoding="utf-8") + text, encoding="utf-8")
+        done = subprocess.run(["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+        served[name] = done.returncode, done.stdout
+    assert served == {"whole": (0, f"served {config}\n"), "misspelled": (2, "")}
