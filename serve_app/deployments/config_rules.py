@@ -70,6 +70,12 @@ def _not_behind_haproxy(config: dict[str, Any]) -> Iterator[Fault]:
                 yield Fault(f"http_options.{key}", what, "write `tls: {cert: …, key: …}` at the top of the config")
 
 
+def _controller(config: dict[str, Any]) -> Iterator[Fault]:
+    if config.get("controller_options"):
+        what = "its variables would come into every replica too, and Ray writes them into its logs"
+        yield Fault("controller_options", what, "remove the key; set them in the environment in which Ray starts")
+
+
 def _applications(config: dict[str, Any]) -> Iterator[Fault]:
     if config.get("applications") == []:
         yield Fault("applications", "the list is empty", "name at least one, as configs/one_replica.yaml does")
@@ -218,6 +224,7 @@ RULES: tuple[Callable[[dict[str, Any]], Iterator[Fault]], ...] = (
     _port,
     _times,
     _not_behind_haproxy,
+    _controller,
     _applications,
     _import_paths,
     _deployments,

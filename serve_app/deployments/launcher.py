@@ -18,10 +18,12 @@ from typing import Any
 import psutil
 import ray
 from ray import serve
+from ray.serve.schema import ServeDeploySchema
 
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.applications import api_port, classifiers, grpc_port, models
+from serve_app.deployments.config_file import serve_part
 from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ports import chosen_ports, dashboard_port, free_agent_port
 from serve_app.deployments.preflight import startable_config
@@ -273,14 +275,15 @@ def _since(moment: float) -> float:
 
 
 def _start_serve(config: dict[str, Any]) -> None:
-    # The dashboard would do this too when it gets the config, but two seconds later.
+    # The dashboard would do this too when it gets the config, but two seconds later: with the defaults of this schema.
+    wanted = ServeDeploySchema.model_validate(serve_part(config))
     try:
         with waiting_for("Serve to start", _say):
             serve.start(
-                proxy_location=config.get("proxy_location"),
-                http_options=config.get("http_options"),
-                grpc_options=config.get("grpc_options"),
-                logging_config=config.get("logging_config"),
+                proxy_location=wanted.proxy_location,
+                http_options=wanted.http_options.model_dump(),
+                grpc_options=wanted.grpc_options.model_dump(),
+                logging_config=wanted.logging_config,
             )
     except (ray.exceptions.RayError, RuntimeError, TimeoutError) as exc:
         raise DeployError(f"Serve could not start:\n{last_lines(str(exc))}") from exc

@@ -293,6 +293,7 @@ CLASSIFIER = (*APPLICATION, "deployments", 0)
         (CLASSIFIER, {"max_ongoing_requests": 0}, "ongoing_requests: must be greater than 0 (given: 0); correct it"),
         (CLASSIFIER, {"autoscaling_config": {"min_replicas": 5, "max_replicas": 2}}, "; raise max_replicas, or lower"),
         (CLASSIFIER, {"num_replicas": "auto", "autoscaling_config": {"min_replicas": 0}}, "min_replicas: must be 1"),
+        ((), {"controller_options": {"runtime_env": {"env_vars": {"A": "1"}}}}, "controller_options: its variables"),
         ((), {"target_capacity": 50}, "target_capacity: must be 100 (given: 50); remove the key: a start waits for"),
         (CLASSIFIER, {"name": "Engine"}, "each replica has an engine of its own; write `name: Classifier`, or args"),
         (("applications", 0), {"name": "model"}, "; give each application another name"),

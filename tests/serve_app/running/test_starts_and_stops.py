@@ -18,6 +18,7 @@ from ray.serve._private.client import ServeControllerClient
 
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.deployments.applications import http_host
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.service_folder import haproxy_files
 from tests.conftest import Fitted
@@ -285,3 +286,23 @@ def test_a_stop_whose_words_nobody_reads_leaves_nothing(fitted: Fitted, tmp_path
         starting.wait_for(lambda: is_starting_ray(starting), is_starting_ray.__name__)
         assert starting.stop(signal.SIGINT) == 0
         assert starting.printed() == ""  # what goes to stderr: no traceback
+
+
+START_SERVE = """
+import asyncio, sys, ray
+from serve_app.deployments.http_host import running_http_host
+from serve_app.deployments.launcher import _start_serve
+ray.init("local", log_to_driver=False)
+_start_serve({"applications": [], "http_options": {"port": int(sys.argv[1])}})
+print("host", asyncio.run(running_http_host()))
+ray.shutdown()
+"""
+
+
+def test_without_haproxy_too_serve_listens_where_the_checks_say_that_it_does(tmp_path: Path) -> None:
+    """Serve's own default of `http_options.host` is another one there."""
+    port = free_port()
+    environment = without_data_plane(own_environment(tmp_path))
+    with service([sys.executable, "-c", START_SERVE, str(port)], environment, tmp_path, port) as started:
+        assert started.process.wait(START_S) == 0, started.printed()
+        assert f"host {http_host({})}\n" in started.printed()
