@@ -1,10 +1,11 @@
 """`python -m serve_app.redeploy CONFIG`: give a running service another config, and wait until all of it is in place.
 
 The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
-dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls`, `http_options` or
-`grpc_options` has no effect before Ray starts again: that is a warning. Two models need two job queues, whether or not
-REDIS_URL is set here: the service may have it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service, 130
-after Ctrl-C, which ends this command and not a rollout that has begun.
+dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls`, `http_options`,
+`grpc_options` or `proxy_location` has no effect before Ray starts again: that is a warning; nor has one of
+`controller_options`, which Serve does not tell. Two models need two job queues, whether or not REDIS_URL is set here:
+the service may have it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service, 130 after Ctrl-C, which
+ends this command and not a rollout that has begun.
 """
 
 import argparse

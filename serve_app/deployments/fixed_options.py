@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel
-from ray.serve.schema import HTTPOptionsSchema, gRPCOptionsSchema
+from ray.serve.schema import ServeDeploySchema
 
+from serve_app.deployments.config_file import serve_part
 from serve_app.deployments.ingress_tls import START_AGAIN
 from serve_app.errors import Fault
 
-_FIXED: dict[str, type[BaseModel]] = {"http_options": HTTPOptionsSchema, "grpc_options": gRPCOptionsSchema}
+_FIXED = ("proxy_location", "http_options", "grpc_options")
+"""Of those that Serve tells; `controller_options` it does not."""
 
 
 def find_fixed_changes(config: dict[str, Any], running: dict[str, Any]) -> Iterator[Fault]:
@@ -17,10 +18,16 @@ def find_fixed_changes(config: dict[str, Any], running: dict[str, Any]) -> Itera
 
     `running` is what Serve's REST API tells of itself; without options, where no Serve runs, there is none.
     """
-    for name, schema in _FIXED.items():
-        if running.get(name) is not None:
-            wanted = schema.model_validate(config.get(name) or {}).model_dump()
-            found = schema.model_validate(running[name]).model_dump()
-            for key in [key for key in wanted if wanted[key] != found[key]]:
-                what = "the service that runs was started with another; Serve takes it only at its start"
-                yield Fault(f"{name}.{key}", what, START_AGAIN)
+    told = {name: running[name] for name in _FIXED if running.get(name) is not None}
+    wanted, found = _by_key(serve_part(config)), _by_key({"applications": [], **told})
+    for key, value in wanted.items():
+        if key.partition(".")[0] in told and found[key] != value:
+            what = "the service that runs was started with another; Serve takes it only at its start"
+            yield Fault(key, what, START_AGAIN)
+
+
+def _by_key(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options by their keys, Serve's defaults among them."""
+    options = ServeDeploySchema.model_validate(config).model_dump(include=set(_FIXED))
+    location = {"proxy_location": options.pop("proxy_location")}
+    return location | {f"{name}.{key}": value for name, each in options.items() for key, value in each.items()}

@@ -190,6 +190,17 @@ def test_options_that_serve_takes_only_at_its_start_are_warnings(
     assert set(Dashboard.asked) == {dashboards[0]}
 
 
+def test_another_proxy_location_is_a_warning(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_on(tmp_path, PORTS[0])
+    for running, changed in (("EveryNode", []), ("HeadOnly", ["proxy_location"])):
+        monkeypatch.setattr(Dashboard, "tells", {"proxy_location": running})
+        assert run(monkeypatch, config) == 2
+        assert warned(capsys) == changed
+    assert Dashboard.asked == dashboards[:1] * 2
+
+
 def test_grpc_that_was_added_is_a_warning(
     dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
