@@ -19,6 +19,7 @@ from serve_app.classifier.model_cache import Manifest, checked_sha256, find_engi
 from serve_app.classifier.picture_folder import FindPictures, find_pictures, no_pictures
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
+from serve_app.places import is_file
 
 ANSWER_S = 4.0
 """Longest wait for the answer of a server that has weights or labels."""
@@ -89,7 +90,7 @@ def _labels_faults(settings: ClassifierSettings, classes: int | None, *, has_wei
 
 def _imagenet_faults(field: str, url: str, file_name: str, asked_by: str | None = None) -> Iterator[Fault]:
     keras_home = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
-    if not (keras_home / "models" / file_name).is_file() and (reason := find_fault(url, ANSWER_S)):
+    if not is_file(keras_home / "models" / file_name) and (reason := find_fault(url, ANSWER_S)):
         what = f"the ImageNet {field} cannot be fetched from {shown(url)}: {reason}"
         yield Fault(field, what, _WAYS[asked_by or field])
 

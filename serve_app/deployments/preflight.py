@@ -28,7 +28,16 @@ from serve_app.entrance.environment import find_https_fault
 from serve_app.entrance.keys import read_keys
 from serve_app.entrance.tls import tls_in
 from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
-from serve_app.places import CACHE_REMEDY, CACHE_VARIABLE, DATA_VARIABLE, cache_dir, data_dir, why_not_writable
+from serve_app.places import (
+    CACHE_REMEDY,
+    CACHE_VARIABLE,
+    DATA_VARIABLE,
+    cache_dir,
+    data_dir,
+    is_file,
+    is_folder,
+    why_not_writable,
+)
 from serve_app.redis.address import VARIABLE as REDIS_VARIABLE
 from serve_app.redis.address import redis_url
 from serve_app.users.settings import VARIABLE as DATABASE_VARIABLE
@@ -180,7 +189,7 @@ def _placement(start: Start) -> Iterator[Fault]:
 
 def _folders(start: Start) -> Iterator[Fault]:
     home = Path(start.environment.get("HOME") or Path.home())
-    is_home_there = home.is_dir()
+    is_home_there = is_folder(home)
     if not is_home_there and any(home in folder.parents for _, folder, _ in _needed(start, home)):
         what = f"{home} is not a folder (Ray's token, the demo users and prepared models are kept there)"
         yield Fault("HOME", what, "set HOME to a folder that you can write")
@@ -196,7 +205,7 @@ def _needed(start: Start, home: Path) -> Iterator[tuple[str, Path, str]]:
     if any(start.settings(UsersSettings)) and not start.environment.get(DATABASE_VARIABLE):
         yield DATA_VARIABLE, data_dir(), f"set {DATA_VARIABLE} to a folder that you can write, or {DATABASE_VARIABLE}"
     token = ray_token.default_file(home)
-    if not any(start.environment.get(name) for name in ray_token.VARIABLES) and not token.is_file():
+    if not any(start.environment.get(name) for name in ray_token.VARIABLES) and not is_file(token):
         yield "HOME", token.parent, ray_token.HOME_REMEDY
 
 
@@ -213,7 +222,7 @@ def _service_folder(start: Start) -> Iterator[Fault]:
         given = start.environment.get(variable, "")
         if given and variable == service_folder.RAY_VARIABLE:
             checks.append(partial(service_folder.check_path, Path(given), variable, most_bytes))
-        elif given and Path(given).is_dir():  # Python passes over another
+        elif given and is_folder(given):  # Python passes over another
             checks.append(partial(service_folder.check_path, Path(given).absolute(), variable, most_bytes))
     for check in checks:
         try:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from serve_app.errors import Fault, SetupError
+from serve_app.places import is_file
 
 MODE_VARIABLE = "RAY_AUTH_MODE"
 MODE = "token"
@@ -28,7 +29,7 @@ def read_token() -> str:
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
     path = Path(os.environ.get(FILE_VARIABLE) or default_file(Path.home()))
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    return path.read_text(encoding="utf-8").strip() if is_file(path) else ""
 
 
 def keep_token_private() -> None:

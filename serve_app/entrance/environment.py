@@ -10,7 +10,7 @@ from pathlib import Path
 from serve_app.entrance.haproxy import BINARY_VARIABLE, PROGRAM
 from serve_app.entrance.tls import Tls, find_tls_fault
 from serve_app.errors import Fault, SetupError
-from serve_app.places import CONFIGS
+from serve_app.places import CONFIGS, is_file
 
 FILE_NAME = "serve.env"
 SERVE_ENV = CONFIGS / FILE_NAME
@@ -33,8 +33,8 @@ def data_plane_environment(config: Path, given: Mapping[str, str]) -> dict[str, 
     through the program that hardens its config. Raises SetupError.
     """
     beside = config.parent / FILE_NAME
-    path = beside if beside.is_file() else SERVE_ENV
-    wanted = read_env_file(path) if path.is_file() else {}
+    path = beside if is_file(beside) else SERVE_ENV
+    wanted = read_env_file(path) if is_file(path) else {}
     if platform.system() != "Linux":
         wanted.pop(HAPROXY_SWITCH, None)
     elif HAPROXY_SWITCH in wanted and BINARY_VARIABLE not in given:

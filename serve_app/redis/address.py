@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from serve_app.address import Address, AddressFault, parameters, read_strictly, unescaped
 from serve_app.errors import Fault, SetupError
+from serve_app.places import is_file
 
 VARIABLE = "REDIS_URL"
 DEFAULT_PORT = 6379
@@ -92,7 +92,7 @@ def _is_true(text: str) -> bool:
 
 
 def _file(text: str) -> str:
-    if not Path(text).is_file():
+    if not is_file(text):
         raise AddressFault("one of ssl_ca_certs, ssl_certfile and ssl_keyfile names no file on this machine")
     return text
 

@@ -151,6 +151,7 @@ def test_a_parameter_that_is_not_known_or_stands_twice_is_refused(query: str, wo
         ("rediss://h?ssl_cert_reqs=maybe", "none, optional or required"),
         ("rediss://h?ssl_check_hostname=1", "true or false"),
         ("rediss://h?ssl_ca_certs=/no/such/file", "names no file"),
+        (f"rediss://h?ssl_ca_certs=/{300 * 'x'}", "names no file"),
         ("redis://h/cache", "is not a number"),
         ("redis://h/-1", "is not a number"),
         ("redis://h/0?db=1", "the database twice"),

@@ -27,6 +27,8 @@ from serve_app.places import find_config
 from tests.service import CONFIGS, read_config, whole_config
 
 REFERENCE_CORES = 2
+TOO_LONG = 300 * "x"
+"""A name that no file can have."""
 POLICY = "serve_app.deployments.per_node:ReplicasPerNode"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 OTHERS = {"cluster.yaml", "fastest.yaml", "gpu.yaml", "two_models.yaml"}
@@ -338,6 +340,8 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
         match=r"two cannot be read: .*\(cluster, fastest, gpu, one_replica, one_thread, two_models, two_replicas\)",
     ):
         find_config("two")
+    with pytest.raises(SetupError, match="cannot be read: no such file"):
+        find_config(TOO_LONG)
 
 
 def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,16 @@ import yaml
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import LABELS_URL, find_source_faults
 from serve_app.deployments import model
-from serve_app.deployments.preflight import CHECKS, Check, Start, _queues, _tls, find_faults, startable_config
+from serve_app.deployments.preflight import (
+    CHECKS,
+    CHECKS_OF_PORT,
+    Check,
+    Start,
+    _queues,
+    _tls,
+    find_faults,
+    startable_config,
+)
 from serve_app.deployments.ready import application_url
 from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.errors import Fault, SetupFaults
@@ -284,6 +293,12 @@ def test_a_value_of_another_kind_is_a_line_with_its_key_and_no_traceback(
     with pytest.raises(SetupFaults) as caught:
         startable_config(path, is_to_listen=False)
     assert any(line.startswith(key) for line in caught.value.lines)
+
+
+def test_a_home_whose_name_is_too_long_is_told_and_such_a_folder_is_passed_over() -> None:
+    too_long = f"/{300 * 'x'}"
+    start = Start(read_config("one_replica.yaml"), {"HOME": too_long, "TMPDIR": too_long})
+    assert "HOME" in [fault.key for fault in find_faults(start, (*CHECKS, CHECKS_OF_PORT[0]))]
 
 
 def test_redis_is_asked_once_for_several_models() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.deployments.ray_token import VARIABLES, default_file, keep_token_private, read_token
+from serve_app.deployments.ray_token import FILE_VARIABLE, VARIABLES, default_file, keep_token_private, read_token
 from serve_app.errors import SetupError
 
 
@@ -35,6 +35,11 @@ def test_a_token_that_is_there_stays_and_is_closed_to_others(token: Path) -> Non
     token.chmod(0o644)
     keep_token_private()
     assert (mode(token), token.read_text()) == (0o600, "of before")
+
+
+def test_a_token_in_a_file_that_cannot_be_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FILE_VARIABLE, f"/{300 * 'x'}")
+    assert read_token() == ""
 
 
 def test_ray_writes_and_reads_it_where_we_do(token: Path) -> None:
