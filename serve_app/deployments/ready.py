@@ -69,7 +69,9 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
                 lines.append(f"  model       busy: {url}/ tells what it is")
     lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
     lines.append(f"              {_command('ray')} get-auth-token")
-    lines.append(f"  status      {_token_variables()} {_command('serve')} status --address {cluster.dashboard_url}")
+    # `serve` sends the token through any http_proxy of the environment, `ray` does not.
+    serve = f"{_token_variables()} no_proxy=127.0.0.1 {_command('serve')}"
+    lines.append(f"  status      {serve} status --address {cluster.dashboard_url}")
     lines.append(f"              {_token_variables()} {_command('ray')} status --address {cluster.gcs}")
     also = {**ports, "Ray's agent": cluster.agent_port}
     lines.append("  ports       " + ", ".join(f"{name} {port}" for name, port in also.items()))

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config, with_envs
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND
+from requests.utils import get_environ_proxies
 
 ROOT = Path(__file__).parents[3]
 SHELLS = ["sh", "bash"]
@@ -251,7 +252,12 @@ def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(node: 
     assert len(questions) == 4
     deployment = "python -m serve_app.redeploy configs/cluster.yaml --dashboard http://127.0.0.1:8265 --timeout-s 1800"
     assert node.calls()[-1] == deployment
-    assert node.environment("serve", "status")["RAY_AUTH_MODE"] == "token"
+    asking = node.environment("serve", "status")
+    assert asking["RAY_AUTH_MODE"] == "token"
+    with pytest.MonkeyPatch.context() as there:  # a proxy would get the token
+        for name, value in {"http_proxy": "http://192.0.2.1:3128", "no_proxy": asking.get("no_proxy", "")}.items():
+            there.setenv(name, value)
+        assert get_environ_proxies("http://localhost:8265/api/serve/applications/") == {}
 
 
 def test_a_dashboard_that_never_answers_fails_the_launch(node: Node, cluster: dict[str, Any]) -> None:
