@@ -2,10 +2,10 @@
 
 The service is the one that this user has started with `python -m serve_app` on the config's port, or that of the
 dashboard which RAY_DASHBOARD_ADDRESS names. The token is read as Ray reads it. A changed `tls`, `http_options`,
-`grpc_options` or `proxy_location` has no effect before Ray starts again: that is a warning; nor has one of
-`controller_options`, which Serve does not tell. Two models need two job queues, whether or not REDIS_URL is set here:
-the service may have it. Exit codes: 0 in place, 1 not deployed, 2 bad config or no service, 130 after Ctrl-C, which
-ends this command and not a rollout that has begun.
+`grpc_options` or `proxy_location` has no effect before Ray starts again: that is a warning. Two models need two job
+queues, whether or not REDIS_URL is set here: the service may have it. Exit codes: 0 in place, 1 not deployed, or not
+within --timeout-s, 2 bad config or no service, 130 after Ctrl-C. Neither Ctrl-C nor the time limit ends a rollout that
+has begun.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def _redeploy(arguments: argparse.Namespace) -> int:
     from serve_app.deployments.fixed_options import find_fixed_changes
     from serve_app.deployments.ingress_tls import find_tls_change
     from serve_app.deployments.rest import ServeRest
-    from serve_app.deployments.rollout import DeployError, Rollout
+    from serve_app.deployments.rollout import DeployError, Rollout, TimeLimitReached
 
     try:
         path = find_config(arguments.config)
@@ -74,6 +74,10 @@ def _redeploy(arguments: argparse.Namespace) -> int:
     time.sleep(_APPLIED_S)
     try:
         rollout.wait_until_in_place(("DEPLOY_FAILED",), deadline_s)
+    except TimeLimitReached as exc:
+        waited = f"still rolling out after {arguments.timeout_s:g} s ({exc.state})"
+        print(f"{waited}; it goes on in the service; look at {dashboard}", file=sys.stderr)
+        return 1
     except DeployError as exc:
         print(f"NOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
@@ -93,7 +97,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve_app.redeploy", description=__doc__)
     parser.add_argument("config", help="a Serve config, or the name of a shipped one")
     parser.add_argument("--set", action="append", default=[], metavar="APP.KEY=VALUE", help="change one of its args")
-    parser.add_argument("--timeout-s", type=float, default=120, help="longest wait (default: %(default)s)")
+    parser.add_argument(
+        "--timeout-s",
+        type=float,
+        default=1800,
+        metavar="S",
+        help="longest wait (default: %(default)s: another model has to be prepared); the rollout goes on after it",
+    )
     parser.add_argument(
         "--dashboard",
         default=os.environ.get("RAY_DASHBOARD_ADDRESS"),

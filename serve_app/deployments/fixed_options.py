@@ -10,7 +10,6 @@ from serve_app.deployments.ingress_tls import START_AGAIN
 from serve_app.errors import Fault
 
 _FIXED = ("proxy_location", "http_options", "grpc_options")
-"""Of those that Serve tells; `controller_options` it does not."""
 
 
 def find_fixed_changes(config: dict[str, Any], running: dict[str, Any]) -> Iterator[Fault]:

@@ -21,6 +21,14 @@ class DeployError(Exception):
     """Serve could not bring the config up; the message is its reason."""
 
 
+class TimeLimitReached(DeployError):
+    """The rollout still goes on; `state` says how far it is."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"not running within the time limit ({state})")
+        self.state = state
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One config for the Serve behind `rest`. `sleep` waits for so many seconds, and `say` prints a line."""
@@ -49,7 +57,7 @@ class Rollout:
     def wait_until_in_place(self, failed: Collection[str], deadline_s: float) -> None:
         """Return when every application runs with the replicas that the config asks for, and none of before is left.
 
-        Raises DeployError when one has a status in `failed`, and at `deadline_s` (a time.monotonic() value).
+        Raises DeployError when one has a status in `failed`, TimeLimitReached at `deadline_s` (of time.monotonic()).
         """
         told, next_progress_s = ("", ""), time.monotonic() + PROGRESS_S
         while True:
@@ -61,7 +69,7 @@ class Rollout:
             if all(_is_in_place(found.get(wanted["name"]), wanted) for wanted in self.config["applications"]):
                 return
             if time.monotonic() > deadline_s:
-                raise DeployError(f"not running within the time limit ({state})")
+                raise TimeLimitReached(state)
             if (state, words) != told or time.monotonic() > next_progress_s:
                 self.say(f"  {state or 'waiting for Serve'}{words if words != told[1] else ''}")
                 told, next_progress_s = (state, words), time.monotonic() + PROGRESS_S

@@ -26,12 +26,12 @@ PORTS = (18_000, 18_001)
 class Dashboard(BaseHTTPRequestHandler):
     """Refuses every config, and remembers that one came. Tells of itself what `tells` holds.
 
-    If it `interrupts`, it takes the config, and somebody presses Ctrl-C.
+    One that `takes` it rolls it out without end. If it `interrupts`, somebody presses Ctrl-C meanwhile.
     """
 
     asked: list[int]
     tells: dict[str, Any]
-    interrupts = False
+    interrupts = takes = False
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -44,7 +44,7 @@ class Dashboard(BaseHTTPRequestHandler):
         self.asked.append(self.server.server_port)
         if self.interrupts:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        self.send_response(200 if self.interrupts else 400)
+        self.send_response(200 if self.interrupts or self.takes else 400)
         self.end_headers()
         self.wfile.write(b"words that quote the config")
 
@@ -119,6 +119,19 @@ def test_ctrl_c_ends_it_in_one_line_that_says_that_the_rollout_goes_on(
     assert run(monkeypatch, config_on(tmp_path, PORTS[0])) == 130
     assert capsys.readouterr().err == "interrupted: a rollout that has begun goes on in the service\n"
     assert Dashboard.asked == dashboards[:1]
+
+
+def test_the_time_limit_ends_it_in_one_line_that_says_that_the_rollout_goes_on(
+    dashboards: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Dashboard, "takes", True)
+    deploying = {"status": "DEPLOYING", "message": "", "deployments": {}}
+    monkeypatch.setattr(Dashboard, "tells", {"applications": {"model": deploying}})
+    assert run(monkeypatch, config_on(tmp_path, PORTS[0]), "--timeout-s", 0) == 1
+    assert capsys.readouterr().err == (
+        "still rolling out after 0 s (model: deploying); it goes on in the service; "
+        f"look at http://127.0.0.1:{dashboards[0]}\n"
+    )
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])

@@ -250,7 +250,7 @@ def test_the_config_is_deployed_with_the_token_once_the_dashboard_answers(node: 
     node.run("sh", head_start(cluster))
     questions = [call for call in node.calls() if call == "serve status"]
     assert len(questions) == 4
-    deployment = "python -m serve_app.redeploy configs/cluster.yaml --dashboard http://127.0.0.1:8265 --timeout-s 1800"
+    deployment = "python -m serve_app.redeploy configs/cluster.yaml --dashboard http://127.0.0.1:8265"
     assert node.calls()[-1] == deployment
     asking = node.environment("serve", "status")
     assert asking["RAY_AUTH_MODE"] == "token"
