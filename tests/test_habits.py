@@ -1,4 +1,4 @@
-"""What a newcomer tries first: `make help`, the hooks for git, the changelog."""
+"""What a newcomer tries first: `make help`, the hooks for git, CI, the changelog."""
 
 import re
 import subprocess
@@ -27,6 +27,17 @@ def test_git_hooks_run_what_make_check_runs() -> None:
     assert [hook["entry"] for hook in repository["hooks"]] == checks
     assert repository["repo"] == "local"  # nothing is fetched
     assert {(hook["language"], hook["pass_filenames"]) for hook in repository["hooks"]} == {("system", False)}
+
+
+def test_ci_has_the_whole_history_where_tests_run_the_code_of_0_1_0_and_root_may_read_it() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    [job] = [job for job in jobs.values() if {"run": "make test-long"} in job["steps"]]
+    [checkout] = [step for step in job["steps"] if step.get("uses", "").startswith("actions/checkout@")]
+    assert checkout["with"]["fetch-depth"] == 0
+    before = job["steps"][: job["steps"].index(checkout)]
+    assert {"run": "git config --system --add safe.directory '*'"} in before
+    # Elsewhere git runs as the user to whom the files belong.
+    assert [each for each in jobs.values() if "container" in each] == [job]
 
 
 def test_the_changelog_begins_with_the_version_of_the_package_and_sorts_by_kind_of_change() -> None:
