@@ -395,16 +395,15 @@ async def test_redis_has_the_rest_of_a_lookups_time_after_its_turn_and_half_of_i
 async def test_who_waits_for_another_replica_and_gets_no_turn_waits_on(url: str) -> None:
     async with stores(url, 2) as (one, other):
         assert await one.find_or_claim("k") is None
-        set_timing(other, replace(PATIENT, look_again_s=0.01))
+        set_timing(other, replace(PATIENT, answer_s=4))  # half of it for a turn, and the rest for Redis
         waiting = asyncio.create_task(other.find_or_claim("k"))
         await until(lambda: other._waited_for == 1, "that the other replica waits")
         async with AsyncExitStack() as all_turns:
             for _ in range(_AT_A_TIME):
                 await all_turns.enter_async_context(other._at_a_time)
-            set_timing(other, replace(PATIENT, answer_s=0.01, look_again_s=0.01))
-            await asyncio.sleep(0.2)
-            assert not waiting.done()
-            set_timing(other, replace(PATIENT, look_again_s=0.01))
+            before = other.looks
+            await until(lambda: other.looks > before, "a look that gets no turn")
+            set_timing(other, PATIENT)
         one.keep("k", BEST)
         assert await waiting == BEST
 
