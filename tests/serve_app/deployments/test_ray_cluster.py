@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 SHELLS = ["sh", "bash"]
 HEAD_IP = "192.0.2.10"
 SECRETS = "DATABASE_URL=postgresql://user:password@192.0.2.20/users\nRAY_REDIS_PASSWORD='a b'\n"
-SHELL_DEADLINE_S = 30
+SHELL_DEADLINE_S = 120
 
 # Each binary writes its arguments to ~/calls and its environment to ~/env.<name>.<first argument>. The first
 # `serve status` calls fail, one for each line of ~/refusals, as they do while the dashboard starts.

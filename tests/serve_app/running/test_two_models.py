@@ -51,7 +51,7 @@ def test_each_model_answers_with_its_own_labels(running: Service, picture: tuple
     path, class_id = picture
     answer = httpx.post(f"{running.url}/{name}/predict", content=path.read_bytes(), timeout=RUN_S).json()
     assert answer["prediction"] == LABELS[name][class_id]
-    about = httpx.get(f"{running.url}/{name}/").json()
+    about = httpx.get(f"{running.url}/{name}/", timeout=RUN_S).json()
     assert (about["name"], about["engine"], about["labels"]) == ("colours.onnx", "onnxruntime", f"{name}.txt")
 
 
