@@ -479,7 +479,7 @@ def grpc_ports(running: Service) -> dict[int, str]:
     return {
         port: role
         for role, address, port in open_sockets(running)
-        if address == "::" and (port == proxy or (role == "replica" and port in REPLICAS["40000-42499"]))
+        if address in ("::", "0.0.0.0") and (port == proxy or (role == "replica" and port in REPLICAS["40000-42499"]))
     }
 
 
