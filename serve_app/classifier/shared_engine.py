@@ -94,6 +94,7 @@ class EngineServer:
         """
         unfinished = path.with_name(str(os.getpid()))  # short: the system limits the length of the whole path
         self._socket.bind(str(unfinished))
+        unfinished.chmod(0o600)  # nobody can connect before it listens
         self._socket.listen(socket.SOMAXCONN)
         unfinished.replace(path)
         for _ in range(self._engine.at_once):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -396,7 +397,16 @@ def test_replicas_outlast_an_engine_that_is_found_stuck_and_replaced() -> None:
     assert stuck_after_s(ClassifierSettings(shared_engine=True)) > least_s
 
 
-def test_the_socket_is_for_this_user_alone(path: Path) -> None:
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_the_socket_is_for_this_user_alone_whatever_the_umask_is(path: Path) -> None:
     with listening(Echo(), path):
         assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 the name alone
         assert path.is_socket()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
