@@ -321,7 +321,7 @@ def kit_on_a_terminal(plan: Path, folder: Path, mark: str) -> Iterator[tuple["su
     """Start a run on a terminal of its own; yield its process and our end of the terminal."""
     terminal, theirs = pty.openpty()
     command = [sys.executable, "-c", ON_ITS_TERMINAL, "-m", "loadtest", "run", str(plan), "--out", str(folder)]
-    environment = {**os.environ, MARK: mark, "TERM": "xterm-256color", "COLUMNS": "120"}
+    environment = {**os.environ, MARK: mark, "COLUMNS": "120"}
     kit = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment, start_new_session=True
     )
