@@ -16,9 +16,11 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+from redis.asyncio import Redis
 
 from serve_app.redis.connection import connect
 from serve_app.redis.keys import jobs_of
+from tests.patience import HANG_S
 from tests.redis_server import RedisServer
 from tests.service import Service
 
@@ -35,6 +37,8 @@ class Fault:
 
     what: str
     at_s: float
+    under_way: int = 0
+    """Pictures that replicas had claimed when one of them was killed."""
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Plan:
 async def run_jobs(running: Service, redis: RedisServer, uploads: list[list[bytes]], plan: Plan) -> Account:
     """Submit all `uploads` and wait for their ends while the faults happen.
 
-    Raises AssertionError when a killed replica does not come back.
+    Raises AssertionError when a killed replica does not come back, or no job is under way when one is to be killed.
     """
     account = Account(len(uploads), pictures=sum(len(upload) for upload in uploads))
     before = await _count_jobs(redis)
@@ -109,7 +113,8 @@ async def _break(running: Service, redis: RedisServer, account: Account, plan: P
         await asyncio.sleep(plan.every_s)
         if fault == "replica":
             victim = random.choice(running.replicas("model"))
-            account.faults.append(Fault(fault, time.time()))
+            under_way = await _wait_for_claims(redis)
+            account.faults.append(Fault(fault, time.time(), under_way))
             victim.kill()
         else:
             account.faults.append(Fault(fault, time.time()))
@@ -120,6 +125,17 @@ async def _break(running: Service, redis: RedisServer, account: Account, plan: P
     while len(running.replicas("model")) < 2:
         assert time.monotonic() < deadline, "a killed replica was not replaced"
         await asyncio.sleep(0.2)
+
+
+async def _wait_for_claims(redis: RedisServer) -> int:
+    """Return how many pictures replicas have claimed, once there are any."""
+    client = connect(redis.url, 5)
+    deadline = time.monotonic() + HANG_S
+    while not (found := await _count_claims(client)):
+        assert time.monotonic() < deadline, "no job is under way when a replica is to be killed"
+        await asyncio.sleep(0.005)
+    await client.aclose()
+    return found
 
 
 async def _submit_all(http: httpx.AsyncClient, uploads: list[list[bytes]], account: Account, per_s: float) -> list[str]:
@@ -237,6 +253,11 @@ async def count_pictures(redis: RedisServer) -> int:
     return found
 
 
+async def _count_claims(client: Redis) -> int:
+    found: int = (await client.xpending(f"{PREFIX}stream", "workers"))["pending"]
+    return found
+
+
 async def _look_into(redis: RedisServer, account: Account, ids: list[str], before: int) -> None:
     """Count what is left of the queue, and how often each job was announced as ended."""
     client = connect(redis.url, 5)
@@ -246,7 +267,7 @@ async def _look_into(redis: RedisServer, account: Account, ids: list[str], befor
     account.left_in_redis = {
         "jobs beyond those answered": await _count_jobs(redis) - before - len(set(ids)) + len(account.lost),
         "pictures in the stream": await client.xlen(f"{PREFIX}stream"),
-        "claims": (await client.xpending(f"{PREFIX}stream", "workers"))["pending"],
+        "claims": await _count_claims(client),
         "waiting": await client.zcard(f"{PREFIX}waiting"),
         "running": await client.scard(f"{PREFIX}running"),
         "bytes of inputs": int(await client.get(f"{PREFIX}bytes") or 0),
@@ -262,6 +283,7 @@ def describe(account: Account) -> list[tuple[str, str]]:
     rows = [
         ("jobs submitted (pictures)", f"{account.jobs} ({account.pictures})"),
         ("killed with SIGKILL", ", ".join(f"{what} ×{times}" for what, times in faults.items()) or "nothing"),
+        ("pictures under way when a replica was killed", _under_way(account)),
         ("seconds until all had ended", f"{account.took_s:.0f}"),
         ("ended as", ", ".join(f"{state} {times}" for state, times in account.states.items())),
         ("errors of single files", ", ".join(f"{code} {times}" for code, times in account.codes.items()) or "none"),
@@ -275,6 +297,10 @@ def describe(account: Account) -> list[tuple[str, str]]:
         *((f"{name}, jobs", str(len(jobs))) for name, jobs in _judged(account)),
     ]
     return [*rows, *((f"left in Redis: {name}", str(count)) for name, count in account.left_in_redis.items())]
+
+
+def _under_way(account: Account) -> str:
+    return ", ".join(str(fault.under_way) for fault in account.faults if fault.what == "replica") or "none"
 
 
 def _longest(found_s: list[float]) -> str:

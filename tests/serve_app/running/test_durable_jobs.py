@@ -90,10 +90,11 @@ async def test_no_job_is_lost_stuck_or_ended_twice_while_replicas_and_redis_are_
     pictures = cycle(fitted.pictures.values())
     uploads = make_uploads(JOBS, lambda: next(pictures))
     account = await run_jobs(
-        running.service, running.redis, uploads, Plan(alternate(2, 1), every_s=7, limit_s=400, submit_per_s=8)
+        running.service, running.redis, uploads, Plan(alternate(2, 1), every_s=4, limit_s=400, submit_per_s=8)
     )
     assert account.is_clean, describe(account)
     assert account.states["done"] + account.codes["poison"] >= JOBS
+    assert [fault.under_way > 0 for fault in account.faults if fault.what == "replica"] == [True, True]
     assert max(account.recovered_s, default=0) < HANG_S
 
 
