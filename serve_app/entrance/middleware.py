@@ -131,18 +131,24 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self._received_bytes = 0
+        self._is_read = False
+        self._is_waited_for = False
         self._is_reading = False
-        self._is_read = asyncio.Event()
+        self._has_stopped_reading = asyncio.Event()
         self._start: Message | None = None
         self._text = b""
 
     async def receive(self) -> Message:
         self._is_reading = True
-        message = await self._receive()
-        self._is_reading = False
+        self._has_stopped_reading.clear()
+        try:
+            message = await self._receive()
+        finally:
+            self._is_reading = False
+            self._has_stopped_reading.set()
         self._received_bytes += len(message.get("body", b""))
         if not message.get("more_body", False) or self._received_bytes >= GATE.drain.max_bytes:
-            self._is_read.set()
+            self._is_read = True
         return message
 
     async def send(self, message: Message) -> None:
@@ -159,13 +165,16 @@ class _Exchange:
                 await self._answer(self._start)
 
     async def _read_upload(self) -> None:
-        if self._is_read.is_set():
+        """Return when all of it is read: by Serve while that reads, since two cannot, and else here."""
+        if self._is_waited_for:
             return
-        if self._is_reading:  # by Serve, and two cannot read
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._is_read.wait(), GATE.drain.timeout_s)
-        else:
-            await discard_body(Request(self._scope, self.receive), GATE.drain)
+        self._is_waited_for = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GATE.drain.timeout_s):
+                while self._is_reading and not self._is_read:
+                    await self._has_stopped_reading.wait()
+                if not self._is_read:
+                    await discard_body(Request(self._scope, self.receive), GATE.drain)
 
     async def _answer(self, start: Message) -> None:
         given = Headers(raw=start["headers"])

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.entrance.gate import GATE
 from serve_app.entrance.middleware import middlewares
 from serve_app.entrance.read_ahead import tell_what_is_taken
+from serve_app.web import Drain
 from tests.patience import HANG_S
 
 PIECE = b"x" * 65_536
@@ -170,3 +171,47 @@ async def test_serves_own_proxy_answers_when_the_upload_is_read(
     await client.send("POST", stack)
     assert client.heard == b"{}"
     assert taken_at_the_answer == [20]
+
+
+async def test_what_serve_no_longer_reads_is_read_before_its_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the time limit of `http_options.request_timeout_s` is over."""
+
+    async def give_up(_: Scope, receive: Receive, send: Send) -> None:
+        reading = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        reading.cancel()
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 408, "headers": headers})
+        await send({"type": "http.response.body", "body": b"Request timed out"})
+
+    monkeypatch.setattr(GATE, "is_told_what_is_taken", True)
+    client = Client(20)
+    stack = Starlette(middleware=[*reversed(middlewares())])
+    stack.mount("/", give_up)
+    await client.send("POST", stack)
+    assert b"Request timed out" in client.heard
+    assert client.taken == 20
+
+
+async def test_serves_own_proxy_waits_once_for_a_client_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stalling(Client):
+        asked = 0
+
+        async def _receive(self) -> Message:
+            self.asked += 1
+            return await asyncio.Event().wait()  # type: ignore[return-value]
+
+    async def refuse(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 401, "headers": []})
+        for _number in range(5):
+            await send({"type": "http.response.body", "body": b"no ", "more_body": True})
+        await send({"type": "http.response.body"})
+
+    monkeypatch.setattr(GATE, "is_told_what_is_taken", False)
+    monkeypatch.setattr(GATE, "drain", Drain(timeout_s=0.1))
+    client = Stalling(1)
+    stack = Starlette(middleware=[*reversed(middlewares())])
+    stack.mount("/", refuse)
+    await client.send("POST", stack)
+    assert client.heard == 5 * b"no "
+    assert client.asked == 1
