@@ -96,7 +96,8 @@ class Data:
 
     def is_judged(self) -> bool:
         """Return whether there are objectives, or a level that a target lost, which counts without any too."""
-        return self.has_limits() or any(self.loss(point.target, point.users) for point in self.figures.points)
+        lost = (self.loss(target, users) for target in self.targets() for users in self.planned_users(target))
+        return self.has_limits() or any(lost)
 
     def meets(self) -> str:
         """Return what a target does at the numbers of users that it held."""
@@ -131,9 +132,12 @@ class Data:
         )
 
     def loss(self, target: str, users: int) -> Loss | None:
-        """Return how a target failed at a number of users, where that is why no cell of it is valid there."""
+        """Return how a target failed at a number of users, where that is why no cell of it is valid there.
+
+        One that was never ready has met no load: what it would do at this number is unknown.
+        """
         cells = [cell for cell in self.figures.cells if (cell.target, cell.users) == (target, users)]
-        return find_level_loss([cell.loss for cell in cells])
+        return find_level_loss([None if cell.ready_after_s is None else cell.loss for cell in cells])
 
     def missed(self, target: str, users: int) -> list[LimitResult]:
         """Return what the valid cells of a target at a number of users missed."""

@@ -402,6 +402,32 @@ def test_without_objectives_a_target_that_lost_a_level_is_not_the_one_to_run(
     assert f"Plan for at most 10 users on such a machine: 1 replica at 25 users {told}." in alone.recommendations
 
 
+@pytest.mark.parametrize("limits", [[], ["predict.p95_ms <= 1000"]])
+def test_a_target_that_was_not_ready_at_a_level_has_met_no_load_there(tmp_path: Path, limits: list[str]) -> None:
+    def not_ready(made: MadeCell) -> None:
+        crash("one_replica", 25, then=latency(4, 40), failure="target_failed")(made)
+        if (made.record.cell.target, made.record.cell.users) == ("one_replica", 25):
+            made.record.ready_after_s = None
+
+    figures = summary(tmp_path, not_ready, users=[10, 25], repetitions=1, limits=limits)
+    assert "fails in every repetition" not in figures.bottom_line
+    assert not any(line.startswith("Plan for at most") for line in figures.recommendations)
+
+
+def test_a_target_without_a_valid_cell_does_not_change_the_choice_between_the_others(tmp_path: Path) -> None:
+    never = made_target("never", 1)
+
+    def change(made: MadeCell) -> None:
+        crash("never", 10, then=crash("never", 25, then=latency(4, 40)))(made)
+        if (made.record.cell.target, made.record.cell.users) == ("two_replicas", 25):
+            fail("generator_lost")(made)
+
+    levels: dict[str, Any] = {"users": [10, 25], "repetitions": 3, "limits": []}
+    others = summary(tmp_path / "two", change, **levels)
+    figures = summary(tmp_path / "three", change, **levels, targets=[*made_plan().targets, never])
+    assert figures.bottom_line == others.bottom_line
+
+
 def test_without_objectives_targets_that_lose_the_same_level_are_told_apart_by_figures(tmp_path: Path) -> None:
     def crash_both(made: MadeCell) -> None:
         for target in ("one_replica", "two_replicas"):
