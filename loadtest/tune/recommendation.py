@@ -105,11 +105,15 @@ def _remedy(compared: list[Measured], measured: int, tuning: Tuning) -> str:
 def _possible(one: Measured, tuning: Tuning) -> int:
     """Return how many valid repetitions a candidate may have once the search is resumed with more minutes.
 
-    Cells that came to an end are not measured again, valid or not.
+    What was measured is not measured again, valid or not; what failed is, where other cells of the round are missing.
     """
-    if one.folder.read_plan().repetitions < tuning.file.repetitions:  # the time was up before the final
+    is_last = not (one.folder.path.parent / f"round-{one.round_number + 1}").exists()
+    if is_last and one.folder.read_plan().repetitions < tuning.file.repetitions:  # the time was up before the final
         return tuning.file.repetitions
-    return one.point.repetitions + one.unmeasured
+    records = {cell: one.folder.read_cell(cell) for cell in one.folder.read_record().order}
+    own = [record for cell, record in records.items() if cell.target == one.candidate.name]
+    failed = sum(record is not None and record.status == "failed" for record in own)
+    return one.point.repetitions + one.unmeasured + (failed if None in records.values() else 0)
 
 
 def show_missed(limits: list[LimitResult]) -> list[str]:

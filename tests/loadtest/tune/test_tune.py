@@ -665,6 +665,16 @@ def test_more_minutes_are_advised_only_for_repetitions_that_they_measure(
     assert advice.notes[0].endswith(f"chance may have decided it; {noted}.")
 
 
+def test_what_failed_is_measured_again_where_others_are_missing(tmp_path: Path) -> None:
+    measured, tuning = measured_run(tmp_path, {"c01": 5, "c02": 5, "c03": 5}, valid=2)
+    run, candidates = measured[0].folder, [one.candidate for one in measured]
+    missing = next(cell for cell in run.read_record().order if cell.target == "c03" and cell.repetition > 2)
+    (run.cell_path(missing) / "cell.json").unlink()
+    measured = list(collect(summarize(run), tuning.file, candidates, 1, run).values())
+    advice = recommend(measured, candidates, tuning)
+    assert "more (`--minutes 64`)." in advice.words
+
+
 def test_figures_that_tell_nobody_apart_are_undecided_and_the_advice_says_what_it_rests_on(tmp_path: Path) -> None:
     measured, tuning = measured_run(tmp_path, {"c03": 1.12, "c04": 1.12})
     advice = recommend(measured, [one.candidate for one in measured], tuning)
