@@ -1,7 +1,8 @@
 """`python -m serve_app.data_plane CONFIG` prints the environment in which Ray has to start, for `eval` in a shell.
 
 That is serve.env, `serve-app-haproxy` as HAProxy, and `tls` of the config: NAME=VALUE, a line each, without `export`.
-Exit codes: 0, and 2 for a config that cannot be used, of which a shell tells nothing in `eval "$(…)"`. Write:
+Exit codes: 0, and 2 for a config that is no YAML or whose `tls` cannot be used, of which a shell tells nothing in
+`eval "$(…)"`. Write:
 environment=$(python -m serve_app.data_plane CONFIG) && (set -a; eval "$environment"; serve run CONFIG)
 """
 

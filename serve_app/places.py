@@ -53,6 +53,17 @@ def why_not_writable(folder: Path) -> str | None:
         return exc.strerror or str(exc)
 
 
+def _why_not(path: Path) -> str:
+    """Return why there is no file at `path`, or none that this user may look at."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "no such file"
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return "not a file"
+
+
 def find_config(given: str) -> Path:
     """Return the file that `given` names: a path, or a shipped config by its name or by its path in a checkout.
 
@@ -65,6 +76,6 @@ def find_config(given: str) -> Path:
     name = given.removeprefix("configs/").removesuffix(".yaml")
     if name not in shipped:
         raise SetupError(
-            f"{given} cannot be read: no such file, and none of the shipped configs ({', '.join(shipped)})"
+            f"{given} cannot be read: {_why_not(path)}, and none of the shipped configs ({', '.join(shipped)})"
         )
     return shipped[name]

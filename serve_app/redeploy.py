@@ -48,6 +48,7 @@ def _redeploy(arguments: argparse.Namespace) -> int:
     from serve_app.deployments.ingress_tls import find_tls_change
     from serve_app.deployments.rest import ServeRest
     from serve_app.deployments.rollout import DeployError, Rollout, TimeLimitReached
+    from serve_app.deployments.waiting import say
 
     try:
         path = find_config(arguments.config)
@@ -81,7 +82,7 @@ def _redeploy(arguments: argparse.Namespace) -> int:
     except DeployError as exc:
         print(f"NOT DEPLOYED: {exc}", file=sys.stderr)
         return 1
-    print(f"in place, but for {', '.join(fault.key for fault in unchanged)}" if unchanged else "in place")
+    say(f"in place, but for {', '.join(fault.key for fault in unchanged)}" if unchanged else "in place")
     return 0
 
 

@@ -33,7 +33,7 @@ from serve_app.deployments.rest import ServeRest
 from serve_app.deployments.rollout import POLL_S, DeployError, Rollout, last_lines
 from serve_app.deployments.stopping import answer_what_is_under_way
 from serve_app.deployments.thread_budget import thread_budget_fault
-from serve_app.deployments.waiting import waiting_for
+from serve_app.deployments.waiting import say, waiting_for
 from serve_app.entrance.environment import HAPROXY_SWITCH
 from serve_app.entrance.stand_in import IngressWatch
 from serve_app.entrance.tls import tls_environment, tls_in
@@ -63,22 +63,22 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     started = time.monotonic()
     with _stop_on_signals() as stop:
-        with waiting_for("the checks before the start", _say):
+        with waiting_for("the checks before the start", say):
             config, warnings = startable_config(path, is_to_listen=True)
         with (
             chosen_ports(api_port(config), grpc_port(config)) as ports,
             claimed_folder(api_port(config), is_over=lambda: stop.is_requested) as folder,
         ):
-            _say(f"starting {path}")
+            say(f"starting {path}")
             for warning in filter(None, (*warnings, thread_budget_fault(list(classifiers(config)), usable_cores()))):
-                _say(f"WARNING: {warning}")
+                say(f"WARNING: {warning}")
             _prepare_models(config)
             keep_token_private()
             os.environ |= _folder_environment(folder) | tls_environment(tls_in(config))
             with _local_ray(folder, dashboard_port(ports)) as cluster, _answering_at_the_end(folder, stop, drain_s):
                 try:
                     _deploy_and_wait(config, cluster, stop, deadline=started + timeout_s)
-                    _say(ready_block(config, cluster, ports, time.monotonic() - started))
+                    say(ready_block(config, cluster, ports, time.monotonic() - started))
                     _watch(cluster, config, stop)
                 except DeployError as exc:
                     raise DeployError(f"{exc}\nThe logs: {cluster.logs}") from exc
@@ -86,7 +86,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
 
 def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *, deadline: float) -> None:
     _start_serve(config)
-    rollout = Rollout(ServeRest(cluster.dashboard_url), config, stop.sleep, _say)
+    rollout = Rollout(ServeRest(cluster.dashboard_url), config, stop.sleep, say)
     rollout.deploy()
     rollout.wait_until_in_place(("DEPLOY_FAILED", "UNHEALTHY"), deadline)
     _wait_until_answering(config, stop, deadline=deadline)
@@ -96,7 +96,7 @@ def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *,
 def _prepare_models(config: dict[str, Any]) -> None:
     """Have every model in the cache, so that what is wrong with one is known before Ray starts. Raises SetupError."""
     for settings, engines in models(config):
-        with waiting_for(f"the model of {engines.application} to be prepared", _say):
+        with waiting_for(f"the model of {engines.application} to be prepared", say):
             _prepare(engines.application, settings, engines.gpu_share)
 
 
@@ -106,15 +106,6 @@ def _prepare(name: str, settings: ClassifierSettings, gpu_share: float) -> None:
     except SetupError as exc:
         key = ".".join(part for part in (f"applications[{name}].args", exc.fault.key) if part)
         raise SetupError(replace(exc.fault, key=key)) from exc
-
-
-def _say(text: str) -> None:
-    """Print a line. Where nobody reads any more (`| head`, a closed terminal), this and all later ones go nowhere."""
-    try:
-        print(text, flush=True)
-    except OSError:
-        # Python flushes what it could not write once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Stop:
@@ -144,7 +135,7 @@ def _stop_on_signals() -> Iterator[_Stop]:
         # In the middle of compiled code the handler's exception comes out as another one.
         if not (stop.is_requested or isinstance(exc, StopRequested)):
             raise
-        _say("stopped")
+        say("stopped")
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -164,7 +155,7 @@ def _answering_at_the_end(folder: Path, stop: "_Stop", drain_s: float) -> Iterat
     except BaseException:
         if stop.is_requested:
             with suppress(StopRequested):
-                answer_what_is_under_way(folder, within_s=drain_s, say=_say)
+                answer_what_is_under_way(folder, within_s=drain_s, say=say)
         raise
 
 
@@ -188,7 +179,7 @@ def _local_ray(folder: Path, dashboard: int) -> Iterator[Cluster]:
         for number in handlers:  # a second Ctrl-C must not cut the cleaning up short
             signal.signal(number, signal.SIG_IGN)
         try:
-            _say("stopping")
+            say("stopping")
         finally:
             _end_ray()
 
@@ -202,7 +193,7 @@ def _start_ray(folder: Path, dashboard: int) -> Any:
         except SetupError:
             if not left or _since(began) < RAY_STARTS_WITHIN_S:
                 raise
-        _say(f"WARNING: Ray did not start within its {RAY_STARTS_WITHIN_S} s (a busy machine?); starting it again")
+        say(f"WARNING: Ray did not start within its {RAY_STARTS_WITHIN_S} s (a busy machine?); starting it again")
         _end_ray()
     raise AssertionError  # unreachable: the last start returns or raises
 
@@ -217,7 +208,7 @@ def _end_ray() -> None:
 
 def _init_ray(folder: Path, dashboard: int) -> Any:
     try:
-        with free_agent_port(), waiting_for("Ray to start", _say):
+        with free_agent_port(), waiting_for("Ray to start", say):
             return ray.init(
                 "local",
                 namespace="serve",
@@ -278,7 +269,7 @@ def _start_serve(config: dict[str, Any]) -> None:
     # The dashboard would do this too when it gets the config, but two seconds later: with the defaults of this schema.
     wanted = ServeDeploySchema.model_validate(serve_part(config))
     try:
-        with waiting_for("Serve to start", _say):
+        with waiting_for("Serve to start", say):
             serve.start(
                 proxy_location=wanted.proxy_location,
                 http_options=wanted.http_options.model_dump(),
@@ -296,7 +287,7 @@ def _wait_until_answering(config: dict[str, Any], stop: _Stop, *, deadline: floa
 
 def _wait_until_ready(url: str, stop: _Stop, deadline: float) -> None:
     reason: str | None = None
-    with waiting_for(f"an answer of {url}", _say, why=lambda: reason):
+    with waiting_for(f"an answer of {url}", say, why=lambda: reason):
         while (reason := why_not_answering(url)) is not None:
             if time.monotonic() > deadline:
                 raise DeployError(f"{url} does not answer: {reason}")

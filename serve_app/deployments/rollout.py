@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.deployments.rest import ServeRest
-from serve_app.deployments.waiting import PROGRESS_S
+from serve_app.deployments.waiting import PROGRESS_S, say
 
 POLL_S = 0.1
 _MAX_FAULTS = 5
@@ -36,7 +36,7 @@ class Rollout:
     rest: ServeRest
     config: dict[str, Any]
     sleep: Callable[[float], None] = time.sleep
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = say
 
     def deploy(self) -> None:
         """Make the config the wanted state. Raises DeployError."""

@@ -1,11 +1,22 @@
-"""Says what a start waits for, every few seconds, so that nobody takes it for a hang."""
+"""Says what a start or a rollout waits for, every few seconds, so that nobody takes it for a hang."""
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PROGRESS_S = 5.0
+
+
+def say(text: str) -> None:
+    """Print a line. Where nobody reads any more (`| head`, a closed terminal), this and all later ones go nowhere."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        # Python flushes what it could not write once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def find_labelled(folder: str, labels: Path | None, skipped: Skipped) -> Labelle
     Pictures without one, and what is listed but not there, are counted in `skipped`. Raises UsageError.
     """
     paths = {PurePath(os.path.relpath(item.source, folder)).as_posix(): item for item in find_items([folder], skipped)}
-    if labels is None and (Path(folder) / LIST_NAME).is_file():
+    if labels is None and os.path.isfile(Path(folder) / LIST_NAME):  # noqa: PTH113 Path's raises where nobody may look
         labels = Path(folder) / LIST_NAME
     if labels is None:
         return _of_folders(folder, paths, skipped)

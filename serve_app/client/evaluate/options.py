@@ -97,7 +97,7 @@ def _conflicts(options: EvaluateOptions) -> Conflicts:
     }
     return (
         (len(options.what) != 1, "FOLDER: give one folder, such as photos/"),
-        (bool(options.what) and not Path(options.what[0]).is_dir(), f"{' '.join(options.what)}: is not a folder"),
+        (bool(options.what) and not os.path.isdir(options.what[0]), f"{' '.join(options.what)}: is not a folder"),  # noqa: PTH112
         *(
             (
                 compares and value is not None,

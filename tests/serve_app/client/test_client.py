@@ -479,6 +479,7 @@ def test_a_full_disk_ends_the_run_with_its_reason(client: Client) -> None:
         (["pictures", "--format", "xml"], "--format"),
         (["pictures", "--output", "out.xml"], "--output out.xml: its suffix names no format; add --format"),
         (["pictures", "--output", "nowhere/out.csv"], "--output nowhere/out.csv: its folder does not exist"),
+        (["pictures", "--output", f"{300 * 'x'}/out.csv"], "out.csv: its folder does not exist, or you may not look"),
         (["pictures", "--output", "/dev/null", "--format", "jsonl", "--resume"], "/dev/null: is not a regular file"),
         (["pictures", "--resume"], "--resume: needs the file to resume"),
         (["pictures", "--resume", "--output", "out.csv"], "--resume: works with JSON lines only"),

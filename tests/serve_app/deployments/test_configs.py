@@ -340,7 +340,7 @@ def test_a_file_goes_before_a_shipped_config_of_that_name(tmp_path: Path, monkey
         match=r"two cannot be read: .*\(cluster, fastest, gpu, one_replica, one_thread, two_models, two_replicas\)",
     ):
         find_config("two")
-    with pytest.raises(SetupError, match="cannot be read: no such file"):
+    with pytest.raises(SetupError, match="cannot be read: File name too long"):
         find_config(TOO_LONG)
 
 
