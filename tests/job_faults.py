@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 from redis.asyncio import Redis
 
+from serve_app.jobs.queue.scripts import GROUP, UNBEGUN
 from serve_app.redis.connection import connect
 from serve_app.redis.keys import jobs_of
 from tests.patience import HANG_S
@@ -29,6 +30,7 @@ PREFIX = jobs_of("model")
 _SENDERS = 8
 _PAUSE_S = 0.25
 _LOOKERS = 8
+_REPLICAS = 2
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Fault:
     what: str
     at_s: float
     under_way: int = 0
-    """Pictures that replicas had claimed when one of them was killed."""
+    """Pictures that replicas had begun when one of them was killed."""
 
 
 @dataclass
@@ -122,20 +124,27 @@ async def _break(running: Service, redis: RedisServer, account: Account, plan: P
             await asyncio.sleep(1)
             await asyncio.to_thread(redis.start)
     deadline = time.monotonic() + 60
-    while len(running.replicas("model")) < 2:
+    while len(running.replicas("model")) < _REPLICAS:
         assert time.monotonic() < deadline, "a killed replica was not replaced"
         await asyncio.sleep(0.2)
 
 
 async def _wait_for_claims(redis: RedisServer) -> int:
-    """Return how many pictures replicas have claimed, once there are any."""
+    """Return how many pictures replicas have begun, once two of them have some: each may be the one that is killed."""
     client = connect(redis.url, 5)
     deadline = time.monotonic() + HANG_S
-    while not (found := await _count_claims(client)):
+    while len(begun := await _begun_pictures(client)) < _REPLICAS:
         assert time.monotonic() < deadline, "no job is under way when a replica is to be killed"
         await asyncio.sleep(0.005)
     await client.aclose()
-    return found
+    return sum(begun.values())
+
+
+async def _begun_pictures(client: Redis) -> dict[str, int]:
+    """Return how many pictures each worker has begun."""
+    pending = await client.xpending(f"{PREFIX}stream", GROUP)
+    counts = {each["name"].decode(): each["pending"] for each in pending["consumers"]}
+    return {name: count for name, count in counts.items() if not name.endswith(UNBEGUN)}
 
 
 async def _submit_all(http: httpx.AsyncClient, uploads: list[list[bytes]], account: Account, per_s: float) -> list[str]:
@@ -254,7 +263,7 @@ async def count_pictures(redis: RedisServer) -> int:
 
 
 async def _count_claims(client: Redis) -> int:
-    found: int = (await client.xpending(f"{PREFIX}stream", "workers"))["pending"]
+    found: int = (await client.xpending(f"{PREFIX}stream", GROUP))["pending"]
     return found
 
 

@@ -57,8 +57,8 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """Return a running PostgreSQL."""
-    # Not below tmp_path: a socket's path has at most 107 bytes, and the server's user must be able to enter.
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
+    # Not below tmp_path or TMPDIR: a socket's path has at most 107 bytes, and the server's user must be able to enter.
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         server = PostgresServer(Path(folder))
         server.start()
         with keep_on_failure("postgres", lambda: [server.log]):

@@ -395,7 +395,7 @@ def test_random_is_a_word_for_weights_only(tmp_path: Path, monkeypatch: pytest.M
         ({"labels": "https://example.com/l.json"}, "labels_sha256"),
         ({"weights_sha256": "0" * 64}, "belongs to a file or URL"),
         ({"weights": "w.h5", "weights_sha256": "123"}, "pattern"),
-        ({"precision": "bfloat16", "engine": "onnxruntime"}, "openvino or tensorflow"),
+        ({"precision": "bfloat16", "engine": "onnxruntime"}, "bfloat16 needs engine: openvino; with onnx"),
         ({"threads": 0}, "greater than or equal to 1"),
         ({"weights": "model.bin"}, "weights: must be auto, imagenet, random, or a file whose name ends in .h5"),
         ({"thread": 2}, "Extra inputs are not permitted"),

@@ -176,7 +176,7 @@ def test_grpc_of_no_named_application_goes_to_the_model(short_folder: Path, name
     assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
 
 
-async def test_a_grpc_call_says_which_application_it_means(tmp_path: Path) -> None:
+async def test_a_grpc_call_says_which_application_it_means(short_folder: Path) -> None:
     """Serve's own proxy, which answers without a replica, goes by that alone."""
 
     async def tell_application(_: bytes, context: Any) -> bytes:
@@ -189,7 +189,7 @@ async def test_a_grpc_call_says_which_application_it_means(tmp_path: Path) -> No
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("any.Service", methods)])
     port, server_port = free_port(), server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    path = render_grpc(tmp_path, ["users", "model"], port, server_port)
+    path = render_grpc(short_folder, ["users", "model"], port, server_port)
     harden_file(path, {})
     async with running(path, get_haproxy_binary()), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         call = channel.unary_unary("/any.Service/Tell")

@@ -94,7 +94,6 @@ async def test_no_job_is_lost_stuck_or_ended_twice_while_replicas_and_redis_are_
     )
     assert account.is_clean, describe(account)
     assert account.states["done"] + account.codes["poison"] >= JOBS
-    assert [fault.under_way > 0 for fault in account.faults if fault.what == "replica"] == [True, True]
     assert max(account.recovered_s, default=0) < HANG_S
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from inspect import signature
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import httpx
 import psutil
@@ -160,11 +159,13 @@ def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, t
 
 @linux_only
 @pytest.mark.long
-def test_a_serve_run_through_the_data_plane_ends_before_serve_gives_up_waiting(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_serve_run_through_the_data_plane_ends_before_serve_gives_up_waiting(
+    fitted: Fitted, tmp_path: Path, short_folder: Path
+) -> None:
     port = free_port()
     path = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=fitted.args))
-    with TemporaryDirectory() as short, ExitStack() as stack:  # the path of a socket may have 97 bytes
-        environment = own_environment(tmp_path) | haproxy_files(Path(short))
+    with ExitStack() as stack:
+        environment = own_environment(tmp_path) | haproxy_files(short_folder)
         del environment["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"]  # as in serve.env
         environment |= data_plane_environment(path, environment)
         running = stack.enter_context(service(serve_run(path), environment, tmp_path, port))
