@@ -14,7 +14,7 @@ from loadtest.capacity.bisection import AGREEING, Bounds, Result, Step, Todo, de
 from loadtest.capacity.judgement import expected_rps, judge, needed_requests, window_s
 from loadtest.errors import CellFailedError
 from loadtest.machine.environment import begin_session
-from loadtest.measure.experiment import opened
+from loadtest.measure.experiment import files_of, opened
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.runner import measure_cell
 from loadtest.measure.target import RunningTarget, running_target
@@ -102,7 +102,7 @@ def find_capacity(plan: Plan, question: Question, path: Path) -> Capacity:
         question=question,
         plan=plan.model_dump(mode="json"),
     )
-    needs = [("workload.locustfile", plan.workload.locustfile)]
+    needs = files_of(plan.workload, plan.targets)
     with (
         opened(path / RECORD, asked, command="capacity", found={"steps", "result"}, needs=needs) as capacity,
         shown_progress() as progress,

@@ -85,7 +85,7 @@ def _question(arguments: argparse.Namespace, plan: Plan) -> "Question":
         raise BadInputError(f"--most: {arguments.most:g} is no number of users; give a whole one, or --rate")
     if arguments.most < start:
         first = "--rate" if by_rate else "--start (by default the lowest level of the plan)"
-        raise BadInputError(f"--most: {arguments.most:g} is below the first step, {start:g}; see {first}")
+        raise BadInputError(f"--most: {arguments.most:g} is below the first step, {start:g}; raise it, or see {first}")
     bounds = Bounds(
         start=start,
         least=min(start, 0.1 if by_rate else plan.generators),

@@ -13,7 +13,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from loadtest.errors import BadInputError
 from loadtest.plan.generators import OwnAddress, check_machine, find_generator_faults
 from loadtest.plan.keys import Name, NonNegativeFinite, Pattern, PositiveFinite, Strict, check_keys
-from loadtest.plan.plan import Drain, Plan
+from loadtest.plan.plan import Plan, check_drain
 from loadtest.plan.targets import Role, Target
 from loadtest.plan.workload import Workload
 from loadtest.plan.yaml_file import read_yaml_mapping
@@ -132,7 +132,7 @@ class FaultLoad(Strict):
     users: PositiveInt
     spawn_rate_per_s: PositiveFinite
     settle_s: NonNegativeFinite = 5
-    drain_s: Drain = 65
+    drain_s: NonNegativeFinite = 65
     generators: PositiveInt = Field(default=1, exclude_if=lambda count: count == 1)
     generators_at: OwnAddress | None = Field(default=None, exclude_if=lambda address: address is None)
     seed: int = 1
@@ -242,6 +242,7 @@ class SoakPlan(FaultLoad, Setting):
 def load_fault_plan(path: Path) -> FaultPlan:
     """Return the fault plan in a file. Raises BadInputError with all that is wrong."""
     plan = check_keys(path, read_yaml_mapping(path, [*FaultPlan.model_fields]), FaultPlan)
+    check_drain(path, plan.drain_s)
     check_machine(path, plan.generators, plan.generators_at)
     return plan
 
@@ -258,6 +259,7 @@ def load_soak_plan(path: Path, minutes: float | None = None) -> SoakPlan:
     """Return the soak plan in a file, with another duration if given. Raises BadInputError with what is wrong."""
     raw = read_yaml_mapping(path, [*SoakPlan.model_fields])
     plan = check_keys(path, raw if minutes is None else {**raw, "minutes": minutes}, SoakPlan)
+    check_drain(path, plan.drain_s)
     check_machine(path, plan.generators, plan.generators_at)
     if not plan.schedule():
         raise BadInputError(

@@ -86,7 +86,8 @@ class FaultFolder:
         if not (self.path / "environment.json").is_file():
             self.write_environment(environment)
         known = self.read_environment()
-        return sorted(name for name in Environment.model_fields if getattr(known, name) != getattr(environment, name))
+        pairs = {name: (getattr(known, name), getattr(environment, name)) for name in Environment.model_fields}
+        return sorted(name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1])
 
     def read_plan(self, kind: type[_Model]) -> _Model:
         """Return the plan. Raises BadInputError."""

@@ -1,7 +1,6 @@
 """Runs a fault plan or a soak: starts services and targets, makes the loads, keeps how each went."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,11 +15,12 @@ from loadtest.faults.injection import UNDO_S
 from loadtest.faults.stretch import Stretch, run_stretch
 from loadtest.machine.environment import read_environment
 from loadtest.machine.processes import let_signals_through, split_command, undisturbed
-from loadtest.measure.experiment import opened
+from loadtest.measure.experiment import files_of, opened
 from loadtest.measure.progress import Progress, show_clock, shown_progress
 from loadtest.measure.target import RunningTarget, running_target
 from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s
 from loadtest.plan.targets import Role
+from loadtest.rows.run_folder import emptied
 
 _SERVICE_S = 60.0
 
@@ -49,7 +49,7 @@ def run_soak(plan: SoakPlan, folder: FaultFolder) -> None:
     """Make the soak's load with all its faults. Raises BadInputError and Interrupted."""
     with _opened(plan, folder, "soak") as progress:
         folder.write_environment(read_environment())
-        path = _emptied(folder.stretch_path(SOAK))
+        path = emptied(folder.stretch_path(SOAK))
         record = StretchRecord(status="failed")
         stretch = Stretch(plan, path, 60 * plan.minutes, plan.schedule())
         longest_s = _longest_setting_s(plan) + longest_load_s(plan, stretch.duration_s)
@@ -103,7 +103,7 @@ class _FaultRun:
             self._record_all("failed", str(exc))
 
     def _run_fault(self, fault: Fault, running: RunningTarget) -> None:
-        plan, path = self.plan, _emptied(self.folder.stretch_path(fault.name))
+        plan, path = self.plan, emptied(self.folder.stretch_path(fault.name))
         self.number += 1
         self.progress.begin_step(fault.label, self.number, remaining_s=self.longest_s())
         self.progress.doing("loading")
@@ -129,7 +129,9 @@ def _longest_setting_s(setting: Setting) -> float:
 
 @contextmanager
 def _opened(plan: FaultPlan | SoakPlan, folder: FaultFolder, command: str) -> Iterator[Progress]:
-    needs = [("workload.locustfile", plan.workload.locustfile)]
+    targets = [group.target for group in plan.groups] if isinstance(plan, FaultPlan) else [plan.target]
+    stays = isinstance(plan, FaultPlan)  # a soak starts anew
+    needs = (need._replace(stays=stays) for need in files_of(plan.workload, targets))
     with opened(folder.plan, plan, command=command, needs=needs), shown_progress() as progress:
         yield progress
 
@@ -180,12 +182,6 @@ def _run_command(command: str, log: Path) -> str:
     except (OSError, subprocess.TimeoutExpired, CellFailedError) as exc:
         return str(exc)
     return f"`{command}` ended with code {done.returncode}, see {log.name}" if done.returncode else ""
-
-
-def _emptied(path: Path) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
 
 
 def _is_done(folder: FaultFolder, fault: Fault) -> bool:

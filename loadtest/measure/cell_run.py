@@ -1,6 +1,5 @@
 """One cell from start to end: target up, checked, warmed up, loaded, sampled, down. Called by the runner."""
 
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from loadtest.measure.target_metrics import save_metrics
 from loadtest.plan.plan import Plan
 from loadtest.plan.shipped import find_file
 from loadtest.plan.targets import Target
-from loadtest.rows.run_folder import Cell, CellRecord
+from loadtest.rows.run_folder import Cell, CellRecord, emptied
 
 
 @dataclass
@@ -95,9 +94,7 @@ class CellRun:
 
 def _prepare(folder: Path, files: list[Path]) -> None:
     """Make an empty folder for the cell with copies of the target's files. Raises CellFailedError and OSError."""
-    if folder.exists():
-        shutil.rmtree(folder)  # of an interrupted or failed attempt
-    folder.mkdir(parents=True)
+    emptied(folder)
     for file in files:
         (folder / "files").mkdir(exist_ok=True)
         try:

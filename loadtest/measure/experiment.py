@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from json import loads
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
@@ -19,10 +20,13 @@ from loadtest.errors import BadInputError
 from loadtest.machine.processes import INTERRUPTS, adopt_orphans
 from loadtest.plan.shipped import find_file
 from loadtest.plan.target_key import key_headers
+from loadtest.plan.targets import Target
+from loadtest.plan.workload import Workload
 from loadtest.rows.run_folder import as_json, folder_faults, write_json
 
 _Asked = TypeVar("_Asked", bound=BaseModel)
 _LOCK = "run.lock"
+_HASHES = "files.json"
 _ONCE_MORE_S = 0.05
 
 
@@ -34,30 +38,57 @@ class Interrupted(BaseException):
         self.number = number
 
 
+class Need(NamedTuple):
+    """A file of the plan."""
+
+    key: str
+    """What names it."""
+    file: Path
+    stays: bool = True
+    """Whether an experiment is only resumed with the same content."""
+
+
+class _Hashes(BaseModel):
+    """Of the files by which an experiment is made, when its folder began. Absent in folders of an older kit."""
+
+    sha256: dict[str, str]
+    """By their paths in the plan."""
+
+
 @contextmanager
 def opened(
-    path: Path, asked: _Asked, *, command: str, found: Collection[str] = (), needs: Iterable[tuple[str, Path]] = ()
+    path: Path,
+    asked: _Asked,
+    *,
+    command: str,
+    found: Collection[str] = (),
+    needs: Iterable[Need] = (),
 ) -> Iterator[_Asked]:
     """Keep a folder open for one experiment; yield its record, which is at `path` and begins as `asked`.
 
     `command` is the one that resumes it. The keys in `found` are results: they may differ from what is asked. `needs`
-    are files, each with what names it, looked for before a new experiment begins. Raises BadInputError when
-    the folder cannot be used, and Interrupted after SIGINT or SIGTERM.
+    are looked for before a new experiment begins. Raises BadInputError when the folder cannot be used, and Interrupted
+    after SIGINT or SIGTERM.
     """
+    needs = list(needs)
     key_headers()  # refuses a key that cannot be sent
     folder = path.parent
     with folder_faults(folder), _locked(folder), raising_on_signals():
         if path.is_file():
             record = _resumed(path, asked, command, set(found))
+            _check_unchanged(folder, needs)
         else:
-            if any(file.name != _LOCK for file in folder.iterdir()):
+            if any(file.name not in (_LOCK, _HASHES) for file in folder.iterdir()):
                 raise BadInputError(
                     f"{folder} is not empty and not a folder of `loadtest {command}`: choose another with --out"
                 )
-            missing = [f"{key}: {file} is not a file" for key, file in needs if not find_file(file).is_file()]
+            missing = [f"{need.key}: {need.file} is not a file" for need in needs if not find_file(need.file).is_file()]
             if missing:
                 where = f"relative paths begin in the folder in which loadtest runs, {Path.cwd()}"
                 raise BadInputError("\n".join([*missing, where]))
+            write_json(
+                folder / _HASHES, _Hashes(sha256={str(need.file): _sha256(need) for need in needs if need.stays})
+            )
             write_json(path, asked)
             record = asked
         adopt_orphans()
@@ -79,6 +110,32 @@ def _resumed(path: Path, asked: _Asked, command: str, found: set[str]) -> _Asked
             "choose another folder with --out, or give the same file and options to resume it"
         )
     return known
+
+
+def files_of(workload: Workload, targets: Iterable[Target], plan: str = "") -> Iterator[Need]:
+    """Yield the files by which a load is made and its targets are served, each with its key, behind `plan`."""
+    yield Need(f"{plan}workload.locustfile", workload.locustfile)
+    for target in targets:
+        yield from (Need(f"{plan}targets.{target.name}.files", file) for file in target.files)
+
+
+def _check_unchanged(folder: Path, needs: list[Need]) -> None:
+    path = folder / _HASHES
+    known = _Hashes.model_validate_json(path.read_text(encoding="utf-8")).sha256 if path.is_file() else {}
+    for need in needs:
+        before = known.get(str(need.file)) if need.stays else None
+        if before is not None and before != _sha256(need):
+            raise BadInputError(
+                f"{need.key}: {need.file} has changed since {folder} began, and one result cannot come of two versions "
+                "of it: choose another folder with --out, or restore the file to resume it"
+            )
+
+
+def _sha256(need: Need) -> str:
+    try:
+        return sha256(find_file(need.file).read_bytes()).hexdigest()
+    except OSError as exc:
+        raise BadInputError(f"{need.key}: {need.file} cannot be read: {exc.strerror}") from exc
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

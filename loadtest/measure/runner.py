@@ -8,7 +8,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from loadtest.errors import BadInputError, CellFailedError
 from loadtest.machine.environment import begin_session
 from loadtest.machine.processes import undisturbed
 from loadtest.measure.cell_run import CellRun
-from loadtest.measure.experiment import opened
+from loadtest.measure.experiment import Need, files_of, opened
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, check_port_is_free
 from loadtest.plan.plan import Plan
-from loadtest.plan.shipped import find_file
 from loadtest.rows.columns import RequestRow, read_rows
 from loadtest.rows.evaluation import read_evaluations
 from loadtest.rows.run_folder import Cell, CellRecord, RunFolder, RunRecord
@@ -59,7 +57,6 @@ def run_plan(
     with opened(folder.plan_path, plan, command="run", needs=needs), shown_progress() as progress:
         begun = folder.record_path.is_file()
         record = folder.read_record() if begun else _new_record(plan)
-        _check_files(plan, record, folder)
         todo = [cell for cell in record.order if not _is_finished(folder, cell)]
         for target in plan.targets:
             if target.start is not None and any(cell.target == target.name for cell in todo):
@@ -81,46 +78,17 @@ def _new_record(plan: Plan) -> RunRecord:
         order=cell_order(plan),
         sessions=[],
         evaluations=evaluations,
-        locustfile_sha256=_sha256("workload.locustfile", plan.workload.locustfile),
-        files_sha256={str(file): _sha256(key, file) for key, file in _target_files(plan)},
     )
 
 
-def _check_files(plan: Plan, record: RunRecord, folder: RunFolder) -> None:
-    """Raise BadInputError if the locustfile or a file of a target is not what it was when the folder began."""
-    known = [("workload.locustfile", plan.workload.locustfile, record.locustfile_sha256, "workloads")]
-    known += [
-        (key, file, record.files_sha256.get(str(file)), "configs of one target") for key, file in _target_files(plan)
-    ]
-    for key, file, before, what in known:
-        if before is not None and before != _sha256(key, file):
-            raise BadInputError(
-                f"{key}: {file} has changed since {folder.path} began, and one report cannot have two {what}: "
-                "choose another folder with --out, or restore the file to resume it"
-            )
-
-
-def _sha256(key: str, file: Path) -> str:
-    try:
-        return sha256(find_file(file).read_bytes()).hexdigest()
-    except OSError as exc:
-        raise BadInputError(f"{key}: {file} cannot be read: {exc.strerror}") from exc
-
-
-def _target_files(plan: Plan) -> Iterator[tuple[str, Path]]:
-    """Yield each file of a target, with the key that names it."""
-    for target in plan.targets:
-        yield from ((f"targets.{target.name}.files", file) for file in target.files)
-
-
-def _named_files(plan: Plan, plan_path: Path) -> Iterator[tuple[str, Path]]:
+def _named_files(plan: Plan, plan_path: Path) -> Iterator[Need]:
     """Yield each file that a plan names, with where it does."""
-    yield f"{plan_path}: workload.locustfile", plan.workload.locustfile
-    yield from ((f"{plan_path}: {key}", file) for key, file in _target_files(plan))
+    yield from files_of(plan.workload, plan.targets, f"{plan_path}: ")
     for target in plan.targets:
-        yield from ((f"{plan_path}: targets.{target.name}.evaluations", file) for file in target.evaluations)
+        key = f"{plan_path}: targets.{target.name}.evaluations"
+        yield from (Need(key, file, stays=False) for file in target.evaluations)
     if plan.baseline:
-        yield f"{plan_path}: baseline", plan_path.parent / plan.baseline
+        yield Need(f"{plan_path}: baseline", plan_path.parent / plan.baseline, stays=False)
 
 
 def _run_cells(

@@ -5,7 +5,6 @@ and after, whose latencies show what a neighbour feels and when all is as before
 """
 
 import math
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from loadtest.errors import CellFailedError
 from loadtest.load.generator import Generator, Load, running_generator
-from loadtest.measure.experiment import opened
+from loadtest.measure.experiment import files_of, opened
 from loadtest.measure.follower import Follower
 from loadtest.measure.progress import Progress, shown_progress
 from loadtest.measure.target import RunningTarget, running_target
@@ -29,7 +28,7 @@ from loadtest.overload.question import (
 )
 from loadtest.plan.longest import longest_load_s, longest_start_and_stop_s, longest_warmup_s
 from loadtest.plan.plan import Plan
-from loadtest.rows.run_folder import Moments, write_json
+from loadtest.rows.run_folder import Moments, emptied, write_json
 
 _FIRST_ROW_S = 60.0
 _LEAST_IN_FLIGHT = 200
@@ -45,7 +44,8 @@ def measure_overload(plan: Plan, question: Question, folder: OverloadFolder) -> 
     Interrupted after SIGINT or SIGTERM, when everything that was started has been taken down.
     """
     asked, target = Asked(plan=plan, question=question), plan.targets[0]
-    with opened(folder.plan, asked, command="overload"), shown_progress() as progress:
+    needs = files_of(plan.workload, plan.targets)
+    with opened(folder.plan, asked, command="overload", needs=needs), shown_progress() as progress:
         todo = [times for times in question.times if not folder.level_record(times).is_file()]
         if not todo:
             return
@@ -107,7 +107,7 @@ class _Overload:
         """Load the target and leave the level's rows; `level.json` last. Raises CellFailedError and OSError."""
         question = self.question
         beside = self._neighbour_plan()
-        shutil.rmtree(self.folder.level(times), ignore_errors=True)  # of an interrupted attempt
+        emptied(self.folder.level(times))
         load = _load(beside, self.folder.neighbour(times), beside.seed + 1)
         with running_generator(beside, self.running.target, load) as neighbour:
             follower = Follower(self.running, self.progress, neighbour)

@@ -21,8 +21,8 @@ MOST_LATE_PERCENT = 4.0
 """Of the time: while the generator's event loop is late, its lateness is in the latencies. From 5 % of the time on it
 would reach p95. A virtual machine on a busy host is late for 1 to 3 % of the time, most of all when nearly idle."""
 
-Drain = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-"""Seconds. A drain counts as cut off in its last half second (verdict/validity.py), so one so short always would."""
+LEAST_DRAIN_S = 1.0
+"""A drain counts as cut off in its last half second (verdict/validity.py), so one so short always would."""
 
 
 def _unique(values: list[int]) -> list[int]:
@@ -42,7 +42,7 @@ class Plan(Strict):
     """Of the load, its ramp included; whole seconds, as Locust counts them."""
     settle_s: NonNegativeFinite = 5
     """After the last user has come, this long until the steady window begins."""
-    drain_s: Drain = 65
+    drain_s: NonNegativeFinite = 65
     """After the load, the longest wait for answers; above the clients' own time limit, so that none is lost."""
     warmup: Warmup = Warmup()
     # Both are left out of files where they say nothing: folders that older versions began can still be resumed.
@@ -120,6 +120,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     raw = read_yaml_mapping(path, [*Plan.model_fields])
     plan = check_keys(path, _overridden(path, raw, dict(overrides or {})), Plan)
     # Not in the model: reports of older folders do without.
+    check_drain(path, plan.drain_s)
     for target in plan.targets:
         if names := _repeated([file.name for file in target.files]):
             raise BadInputError(
@@ -128,6 +129,12 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
             )
     check_machine(path, plan.generators, plan.generators_at)
     return plan
+
+
+def check_drain(path: Path, drain_s: float) -> None:
+    """Raise BadInputError when the plan at `path` waits too short for answers."""
+    if drain_s < LEAST_DRAIN_S:
+        raise BadInputError(f"{path}: drain_s: should be greater than or equal to {LEAST_DRAIN_S:g}, not {drain_s:g}")
 
 
 def _overridden(path: Path, raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

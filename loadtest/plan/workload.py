@@ -5,15 +5,13 @@ from typing import Literal, Self
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
 
-from loadtest.plan.keys import Name, PositiveFinite, Strict
+from loadtest.plan.keys import Name, NonNegativeFinite, PositiveFinite, Strict
 
 Arrivals = Literal["poisson", "constant"]
 """When requests of an open loop start: at random, as those of independent people do, or one every 1 ÷ rate seconds."""
@@ -35,9 +33,9 @@ class Workload(Strict):
 
     locustfile: Path
     endpoints: dict[Name, Endpoint] = Field(min_length=1)
-    wait_s: tuple[NonNegativeFloat, NonNegativeFloat] | None = None
+    wait_s: tuple[NonNegativeFinite, NonNegativeFinite] | None = None
     """Think time between two requests of a user: uniform between these."""
-    rate_per_user_rps: PositiveFloat | None = None
+    rate_per_user_rps: PositiveFinite | None = None
     """Instead of a think time: each user keeps to this pace as long as the target answers in time."""
     rate_rps: PositiveFinite | None = None
     """Instead of either, an open loop: this many requests start per second in all, whether earlier ones were answered

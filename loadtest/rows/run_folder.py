@@ -2,6 +2,7 @@
 
 plan.json            the plan as it was run, overrides included
 run.json             order of the cells, seed; for each time the run was started: when, and on what machine
+files.json           the SHA-256 of the locustfile and of the targets' files, when the folder began
 baseline.yaml        the figures printed beside ours, if the plan names any
 cells/CELL/          one folder for each cell, CELL being TARGET-USERSusers-REPETITION
     cell.json        how the cell went: written last, so a cell without it was never finished
@@ -17,6 +18,7 @@ report.md, report.html, report.json, plots/    made from all that by `loadtest r
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,10 +156,8 @@ class RunRecord(Strict):
     sessions: list[Session]
     evaluations: dict[str, list[Evaluation]] = {}
     """By target: those that the plan names, as they were at the first start."""
-    locustfile_sha256: str | None = None
-    """Of the plan's locustfile, at the first start; None in folders of an older kit and in the steps of `capacity`."""
-    files_sha256: dict[str, str] = Field(default={}, exclude_if=lambda files: not files)
-    """Likewise of the files of all targets, by their paths in the plan."""
+    locustfile_sha256: str | None = Field(default=None, exclude=True)
+    """In folders of some development versions. Now the folder of every command has files.json."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,14 @@ def write_json(path: Path, record: BaseModel) -> None:
     """Write a record whole, and the folders that it is in. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, as_json(record))
+
+
+def emptied(folder: Path) -> Path:
+    """Return a folder once it is there and empty: without what an interrupted attempt has left. Raises OSError."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pydantic import RootModel
 
 from loadtest.errors import BadInputError
 from loadtest.figures.figures import Figures
-from loadtest.measure.experiment import opened
+from loadtest.measure.experiment import files_of, opened
 from loadtest.measure.progress import show_clock
 from loadtest.measure.runner import cell_order, run_plan
 from loadtest.plan.keys import check_keys
@@ -112,7 +112,8 @@ class Search:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Keep the folder open, with the YAML of each candidate in it. Raises as `run` does."""
-        with opened(self._inputs_path, _Inputs(self._inputs()), command="tune"):
+        needs = files_of(self.tuning.plan.workload, [])
+        with opened(self._inputs_path, _Inputs(self._inputs()), command="tune", needs=needs):
             (self.folder / "candidates").mkdir(exist_ok=True)
             for candidate in self.tried:
                 write_whole(self.config_path(candidate), render_config(self.tuning, candidate.knobs))

@@ -169,6 +169,12 @@ def test_the_known_capacity_is_found_and_confirmed_after_an_interruption(search_
     differing = ask("capacity", search_plan, "--slo", OBJECTIVE, "--out", folder, *options[:2])
     assert differing.exit_code == 2
     assert "differing: question" in differing.stderr
+    hashes = folder / "files.json"
+    hashes.write_text(re.sub(r'": "[0-9a-f]{64}"', f'": "{64 * "0"}"', hashes.read_text()))
+    changed = ask(*command)
+    assert changed.exit_code == 2
+    assert "workload.locustfile: " in changed.stderr
+    assert f"has changed since {folder} began" in changed.stderr
 
 
 def test_a_target_that_never_becomes_ready_ends_the_search_without_an_answer(tmp_path: Path) -> None:
@@ -191,8 +197,14 @@ def test_a_target_that_never_becomes_ready_ends_the_search_without_an_answer(tmp
         (["--target", "crowded", "--slo", "serial.p95_ms<=3"], ["'serial' is not one of fixed"]),
         (["--target", "crowded", "--rate", "0"], ["--rate", "above 0"]),
         (["--target", "crowded", "--most", "15.5"], ["--most: 15.5 is no number of users", "--rate"]),
-        (["--target", "crowded", "--most", "3"], [f"--most: 3 is below the first step, {CAPACITY_USERS}; see --start"]),
-        (["--target", "crowded", "--rate", "5", "--most", "3"], ["--most: 3 is below the first step, 5; see --rate"]),
+        (
+            ["--target", "crowded", "--most", "3"],
+            [f"--most: 3 is below the first step, {CAPACITY_USERS}; raise it, or see --start"],
+        ),
+        (
+            ["--target", "crowded", "--rate", "5", "--most", "3"],
+            ["--most: 3 is below the first step, 5; raise it, or see --rate"],
+        ),
         (["--target", "crowded", "--arrivals", "poisson"], ["--arrivals", "only together with --rate"]),
         (["--target", "crowded", "--rate", "5", "--start", "3"], ["--start: is a number of users"]),
     ],

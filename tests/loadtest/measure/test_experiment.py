@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from loadtest.errors import BadInputError
 from loadtest.faults.fault_plan import FaultPlan, SoakPlan
 from loadtest.faults.folder import FaultFolder
-from loadtest.measure.experiment import opened
+from loadtest.measure.experiment import Need, opened
 from loadtest.rows.run_folder import write_json
 from tests.recorded.kinds import RECORDED, lay_out
 
@@ -25,7 +25,8 @@ class Asked(BaseModel):
 
 
 def open_once(path: Path, asked: Asked, needs: dict[str, Path] | None = None) -> Asked:
-    with opened(path, asked, command="run", found={"found"}, needs=(needs or {}).items()) as record:
+    named = [Need(key, file) for key, file in (needs or {}).items()]
+    with opened(path, asked, command="run", found={"found"}, needs=named) as record:
         return record
 
 

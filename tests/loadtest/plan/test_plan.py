@@ -127,6 +127,7 @@ def test_all_faults_are_told_at_once_with_file_key_and_what_is_allowed(tmp_path:
         ({"targets": [{**SMALLEST["targets"][0], "replicas": {"role": "web", "count": 1}}]}, "'web' is not one of"),
         ({"users": [10]}, "leave no steady window for 10 users"),
         ({"workload": {**SMALLEST["workload"], "rate_per_user_rps": 3}}, "either wait_s"),
+        ({"workload": {**SMALLEST["workload"], "wait_s": [1, float("inf")]}}, "wait_s.1: .*finite"),
         ({"users": [3, 3]}, r"twice: \[3, 3\]"),
         ({"users": 10}, "users: .*list"),
         ({"users": None}, "users: .*list"),
