@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--round-s", type=int, default=10, help="of the service, seconds (default: %(default)s)")
     parser.add_argument("--connections", type=int, default=16, help="(default: %(default)s)")
     parser.add_argument(
-        "--min-agreement", type=float, default=0.99, help="with which int8 is measured (default: %(default)s)"
+        "--min-agreement", type=float, default=0.5, help="with which int8 is measured (default: %(default)s)"
     )
     arguments = parser.parse_args()
     report = begin("int8", arguments)

@@ -104,7 +104,7 @@ def test_a_wrong_fault_is_named_with_what_would_do(tmp_path: Path, fault: dict[s
 def test_a_plan_is_wrong_as_a_whole(tmp_path: Path) -> None:
     assert "the fault 'k' is given twice" in faults_of(tmp_path, KILL, KILL)
     assert "steady_roles: 'x' is not a role of the plan" in faults_of(tmp_path, KILL, steady_roles=["x"])
-    assert "drain_s: Input should be greater than or equal to 1, not 0.5" in faults_of(tmp_path, KILL, drain_s=0.5)
+    assert "drain_s: should be greater than or equal to 1, not 0.5" in faults_of(tmp_path, KILL, drain_s=0.5)
     for key in ("before_s", "drain_s", "settle_s", "spawn_rate_per_s"):
         assert f"{key}: Input should be a finite number" in faults_of(tmp_path, KILL, **{key: float("inf")})
     group = {"name": "g", "target": {**TARGET, "start": None}, "faults": [KILL]}
