@@ -112,7 +112,7 @@ class Search:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Keep the folder open, with the YAML of each candidate in it. Raises as `run` does."""
-        needs = files_of(self.tuning.plan.workload, [])
+        needs = files_of(self.tuning.plan.workload, [self.tuning.target])
         with opened(self._inputs_path, _Inputs(self._inputs()), command="tune", needs=needs):
             (self.folder / "candidates").mkdir(exist_ok=True)
             for candidate in self.tried:

@@ -60,6 +60,14 @@ def test_a_users_replica_may_die_in_each_shipped_config(name: str) -> None:
     assert users["num_replicas"] == 2
 
 
+def test_the_shipped_fault_plan_names_the_configs_with_which_a_run_is_not_resumed_once_they_have_changed() -> None:
+    for group in load_fault_plan(FAULTS).groups:
+        deployed = [group.target.start or "", *(fault.command or "" for fault in group.faults)]
+        configs = {word for command in deployed for word in command.split() if word.startswith("configs/")}
+        assert configs
+        assert {str(file) for file in group.target.files} == {*configs, "configs/serve.env"}
+
+
 def test_shipped_plans_name_files_that_are_there() -> None:
     targets = [group.target for group in load_fault_plan(FAULTS).groups] + [load_soak_plan(SOAK).target]
     for target in targets:
