@@ -134,10 +134,10 @@ class Data:
     def loss(self, target: str, users: int) -> Loss | None:
         """Return how a target failed at a number of users, where that is why no cell of it is valid there.
 
-        One that was never ready has met no load: what it would do at this number is unknown.
+        A cell in which it was never ready has met no load, and says nothing.
         """
         cells = [cell for cell in self.figures.cells if (cell.target, cell.users) == (target, users)]
-        return find_level_loss([None if cell.ready_after_s is None else cell.loss for cell in cells])
+        return find_level_loss([cell.loss for cell in cells if cell.loss is None or cell.ready_after_s is not None])
 
     def missed(self, target: str, users: int) -> list[LimitResult]:
         """Return what the valid cells of a target at a number of users missed."""

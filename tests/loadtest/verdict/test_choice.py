@@ -414,6 +414,20 @@ def test_a_target_that_was_not_ready_at_a_level_has_met_no_load_there(tmp_path: 
     assert not any(line.startswith("Plan for at most") for line in figures.recommendations)
 
 
+def test_a_start_that_failed_does_not_undo_what_the_other_repetitions_showed(tmp_path: Path) -> None:
+    crashing = crash("one_replica", 25, then=latency(4, 40), failure="target_failed")
+
+    def not_ready_once(made: MadeCell) -> None:
+        crashing(made)
+        if made.record.cell.repetition == 3 and made.record.status == "failed":
+            made.record.ready_after_s = None
+
+    levels: dict[str, Any] = {"users": [10, 25], "repetitions": 3, "limits": []}
+    always, once = summary(tmp_path / "a", crashing, **levels), summary(tmp_path / "b", not_ready_once, **levels)
+    assert "(at 25 users it fails in every repetition)" in always.bottom_line
+    assert once.bottom_line == always.bottom_line
+
+
 def test_a_target_without_a_valid_cell_does_not_change_the_choice_between_the_others(tmp_path: Path) -> None:
     never = made_target("never", 1)
 
