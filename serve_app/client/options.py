@@ -1,7 +1,6 @@
 """The command line: its options, and which of them exclude each other."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,18 +127,21 @@ def conflicts_of_file(option: str, file: Path | None, *, resume: bool) -> Confli
     """Return what prevents writing `file`, the value of `option`: pairs of (is so, message)."""
     if file is None:
         return ()
-    # Those of Path raise for names that are too long, and where this user may not look.
-    exists, is_regular = os.path.exists(file), os.path.isfile(file)  # noqa: PTH110, PTH113
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        exists = False
+    except OSError as exc:
+        return ((True, f"{option} {file}: {exc.strerror}; choose another file"),)
+    else:
+        exists = True
     return (
         (
             exists and not resume,
             f"{option} {file}: already exists; remove it, choose another name, or continue it with --resume",
         ),
-        (exists and not is_regular, f"{option} {file}: is not a regular file, so it cannot be resumed"),
-        (
-            not os.path.isdir(file.parent),  # noqa: PTH112
-            f"{option} {file}: its folder does not exist, or you may not look into it; create it first",
-        ),
+        (exists and not file.is_file(), f"{option} {file}: is not a regular file, so it cannot be resumed"),
+        (not file.parent.is_dir(), f"{option} {file}: its folder does not exist; create it first"),
     )
 
 

@@ -375,6 +375,7 @@ async def test_a_page_escapes_every_text_and_loads_nothing(
         ),
         ([".", "--resume"], "--resume: needs the file to resume"),
         ([".", "--page", "none/page.html"], "--page none/page.html: its folder does not exist"),
+        ([".", "--page", f"{300 * 'x'}.html"], "x.html: File name too long; choose another file"),
         (
             [".", "--output", "same", "--page", "./same"],
             "--output same and --page same: are the same file; choose another name for one of them",
