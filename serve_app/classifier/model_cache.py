@@ -53,6 +53,8 @@ CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 CANNOT_PREPARE = 3
 # The same, when all that failed was to fetch the ImageNet files; `auto` has an answer to that.
 CANNOT_FETCH = 4
+# The same, for a reason that may pass, such as a GPU that cannot be used.
+CANNOT_PREPARE_NOW = 5
 WARNING = "serve_app warns: "
 """What begins a line on stderr of `engines.prepare` that this process is to log: the others are those of libraries."""
 _INT8_MAKER = "nncf"
@@ -419,6 +421,8 @@ def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) ->
         raise UnavailableError(done.stderr.strip().splitlines()[-1])
     if done.returncode == CANNOT_PREPARE:
         raise SetupError(done.stderr.strip().splitlines()[-1])
+    if done.returncode == CANNOT_PREPARE_NOW:
+        raise PassingError(done.stderr.strip().splitlines()[-1])
     if done.returncode < 0:
         what = f"was ended by signal {-done.returncode}: too little memory for this model?"
         raise PassingError(f"preparing the model ({source}) {what}")

@@ -79,7 +79,9 @@ def main() -> int:
 def measure_engine(report: Report, args: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Let the engine compute each size of batch, in a process of its own, so that it leaves the GPU afterwards."""
     asked = {"args": args, "gpu_share": arguments.num_gpus, "batches": arguments.batches, "rounds": arguments.rounds}
-    for found in _ask_child({"engine": asked}):
+    answers = _ask_child({"engine": asked})
+    report.notes.append(f"device: {next(answers)['device']}")
+    for found in answers:
         report.append(ENGINE, f"batches of {found['batch']:.0f}", "rate", "img/s", found["images_per_s"])
         progress(f"  {ENGINE}, batches of {found['batch']:.0f}: {found['images_per_s']:.0f} img/s")
 
@@ -198,7 +200,7 @@ def _command(asked: dict[str, Any]) -> list[str]:
     return [sys.executable, "-m", "tests.benchmarks.gpu", "--child", json.dumps(asked)]
 
 
-def _ask_child(asked: dict[str, Any]) -> Iterator[dict[str, float]]:
+def _ask_child(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     with subprocess.Popen(_command(asked), cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         yield from map(json.loads, child.stdout)
@@ -222,6 +224,7 @@ def _compute(args: dict[str, Any], gpu_share: float, batches: list[int], rounds:
         0, 256, (max(batches), RESNET50.crop, RESNET50.crop, 3), dtype=np.uint8
     )
     engine.infer(pictures)
+    print(json.dumps({"device": engine.device}), flush=True)
     for _ in range(rounds):
         for batch in batches:
             found = {"batch": batch, "images_per_s": measure_speed(engine, pictures[:batch])}

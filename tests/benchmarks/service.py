@@ -207,7 +207,8 @@ def _ended_children_s() -> float:
 
 
 def _own(folder: Path) -> dict[str, str]:
-    return {"DATABASE_URL": "", "REDIS_URL": "", "SERVE_APP_DATA_DIR": str(folder), "PYTHONPATH": str(ROOT)}
+    found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {"DATABASE_URL": "", "REDIS_URL": "", "SERVE_APP_DATA_DIR": str(folder), "PYTHONPATH": found}
 
 
 def _read(config: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from serve_app.classifier.choice import PassingError
 from serve_app.classifier.engines import MOST_AT_ONCE
 from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.prepared_files import COMPILED, HIGHEST_STABLEHLO, STABLEHLO, WEIGHTS
@@ -29,6 +30,9 @@ MEMORY_OF_SHARE = 0.9
 TF32_SINCE = 8.0
 """Compute capability from which on XLA multiplies float32 with 10 bits of mantissa, unless asked for the highest."""
 LOCK_TIMEOUT_S = 1500
+OLD_MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+_NO_DEVICE = (RuntimeError, AssertionError)
+"""JAX asserts that there is a device where the driver's files are missing."""
 
 
 class JaxEngine:
@@ -124,15 +128,27 @@ def _find_device(threads: int, gpu_share: float) -> Any:
     jax.config.update("jax_platforms", "cuda" if gpu_share else "cpu")
     if gpu_share:
         fraction = MEMORY_OF_SHARE * min(1.0, gpu_share)
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{fraction:.3f}")
+        if OLD_MEMORY_VARIABLE not in os.environ:  # JAX takes only one of the two
+            os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{fraction:.3f}")
     try:
         with _threads_of_cpu(threads):
             [device, *_] = jax.local_devices()
-    except RuntimeError as exc:
-        what = f"jax finds no GPU, though ray_actor_options.num_gpus gives the replica one: {first_line(exc)}"
-        remedy = "install the extra gpu and NVIDIA's driver, or remove num_gpus"
-        raise SetupError(Fault("engine", what, remedy)) from exc
+    except _NO_DEVICE as exc:
+        raise SetupError(_no_gpu(exc)) from exc
     return device
+
+
+def require_device() -> None:
+    """Raise PassingError unless JAX can compute on what JAX_PLATFORMS names. Keras would blame what it does then."""
+    try:
+        jax.device_put(np.zeros(1, np.float32)).block_until_ready()
+    except _NO_DEVICE as exc:
+        raise PassingError(_no_gpu(exc)) from exc
+
+
+def _no_gpu(exc: BaseException) -> Fault:
+    what = f"jax finds no GPU, though ray_actor_options.num_gpus gives the replica one: {first_line(exc)}"
+    return Fault("engine", what, "install the extra gpu and NVIDIA's driver, free the GPU's memory, or remove num_gpus")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ def choose_backend(engine: str) -> None:
     """Let Keras compute with the framework that prepares models for `engine`; TensorFlow does so on the CPU."""
     os.environ[VARIABLE] = JAX if engine == "jax" else TENSORFLOW
     if engine != "jax":
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
 def import_keras() -> None:

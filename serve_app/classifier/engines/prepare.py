@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from serve_app.classifier.calibration import Calibrated, Calibration, read_calibration
+from serve_app.classifier.choice import PassingError
 from serve_app.classifier.engines.checks import Network
 from serve_app.classifier.engines.keras_backend import choose_backend, import_keras
 from serve_app.classifier.engines.labels import obtain_labels
@@ -19,6 +20,7 @@ from serve_app.classifier.families import Geometry
 from serve_app.classifier.model_cache import (
     CANNOT_FETCH,
     CANNOT_PREPARE,
+    CANNOT_PREPARE_NOW,
     MANIFEST,
     WARNING,
     Manifest,
@@ -95,18 +97,32 @@ def mark_warnings() -> logging.Handler:
 
 
 def main() -> int:
-    """Prepare as stdin says; exit CANNOT_PREPARE or CANNOT_FETCH, with one line on stderr, when that fails."""
+    """Prepare as stdin says; exit with one line on stderr, and the code of `_code_of`, when that fails."""
     mark_warnings()
     socket.setdefaulttimeout(DOWNLOAD_STALL_S)
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY_BYTES, MOST_MEMORY_BYTES))
     settings = ClassifierSettings.model_validate_json(sys.stdin.read())
     choose_backend(settings.engine)
     try:
+        if settings.engine == "jax":
+            _require_device()
         prepare(settings, Path(sys.argv[1]))
     except SetupError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
-        return CANNOT_FETCH if isinstance(exc, UnavailableError) else CANNOT_PREPARE
+        return _code_of(exc)
     return 0
+
+
+def _require_device() -> None:
+    from serve_app.classifier.engines.jax_engine import require_device
+
+    require_device()
+
+
+def _code_of(exc: SetupError) -> int:
+    if isinstance(exc, UnavailableError):
+        return CANNOT_FETCH
+    return CANNOT_PREPARE_NOW if isinstance(exc, PassingError) else CANNOT_PREPARE
 
 
 if __name__ == "__main__":

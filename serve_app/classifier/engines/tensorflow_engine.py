@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 # Read when TensorFlow is imported: no banner, no search for a GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 # Kernels may keep the weights in the order in which they compute with them: those of a loaded network never change.
 # Without it each run orders them anew. It holds for the whole process, in which only one network may be computed then.
 os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")

@@ -12,8 +12,9 @@ import pytest
 from filelock import FileLock
 from pydantic import ValidationError
 
+from serve_app.classifier.choice import PassingError
 from serve_app.classifier.engines import load_engine
-from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, converter_versions
+from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, converter_versions, find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from tests.conftest import THREADS
@@ -192,6 +193,17 @@ def test_a_cpu_computes_no_picture_too_many_and_a_gpu_one_batch(
 
 def test_versions_of_tensorflow_are_no_part_of_what_jax_computes(folder: Path) -> None:
     assert converter_versions(settings(folder / "colours.keras")).keys() == {"jax", "keras"}
+
+
+def test_a_gpu_that_cannot_be_used_is_not_blamed_on_the_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras puts variables on the device before it fetches weights. This JAX has no CUDA, whatever the machine has."""
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path))
+    wanted = ClassifierSettings(engine="jax", weights="auto")
+    with pytest.raises(PassingError, match=r"^engine: jax finds no GPU, .*; install the extra gpu and NVIDIA's driver"):
+        find_or_prepare(wanted, gpu_share=1.0)
+    assert list(tmp_path.rglob("*unavailable.txt")) == []
 
 
 def test_an_onnx_file_is_refused() -> None:
