@@ -358,13 +358,17 @@ def crash_or_fail(made: MadeCell) -> None:
         (fail("target_failed") if made.record.cell.repetition == 1 else fail_with_all_users)(made)
 
 
-@pytest.mark.parametrize(
+losing_25_users = pytest.mark.parametrize(
     ("change", "told"),
     [
         (crash("one_replica", 25, then=latency(4, 40), failure="target_failed"), "fails in every repetition"),
         (crash_or_fail, "answers nothing right"),
     ],
 )
+"""Ways in which 1 replica loses the level of 25 users, and what is told of it."""
+
+
+@losing_25_users
 def test_a_level_at_which_a_target_answers_nothing_right_or_crashes_is_missed(
     tmp_path: Path, change: Change, told: str
 ) -> None:
@@ -381,13 +385,7 @@ def test_a_level_at_which_a_target_answers_nothing_right_or_crashes_is_missed(
     assert f"Plan for at most 10 users on such a machine: 1 replica at 25 users {told}." in alone.recommendations
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (crash("one_replica", 25, then=latency(4, 40), failure="target_failed"), "fails in every repetition"),
-        (crash_or_fail, "answers nothing right"),
-    ],
-)
+@losing_25_users
 def test_without_objectives_a_target_that_lost_a_level_is_not_the_one_to_run(
     tmp_path: Path, change: Change, told: str
 ) -> None:
