@@ -86,7 +86,7 @@ def launch(path: Path, *, timeout_s: float, drain_s: float) -> None:
 
 def _deploy_and_wait(config: dict[str, Any], cluster: Cluster, stop: "_Stop", *, deadline: float) -> None:
     _start_serve(config)
-    rollout = Rollout(ServeRest(cluster.dashboard_url), config, stop.sleep, say)
+    rollout = Rollout(ServeRest(cluster.dashboard_url), config, stop.sleep)
     rollout.deploy()
     rollout.wait_until_in_place(("DEPLOY_FAILED", "UNHEALTHY"), deadline)
     _wait_until_answering(config, stop, deadline=deadline)

@@ -76,6 +76,10 @@ def _obtain_network(settings: ClassifierSettings) -> Network:
         from serve_app.classifier.engines import onnx_network
 
         return onnx_network.obtain_network(settings)
+    if settings.engine == "jax":
+        from serve_app.classifier.engines.jax_engine import require_device
+
+        require_device()
     import_keras()
     from serve_app.classifier.engines import keras_network
 
@@ -104,19 +108,11 @@ def main() -> int:
     settings = ClassifierSettings.model_validate_json(sys.stdin.read())
     choose_backend(settings.engine)
     try:
-        if settings.engine == "jax":
-            _require_device()
         prepare(settings, Path(sys.argv[1]))
     except SetupError as exc:
         print(" ".join(str(exc).split()), file=sys.stderr)
         return _code_of(exc)
     return 0
-
-
-def _require_device() -> None:
-    from serve_app.classifier.engines.jax_engine import require_device
-
-    require_device()
 
 
 def _code_of(exc: SetupError) -> int:
