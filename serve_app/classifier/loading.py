@@ -16,6 +16,7 @@ from serve_app.classifier.families import Geometry
 from serve_app.classifier.model_cache import PreparedModel
 from serve_app.classifier.pinning import watch_pinning
 from serve_app.classifier.settings import ClassifierSettings
+from serve_app.errors import Fault, SetupError
 
 LoadEngine = Callable[[ClassifierSettings, PreparedModel], Callable[[], Engine]]
 """Does what an engine needs that no thread of its own stays from, and returns what loads it."""
@@ -71,5 +72,9 @@ def lower_priority(niceness: int) -> None:
 
 def _time_batch(engine: Engine, pictures: int, geometry: Geometry) -> float:
     started = perf_counter()
-    engine.infer(np.zeros((pictures, geometry.crop, geometry.crop, 3), np.uint8))
-    return perf_counter() - started
+    scores = engine.infer(np.zeros((pictures, geometry.crop, geometry.crop, 3), np.uint8))
+    took_s = perf_counter() - started
+    if not np.isfinite(scores).all():
+        what = f"the engine gives numbers that are not finite for a batch of {pictures} on {engine.device}"
+        raise SetupError(Fault("precision", what, "write `precision: float32`, or name another engine"))
+    return took_s

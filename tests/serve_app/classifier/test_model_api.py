@@ -242,6 +242,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_unless_the_config_says_ot
 async def test_what_is_served_is_told(model_client: httpx.AsyncClient, classifier: Classifier, fitted: Fitted) -> None:
     info = (await model_client.get("/")).json()
     assert info["weights"] == "fitted.weights.h5"
+    assert (info["device"], info["tf32"]) == ("cpu", False)
     assert info["fingerprint"] == fingerprint_model(classifier.settings, classifier.prepared)
     assert info["weights_sha256"] == hashlib.sha256(fitted.weights.read_bytes()).hexdigest()
     assert info["labels"] == "labels.json"
