@@ -1,6 +1,7 @@
 """Whether a network can be served: its input, and what it returns. Pure; called by the readers of networks."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -9,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.classifier.families import PreprocessingName
-from serve_app.errors import SetupError
+from serve_app.errors import Fault, SetupError
 
 Outputs = Literal["probabilities", "logits"]
 
 Serve = Callable[[Any, Callable[[Any], Any]], Any]
 """Takes pictures, and what computes the network's scores of its input; returns probabilities."""
+
+_NO_MEMORY = re.compile(r"(?:RESOURCE_EXHAUSTED|CUDA_ERROR_OUT_OF_MEMORY)[ -~]*")
+"""What JAX says of a device without memory, to the end of the line."""
 
 SUM_WITHIN = 1e-2
 """Of 1: what float16 makes of the sum of a thousand probabilities."""
@@ -93,3 +97,24 @@ def check_side(name: str, height: int | None, width: int | None, crop: int | Non
 def first_line(fault: BaseException) -> str:
     """Return the first line of what a library says of a fault."""
     return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+
+
+def find_memory_fault(fault: BaseException) -> Fault | None:
+    """Return what to tell of a fault that comes of a device with too little memory, None for any other one."""
+    for cause in chain_of(fault):
+        if isinstance(cause, RuntimeError) and (said := _NO_MEMORY.search(str(cause))):
+            what = f"jax has too little memory to prepare the model: {said[0].rstrip('.')}"
+            return Fault("engine", what, "free the device's memory, or put fewer engines on one GPU")
+    return None
+
+
+def chain_of(fault: BaseException) -> Iterator[BaseException]:
+    """Yield a fault and what it came of, also where urllib has that as a mere value."""
+    seen: list[BaseException | None] = [None]
+    cause: BaseException | None = fault
+    while cause not in seen:
+        assert cause is not None
+        seen.append(cause)
+        yield cause
+        reason = getattr(cause, "reason", None)
+        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__

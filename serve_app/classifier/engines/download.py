@@ -15,6 +15,7 @@ from typing import TypeVar
 from urllib.error import ContentTooShortError, HTTPError
 
 from serve_app.address import Address, read_address
+from serve_app.classifier.engines.checks import chain_of
 from serve_app.classifier.engines.keras_backend import import_keras
 from serve_app.classifier.model_cache import UnavailableError
 from serve_app.classifier.settings import file_name, is_url, shown
@@ -99,7 +100,7 @@ def _target(url: str, sha256: str) -> Path:
 
 def describe_fault(fault: BaseException) -> str:
     """Return why something could not be fetched, without a word of the libraries that tried it."""
-    causes = list(_causes(fault))
+    causes = list(chain_of(fault))
     for cause in causes:
         if isinstance(cause, HTTPError):
             cause.close()  # it is the answer, too, and its connection
@@ -131,15 +132,3 @@ def _login_handlers(address: Address) -> list[urllib.request.BaseHandler]:
     user, password = address.username or "", address.password or ""
     logins.add_password(None, f"{address.scheme}://{address.place}/", user, password, is_authenticated=True)
     return [urllib.request.HTTPBasicAuthHandler(logins)]
-
-
-def _causes(fault: BaseException) -> Iterator[BaseException]:
-    """Yield a fault and what it came of, also where urllib has that as a mere value."""
-    seen: list[BaseException | None] = [None]
-    cause: BaseException | None = fault
-    while cause not in seen:
-        assert cause is not None
-        seen.append(cause)
-        yield cause
-        reason = getattr(cause, "reason", None)
-        cause = reason if isinstance(reason, BaseException) else cause.__cause__ or cause.__context__

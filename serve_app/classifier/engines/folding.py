@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.classifier.engines.checks import find_memory_fault
+
 logger = logging.getLogger(__name__)
 
 SAME_WITHIN = 1e-3
@@ -34,7 +36,9 @@ def fold_batch_norm(network: keras.Model, probe: NDArray[np.float32]) -> keras.M
         pairs.append((graph.outputs[0], folded.outputs[0]))
         wanted = compute(keras.Model(graph.inputs[0], [before for before, _ in pairs]), probe)
         found = compute(keras.Model(folded.inputs[0], [after for _, after in pairs]), probe)
-    except Exception:  # a network from elsewhere may be built in any way; unfolded it is right, only slower
+    except Exception as exc:  # a network from elsewhere may be built in any way; unfolded it is right, only slower
+        if find_memory_fault(exc):
+            raise
         logger.warning("BatchNormalization is not folded: the network cannot be taken apart", exc_info=True)
         return network
     differs_by = np.max([*map(_difference, wanted, found)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from serve_app.classifier.calibration import Calibrated, Calibration, read_calibration
 from serve_app.classifier.choice import PassingError
-from serve_app.classifier.engines.checks import Network
+from serve_app.classifier.engines.checks import Network, find_memory_fault
 from serve_app.classifier.engines.keras_backend import choose_backend, import_keras
 from serve_app.classifier.engines.labels import obtain_labels
 from serve_app.classifier.families import Geometry
@@ -109,9 +109,13 @@ def main() -> int:
     choose_backend(settings.engine)
     try:
         prepare(settings, Path(sys.argv[1]))
-    except SetupError as exc:
-        print(" ".join(str(exc).split()), file=sys.stderr)
-        return _code_of(exc)
+    except Exception as exc:
+        no_memory = find_memory_fault(exc)  # whatever was blamed for it
+        reason = PassingError(no_memory) if no_memory else exc
+        if not isinstance(reason, SetupError):
+            raise
+        print(" ".join(str(reason).split()), file=sys.stderr)
+        return _code_of(reason)
     return 0
 
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 from itertools import product
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import pytest
@@ -15,10 +15,13 @@ from serve_app.classifier.agreed import Agreed, why_refused
 from serve_app.classifier.choice import (
     GENERATED,
     MOST_OF_A_FOLDER,
+    PassingError,
     Trial,
+    _Bench,
     _compare,
     _Outcome,
     _PictureSet,
+    _try,
     _try_each,
     candidates,
     generate_pictures,
@@ -145,6 +148,16 @@ def test_an_engine_that_breaks_is_refused_until_a_later_start(tmp_path: Path, mo
     assert find_or_prepare(wanted) == found  # a replica
     with pytest.raises(SetupError, match=r"^engine: onnxruntime computes no picture: onnxruntime is broken; "):
         find_or_prepare(wanted, is_start=True)
+
+
+@pytest.mark.parametrize(("kind", "may_pass"), [(PassingError, True), (SetupError, False), (RuntimeError, True)])
+def test_a_reason_that_may_pass_refuses_an_engine_for_some_time_only(kind: type[Exception], *, may_pass: bool) -> None:
+    def prepare(_: ClassifierSettings) -> NoReturn:
+        raise kind("engine: too little memory")
+
+    bench = _Bench(settings(), [], gpu_share=1.0)
+    trial = _try(settled(settings(), "jax", "float32"), prepare, bench, _Outcome(1.0, []))
+    assert (trial.refused, trial.may_pass) == ("engine: too little memory", may_pass)
 
 
 def test_a_reference_that_breaks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

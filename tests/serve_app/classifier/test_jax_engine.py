@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from serve_app.classifier.choice import PassingError
 from serve_app.classifier.engines import load_engine
-from serve_app.classifier.model_cache import CANNOT_PREPARE, MANIFEST, Manifest, converter_versions, find_or_prepare
+from serve_app.classifier.model_cache import (
+    CANNOT_PREPARE,
+    CANNOT_PREPARE_NOW,
+    MANIFEST,
+    Manifest,
+    converter_versions,
+    find_or_prepare,
+)
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from tests.conftest import THREADS
@@ -169,6 +176,28 @@ def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, with
 
 
 @pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (np.nan, "numbers that are not finite"),
+        (np.inf, "numbers that are not finite"),
+        (0.8, r"wrong answers \(probabilities are off by up to 0\.60\)"),
+    ],
+)
+def test_bfloat16_that_is_no_rounding_is_a_fault_with_its_remedy(score: float, words: str) -> None:
+    from serve_app.classifier.engines.jax_network import _check
+
+    highest = np.full((2, 5), 0.2, np.float32)
+    _check(highest + 0.01, highest, "a GPU")
+    scores = highest.copy()
+    scores[1, 3] = score
+    fault = (
+        rf"^precision: bfloat16 gives {words} of this network with engine: jax on a GPU; write `precision: float32`$"
+    )
+    with pytest.raises(SetupError, match=fault):
+        _check(scores, highest, "a GPU")
+
+
+@pytest.mark.parametrize(
     ("max_batch", "sizes"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8]), (128, [1, 2, 4, 8, 16, 32, 64, 128])]
 )
 def test_batches_are_compiled_in_a_few_sizes(max_batch: int, sizes: list[int]) -> None:
@@ -204,6 +233,72 @@ def test_a_gpu_that_cannot_be_used_is_not_blamed_on_the_download(
     with pytest.raises(PassingError, match=r"^engine: jax finds no GPU, .*; install the extra gpu and NVIDIA's driver"):
         find_or_prepare(wanted, gpu_share=1.0)
     assert list(tmp_path.rglob("*unavailable.txt")) == []
+
+
+NO_MEMORY = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
+FULL_DEVICE = f"""
+import io, json, sys
+import jax, keras
+from serve_app.classifier.engines.prepare import main
+
+jit = jax.jit
+
+def fail(*_, **__):
+    raise jax.errors.JaxRuntimeError({NO_MEMORY!r})
+
+class OnceFullAfter:
+    def __init__(self, networks):
+        self.left = networks
+
+    def __call__(self, function, **options):
+        return jit(self.limited(function) if function.__module__.startswith("serve_app.") else function, **options)
+
+    def limited(self, function):
+        def computed(*given):
+            self.left -= 1
+            return fail() if self.left == -1 else function(*given)
+        return computed
+
+def prepare(settings):
+    sys.argv[1] += "."
+    sys.stdin = io.StringIO(json.dumps(settings))
+    return main()
+
+float32, bfloat16, imagenet = json.load(sys.stdin)
+for networks in range(6):
+    jax.jit = OnceFullAfter(networks)
+    print(networks, "of float32:", prepare(float32))
+jax.jit = OnceFullAfter(3)
+print("3 of bfloat16:", prepare(bfloat16))
+jax.numpy.asarray = fail
+print("no weights:", prepare(float32), prepare(imagenet))
+"""
+
+
+def test_a_device_without_memory_is_told_in_one_line_wherever_that_is_noticed(
+    folder: Path, tmp_path: Path, without_tensorflow: dict[str, str]
+) -> None:
+    """Of float32, five networks are traced: one to judge it, two to compare the folded one, two that are kept."""
+    model = folder / "colours.keras"
+    asked = [
+        settings(model),
+        settings(model, precision="bfloat16"),
+        ClassifierSettings(engine="jax", weights="imagenet"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", FULL_DEVICE, str(tmp_path / "prepared")],
+        input=f"[{','.join(each.model_dump_json() for each in asked)}]",
+        env=without_tensorflow | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    now = CANNOT_PREPARE_NOW
+    assert done.stdout.splitlines() == [
+        *(f"{networks} of float32: {now}" for networks in range(5)), "5 of float32: 0",
+        f"3 of bfloat16: {now}", f"no weights: {now} {now}",
+    ]  # fmt: skip
+    told = f"engine: jax has too little memory to prepare the model: {NO_MEMORY.rstrip('.')}; "
+    told += "free the device's memory, or put fewer engines on one GPU"
+    assert set(done.stderr.splitlines()) == {told}
 
 
 def test_an_onnx_file_is_refused() -> None:
