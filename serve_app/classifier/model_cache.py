@@ -30,7 +30,7 @@ from serve_app.classifier.child import run_child
 from serve_app.classifier.choice import MOST_OF_A_FOLDER, Choice, PassingError, candidates, choose, settled
 from serve_app.classifier.families import Geometry, PreprocessingName
 from serve_app.classifier.images import DECODING
-from serve_app.classifier.machine import PROCESSOR, describe_processor, find_gpus, has_bfloat16
+from serve_app.classifier.machine import PROCESSOR, bound_of_gpu_memory, describe_processor, find_gpus, has_bfloat16
 from serve_app.classifier.picture_folder import FindPictures, find_pictures
 from serve_app.classifier.settings import SOURCE_WORDS, ClassifierSettings, is_url, shown
 from serve_app.errors import Fault, SetupError
@@ -254,7 +254,7 @@ class _Cache:
         manifest = self._usable(target)
         if manifest is None:
             with _locked(target.with_suffix(".lock")):
-                manifest = self._usable(target) or _make(settings, target, on_gpu=self.gpu_share > 0)
+                manifest = self._usable(target) or _make(settings, target, self.gpu_share)
         if fault := manifest.find_admission_fault(settings.min_agreement):
             raise SetupError(fault)
         return PreparedModel(folder=target, manifest=manifest, fingerprint=target.name)
@@ -271,12 +271,12 @@ def _is_recent(path: Path) -> bool:
     return path.exists() and time.time() - path.stat().st_mtime < AUTO_RETRY_S
 
 
-def _make(settings: ClassifierSettings, target: Path, *, on_gpu: bool) -> Manifest:
+def _make(settings: ClassifierSettings, target: Path, gpu_share: float) -> Manifest:
     prefix = f".making-{target.name}-"
     for left_by_a_kill in target.parent.glob(f"{prefix}*"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=prefix) as making:
-        _run_prepare(settings, Path(making) / "model", on_gpu=on_gpu)
+        _run_prepare(settings, Path(making) / "model", gpu_share)
         _replace(Path(making) / "model", target)
     return Manifest.model_validate_json((target / MANIFEST).read_bytes())
 
@@ -403,7 +403,7 @@ def checked_sha256(path: Path, expected: str | None, field: str) -> str:
     return actual
 
 
-def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) -> None:
+def _run_prepare(settings: ClassifierSettings, target: Path, gpu_share: float) -> None:
     source = shown(settings.model) if settings.is_model_file else f"weights: {shown(settings.weights)}"
     logger.info("preparing the model (%s); this is done once and kept in the cache", source)
     try:
@@ -413,7 +413,9 @@ def _run_prepare(settings: ClassifierSettings, target: Path, *, on_gpu: bool) ->
             text=settings.model_dump_json(),
             timeout_s=PREPARE_TIMEOUT_S,
             # What it leaves when it is killed is removed with the folder.
-            environment=os.environ | {"JAX_PLATFORMS": "cuda" if on_gpu else "cpu", "TMPDIR": str(target.parent)},
+            environment=os.environ
+            | bound_of_gpu_memory(gpu_share)
+            | {"JAX_PLATFORMS": "cuda" if gpu_share else "cpu", "TMPDIR": str(target.parent)},
         )
     except subprocess.TimeoutExpired as exc:
         raise PassingError(f"preparing the model took longer than {PREPARE_TIMEOUT_S} s") from exc

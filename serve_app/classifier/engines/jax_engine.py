@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from serve_app.classifier.choice import PassingError
 from serve_app.classifier.engines import MOST_AT_ONCE
 from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.prepared_files import COMPILED, HIGHEST_STABLEHLO, STABLEHLO, WEIGHTS
+from serve_app.classifier.machine import bound_of_gpu_memory
 from serve_app.errors import Fault, SetupError
 from serve_app.places import CACHE_REMEDY
 
@@ -25,12 +27,9 @@ import jax
 from jax import export
 from jax.experimental.compilation_cache import compilation_cache
 
-MEMORY_OF_SHARE = 0.9
-"""Of a replica's share of a GPU; the rest is for CUDA itself."""
 TF32_SINCE = 8.0
 """Compute capability from which on XLA multiplies float32 with 10 bits of mantissa, unless asked for the highest."""
 LOCK_TIMEOUT_S = 1500
-OLD_MEMORY_VARIABLE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 _NO_DEVICE = (RuntimeError, AssertionError)
 """JAX asserts that there is a device where the driver's files are missing."""
 
@@ -56,6 +55,8 @@ class JaxEngine:
             typed = [array.view(wanted.dtype) for array, wanted in zip(weights, network.in_avals, strict=False)]
             self._weights = jax.device_put(typed, device)
             self._compiled = self._compile(network, bucket_sizes(max_batch), folder / COMPILED)
+            if self._pads:
+                self._fill_memory(network.in_avals[-1].shape[1:])
         except RuntimeError as exc:  # JAX's own are among them
             what = f"jax cannot compute the network on {self.device}: {first_line(exc)}"
             raise SetupError(Fault("engine", what, "lower max_batch, or the number of engines on one GPU")) from exc
@@ -77,6 +78,12 @@ class JaxEngine:
             padded = np.concatenate([part, np.zeros((missing, *part.shape[1:]), np.uint8)]) if missing else part
             scores.append(np.asarray(self._compiled[size](self._weights, padded))[: len(part)])
         return scores[0] if len(scores) == 1 else np.concatenate(scores)
+
+    def _fill_memory(self, picture: tuple[int, ...]) -> None:
+        """Compute as many of the largest batch as may be under way. Compiling takes no memory for them."""
+        largest = np.zeros((max(self._compiled), *picture), np.uint8)
+        with ThreadPoolExecutor(self.at_once) as threads:
+            list(threads.map(self.infer, [largest] * self.at_once))
 
     def _compile(self, network: Any, sizes: list[int], kept: Path) -> dict[int, Any]:
         """Return the network compiled for each of `sizes`, one after the other: side by side, they tune amiss.
@@ -126,10 +133,7 @@ def _file_of(precision: str) -> str:
 def _find_device(threads: int, gpu_share: float) -> Any:
     """Return what JAX computes on. Raises SetupError if that is no GPU although the replica has been given one."""
     jax.config.update("jax_platforms", "cuda" if gpu_share else "cpu")
-    if gpu_share:
-        fraction = MEMORY_OF_SHARE * min(1.0, gpu_share)
-        if OLD_MEMORY_VARIABLE not in os.environ:  # JAX takes only one of the two
-            os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{fraction:.3f}")
+    os.environ.update(bound_of_gpu_memory(gpu_share))
     try:
         with _threads_of_cpu(threads):
             [device, *_] = jax.local_devices()

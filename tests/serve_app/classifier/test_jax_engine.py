@@ -5,7 +5,11 @@ import shutil
 import site
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import SetupError
 from tests.conftest import THREADS
 from tests.serve_app.classifier.small_networks import SIDE, pictures, trained
+from tests.serve_app.classifier.test_choice import break_package
 from tests.service import ROOT
 
 PICTURES, CLASSES = pictures(9, seed=9)
@@ -195,6 +200,94 @@ def test_bfloat16_that_is_no_rounding_is_a_fault_with_its_remedy(score: float, w
     )
     with pytest.raises(SetupError, match=fault):
         _check(scores, highest, "a GPU")
+
+
+@pytest.fixture
+def called_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let JAX call the CPU a GPU: the engine does all that it does on one, and the CPU computes it."""
+    import jax
+
+    gpu = SimpleNamespace(platform="gpu", device_kind="a GPU", compute_capability="9.0")
+    put = jax.device_put
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    monkeypatch.setattr(jax, "device_put", lambda arrays, _device: put(arrays))
+
+
+@pytest.mark.usefixtures("called_a_gpu")
+def test_batches_that_a_gpu_fills_up_and_computes_at_once_are_computed_as_one_alone(
+    folder: Path, prepared: Path
+) -> None:
+    engine = load_engine("jax", prepared, threads=THREADS, precision="float32", max_batch=4)
+    assert (engine.device, engine.at_once, engine.has_tf32) == ("a GPU", 2, True)
+    expected, sizes = np.load(folder / "expected.npy"), [1, 3, 4, 9, 7] * 4
+    with ThreadPoolExecutor(engine.at_once) as threads:
+        computed = list(threads.map(lambda size: engine.infer(PICTURES[-size:]), sizes))
+    for size, scores in zip(sizes, computed, strict=True):
+        assert scores.shape == (size, expected.shape[1])
+        assert np.abs(scores - expected[-size:]).max() < 1e-5
+
+
+@pytest.mark.usefixtures("called_a_gpu")
+def test_a_gpu_without_memory_for_two_of_the_largest_batches_is_told_when_the_engine_is_loaded(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import jax
+
+    under_way = threading.Barrier(2)
+
+    def compute(_: object, __: object, batch: np.ndarray) -> NoReturn:
+        assert len(batch) == 4
+        under_way.wait(60)
+        raise jax.errors.JaxRuntimeError(NO_MEMORY)
+
+    monkeypatch.setattr(jax.stages.Compiled, "__call__", compute)
+    told = rf"^engine: jax cannot compute the network on a GPU: {NO_MEMORY}; lower max_batch, or the number of engines"
+    with pytest.raises(SetupError, match=told):
+        load_engine("jax", prepared, threads=THREADS, precision="float32", max_batch=4)
+
+
+@pytest.mark.parametrize(
+    ("capability", "has_tf32"), [("8.0", True), ("12.0", True), ("7.5", False), ("", False), (None, False)]
+)
+def test_tf32_is_told_of_gpus_since_compute_capability_8(capability: str | None, *, has_tf32: bool) -> None:
+    from serve_app.classifier.engines.jax_engine import _has_tf32
+
+    assert _has_tf32(SimpleNamespace(platform="gpu", compute_capability=capability)) == has_tf32
+    assert not _has_tf32(SimpleNamespace(platform="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("users", "bound"),
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": "0.450"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.3"}, {"XLA_CLIENT_MEM_FRACTION": "0.3"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}),
+    ],
+)
+def test_jax_takes_nine_tenths_of_a_replicas_share_of_a_gpu_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: dict[str, str], bound: dict[str, str]
+) -> None:
+    """Both where the engine is loaded and where its model is prepared, which here tells it and ends."""
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in users.items():
+        monkeypatch.setenv(name, value)
+    told = "{name: value for name, value in __import__('os').environ.items() if name.endswith('_MEM_FRACTION')}"
+    program = f"""
+from contextlib import suppress
+from serve_app.classifier.engines.jax_engine import _find_device
+from serve_app.errors import SetupError
+
+with suppress(SetupError):  # this JAX has no CUDA
+    _find_device(1, 0.5)
+print({told})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(bound)
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    break_package("jax", tmp_path / "first", monkeypatch, says=f"' + str({told}) + '")
+    with pytest.raises(RuntimeError, match=f"{bound}$"):
+        find_or_prepare(ClassifierSettings(engine="jax", weights="random"), gpu_share=0.5)
 
 
 @pytest.mark.parametrize(
