@@ -18,7 +18,7 @@ from serve_app.classifier.engines.checks import first_line
 from serve_app.classifier.engines.prepared_files import COMPILED, HIGHEST_STABLEHLO, STABLEHLO, WEIGHTS
 from serve_app.classifier.machine import bound_of_gpu_memory
 from serve_app.errors import Fault, SetupError
-from serve_app.places import CACHE_REMEDY
+from serve_app.places import CACHE_REMEDY, cache_dir
 
 # Read when JAX finds its devices: each replica takes the memory of a GPU as it needs it, up to its share.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -29,6 +29,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 TF32_SINCE = 8.0
 """Compute capability from which on XLA multiplies float32 with 10 bits of mantissa, unless asked for the highest."""
+LOCK = "compiling.lock"
 LOCK_TIMEOUT_S = 1500
 _NO_DEVICE = (RuntimeError, AssertionError)
 """JAX asserts that there is a device where the driver's files are missing."""
@@ -61,7 +62,7 @@ class JaxEngine:
             what = f"jax cannot compute the network on {self.device}: {first_line(exc)}"
             raise SetupError(Fault("engine", what, "lower max_batch, or the number of engines on one GPU")) from exc
         except Timeout as exc:
-            what = f"another process has been compiling the network for {LOCK_TIMEOUT_S} s"
+            what = f"another process has been compiling a network for {LOCK_TIMEOUT_S} s"
             raise SetupError(Fault("", what, f"wait for it, or end it and delete {exc.lock_file}")) from exc
         except OSError as exc:
             what = f"what jax has compiled cannot be kept in {folder}: {exc.strerror or exc}"
@@ -88,7 +89,8 @@ class JaxEngine:
     def _compile(self, network: Any, sizes: list[int], kept: Path) -> dict[int, Any]:
         """Return the network compiled for each of `sizes`, one after the other: side by side, they tune amiss.
 
-        What one replica has compiled, the others find in the folder `kept`.
+        So do networks of other applications: one lock is for all of this machine's cache. What one replica has
+        compiled, the others find in the folder `kept`.
         """
         jax.config.update("jax_compilation_cache_dir", str(kept))
         compilation_cache.reset_cache()  # what this process has compiled before was kept elsewhere, or nowhere
@@ -98,7 +100,7 @@ class JaxEngine:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         of_weights, of_pictures = network.in_avals[:-1], network.in_avals[-1]
         shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in of_weights]
-        with FileLock(kept.with_suffix(".lock"), timeout=LOCK_TIMEOUT_S):
+        with FileLock(cache_dir() / LOCK, timeout=LOCK_TIMEOUT_S):
             return {
                 size: jax.jit(network.call)
                 .lower(shapes, jax.ShapeDtypeStruct((size, *of_pictures.shape[1:]), of_pictures.dtype))

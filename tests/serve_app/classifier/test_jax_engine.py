@@ -149,9 +149,10 @@ def test_a_network_that_cannot_be_kept_compiled_is_a_fault_with_its_remedy(
     from serve_app.classifier.engines import jax_engine
 
     monkeypatch.setattr(jax_engine, "LOCK_TIMEOUT_S", 0)
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path))
     folder = tmp_path / "prepared"
     shutil.copytree(prepared, folder)
-    lock = folder / "compiled.lock"
+    lock = tmp_path / "compiling.lock"  # of all networks
     with FileLock(lock), pytest.raises(SetupError, match=f"compiling .*; wait for it, or end it and delete {lock}$"):
         load_engine("jax", folder, threads=THREADS, precision="float32", max_batch=4)
     lock.unlink(missing_ok=True)
