@@ -60,7 +60,6 @@ class Behaviour:
     die_at: int
     kill_client_at: int
     hold_at: int
-    hold_end: bool
     gate: str
 
 
@@ -272,8 +271,6 @@ async def serve(behaviour: Behaviour) -> int:
     ended: asyncio.Future[int] = loop.create_future()
     if behaviour.ignore_sigterm:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    elif behaviour.hold_end:
-        loop.add_signal_handler(signal.SIGTERM, _end_behind, FileGate(Path(behaviour.gate)), loop, ended)
     else:
         loop.add_signal_handler(signal.SIGTERM, _end, ended, 0)
     if behaviour.exit_after_s is not None:
@@ -282,13 +279,6 @@ async def serve(behaviour: Behaviour) -> int:
     server = await loop.create_server(lambda: Connection(target, loop), "127.0.0.1", behaviour.port, backlog=1024)
     async with server:
         return await ended
-
-
-def _end_behind(gate: FileGate, loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[int]") -> None:
-    if gate.lets_through():
-        _end(ended, 0)
-    else:
-        loop.call_later(GATE_POLL_S, _end_behind, gate, loop, ended)
 
 
 def _end(ended: "asyncio.Future[int]", code: int) -> None:
@@ -349,7 +339,6 @@ def read_options() -> Behaviour | None:
         help="the N-th kills the load generator, or one of several",
     )
     parser.add_argument("--hold-at", type=int, default=0, metavar="N", help="from the N-th on they wait at the gate")
-    parser.add_argument("--hold-end", action="store_true", help="after SIGTERM it waits there before it ends")
     parser.add_argument("--gate", default="", metavar="FILE", help="see FileGate")
     parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)

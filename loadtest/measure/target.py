@@ -189,6 +189,7 @@ def _ask_to_stop(running: RunningTarget, process: "subprocess.Popen[bytes]") -> 
             timeout=STOP_COMMAND_S,
             check=False,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C on a terminal would reach it
             preexec_fn=let_signals_through,
         )
         fault = f"ended with code {done.returncode}: {done.stderr.strip()[-300:]}" if done.returncode else ""

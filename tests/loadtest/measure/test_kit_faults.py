@@ -62,6 +62,16 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 """Program that becomes Python with its own arguments, in control of the terminal that is its standard input."""
 
+WAIT_AT_GATE = """
+import sys, time
+from pathlib import Path
+from tests.known_target import FileGate
+gate = FileGate(Path(sys.argv[1]))
+while not gate.lets_through():
+    time.sleep(0.05)
+"""
+"""Program that ends when the gate at the path in its argument is open."""
+
 
 @pytest.fixture(scope="module")
 def broken_targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
@@ -241,9 +251,8 @@ def test_a_run_folder_that_cannot_be_written_is_refused_at_once(tmp_path: Path) 
 def test_ctrl_c_on_a_terminal_waits_until_the_target_is_taken_down(tmp_path: Path) -> None:
     """The live display has a thread of its own, through which a signal that is held back must not arrive."""
     gate, mark = FileGate(tmp_path / "gate"), f"{tmp_path} terminal"
-    target = known_target(
-        "one", free_port(), f"--never-ready --hold-end --gate {quote(str(tmp_path))}/gate", ready_timeout_s=1
-    )
+    stop = f"{{python}} -c {quote(WAIT_AT_GATE)} {quote(str(tmp_path))}/gate"
+    target = known_target("one", free_port(), "--never-ready", ready_timeout_s=1, stop=stop, stop_timeout_s=1)
     plan = write_plan(tmp_path / "plan.yaml", [target])
     with kit_on_a_terminal(plan, tmp_path / "run", mark) as (kit, terminal):
         printed = read_until(terminal, lambda _: gate.reached.is_file())
