@@ -1,8 +1,9 @@
 """The forms in which TensorFlow can compute the served network, each in a process of its own: speed, memory, start.
 
 No HTTP, no Ray, no decoding. The forms are measured in turn, in rounds that alternate. `as served` is what a replica
-does; the frozen graph is the form that other servers load. A form's column says how many batches of how many pictures
-it computes at a time; `cpu` is of the process, for one picture of a single batch of eight.
+does; the frozen graph is the form that other servers load. The other forms are `as served` but for what they name. A
+form's column says how many batches of how many pictures it computes at a time; `cpu` is of the process and `page
+faults` of its memory, for one picture of a single batch of eight.
 """
 
 import argparse
@@ -29,7 +30,22 @@ from tests.benchmarks.service import hear, running_child, scratch_folder
 TABLE = "TensorFlow, one network in several forms"
 SAVED, SERVED, BFLOAT16 = "SavedModel", "SavedModel as served", "SavedModel as served, bfloat16"
 FROZEN, SESSION = "frozen graph", "frozen graph in a session"
-FORMS = (SAVED, SERVED, FROZEN, SESSION, BFLOAT16)
+CALLER, XLA = "operations start in the calling thread", "compiled by XLA"
+ENVIRONMENTS = {
+    SAVED: {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"},
+    SERVED: {},
+    FROZEN: {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"},
+    SESSION: {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"},
+    BFLOAT16: {},
+    CALLER: {},
+    XLA: {},
+    "without oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    "oneDNN in the calling thread, too": {"TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD": "1"},
+    "oneDNN with the system's allocator": {"TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1"},
+    "memory in huge pages": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    "freed memory is kept": {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)},
+}
+"""The forms, and the environment of each beside what a replica has."""
 LOADS = {"1 × 1": (1, 1), "1 × 8": (1, 8), "2 × 4": (2, 4)}
 """Batches at a time, and pictures in each."""
 CPU_OF = "1 × 8"
@@ -40,7 +56,9 @@ Infer = Callable[[NDArray[np.uint8]], Any]
 
 def main() -> int:
     parser = command_line("tensorflow_forms", __doc__)
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, metavar="FORM", help="(default: all)")
+    parser.add_argument(
+        "--forms", nargs="+", choices=ENVIRONMENTS, default=[*ENVIRONMENTS], metavar="FORM", help="(default: all)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=4, help="(default: %(default)s)")
     parser.add_argument("--round-s", type=float, default=4, help="of one form and load, seconds (default: %(default)s)")
@@ -54,8 +72,8 @@ def main() -> int:
         children = {}
         for form in arguments.forms:
             wanted = {"form": form, "folder": str(prepared.folder), "frozen": str(frozen), "threads": arguments.threads}
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            children[form] = stack.enter_context(running_child([*command, json.dumps(wanted)], **pipes))
+            options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": os.environ | ENVIRONMENTS[form]}
+            children[form] = stack.enter_context(running_child([*command, json.dumps(wanted)], **options))
             loaded = hear(children[form])
             progress(f"{form}: loaded in {loaded['load_s']:.1f} s")
             report.append(TABLE, form, "load", "s", loaded["load_s"])
@@ -77,6 +95,7 @@ def measure(
     report.append(TABLE, form, load, "img/s", found["images_per_s"])
     if load == CPU_OF:
         report.append(TABLE, form, "cpu", "ms", found["cpu_ms"])
+        report.append(TABLE, form, "page faults", "", found["page_faults"])
 
 
 def _ask(child: "subprocess.Popen[str]", question: dict[str, float]) -> dict[str, float]:
@@ -92,7 +111,7 @@ def be_child(wanted: dict[str, Any]) -> None:
         return
     began_s = time.monotonic()
     infer = _load(wanted["form"], Path(wanted["folder"]), Path(wanted["frozen"]), wanted["threads"])
-    for pictures in (1, 8, 8):
+    for pictures in (1, 4, 8, 8):
         infer(_pictures(pictures))
     print(json.dumps({"load_s": time.monotonic() - began_s}), flush=True)
     for line in sys.stdin:
@@ -102,12 +121,14 @@ def be_child(wanted: dict[str, Any]) -> None:
 
 
 def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
-    """Return what computes pictures; TensorFlow is imported in here, when the environment is that of the form."""
-    os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] = "1" if form in {SERVED, BFLOAT16} else "0"
+    """Return what computes pictures; TensorFlow is imported in here, for a process that computes one form."""
     from serve_app.classifier.engines.tensorflow_engine import TensorFlowEngine
 
-    if form in {SAVED, SERVED, BFLOAT16}:
-        return TensorFlowEngine(folder, threads=threads, precision="bfloat16" if form == BFLOAT16 else "float32").infer
+    if form not in {FROZEN, SESSION}:
+        engine = TensorFlowEngine(folder, threads=threads, precision="bfloat16" if form == BFLOAT16 else "float32")
+        if form == CALLER:
+            return _start_in_caller(engine.infer)
+        return _compile_by_xla(folder) if form == XLA else engine.infer
     import tensorflow as tf
 
     from serve_app.classifier.engines.prepared_files import INPUT
@@ -126,6 +147,28 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
     pruned = wrapped.prune(wrapped.graph.as_graph_element(f"{INPUT}:0"), wrapped.graph.as_graph_element("Identity:0"))
     return lambda pictures: pruned(tf.constant(pictures)).numpy()
+
+
+def _start_in_caller(infer: Infer) -> Infer:
+    import tensorflow as tf
+
+    def compute(pictures: NDArray[np.uint8]) -> Any:
+        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+            return infer(pictures)
+
+    return compute
+
+
+def _compile_by_xla(folder: Path) -> Infer:
+    import tensorflow as tf
+
+    from serve_app.classifier.engines.prepared_files import INPUT, OUTPUT, SAVED_MODEL
+
+    network = tf.saved_model.load(str(folder / SAVED_MODEL))
+    compiled = tf.function(
+        lambda pictures: network.signatures["serving_default"](**{INPUT: pictures}), jit_compile=True
+    )
+    return lambda pictures: compiled(tf.constant(pictures))[OUTPUT].numpy()
 
 
 def freeze(folder: Path, frozen: Path) -> None:
@@ -149,7 +192,7 @@ def _freeze(folder: Path, frozen: Path) -> None:
 
 
 def _compute(infer: Infer, *, batches: int, pictures: int, round_s: float) -> dict[str, float]:
-    given, began_s, cpu_s = _pictures(pictures), time.monotonic(), time.process_time()
+    given, began_s, cpu_s, faults = _pictures(pictures), time.monotonic(), time.process_time(), _page_faults()
 
     def compute_batches(_: int) -> int:
         done = 0
@@ -161,11 +204,16 @@ def _compute(infer: Infer, *, batches: int, pictures: int, round_s: float) -> di
     with ThreadPoolExecutor(batches) as threads:
         done = sum(threads.map(compute_batches, range(batches)))
     cpu_ms = (time.process_time() - cpu_s) / done * 1000
-    return {"images_per_s": done / (time.monotonic() - began_s), "cpu_ms": cpu_ms}
+    page_faults = (_page_faults() - faults) / done
+    return {"images_per_s": done / (time.monotonic() - began_s), "cpu_ms": cpu_ms, "page_faults": page_faults}
 
 
 def _pictures(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), dtype=np.uint8)
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _memory_mib() -> float:
