@@ -1,4 +1,9 @@
-"""For tests that compute with TensorFlow in pytest's own process."""
+"""For tests that compute with TensorFlow in pytest's own process, or must not have it."""
+
+import site
+import sysconfig
+import venv
+from pathlib import Path
 
 import pytest
 
@@ -12,3 +17,15 @@ def tensorflow_threads() -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
+
+
+@pytest.fixture
+def python_without_tensorflow(tmp_path: Path) -> Path:
+    """A Python that has every package of this one but TensorFlow, and so have the processes that it starts."""
+    home = tmp_path / "python"
+    venv.create(home, symlinks=True)
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(home)}))
+    for part in Path(site.getsitepackages()[0]).iterdir():
+        if not part.name.startswith("tensorflow") and part.suffix != ".pth" and not (packages / part.name).exists():
+            (packages / part.name).symlink_to(part)
+    return home / "bin" / "python"
