@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
+from serve_app.classifier.machine import GPUS, find_gpus
 from serve_app.classifier.model_cache import CUDA_PLUGINS
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.applications import (
@@ -27,8 +29,11 @@ _KEYS = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
 _ROUNDING = 1e-6
 
 
-def find_placement_faults(config: dict[str, Any]) -> Iterator[Fault]:
-    """Yield a fault for each resource of which one replica, or all that a start needs, ask for more than there is."""
+def find_placement_faults(config: dict[str, Any], driver: Path = GPUS) -> Iterator[Fault]:
+    """Yield a fault for each resource of which one replica, or all that a start needs, ask for more than there is.
+
+    `driver` is where NVIDIA's driver lists its GPUs.
+    """
     found: Any = ResourceAndLabelSpec().resolve(is_head=True, node_ip_address="127.0.0.1")
     there: dict[str, float] = found.to_resource_dict()
     together: defaultdict[str, float] = defaultdict(float)
@@ -40,6 +45,9 @@ def find_placement_faults(config: dict[str, Any]) -> Iterator[Fault]:
                 is_told = True
                 what = f"{wanted:g} for each replica, and this machine has {there.get(name, 0):g}"
                 remedy = f"write {there[name]:g} or less" if there.get(name) else "remove the key"
+                if name == "GPU" and not there.get(name) and (listed := find_gpus(driver)):
+                    what += f" for Ray, though NVIDIA's driver lists {len(listed)}"
+                    remedy = "make nvidia-smi list it, which asks NVML as Ray does, or unset CUDA_VISIBLE_DEVICES"
                 yield Fault(f"{where}.ray_actor_options.{key}", what, remedy)
     for name, wanted in together.items():
         if not is_told and wanted > there.get(name, 0) + _ROUNDING:

@@ -1,6 +1,7 @@
 """What a start says about GPUs, before Ray starts. No GPU is needed: how many there are is given."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,10 +118,35 @@ def test_the_shipped_engine_can_be_redeployed_on_its_gpu() -> None:
     assert any("max_surge_percent" in each.key for each in find_gpu_faults(made, 1))
 
 
-def test_a_machine_without_a_gpu_is_one_line() -> None:
-    told = [str(fault) for fault in find_placement_faults(config("jax", 1))]
-    where = "applications[model].deployments[Classifier].ray_actor_options.num_gpus"
+def test_the_shipped_engine_leaves_the_second_gpu_idle() -> None:
+    told = [each for each in find_gpu_faults(read_config("gpu.yaml"), 2) if each.is_warning]
+    assert [str(each) for each in told] == [
+        "applications: the engines use 1 of 2 GPUs; serve without shared_engine, or hide GPUs with CUDA_VISIBLE_DEVICES"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("made", "deployment"), [(config("jax", 1), "Classifier"), (read_config("gpu.yaml"), "Engine")]
+)
+def test_a_machine_without_a_gpu_is_one_line(
+    made: dict[str, Any], deployment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    told = [str(fault) for fault in find_placement_faults(made, driver=tmp_path)]
+    where = f"applications[model].deployments[{deployment}].ray_actor_options.num_gpus"
     assert told == [f"{where}: 1 for each replica, and this machine has 0; remove the key"]
+
+
+def test_a_gpu_that_ray_does_not_see_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA L4\nIRQ:   \t\t 36\n")
+    [fault] = find_placement_faults(read_config("gpu.yaml"), driver=tmp_path)
+    assert fault.key == "applications[model].deployments[Engine].ray_actor_options.num_gpus"
+    assert f"{fault.what}; {fault.remedy}" == (
+        "1 for each replica, and this machine has 0 for Ray, though NVIDIA's driver lists 1; make nvidia-smi list it, "
+        "which asks NVML as Ray does, or unset CUDA_VISIBLE_DEVICES"
+    )
 
 
 @pytest.mark.parametrize(("given", "share"), [(0.25, 0.25), (1, 1.0), (True, 0.0), ("1", 0.0), (None, 0.0)])
