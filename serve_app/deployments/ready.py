@@ -8,8 +8,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import psutil
 
 from serve_app.agreement import Share
 from serve_app.deployments.applications import api_port, classifiers, http_host, key_sources
+from serve_app.deployments.cores import usable_cores
 from serve_app.deployments.ray_token import FILE_VARIABLE, MODE, MODE_VARIABLE
 from serve_app.deployments.rollout import POLL_S
-from serve_app.deployments.thread_budget import Classifier
+from serve_app.deployments.thread_budget import Classifier, thread_budget_fault
 from serve_app.entrance.keys import read_keys
 from serve_app.entrance.tls import tls_in
 
@@ -57,6 +58,7 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
     """Return what a person needs to know once the service answers."""
     lines = [f"READY after {ready_s:.1f} s"]
     served = {each.application: each for each in classifiers(config)}
+    on_cpu: set[str] = set()
     for application in config["applications"]:
         url, name = application_url(config, application), application["name"]
         lines.append(f"  {name + ' API':<11} {url}/   docs: {url}/docs")
@@ -65,8 +67,11 @@ def ready_block(config: dict[str, Any], cluster: Cluster, ports: dict[str, str],
             key = read_keys(source)[0].key if source else None
             if model := _ask_model(f"{url}/", key):
                 lines += _model_lines(served[name], model)
+                if model["device"] == "cpu":
+                    on_cpu.add(name)
             else:
                 lines.append(f"  model       busy: {url}/ tells what it is")
+    lines += _thread_lines(list(served.values()), on_cpu)
     lines.append(f"  dashboard   {cluster.dashboard_url}   asks for a token, which this prints:")
     lines.append(f"              {_command('ray')} get-auth-token")
     # `serve` sends the token through any http_proxy of the environment, `ray` does not.
@@ -103,12 +108,24 @@ def _model_lines(classifier: Classifier, model: dict[str, Any]) -> Iterator[str]
     )
     if model["device"] != "cpu":
         yield f"  device      {model['device']}, {classifier.gpu_share:g} of one for each engine"
+    elif classifier.gpu_share:
+        yield (
+            f"  WARNING     {model['engine']} computes on the CPU, and the GPU stays idle: remove `num_gpus`, or write "
+            "`engine: jax`"
+        )
     if model["choice"]:
         yield from _choice_lines(model["choice"])
     if model["calibrated"]:
         yield _int8_line(model["engine"], model["calibrated"])
     if model["weights"] == "random":
         yield "  WARNING     random weights: predictions mean nothing; see `weights:` in the config"
+
+
+def _thread_lines(served: Sequence[Classifier], on_cpu: Container[str]) -> Iterator[str]:
+    """Yield a warning if threads do not fit the cores, now that `auto` has chosen the CPU where a GPU was expected."""
+    counted = [replace(each, gpu_share=0.0) if each.application in on_cpu else each for each in served]
+    if counted != served and (fault := thread_budget_fault(counted, usable_cores())):
+        yield f"  WARNING     {fault}"
 
 
 def _int8_line(engine: str, calibrated: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.deployments.applications import classifiers
 from serve_app.deployments.cores import usable_cores
-from serve_app.deployments.ready import _model_lines
+from serve_app.deployments.ready import _model_lines, _thread_lines
 from serve_app.deployments.thread_budget import Classifier, Replicas, pinning_fault, thread_budget_fault
 from tests.control_groups import SYSTEMS, UNLIMITED, half_a_core, write_system
 from tests.service import read_config
@@ -124,6 +124,21 @@ def test_the_ready_block_names_a_gpu_and_what_auto_has_chosen() -> None:
         "  refused     jax (bfloat16): not finite",
         "              pictures with the same best class as tensorflow (float32); of one replica's engine alone",
     ]
+
+
+def test_the_ready_block_warns_of_a_gpu_that_auto_leaves_idle_and_of_threads_that_count_then() -> None:
+    config = read_config("fastest.yaml")
+    config["applications"][1]["deployments"][0] |= {"num_replicas": 12, "ray_actor_options": {"num_gpus": 0.5}}
+    [found] = classifiers(config)
+    assert thread_budget_fault([found], 16) is None
+    [_, line] = _model_lines(found, TOLD)
+    assert line == (
+        "  WARNING     openvino computes on the CPU, and the GPU stays idle: remove `num_gpus`, or write `engine: jax`"
+    )
+    assert list(_thread_lines([found], on_cpu=())) == []
+    [line] = _thread_lines([found], on_cpu=("model",))
+    assert line.startswith("  WARNING     THREADS: 12 replica(s) × 2 engine thread(s) = 24 on 16 core(s)")
+    assert list(_thread_lines([replace(found, gpu_share=0.0)], on_cpu=("model",))) == []  # told before the start
 
 
 INT8 = {
