@@ -193,6 +193,10 @@ MISTAKES = (
     ),
     Mistake("`HOME` is not there", environment={"HOME": f"{FOLDER}/nothing", "RAY_AUTH_TOKEN_PATH": ""}),
     Mistake("`RAY_AUTH_MODE=disabled`", environment={"RAY_AUTH_MODE": "disabled"}),
+    Mistake(
+        "`RAY_SERVE_HAPROXY_BINARY_PATH` names no program",
+        environment={"RAY_SERVE_HAPROXY_BINARY_PATH": f"{FOLDER}/haproxy"},
+    ),
     Mistake("`SERVE_APP_CACHE_DIR` cannot be written", environment={"SERVE_APP_CACHE_DIR": f"{FOLDER}/file/cache"}),
     Mistake("`SERVE_APP_RUN_DIR` cannot be written", environment={"SERVE_APP_RUN_DIR": "/dev/null/run"}),
     Mistake("`SERVE_APP_RUN_DIR` is too long for sockets", environment={"SERVE_APP_RUN_DIR": "/tmp/" + 40 * "x"}),

@@ -25,6 +25,8 @@ from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
 from serve_app.entrance.environment import find_https_fault
+from serve_app.entrance.haproxy import BINARY_VARIABLE
+from serve_app.entrance.haproxy import PROGRAM as HAPROXY
 from serve_app.entrance.keys import read_keys
 from serve_app.entrance.tls import tls_in
 from serve_app.errors import DatabaseUnavailable, Fault, SetupError, SetupFaults
@@ -216,6 +218,15 @@ def _token_mode(start: Start) -> Iterator[Fault]:
         yield Fault(ray_token.MODE_VARIABLE, what, f"unset it, or write {ray_token.MODE_VARIABLE}={ray_token.MODE}")
 
 
+def _haproxy(start: Start) -> Iterator[Fault]:
+    named = start.environment.get(BINARY_VARIABLE)
+    if named and not (is_file(named) and os.access(named, os.X_OK)):
+        what = f"{named} is no program, so nothing would take HTTP"
+        yield Fault(
+            BINARY_VARIABLE, what, f"name `{HAPROXY}`, which hardens HAProxy's config and starts it, or unset it"
+        )
+
+
 def _service_folder(start: Start) -> Iterator[Fault]:
     checks: list[Callable[[], None]] = [partial(service_folder.check_usable, api_port(start.config))]
     for variable, most_bytes in _FOLDERS_OF_SOCKETS.items():
@@ -273,6 +284,7 @@ CHECKS = (
     Check(ray_token.MODE_VARIABLE, _token_mode),
     Check("http_options.host", _host),
     Check("tls", _tls),
+    Check(BINARY_VARIABLE, _haproxy),
 )
 CHECKS_OF_PORT = (Check(service_folder.VARIABLE, _service_folder), Check(API_PORT, _ports))
 """Of a config whose ports are such."""
