@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
+import httpx
 import numpy as np
 import pytest
 import yaml
@@ -22,9 +23,10 @@ from serve_app.classifier.batcher import BatchLimits
 from serve_app.classifier.images import decode_image
 from serve_app.deployments.preflight import startable_config
 from tests.benchmarks import agreement, batching, cache, gpu
-from tests.benchmarks.report import Report, render
+from tests.benchmarks.clients import ANSWERED, LOST, Outcome, describe
+from tests.benchmarks.report import Report, part_of, render
 from tests.benchmarks.serve_batch_app import ServeBatcher
-from tests.benchmarks.service import SHIPPED, WITH_REDIS, Rounds, roles_of, write_config
+from tests.benchmarks.service import SHIPPED, WITH_REDIS, Rounds, check_config, roles_of, write_config
 from tests.benchmarks.wrk import WrkLoad
 from tests.recorded.kinds import RECORDED
 from tests.redis_server import RedisServer
@@ -144,3 +146,93 @@ def test_half_of_the_best_rate_is_measured_only_if_there_are_answers(rps: float,
     """Two connections that ask every 200 ms are 10/s; an answer of 50 ms makes them 8/s, one of 300 ms 4/s."""
     load = WrkLoad(rps=rps, p50_ms=0, p95_ms=0, p99_ms=0, requests=0, failures=0)
     assert gpu.correct_pause_ms(200, 2, load) == pause_ms
+
+
+def measured(*, share: float = 0.9, rate: float = 7000, decoding: float = 8000, p99_ms: float = 50) -> Report:
+    """Return a report of `benchmarks.gpu` with one round of everything."""
+    report = Report("gpu", {}, read_environment())
+    report.append(gpu.SHARE, "limit: Bare engine", "share", "ratio", share)
+    report.append(gpu.DECODING, "16 process(es)", "rate", "img/s", decoding)
+    report.append(gpu.SERVICE, "256 connections", "rate", "img/s", rate)
+    report.append(gpu.SERVICE, gpu.HALF, "p99", "ms", p99_ms)
+    report.append(gpu.LOOKUPS, f"beside {gpu.HALF}", "p99", "ms", 9.5)
+    for deployment in gpu.KILLED:
+        report.append(gpu.KILLS, f"of {deployment}", "lost", "requests", 0)
+    return report
+
+
+def test_the_report_says_of_each_aim_of_a_gpu_whether_it_is_met() -> None:
+    assert gpu.judge_aims(measured(), has_gpu=True) == [
+        "aim: service ÷ the smaller limit ≥ 0.8: 0.90, met",
+        "aim: best rate ≥ 6,000 img/s: 7,000 img/s, met",
+        "aim: p99 at half of the best rate ≤ 100 ms: 50.00 ms, met",
+        "aim: p99 of lookups beside it ≤ 10 ms: 9.50 ms, met",
+        "aim: requests lost with killed processes ≤ 0: 0.00, met",
+    ]
+    share, rate, p99, *_ = gpu.judge_aims(measured(share=0.79, rate=5999, p99_ms=101), has_gpu=True)
+    assert [share[-7:], rate[-7:], p99[-7:]] == ["not met"] * 3
+
+
+def test_no_rate_is_asked_for_that_decoding_does_not_allow() -> None:
+    _, rate, *_ = gpu.judge_aims(measured(rate=5000, decoding=5598), has_gpu=True)
+    assert rate.endswith("5,000 img/s, not judged: decoding alone gives 5,598 img/s")
+
+
+def test_without_a_gpu_only_what_is_lost_is_judged() -> None:
+    report = measured()
+    report.append(gpu.KILLS, "of Engine", "lost", "requests", 2)
+    *others, lost = gpu.judge_aims(report, has_gpu=False)
+    assert all(line.endswith("not judged: no GPU") for line in others)
+    assert lost.endswith("1.00, not met")  # the median of two rounds
+
+
+def test_an_aim_without_a_figure_is_not_measured() -> None:
+    report = Report("gpu", {}, read_environment())
+    report.append(gpu.KILLS, "of Engine", "lost", "requests", 0)
+    lines = gpu.judge_aims(report, has_gpu=True)
+    assert len(lines) == 5
+    assert all(line.endswith(": not measured") for line in lines)
+
+
+def test_what_a_kill_does_is_told_of_the_requests_under_way_and_of_later_ones() -> None:
+    outcomes = [
+        Outcome(8, 9, ANSWERED), Outcome(9, 10.5, ANSWERED), Outcome(9.5, 13, "504 deadline_exceeded"),
+        Outcome(10.5, 11, LOST), Outcome(11, 14, ANSWERED), Outcome(12, 13.5, ANSWERED),
+    ]  # fmt: skip
+    report = Report("gpu", {}, read_environment())
+    gpu.append_kill(report, "Engine", outcomes, killed_unix_s=10)
+    assert {found.column: found.values for found in report.measurements} == {
+        "under way": [2], "answered": [3], "lost": [1], "504 deadline_exceeded": [1], gpu.AGAIN: [3.5]
+    }  # fmt: skip
+    assert report.faults == []
+
+
+def test_a_kill_without_answers_before_or_after_it_is_not_to_be_trusted() -> None:
+    report = Report("gpu", {}, read_environment())
+    gpu.append_kill(report, "Engine", [Outcome(9, 11, ANSWERED), Outcome(11, 12, "503 not_ready")], killed_unix_s=10)
+    before, after = report.faults
+    assert "not every prediction was answered before: none" in before
+    assert "no prediction was answered within" in after
+    assert gpu.AGAIN not in {found.column for found in report.measurements}
+
+
+def test_a_refusal_is_one_in_the_error_shape_and_anything_else_is_lost() -> None:
+    assert describe(httpx.Response(200, json={})) == ANSWERED
+    assert describe(httpx.Response(503, json={"code": "not_ready", "detail": "…"})) == "503 not_ready"
+    assert describe(httpx.Response(503, text="<html>")) == LOST
+    assert describe(httpx.Response(500, json=["code"])) == LOST
+
+
+def test_a_part_that_fails_is_a_fault_of_the_report_and_keeps_what_others_measured() -> None:
+    report = measured()
+    with part_of(report, gpu.SERVICE):
+        raise RuntimeError("the target ended")
+    assert report.faults == ["Service: the target ended"]
+    assert "7,000" in render(report)
+
+
+def test_a_service_that_cannot_start_here_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    path = write_config(tmp_path, SHIPPED[0], {"one": {"args": {"threads": 0}}})
+    with pytest.raises(RuntimeError, match=r"the service cannot start here:\nerror: .*threads"):
+        check_config(path, tmp_path)
+    check_config(write_config(tmp_path, SHIPPED[0], {"one": {}}), tmp_path)

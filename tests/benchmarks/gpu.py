@@ -5,25 +5,36 @@
 
 The bare engine computes pictures that lie in memory, in as many threads as it gains by, copies in and out included. The
 decoding limit is that of one process for each core. The service has one engine for all its replicas. After its best
-rate it gets half of that, in random intervals, with lookups beside it. wrk and HAProxy need the same cores as the
-replicas.
+rate it gets half of that, in random intervals, with lookups beside it. Then one of the replicas is killed, and the
+engine, each under single requests. wrk and HAProxy need the same cores as the replicas.
+
+The report says of each aim whether it is met. A part that fails is a fault of the report, which keeps the others. With
+its defaults it takes about 7 minutes on 16 cores with a GPU, by estimate: engine 1.5, decoding 1, start and stop 2,
+load 1.5, kills 1.
 """
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
 
-from loadtest.load.pictures import draw_picture
+from loadtest.faults.fault_plan import Fault, Kill
+from loadtest.faults.injection import Injection
+from loadtest.faults.process_watch import ProcessWatch
+from loadtest.load.pictures import PicturePool, draw_picture
+from loadtest.plan.targets import Role
 from serve_app.classifier.engines.trial import measure_speed
 from serve_app.classifier.families import RESNET50
 from serve_app.classifier.images import decode_image, warm_up_decoder
@@ -31,17 +42,37 @@ from serve_app.classifier.loading import load_own_engine
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.cores import usable_cores
-from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, progress, run
-from tests.benchmarks.service import SHIPPED, application_of, hear, running_child, running_service, scratch_folder
+from tests.benchmarks.clients import ANSWERED, LOST, Outcome, predict
+from tests.benchmarks.report import ROOT, Report, begin, command_line, finish, part_of, progress, run
+from tests.benchmarks.service import (
+    SHIPPED,
+    application_of,
+    check_config,
+    cpu_by_role,
+    hear,
+    roles_of,
+    running_child,
+    running_service,
+    scratch_folder,
+)
 from tests.benchmarks.wrk import WrkLoad, post_pictures, require_wrk, run_lookups
 from tests.ports import free_port
 
 PICTURES = 64
 WARM_UP_S = 3
 ENGINE, DECODING, SERVICE, LOOKUPS = "Bare engine", "Decoding alone", "Service", "Lookups"
+KILLS = "One process killed, single requests"
+KILLED = ("Classifier", "Engine")
+"""Deployments, of each of which one process is killed."""
+AGAIN = "answered again after"
+BEFORE_S, AFTER_S = 3, 5
+"""Load before a kill, and after predictions are answered again."""
+RECOVERS_WITHIN_S = 120
+LOOK_S = 0.1
 SHARE = "Service ÷ the smaller limit"
 HALF = "half of the best rate"
 HALF_WITHIN = (0.4, 0.6)
+AIM_SHARE, AIM_RATE, AIM_P99_MS, AIM_LOOKUPS_P99_MS = 0.8, 6000, 100, 10
 
 
 def main() -> int:
@@ -63,17 +94,38 @@ def main() -> int:
         "max_batch": max(arguments.batches), "weights": "random", "cache": {"store": "off"}, "shared_engine": True,
     }  # fmt: skip
     with scratch_folder() as folder:
-        for number in range(PICTURES):
-            (folder / f"{number}.jpg").write_bytes(draw_picture(number))
-        measure_engine(report, args, arguments)
-        measure_decoding(report, folder, arguments)
         config = write_config(folder, args, arguments)
-        progress("starting the service")
-        with running_service(config, folder=folder) as service:
-            measure_service(report, service.target.urls[0], folder, arguments)
-            measure_half(report, service.target.urls[0], folder, arguments)
-    append_share(report)
-    return finish(report, arguments.json)
+        check_config(config, folder)
+        try:
+            measure(report, folder, config, args, arguments)
+        except BaseException as exc:
+            report.faults.append(f"ended early: {exc!r}")
+            raise
+        finally:
+            append_share(report)
+            report.notes += judge_aims(report, has_gpu=bool(arguments.num_gpus))
+            code = finish(report, arguments.json)
+    return code
+
+
+def measure(report: Report, folder: Path, config: Path, args: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Measure one part after the other; one that fails is a fault of the report."""
+    for number in range(PICTURES):
+        (folder / f"{number}.jpg").write_bytes(draw_picture(number))
+    with part_of(report, ENGINE):
+        measure_engine(report, args, arguments)
+    with part_of(report, DECODING):
+        measure_decoding(report, folder, arguments)
+    progress("starting the service")
+    with part_of(report, SERVICE), running_service(config, folder=folder) as service:
+        url = service.target.urls[0]
+        with part_of(report, SERVICE):
+            measure_service(report, url, folder, roles_of(config), arguments)
+        with part_of(report, HALF):
+            measure_half(report, url, folder, arguments)
+        for deployment in KILLED:
+            with part_of(report, f"{deployment} killed"):
+                measure_kill(report, url, deployment, folder, arguments)
 
 
 def measure_engine(report: Report, args: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -116,15 +168,20 @@ def write_config(folder: Path, args: dict[str, Any], arguments: argparse.Namespa
     return path
 
 
-def measure_service(report: Report, url: str, folder: Path, arguments: argparse.Namespace) -> None:
+def measure_service(
+    report: Report, url: str, folder: Path, roles: Sequence[Role], arguments: argparse.Namespace
+) -> None:
     """Load the service with each number of connections, and look users up beside the largest one."""
     append_lookups(report, "idle", run_lookups(f"{url}/user/?limit=1", connections=1, duration_s=WARM_UP_S))
     post = f"{url}/model/predict"
     post_pictures(post, folder, PICTURES, connections=max(arguments.connections), duration_s=WARM_UP_S)
     for _ in range(arguments.rounds):
         for connections in arguments.connections:
-            load = post_pictures(post, folder, PICTURES, connections=connections, duration_s=arguments.round_s)
-            append_predictions(report, f"{connections} connections", load)
+            row = f"{connections} connections"
+            with cpu_by_role(roles) as usage:
+                load = post_pictures(post, folder, PICTURES, connections=connections, duration_s=arguments.round_s)
+            append_predictions(report, row, load)
+            report.append_cpu(f"{SERVICE}, CPU", row, usage)
     load, looked_up = load_beside_lookups(url, folder, arguments)
     append_predictions(report, f"{max(arguments.connections)} connections beside lookups", load)
     append_lookups(report, f"beside {max(arguments.connections)} connections", looked_up)
@@ -133,6 +190,9 @@ def measure_service(report: Report, url: str, folder: Path, arguments: argparse.
 def measure_half(report: Report, url: str, folder: Path, arguments: argparse.Namespace) -> None:
     """Load the service with half of its best rate, and look users up meanwhile. A rate far from the half is a fault."""
     connections, best = max(arguments.connections), best_rate(report, SERVICE)
+    if not best:
+        report.faults.append(f"{HALF}: the service has no rate, so it was not measured")
+        return
     asked_ms = 1000 * connections / (best / 2)
     # A connection pauses from one answer to its next request, so a first round tells how long the answers take.
     load, _ = load_beside_lookups(url, folder, arguments, pause_ms=round(asked_ms))
@@ -184,16 +244,142 @@ def append_lookups(report: Report, row: str, load: WrkLoad) -> None:
     report.append(LOOKUPS, row, "p99", "ms", load.p99_ms)
 
 
+def measure_kill(report: Report, url: str, deployment: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Kill one process of a deployment under single requests, as many at a time as there are fewest connections."""
+    outcomes, killed_unix_s = asyncio.run(kill_under_load(url, deployment, min(arguments.connections), folder))
+    append_kill(report, deployment, outcomes, killed_unix_s)
+
+
+async def kill_under_load(url: str, deployment: str, clients: int, folder: Path) -> tuple[list[Outcome], float]:
+    """Return what became of all requests around the kill, and when that was, in seconds since 1970.
+
+    The load ends once predictions are answered again and the deployment has as many processes as before, or after
+    RECOVERS_WITHIN_S. Raises CellFailedError if no process of it runs.
+    """
+    outcomes: list[Outcome] = []
+    finished = asyncio.Event()
+    pictures = PicturePool(clients, seed=0)
+    load = [
+        asyncio.create_task(predict(url, pictures.next_picture(), outcomes, finished, most_pause_s=0))
+        for _ in range(clients)
+    ]
+    role = Role(name=deployment, command=f"^ray::ServeReplica:model:{deployment}")
+    watch = ProcessWatch([role], folder / f"{deployment}.csv")
+    fault = Fault(name=f"kill_{deployment.lower()}", kill=Kill(role=deployment))
+    injection = Injection(fault, watch, folder / "kill.log", {})
+    try:
+        await asyncio.sleep(BEFORE_S)
+        watch.look()
+        before = len(watch.of_role(deployment))
+        while not injection.step():
+            pass
+        killed_unix_s, dead = injection.event.began_unix_s, {*injection.event.pids}
+        deadline_s = time.monotonic() + RECOVERS_WITHIN_S
+        while time.monotonic() < deadline_s:
+            await asyncio.sleep(LOOK_S)
+            watch.look()
+            living = {process.pid for process in watch.of_role(deployment)} - dead
+            if len(living) == before and answered_again_after_s(outcomes, killed_unix_s) is not None:
+                break
+        await asyncio.sleep(AFTER_S)
+    finally:
+        finished.set()
+        await asyncio.gather(*load)
+        watch.close()
+    return outcomes, killed_unix_s
+
+
+def append_kill(report: Report, deployment: str, outcomes: Sequence[Outcome], killed_unix_s: float) -> None:
+    """Add what became of the requests that were under way at the kill or came later; failures before it are a fault."""
+    before = [outcome for outcome in outcomes if outcome.ended_unix_s < killed_unix_s]
+    after = [outcome for outcome in outcomes if outcome.ended_unix_s >= killed_unix_s]
+    row, told = f"of {deployment}", Counter(outcome.told for outcome in after)
+    if not before or any(outcome.told != ANSWERED for outcome in before):
+        counted = dict(Counter(outcome.told for outcome in before))
+        report.faults.append(f"{deployment} killed: not every prediction was answered before: {counted or 'none'}")
+    under_way = sum(outcome.sent_unix_s < killed_unix_s for outcome in after)
+    for column, count in (("under way", under_way), ("answered", told[ANSWERED]), ("lost", told[LOST])):
+        report.append(KILLS, row, column, "requests", count)
+    for refusal in sorted(told.keys() - {ANSWERED, LOST}):
+        report.append(KILLS, row, refusal, "requests", told[refusal])
+    again_s = answered_again_after_s(after, killed_unix_s)
+    if again_s is None:
+        report.faults.append(f"{deployment} killed: no prediction was answered within {RECOVERS_WITHIN_S} s")
+    else:
+        report.append(KILLS, row, AGAIN, "s", again_s)
+    progress(f"  {deployment} killed: {dict(told)}, answered again after {again_s and round(again_s, 1)} s")
+
+
+def answered_again_after_s(outcomes: Sequence[Outcome], killed_unix_s: float) -> float | None:
+    """Return how long after the kill the first of the requests sent since was answered; None if none was."""
+    ends = [each.ended_unix_s for each in outcomes if each.told == ANSWERED and each.sent_unix_s >= killed_unix_s]
+    return min(ends) - killed_unix_s if ends else None
+
+
 def append_share(report: Report) -> None:
-    """Add the best rate of the service over the smaller one of the engine's and of decoding's."""
+    """Add the best rate of the service over the smaller one of the engine's and of decoding's, if there are all."""
     best = {table: best_rate(report, table) for table in (ENGINE, DECODING, SERVICE)}
     limit = min(ENGINE, DECODING, key=lambda table: best[table])
-    report.append(SHARE, f"limit: {limit}", "share", "ratio", best[SERVICE] / best[limit])
+    if all(best.values()):
+        report.append(SHARE, f"limit: {limit}", "share", "ratio", best[SERVICE] / best[limit])
 
 
 def best_rate(report: Report, table: str) -> float:
-    """Return the highest median rate of a table's rows, img/s."""
-    return max(found.median for found in report.measurements if (found.table, found.column) == (table, "rate"))
+    """Return the highest median rate of a table's rows, img/s; 0 if there is none."""
+    rates = [found.median for found in report.measurements if (found.table, found.column) == (table, "rate")]
+    return max(rates, default=0.0)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A figure and its limit; the figure is None where it was not measured."""
+
+    words: str
+    found: float | None
+    sign: Literal["≥", "≤"]
+    limit: float
+    unit: str = ""
+    waived: str = ""
+    """Why it is not judged."""
+
+    def judge(self) -> str:
+        """Return the line for the report."""
+        aim = f"aim: {self.words} {self.sign} {self.limit:,}{self.unit}"
+        if self.found is None:
+            return f"{aim}: not measured"
+        is_met = self.found >= self.limit if self.sign == "≥" else self.found <= self.limit
+        verdict = f"not judged: {self.waived}" if self.waived else "met" if is_met else "not met"
+        return f"{aim}: {self.found:,.{0 if self.found >= 1000 else 2}f}{self.unit}, {verdict}"
+
+
+def judge_aims(report: Report, *, has_gpu: bool) -> list[str]:
+    """Return a line for each aim. Without a GPU only what is lost is judged."""
+    waived = "" if has_gpu else "no GPU"
+    decoding = best_rate(report, DECODING)
+    allows = f"decoding alone gives {decoding:,.0f} img/s" if 0 < decoding < AIM_RATE else ""
+    shares = [found.median for found in report.measurements if found.table == SHARE]
+    lost = [_median(report, KILLS, f"of {deployment}", "lost") for deployment in KILLED]
+    known = [each for each in lost if each is not None]
+    aims = [
+        Aim("service ÷ the smaller limit", shares[0] if shares else None, "≥", AIM_SHARE, waived=waived),
+        Aim("best rate", best_rate(report, SERVICE) or None, "≥", AIM_RATE, " img/s", waived or allows),
+        Aim(f"p99 at {HALF}", _median(report, SERVICE, HALF, "p99"), "≤", AIM_P99_MS, " ms", waived),
+        Aim(
+            "p99 of lookups beside it",
+            _median(report, LOOKUPS, f"beside {HALF}", "p99"),
+            "≤",
+            AIM_LOOKUPS_P99_MS,
+            " ms",
+            waived,
+        ),
+        Aim("requests lost with killed processes", sum(known) if len(known) == len(lost) else None, "≤", 0),
+    ]
+    return [aim.judge() for aim in aims]
+
+
+def _median(report: Report, table: str, row: str, column: str) -> float | None:
+    found = report.find(table, row, column)
+    return None if found is None else found.median
 
 
 def _command(asked: dict[str, Any]) -> list[str]:
@@ -208,12 +394,13 @@ def _ask_child(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"the bare engine ended with code {child.returncode}")
 
 
-def be_child(asked: dict[str, Any]) -> None:
+def be_child(asked: dict[str, Any]) -> int:
     """Print a line of JSON for each thing measured."""
     if "engine" in asked:
         _compute(**asked["engine"])
     else:
         _decode(Path(asked["decode"]["folder"]), asked["decode"]["round_s"])
+    return 0
 
 
 def _compute(args: dict[str, Any], gpu_share: float, batches: list[int], rounds: int) -> None:
@@ -242,7 +429,4 @@ def _decode(folder: Path, round_s: float) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--child"]:
-        be_child(json.loads(sys.argv[2]))
-    else:
-        run(main)
+    run(main if sys.argv[1:2] != ["--child"] else lambda: be_child(json.loads(sys.argv[2])))

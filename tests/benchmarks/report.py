@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +31,8 @@ BUSY_PERCENT = 10.0
 # Roles in a CPU reading besides those of the service: what drives the load, and everything that is not ours.
 GENERATOR = "load generator"
 OTHERS = "other processes"
+FAILURES = (RuntimeError, OSError, CellFailedError, BadInputError, SetupError)
+"""What ends a benchmark, or one part of it, in a line that says why."""
 
 _began = time.monotonic()
 
@@ -62,7 +65,7 @@ class Report:
 
     def append(self, table: str, row: str, column: str, unit: str, value: float) -> None:
         """Add one more round's value to a cell."""
-        found = self._find(table, row, column)
+        found = self.find(table, row, column)
         if found is None:
             found = Measurement(table, row, column, unit, [])
             self.measurements.append(found)
@@ -100,13 +103,14 @@ class Report:
 
     def append_ratios(self, table: str, above: str, below: str, column: str) -> None:
         """Add the ratio of two rows, round by round: values of one round were measured right after each other."""
-        over, under = self._find(table, above, column), self._find(table, below, column)
+        over, under = self.find(table, above, column), self.find(table, below, column)
         assert over is not None
         assert under is not None
         for value, other in zip(over.values, under.values, strict=True):
             self.append(f"{table}, ratio", f"{above} / {below}", column, "ratio", value / other)
 
-    def _find(self, table: str, row: str, column: str) -> Measurement | None:
+    def find(self, table: str, row: str, column: str) -> Measurement | None:
+        """Return a cell, or None if it has no value."""
         wanted = (table, row, column)
         return next((found for found in self.measurements if (found.table, found.row, found.column) == wanted), None)
 
@@ -125,7 +129,7 @@ def run(main: Callable[[], int]) -> NoReturn:
             sys.exit(main())
     except Interrupted as exc:
         sys.exit(128 + exc.number)
-    except (RuntimeError, OSError, CellFailedError, BadInputError, SetupError) as exc:
+    except FAILURES as exc:
         print(f"error: {exc}", file=sys.stderr)
         sys.exit(2)
 
@@ -149,6 +153,16 @@ def begin(benchmark: str, arguments: argparse.Namespace) -> Report:
     if busy_percent > BUSY_PERCENT:
         report.faults.append(f"{busy_percent:.0f} % of one core were in use before the benchmark began")
     return report
+
+
+@contextmanager
+def part_of(report: Report, name: str) -> Iterator[None]:
+    """Let one part of a benchmark fail and keep the rest: the failure is a fault of the report."""
+    try:
+        yield
+    except FAILURES as exc:
+        report.faults.append(f"{name}: {exc}")
+        progress(f"  {name} failed: {exc}")
 
 
 def finish(report: Report, json_file: Path | None) -> int:
