@@ -1,6 +1,7 @@
 """What the benchmarks share: rounds of the kit's load, their table, and a config of several variants."""
 
 import importlib.util
+import json
 import re
 import signal
 import subprocess
@@ -223,12 +224,14 @@ def test_a_refusal_is_one_in_the_error_shape_and_anything_else_is_lost() -> None
     assert describe(httpx.Response(500, json=["code"])) == LOST
 
 
-def test_a_part_that_fails_is_a_fault_of_the_report_and_keeps_what_others_measured() -> None:
-    report = measured()
-    with part_of(report, gpu.SERVICE):
+def test_a_part_that_fails_is_a_fault_of_the_report_and_keeps_what_others_measured(tmp_path: Path) -> None:
+    report, path = measured(), tmp_path / "gpu.json"
+    with part_of(report, gpu.SERVICE, path):
         raise RuntimeError("the target ended")
-    assert report.faults == ["Service: the target ended"]
     assert "7,000" in render(report)
+    written = json.loads(path.read_text())
+    assert written["faults"] == report.faults == ["Service: the target ended"]
+    assert 7000 in [found["median"] for found in written["measurements"]]
 
 
 def test_a_service_that_cannot_start_here_is_told_before_anything_is_measured(tmp_path: Path) -> None:

@@ -112,19 +112,19 @@ def measure(report: Report, folder: Path, config: Path, args: dict[str, Any], ar
     """Measure one part after the other; one that fails is a fault of the report."""
     for number in range(PICTURES):
         (folder / f"{number}.jpg").write_bytes(draw_picture(number))
-    with part_of(report, ENGINE):
+    with part_of(report, ENGINE, arguments.json):
         measure_engine(report, args, arguments)
-    with part_of(report, DECODING):
+    with part_of(report, DECODING, arguments.json):
         measure_decoding(report, folder, arguments)
     progress("starting the service")
-    with part_of(report, SERVICE), running_service(config, folder=folder) as service:
+    with part_of(report, SERVICE, arguments.json), running_service(config, folder=folder) as service:
         url = service.target.urls[0]
-        with part_of(report, SERVICE):
+        with part_of(report, SERVICE, arguments.json):
             measure_service(report, url, folder, roles_of(config), arguments)
-        with part_of(report, HALF):
+        with part_of(report, HALF, arguments.json):
             measure_half(report, url, folder, arguments)
         for deployment in KILLED:
-            with part_of(report, f"{deployment} killed"):
+            with part_of(report, f"{deployment} killed", arguments.json):
                 measure_kill(report, url, deployment, folder, arguments)
 
 

@@ -156,19 +156,30 @@ def begin(benchmark: str, arguments: argparse.Namespace) -> Report:
 
 
 @contextmanager
-def part_of(report: Report, name: str) -> Iterator[None]:
-    """Let one part of a benchmark fail and keep the rest: the failure is a fault of the report."""
+def part_of(report: Report, name: str, json_file: Path | None) -> Iterator[None]:
+    """Let one part of a benchmark fail and keep the rest: the failure is a fault of the report.
+
+    At its end the report is written, if asked to, so that it is there even if the benchmark is killed later.
+    """
     try:
         yield
     except FAILURES as exc:
         report.faults.append(f"{name}: {exc}")
         progress(f"  {name} failed: {exc}")
+    finally:
+        write(report, json_file)
+
+
+def write(report: Report, json_file: Path | None) -> None:
+    """Write every number of the report, if asked to."""
+    if json_file is not None:
+        json_file.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False, default=str), encoding="utf-8")
 
 
 def finish(report: Report, json_file: Path | None) -> int:
     """Print the report, write it if asked to, and return the exit code: 1 if there are reasons not to believe it."""
+    write(report, json_file)
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(report), indent=1, ensure_ascii=False, default=str), encoding="utf-8")
         progress(f"written to {json_file}")
     print()
     print(render(report))
