@@ -195,7 +195,7 @@ MISTAKES = (
     Mistake("`RAY_AUTH_MODE=disabled`", environment={"RAY_AUTH_MODE": "disabled"}),
     Mistake(
         "`RAY_SERVE_HAPROXY_BINARY_PATH` names no program",
-        environment={"RAY_SERVE_HAPROXY_BINARY_PATH": f"{FOLDER}/haproxy"},
+        environment={"RAY_SERVE_HAPROXY_BINARY_PATH": f"{FOLDER}/haproxy", "RAY_SERVE_ENABLE_HA_PROXY": "1"},
     ),
     Mistake("`SERVE_APP_CACHE_DIR` cannot be written", environment={"SERVE_APP_CACHE_DIR": f"{FOLDER}/file/cache"}),
     Mistake("`SERVE_APP_RUN_DIR` cannot be written", environment={"SERVE_APP_RUN_DIR": "/dev/null/run"}),

@@ -24,7 +24,7 @@ from serve_app.deployments.config_rules import find_shared_queues
 from serve_app.deployments.config_text import read_config
 from serve_app.deployments.placement import find_gpu_faults, find_placement_faults
 from serve_app.deployments.ports import API_PORT, GRPC_PORT, check_free, find_named_faults, why_not_listening
-from serve_app.entrance.environment import find_https_fault
+from serve_app.entrance.environment import HAPROXY_SWITCH, find_https_fault
 from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.entrance.haproxy import PROGRAM as HAPROXY
 from serve_app.entrance.keys import read_keys
@@ -220,11 +220,11 @@ def _token_mode(start: Start) -> Iterator[Fault]:
 
 def _haproxy(start: Start) -> Iterator[Fault]:
     named = start.environment.get(BINARY_VARIABLE)
-    if named and not (is_file(named) and os.access(named, os.X_OK)):
+    is_used = start.environment.get(HAPROXY_SWITCH) == "1"
+    if named and is_used and not (is_file(named) and os.access(named, os.X_OK)):
         what = f"{named} is no program, so nothing would take HTTP"
-        yield Fault(
-            BINARY_VARIABLE, what, f"name `{HAPROXY}`, which hardens HAProxy's config and starts it, or unset it"
-        )
+        remedy = f"write the whole path of `{HAPROXY}`, which hardens HAProxy's config and starts it, or unset it"
+        yield Fault(BINARY_VARIABLE, what, remedy)
 
 
 def _service_folder(start: Start) -> Iterator[Fault]:

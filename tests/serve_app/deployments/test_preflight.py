@@ -21,6 +21,7 @@ from serve_app.deployments.preflight import (
     CHECKS_OF_PORT,
     Check,
     Start,
+    _haproxy,
     _queues,
     _tls,
     find_faults,
@@ -28,6 +29,7 @@ from serve_app.deployments.preflight import (
 )
 from serve_app.deployments.ready import application_url
 from serve_app.entrance.environment import HAPROXY_SWITCH
+from serve_app.entrance.haproxy import BINARY_VARIABLE
 from serve_app.errors import Fault, SetupFaults
 from serve_app.service_folder import claimed_folder
 from tests.certificates import write_certificate
@@ -114,6 +116,21 @@ def test_two_models_with_one_job_queue_are_a_fault(own_redis: RedisServer) -> No
     [fault] = _queues(Start(config, {"REDIS_URL": own_redis.url}))
     assert str(fault).startswith("applications[cats].args.jobs.queue: the queue model is that of application model")
     assert [*_queues(Start(config, {}))] == []
+
+
+def test_haproxy_is_a_program_where_it_takes_http(tmp_path: Path) -> None:
+    program = tmp_path / "haproxy"
+    program.touch(mode=0o600)
+    environment = {BINARY_VARIABLE: str(program), HAPROXY_SWITCH: "1"}
+    config = read_config("one_replica.yaml")
+    [fault] = _haproxy(Start(config, environment))
+    assert str(fault).startswith(
+        f"{BINARY_VARIABLE}: {program} is no program, so nothing would take HTTP; write the whole"
+    )
+    assert [*_haproxy(Start(config, environment | {HAPROXY_SWITCH: "0"}))] == []
+    assert [*_haproxy(Start(config, {BINARY_VARIABLE: str(program)}))] == []
+    program.chmod(0o700)
+    assert [*_haproxy(Start(config, environment))] == []
 
 
 def test_https_needs_haproxy_and_a_certificate_and_is_in_the_addresses_that_are_told(tmp_path: Path) -> None:
