@@ -1,5 +1,6 @@
 """Whether this machine has what the replicas of a config ask Ray for: Ray itself would wait for it, without end."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -47,7 +48,8 @@ def find_placement_faults(config: dict[str, Any], driver: Path = GPUS) -> Iterat
                 remedy = f"write {there[name]:g} or less" if there.get(name) else "remove the key"
                 if name == "GPU" and not there.get(name) and (listed := find_gpus(driver)):
                     what += f" for Ray, though NVIDIA's driver lists {len(listed)}"
-                    remedy = "make nvidia-smi list it, which asks NVML as Ray does, or unset CUDA_VISIBLE_DEVICES"
+                    remedy = "make nvidia-smi list it, which asks NVML as Ray does"
+                    remedy += ", or unset CUDA_VISIBLE_DEVICES" if "CUDA_VISIBLE_DEVICES" in os.environ else ""
                 yield Fault(f"{where}.ray_actor_options.{key}", what, remedy)
     for name, wanted in together.items():
         if not is_told and wanted > there.get(name, 0) + _ROUNDING:

@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+from ray._private.thirdparty import pynvml
 
 from serve_app.deployments.applications import gpu_share_of
 from serve_app.deployments.config_file import config_faults
@@ -137,15 +138,25 @@ def test_a_machine_without_a_gpu_is_one_line(
     assert told == [f"{where}: 1 for each replica, and this machine has 0; remove the key"]
 
 
-def test_a_gpu_that_ray_does_not_see_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def broken_nvml() -> NoReturn:
+    raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(("visible", "or_else"), [("", ", or unset CUDA_VISIBLE_DEVICES"), (None, "")])
+def test_gpus_of_which_ray_sees_none_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, or_else: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(pynvml, "nvmlInit", broken_nvml)
     (tmp_path / "0000:01:00.0").mkdir()
     (tmp_path / "0000:01:00.0" / "information").write_text("Model: \t\t NVIDIA L4\nIRQ:   \t\t 36\n")
     [fault] = find_placement_faults(read_config("gpu.yaml"), driver=tmp_path)
     assert fault.key == "applications[model].deployments[Engine].ray_actor_options.num_gpus"
     assert f"{fault.what}; {fault.remedy}" == (
         "1 for each replica, and this machine has 0 for Ray, though NVIDIA's driver lists 1; make nvidia-smi list it, "
-        "which asks NVML as Ray does, or unset CUDA_VISIBLE_DEVICES"
+        f"which asks NVML as Ray does{or_else}"
     )
 
 
