@@ -124,11 +124,9 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
     """Return what computes pictures; TensorFlow is imported in here, for a process that computes one form."""
     from serve_app.classifier.engines.tensorflow_engine import TensorFlowEngine
 
-    if form not in {FROZEN, SESSION}:
+    if form not in {FROZEN, SESSION, XLA}:
         engine = TensorFlowEngine(folder, threads=threads, precision="bfloat16" if form == BFLOAT16 else "float32")
-        if form == CALLER:
-            return _start_in_caller(engine.infer)
-        return _compile_by_xla(folder) if form == XLA else engine.infer
+        return _start_in_caller(engine.infer) if form == CALLER else engine.infer
     import tensorflow as tf
 
     from serve_app.classifier.engines.prepared_files import INPUT
@@ -144,6 +142,8 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
         return compute
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
+    if form == XLA:
+        return _compile_by_xla(folder)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
     pruned = wrapped.prune(wrapped.graph.as_graph_element(f"{INPUT}:0"), wrapped.graph.as_graph_element("Identity:0"))
     return lambda pictures: pruned(tf.constant(pictures)).numpy()
