@@ -62,10 +62,10 @@ class JaxEngine:
             what = f"jax cannot compute the network on {self.device}: {first_line(exc)}"
             raise SetupError(Fault("engine", what, "lower max_batch, or the number of engines on one GPU")) from exc
         except Timeout as exc:
-            what = f"another process has been compiling a network for {LOCK_TIMEOUT_S} s"
-            raise SetupError(Fault("", what, f"wait for it, or end it and delete {exc.lock_file}")) from exc
+            what = f"other processes have been compiling networks for {LOCK_TIMEOUT_S} s"
+            raise SetupError(Fault("", what, f"wait for them, or end them and delete {exc.lock_file}")) from exc
         except OSError as exc:
-            what = f"what jax has compiled cannot be kept in {folder}: {exc.strerror or exc}"
+            what = f"what jax has compiled cannot be kept in {exc.filename or folder}: {exc.strerror or exc}"
             raise SetupError(Fault("", what, CACHE_REMEDY)) from exc
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -87,10 +87,9 @@ class JaxEngine:
             list(threads.map(self.infer, [largest] * self.at_once))
 
     def _compile(self, network: Any, sizes: list[int], kept: Path) -> dict[int, Any]:
-        """Return the network compiled for each of `sizes`, one after the other: side by side, they tune amiss.
+        """Return the network compiled for each of `sizes`; what one replica has compiled, the others find in `kept`.
 
-        So do networks of other applications: one lock is for all of this machine's cache. What one replica has
-        compiled, the others find in the folder `kept`.
+        Side by side, sizes and networks of all applications are tuned amiss on a GPU: one lock is for all of them.
         """
         jax.config.update("jax_compilation_cache_dir", str(kept))
         compilation_cache.reset_cache()  # what this process has compiled before was kept elsewhere, or nowhere
@@ -100,7 +99,7 @@ class JaxEngine:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         of_weights, of_pictures = network.in_avals[:-1], network.in_avals[-1]
         shapes = [jax.ShapeDtypeStruct(each.shape, each.dtype) for each in of_weights]
-        with FileLock(cache_dir() / LOCK, timeout=LOCK_TIMEOUT_S):
+        with FileLock((cache_dir() if self._pads else kept.parent) / LOCK, timeout=LOCK_TIMEOUT_S):
             return {
                 size: jax.jit(network.call)
                 .lower(shapes, jax.ShapeDtypeStruct((size, *of_pictures.shape[1:]), of_pictures.dtype))

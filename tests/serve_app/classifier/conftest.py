@@ -19,10 +19,10 @@ def tensorflow_threads() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(THREADS)
 
 
-@pytest.fixture
-def python_without_tensorflow(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def python_without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has every package of this one but TensorFlow, and so have the processes that it starts."""
-    home = tmp_path / "python"
+    home = tmp_path_factory.mktemp("python")
     venv.create(home, symlinks=True)
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(home)}))
     for part in Path(site.getsitepackages()[0]).iterdir():

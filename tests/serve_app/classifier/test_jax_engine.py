@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import site
 import subprocess
 import sys
 import threading
@@ -53,27 +52,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tensorflow_threads: None) -
     return folder
 
 
-@pytest.fixture(scope="module")
-def without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a Python that has every package of this one but TensorFlow; it needs the option -S."""
-    packages = tmp_path_factory.mktemp("packages")
-    for part in Path(site.getsitepackages()[0]).iterdir():
-        if not part.name.startswith("tensorflow") and part.suffix != ".pth":
-            (packages / part.name).symlink_to(part)
-    return os.environ | {"PYTHONPATH": f"{packages}{os.pathsep}{ROOT}", "JAX_PLATFORMS": "cpu"}
+def run(python: Path, *options: str, said: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a Python that computes on the CPU, and say something to it."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | environment
+    return subprocess.run([python, *options], input=said, env=env, capture_output=True, text=True, check=False)
 
 
-def prepare(wanted: ClassifierSettings, to: Path, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+def prepare(wanted: ClassifierSettings, to: Path, python: Path) -> "subprocess.CompletedProcess[str]":
     """Prepare a model in a process of its own, as a start does."""
-    command = [sys.executable, "-S", "-m", "serve_app.classifier.engines.prepare", str(to)]
-    return subprocess.run(
-        command, input=wanted.model_dump_json(), env=environment, capture_output=True, text=True, check=False
-    )
+    return run(python, "-m", "serve_app.classifier.engines.prepare", str(to), said=wanted.model_dump_json())
 
 
 @pytest.fixture(scope="module")
-def prepared(folder: Path, without_tensorflow: dict[str, str]) -> Path:
-    done = prepare(settings(folder / "colours.keras"), folder / "prepared", without_tensorflow)
+def prepared(folder: Path, python_without_tensorflow: Path) -> Path:
+    done = prepare(settings(folder / "colours.keras"), folder / "prepared", python_without_tensorflow)
     assert done.returncode == 0, done.stderr
     return folder / "prepared"
 
@@ -90,7 +82,7 @@ def test_a_network_prepared_without_tensorflow_answers_as_tensorflow_does(folder
 
 
 def test_what_is_computed_to_judge_a_network_is_computed_in_the_highest_precision(
-    without_tensorflow: dict[str, str],
+    python_without_tensorflow: Path,
 ) -> None:
     """Told by JAX's own setting while a network is traced: a CPU computes alike with every setting."""
     program = """
@@ -106,10 +98,7 @@ network = keras.Sequential([keras.Input((2,)), Told()])
 print("built")
 compute(network, numpy.ones((1, 2), numpy.float32))
 """
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", program],
-        env=without_tensorflow | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run(python_without_tensorflow, "-c", program, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     assert done.stdout.partition("built\n")[2] == "precision: highest\n"
 
@@ -143,26 +132,40 @@ def test_what_is_compiled_while_a_model_is_prepared_is_found_where_it_is_moved_t
     assert compiled(moved) == first
 
 
-def test_a_network_that_cannot_be_kept_compiled_is_a_fault_with_its_remedy(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def compile_under_locks(prepared: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, *, waits_for: str) -> None:
+    """Load the engine while one of the two locks is held; then where that one cannot be written."""
     from serve_app.classifier.engines import jax_engine
 
     monkeypatch.setattr(jax_engine, "LOCK_TIMEOUT_S", 0)
-    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path))
-    folder = tmp_path / "prepared"
+    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(cache))
+    folder = cache / "prepared"
     shutil.copytree(prepared, folder)
-    lock = tmp_path / "compiling.lock"  # of all networks
-    with FileLock(lock), pytest.raises(SetupError, match=f"compiling .*; wait for it, or end it and delete {lock}$"):
+    locks = {"every network": cache / "compiling.lock", "this network": folder / "compiling.lock"}
+    lock = locks.pop(waits_for)
+    [other] = locks.values()
+
+    def load() -> None:
         load_engine("jax", folder, threads=THREADS, precision="float32", max_batch=4)
+
+    with FileLock(other):
+        load()
+    told = f"other processes have been compiling networks for 0 s; wait for them, or end them and delete {lock}$"
+    with FileLock(lock), pytest.raises(SetupError, match=told):
+        load()
     lock.unlink(missing_ok=True)
     lock.mkdir()  # no user can write a file there
-    with pytest.raises(SetupError, match=f"cannot be kept in {folder}: Is a directory; set SERVE_APP_CACHE_DIR to a"):
-        load_engine("jax", folder, threads=THREADS, precision="float32", max_batch=4)
+    with pytest.raises(SetupError, match=f"cannot be kept in {lock}: Is a directory; set SERVE_APP_CACHE_DIR to a"):
+        load()
+
+
+def test_on_a_cpu_compiling_waits_for_those_who_compile_the_same_network(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_under_locks(prepared, tmp_path, monkeypatch, waits_for="this network")
 
 
 @pytest.mark.long
-def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, without_tensorflow: dict[str, str]) -> None:
+def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, python_without_tensorflow: Path) -> None:
     """Numbers of a hundred thousand, of whose differences bfloat16 keeps nothing."""
     import keras
 
@@ -174,7 +177,7 @@ def test_bfloat16_that_gives_wrong_answers_is_refused_by_name(folder: Path, with
         *base.layers,
     ]
     keras.Sequential(layers).save(folder / "far.keras")
-    done = prepare(settings(folder / "far.keras", precision="bfloat16"), folder / "far", without_tensorflow)
+    done = prepare(settings(folder / "far.keras", precision="bfloat16"), folder / "far", python_without_tensorflow)
     assert done.returncode == CANNOT_PREPARE, done.stderr
     told = done.stderr.strip().splitlines()[-1]
     assert told.startswith("precision: bfloat16 gives wrong answers (probabilities are off by up to ")
@@ -226,6 +229,13 @@ def test_batches_that_a_gpu_fills_up_and_computes_at_once_are_computed_as_one_al
     for size, scores in zip(sizes, computed, strict=True):
         assert scores.shape == (size, expected.shape[1])
         assert np.abs(scores - expected[-size:]).max() < 1e-5
+
+
+@pytest.mark.usefixtures("called_a_gpu")
+def test_on_a_gpu_compiling_waits_for_those_who_compile_any_network(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_under_locks(prepared, tmp_path, monkeypatch, waits_for="every network")
 
 
 @pytest.mark.usefixtures("called_a_gpu")
@@ -370,7 +380,7 @@ print("no weights:", prepare(float32), prepare(imagenet))
 
 
 def test_a_device_without_memory_is_told_in_one_line_wherever_that_is_noticed(
-    folder: Path, tmp_path: Path, without_tensorflow: dict[str, str]
+    folder: Path, tmp_path: Path, python_without_tensorflow: Path
 ) -> None:
     """Of float32, five networks are traced: one to judge it, two to compare the folded one, two that are kept."""
     model = folder / "colours.keras"
@@ -379,11 +389,9 @@ def test_a_device_without_memory_is_told_in_one_line_wherever_that_is_noticed(
         settings(model, precision="bfloat16"),
         ClassifierSettings(engine="jax", weights="imagenet"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", FULL_DEVICE, str(tmp_path / "prepared")],
-        input=f"[{','.join(each.model_dump_json() for each in asked)}]",
-        env=without_tensorflow | {"KERAS_BACKEND": "jax"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    said = f"[{','.join(each.model_dump_json() for each in asked)}]"
+    made = str(tmp_path / "prepared")
+    done = run(python_without_tensorflow, "-c", FULL_DEVICE, made, said=said, KERAS_BACKEND="jax")
     assert done.returncode == 0, done.stderr
     now = CANNOT_PREPARE_NOW
     assert done.stdout.splitlines() == [
