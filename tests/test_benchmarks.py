@@ -163,36 +163,55 @@ def measured(*, share: float = 0.9, rate: float = 7000, decoding: float = 8000, 
 
 
 def test_the_report_says_of_each_aim_of_a_gpu_whether_it_is_met() -> None:
-    assert gpu.judge_aims(measured(), has_gpu=True) == [
+    assert gpu.judge_aims(measured(), 64, has_gpu=True) == [
         "aim: service ÷ the smaller limit ≥ 0.8: 0.90, met",
         "aim: best rate ≥ 6,000 img/s: 7,000 img/s, met",
         "aim: p99 at half of the best rate ≤ 100 ms: 50.00 ms, met",
         "aim: p99 of lookups beside it ≤ 10 ms: 9.50 ms, met",
-        "aim: requests lost with killed processes ≤ 0: 0.00, met",
+        "aim: requests lost with a killed Classifier ≤ 0: 0.00, met",
+        "aim: requests lost with a killed Engine ≤ 128: 0.00, met",
     ]
-    share, rate, p99, *_ = gpu.judge_aims(measured(share=0.79, rate=5999, p99_ms=101), has_gpu=True)
+    share, rate, p99, *_ = gpu.judge_aims(measured(share=0.79, rate=5999, p99_ms=101), 64, has_gpu=True)
     assert [share[-7:], rate[-7:], p99[-7:]] == ["not met"] * 3
 
 
 def test_no_rate_is_asked_for_that_decoding_does_not_allow() -> None:
-    _, rate, *_ = gpu.judge_aims(measured(rate=5000, decoding=5598), has_gpu=True)
+    _, rate, *_ = gpu.judge_aims(measured(rate=5000, decoding=5598), 64, has_gpu=True)
     assert rate.endswith("5,000 img/s, not judged: decoding alone gives 5,598 img/s")
 
 
 def test_without_a_gpu_only_what_is_lost_is_judged() -> None:
     report = measured()
-    report.append(gpu.KILLS, "of Engine", "lost", "requests", 2)
-    *others, lost = gpu.judge_aims(report, has_gpu=False)
+    for deployment in gpu.KILLED:
+        report.append(gpu.KILLS, f"of {deployment}", "lost", "requests", 2)  # of the two rounds, the median is 1
+    *others, of_classifier, of_engine = gpu.judge_aims(report, 8, has_gpu=False)
     assert all(line.endswith("not judged: no GPU") for line in others)
-    assert lost.endswith("1.00, not met")  # the median of two rounds
+    assert of_classifier.endswith("Classifier ≤ 0: 1.00, not met")
+    assert of_engine.endswith("Engine ≤ 16: 1.00, met")  # it had so many in the GPU
 
 
-def test_an_aim_without_a_figure_is_not_measured() -> None:
+def test_an_aim_without_a_figure_is_not_measured_and_hides_no_other() -> None:
     report = Report("gpu", {}, read_environment())
-    report.append(gpu.KILLS, "of Engine", "lost", "requests", 0)
-    lines = gpu.judge_aims(report, has_gpu=True)
-    assert len(lines) == 5
-    assert all(line.endswith(": not measured") for line in lines)
+    report.append(gpu.KILLS, "of Classifier", "lost", "requests", 1)
+    *others, of_classifier, of_engine = gpu.judge_aims(report, 64, has_gpu=True)
+    assert len(others) == 4
+    assert all(line.endswith(": not measured") for line in (*others, of_engine))
+    assert of_classifier.endswith(": 1.00, not met")
+
+
+@pytest.mark.parametrize("limit", gpu.LIMITS)
+def test_a_limit_that_was_measured_in_part_judges_nothing(limit: str) -> None:
+    report = Report("gpu", {}, read_environment())
+    report.append(gpu.ENGINE, "batches of 64", "rate", "img/s", 18_000)
+    report.append(gpu.SERVICE, "256 connections", "rate", "img/s", 5000)
+    report.append(gpu.DECODING, "1 process(es)", "rate", "img/s", 390)
+    with part_of(report, limit, None):
+        raise RuntimeError("a helper process ended")
+    gpu.append_share(report)
+    share, rate, *_ = gpu.judge_aims(report, 64, has_gpu=True)
+    assert share.endswith(": not measured")
+    if limit == gpu.DECODING:
+        assert rate.endswith("5,000 img/s, not judged: what decoding allows was not measured")
 
 
 def test_what_a_kill_does_is_told_of_the_requests_under_way_and_of_later_ones() -> None:
@@ -201,18 +220,22 @@ def test_what_a_kill_does_is_told_of_the_requests_under_way_and_of_later_ones() 
         Outcome(10.5, 11, LOST), Outcome(11, 14, ANSWERED), Outcome(12, 13.5, ANSWERED),
     ]  # fmt: skip
     report = Report("gpu", {}, read_environment())
-    gpu.append_kill(report, "Engine", outcomes, killed_unix_s=10)
+    gpu.append_kill(report, "Engine", gpu.Killed(outcomes, unix_s=10, is_replaced=True))
     assert {found.column: found.values for found in report.measurements} == {
-        "under way": [2], "answered": [3], "lost": [1], "504 deadline_exceeded": [1], gpu.AGAIN: [3.5]
+        "under way": [2], "answered": [3], "lost": [1], "refused: 504 deadline_exceeded": [1], gpu.AGAIN: [3.5]
     }  # fmt: skip
     assert report.faults == []
+    told = gpu.judge_aims(report, 64, has_gpu=True)[-1]
+    assert told == "aim: requests lost with a killed Engine ≤ 128: 1.00, met; refused: 1 × 504 deadline_exceeded"
 
 
-def test_a_kill_without_answers_before_or_after_it_is_not_to_be_trusted() -> None:
+def test_a_kill_without_answers_before_or_after_it_or_without_a_new_process_is_not_to_be_trusted() -> None:
     report = Report("gpu", {}, read_environment())
-    gpu.append_kill(report, "Engine", [Outcome(9, 11, ANSWERED), Outcome(11, 12, "503 not_ready")], killed_unix_s=10)
-    before, after = report.faults
+    outcomes = [Outcome(9, 11, ANSWERED), Outcome(11, 12, "503 not_ready")]
+    gpu.append_kill(report, "Engine", gpu.Killed(outcomes, unix_s=10, is_replaced=False))
+    before, process, after = report.faults
     assert "not every prediction was answered before: none" in before
+    assert "no other process had taken its place after" in process
     assert "no prediction was answered within" in after
     assert gpu.AGAIN not in {found.column for found in report.measurements}
 
@@ -224,6 +247,10 @@ def test_a_refusal_is_one_in_the_error_shape_and_anything_else_is_lost() -> None
     assert describe(httpx.Response(500, json=["code"])) == LOST
 
 
+def test_what_the_ingress_says_was_lost_with_its_replica_is_lost() -> None:
+    assert describe(httpx.Response(502, json={"code": "replica_lost"})) == LOST
+
+
 def test_a_part_that_fails_is_a_fault_of_the_report_and_keeps_what_others_measured(tmp_path: Path) -> None:
     report, path = measured(), tmp_path / "gpu.json"
     with part_of(report, gpu.SERVICE, path):
@@ -231,6 +258,7 @@ def test_a_part_that_fails_is_a_fault_of_the_report_and_keeps_what_others_measur
     assert "7,000" in render(report)
     written = json.loads(path.read_text())
     assert written["faults"] == report.faults == ["Service: the target ended"]
+    assert written["failed_parts"] == [gpu.SERVICE]
     assert 7000 in [found["median"] for found in written["measurements"]]
 
 

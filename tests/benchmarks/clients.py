@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from serve_app.errors import ReplicaLost
+
 TIMEOUT_S = 30
 ANSWERED, LOST = "200", "lost"
 
@@ -22,7 +24,10 @@ class Outcome:
     sent_unix_s: float
     ended_unix_s: float
     told: str
-    """ANSWERED; status and code of a refusal in the error shape, as `503 not_ready`; LOST where there is neither."""
+    """ANSWERED; status and code of a refusal in the error shape, as `503 not_ready`; LOST where there is neither.
+
+    LOST, too, where the ingress says that it was lost with its replica.
+    """
 
 
 async def look_up(url: str, outcomes: list[Outcome], finished: asyncio.Event, *, most_pause_s: float) -> None:
@@ -58,6 +63,7 @@ def describe(response: httpx.Response) -> str:
     if response.status_code == httpx.codes.OK:
         return ANSWERED
     try:
-        return f"{response.status_code} {response.json()['code']}"
+        code = response.json()["code"]
     except (ValueError, KeyError, TypeError):
         return LOST
+    return LOST if code == ReplicaLost.code else f"{response.status_code} {code}"

@@ -34,7 +34,7 @@ def main() -> int:
         environment = {DRAINING: f"{arguments.draining_s:g}"}
         with running_service(SHIPPED[0], folder=folder, environment=environment) as service:
             asyncio.run(measure(report, service.target.urls[0], arguments))
-    report.notes.append("lost: no whole answer; refused: 503 in the error shape")
+    report.notes.append("lost: no whole answer, or 502 replica_lost; refused: 503 in the error shape")
     return finish(report, arguments.json)
 
 

@@ -62,6 +62,8 @@ class Report:
     measurements: list[Measurement] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    failed_parts: list[str] = field(default_factory=list)
+    """Those of which not everything was measured (`part_of`)."""
 
     def append(self, table: str, row: str, column: str, unit: str, value: float) -> None:
         """Add one more round's value to a cell."""
@@ -165,6 +167,7 @@ def part_of(report: Report, name: str, json_file: Path | None) -> Iterator[None]
         yield
     except FAILURES as exc:
         report.faults.append(f"{name}: {exc}")
+        report.failed_parts.append(name)
         progress(f"  {name} failed: {exc}")
     finally:
         write(report, json_file)
