@@ -42,7 +42,5 @@ class TensorFlowEngine:
 
     def infer(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Engine.infer."""
-        # The calling thread starts the operations one after the other; TensorFlow's usual executor hands them on.
-        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
-            scores: NDArray[np.float32] = self._run(**{INPUT: tf.constant(pictures)})[OUTPUT].numpy()
+        scores: NDArray[np.float32] = self._run(**{INPUT: tf.constant(pictures)})[OUTPUT].numpy()
         return scores
