@@ -7,20 +7,28 @@
 
 local buffer_bytes, longest_s = ...
 local MOST_BYTES = tonumber(buffer_bytes) - 32768 -- room for headers, and for what HAProxy keeps free
-local LONGEST_MS = 1000 * tonumber(longest_s)
+local LONGEST_US = 1000000 * tonumber(longest_s)
+local UNTIL = "txn.held_until_us"
 
-local function is_whole(txn)
-  return txn.f:req_body_len() >= txn.f:req_body_size()
+local function now_us()
+  local now = core.now()
+  return now.sec * 1000000 + now.usec
 end
 
+-- HAProxy calls it again when more has come or `wake_time` has passed, for as long as it returns YIELD.
 core.register_action("hold_until_whole", { "http-req" }, function(txn)
-  if txn.f:req_body_size() > MOST_BYTES then
-    return
+  local size = txn.f:req_body_size()
+  if size > MOST_BYTES or txn.f:req_body_len() >= size then
+    return act.CONTINUE
   end
-  local waited_ms = 0
-  while not is_whole(txn) and waited_ms < LONGEST_MS do
-    local pause_ms = math.max(1, waited_ms // 8)
-    core.msleep(pause_ms)
-    waited_ms = waited_ms + pause_ms
+  local now, held_until = now_us(), txn:get_var(UNTIL)
+  if not held_until then
+    held_until = now + LONGEST_US
+    txn:set_var(UNTIL, held_until)
   end
+  if now >= held_until then
+    return act.CONTINUE
+  end
+  act.wake_time(math.max(1, (held_until - now) // 1000))
+  return act.YIELD
 end)

@@ -360,6 +360,8 @@ class Limits:
     silence_s: float = HANG_S
     """A replica that does not answer a health check within it counts as silent."""
     connect_s: int = 60
+    hold_s: int = 60
+    """For so long a request waits in HAProxy for the rest of its upload."""
 
 
 USUAL = Limits()
@@ -381,7 +383,7 @@ def configured(
     checks = {"health_check_inter": limits.check_every}
     config = render(folder, replica_ports, ("user", "model"), **timeouts, **own_ports, **as_shipped, **checks)
     config = harden(config.replace("bind 127.0.0.1:8000", f"bind 127.0.0.1:{port}"), certificate=certificate)
-    config = re.sub(r'(?<=whole_uploads.lua" 262144) \d+$', " 60", config, flags=re.MULTILINE)
+    config = re.sub(r'(?<=whole_uploads.lua" 262144) \d+$', f" {limits.hold_s}", config, flags=re.MULTILINE)
     config = config.replace("\ndefaults\n", f"\ndefaults\n    timeout check {limits.silence_s * 1000:.0f}ms\n")
     path = folder / "haproxy.cfg"
     path.write_text(config.replace("log 127.0.0.1:514 local0 info", "log stderr format raw local0 info"))
@@ -543,6 +545,28 @@ async def test_an_upload_whose_replica_dies_is_answered_by_another_or_if_it_is_l
             answer = await http.post("/model/predict", files={"file": bytes(upload_bytes)})
             seen.add((answer.status_code, "sun" if answer.status_code == 200 else answer.json()["code"]))
     assert seen == ({(200, "sun")} if upload_bytes < 262_144 else {(200, "sun"), (502, "replica_lost")})
+
+
+async def test_a_slow_upload_goes_to_its_replica_once_it_was_held_back_for_long_enough(short_folder: Path) -> None:
+    port, replica = free_port(), Replica(b"sun")
+    head, half = "POST /model/{} HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n", bytes(100_000)
+    async with (
+        replicas(replica) as servers,
+        haproxy(short_folder, port, [port_of(server) for server in servers], limits=Limits(hold_s=1)) as process,
+        client_of(port) as http,
+    ):
+        await wait_for_answers(http, process, "sun", path="/model/")
+        _, gone = await asyncio.open_connection("127.0.0.1", port)
+        gone.write(head.format("gone").encode() + half)
+        await gone.drain()
+        gone.close()
+        reader, slow = await asyncio.open_connection("127.0.0.1", port)
+        slow.write(head.format("slow").encode() + half)
+        await until(lambda: "/model/slow" in replica.targets, "the request at the replica")
+        slow.write(half)
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        slow.close()
+    assert replica.uploads == 1
 
 
 async def test_a_connection_kept_over_a_reload_is_answered_by_the_new_process(short_folder: Path) -> None:
