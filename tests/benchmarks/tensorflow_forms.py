@@ -30,14 +30,14 @@ from tests.benchmarks.service import hear, running_child, scratch_folder
 TABLE = "TensorFlow, one network in several forms"
 SAVED, SERVED, BFLOAT16 = "SavedModel", "SavedModel as served", "SavedModel as served, bfloat16"
 FROZEN, SESSION = "frozen graph", "frozen graph in a session"
-USUAL, XLA = "TensorFlow's usual executor", "compiled by XLA"
+CALLER, XLA = "operations start in the calling thread", "compiled by XLA"
 ENVIRONMENTS = {
     SAVED: {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"},
     SERVED: {},
     FROZEN: {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"},
     SESSION: {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "0"},
     BFLOAT16: {},
-    USUAL: {},
+    CALLER: {},
     XLA: {},
     "without oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "0"},
     "oneDNN in the calling thread, too": {"TF_ONEDNN_THREADPOOL_USE_CALLER_THREAD": "1"},
@@ -124,8 +124,9 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
     """Return what computes pictures; TensorFlow is imported in here, for a process that computes one form."""
     from serve_app.classifier.engines.tensorflow_engine import TensorFlowEngine
 
-    if form not in {USUAL, XLA, FROZEN, SESSION}:
-        return TensorFlowEngine(folder, threads=threads, precision="bfloat16" if form == BFLOAT16 else "float32").infer
+    if form not in {XLA, FROZEN, SESSION}:
+        engine = TensorFlowEngine(folder, threads=threads, precision="bfloat16" if form == BFLOAT16 else "float32")
+        return _start_in_caller(engine.infer) if form == CALLER else engine.infer
     import tensorflow as tf
 
     from serve_app.classifier.engines.prepared_files import INPUT
@@ -141,14 +142,24 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
         return compute
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
-    if form in {USUAL, XLA}:
-        return _load_saved(folder, is_compiled=form == XLA)
+    if form == XLA:
+        return _compile_by_xla(folder)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
     pruned = wrapped.prune(wrapped.graph.as_graph_element(f"{INPUT}:0"), wrapped.graph.as_graph_element("Identity:0"))
     return lambda pictures: pruned(tf.constant(pictures)).numpy()
 
 
-def _load_saved(folder: Path, *, is_compiled: bool) -> Infer:
+def _start_in_caller(infer: Infer) -> Infer:
+    import tensorflow as tf
+
+    def compute(pictures: NDArray[np.uint8]) -> Any:
+        with tf.experimental.function_executor_type("SINGLE_THREADED_EXECUTOR"):
+            return infer(pictures)
+
+    return compute
+
+
+def _compile_by_xla(folder: Path) -> Infer:
     import tensorflow as tf
 
     from serve_app.classifier.engines.prepared_files import INPUT, OUTPUT, SAVED_MODEL
@@ -156,7 +167,7 @@ def _load_saved(folder: Path, *, is_compiled: bool) -> Infer:
     network = tf.saved_model.load(str(folder / SAVED_MODEL))
 
     compute = tf.function(
-        lambda pictures: network.signatures["serving_default"](**{INPUT: pictures})[OUTPUT], jit_compile=is_compiled
+        lambda pictures: network.signatures["serving_default"](**{INPUT: pictures})[OUTPUT], jit_compile=True
     )
     return lambda pictures: compute(tf.constant(pictures)).numpy()
 
