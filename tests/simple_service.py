@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from tests.ports import free_port
 
-START_S = 30.0
+START_S = 60.0
 Rule = Callable[[Request], Response]
 
 

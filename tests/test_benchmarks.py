@@ -199,19 +199,24 @@ def test_an_aim_without_a_figure_is_not_measured_and_hides_no_other() -> None:
     assert of_classifier.endswith(": 1.00, not met")
 
 
-@pytest.mark.parametrize("limit", gpu.LIMITS)
-def test_a_limit_that_was_measured_in_part_judges_nothing(limit: str) -> None:
+@pytest.mark.parametrize("part", [*gpu.LIMITS, gpu.SERVICE])
+def test_what_was_measured_in_part_judges_nothing(part: str) -> None:
     report = Report("gpu", {}, read_environment())
     report.append(gpu.ENGINE, "batches of 64", "rate", "img/s", 18_000)
     report.append(gpu.SERVICE, "256 connections", "rate", "img/s", 5000)
     report.append(gpu.DECODING, "1 process(es)", "rate", "img/s", 390)
-    with part_of(report, limit, None):
+    with part_of(report, part, None):
         raise RuntimeError("a helper process ended")
     gpu.append_share(report)
     share, rate, *_ = gpu.judge_aims(report, 64, has_gpu=True)
     assert share.endswith(": not measured")
-    if limit == gpu.DECODING:
-        assert rate.endswith("5,000 img/s, not judged: what decoding allows was not measured")
+    assert rate.endswith(
+        {
+            gpu.ENGINE: "5,000 img/s, not judged: decoding alone gives 390 img/s",
+            gpu.DECODING: "5,000 img/s, not judged: what decoding allows was not measured",
+            gpu.SERVICE: ": not measured",
+        }[part]
+    )
 
 
 def test_what_a_kill_does_is_told_of_the_requests_under_way_and_of_later_ones() -> None:

@@ -67,7 +67,7 @@ def start_process(arguments: list[str], log: Path | None, environment: Mapping[s
                 stdout=output,
                 stderr=subprocess.STDOUT if log else None,
                 start_new_session=True,
-                preexec_fn=_begin_child,  # noqa: PLW1509 it takes no lock that a thread could hold
+                preexec_fn=begin_child,  # noqa: PLW1509 it takes no lock that a thread could hold
             )
     except (OSError, subprocess.SubprocessError) as exc:
         raise CellFailedError(f"`{shlex.join(arguments)}` cannot be started: {exc}") from exc
@@ -79,7 +79,8 @@ def start_process(arguments: list[str], log: Path | None, environment: Mapping[s
     return process
 
 
-def _begin_child() -> None:
+def begin_child() -> None:
+    """Let a new process get SIGTERM when this one ends (Linux), and take signals. For `preexec_fn`."""
     if _libc is not None:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     let_signals_through()

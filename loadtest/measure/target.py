@@ -16,11 +16,11 @@ import httpx
 from loadtest.errors import BadInputError, CellFailedError, TargetFailedError
 from loadtest.machine.listeners import find_listeners
 from loadtest.machine.processes import (
+    begin_child,
     descendants,
     describe,
     kill,
     last_lines,
-    let_signals_through,
     psutil_of,
     reap_orphans,
     split_command,
@@ -190,7 +190,7 @@ def _ask_to_stop(running: RunningTarget, process: "subprocess.Popen[bytes]") -> 
             check=False,
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C on a terminal would reach it
-            preexec_fn=let_signals_through,
+            preexec_fn=begin_child,
         )
         fault = f"ended with code {done.returncode}: {done.stderr.strip()[-300:]}" if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired, CellFailedError) as exc:

@@ -75,6 +75,6 @@ def _time_batch(engine: Engine, pictures: int, geometry: Geometry) -> float:
     scores = engine.infer(np.zeros((pictures, geometry.crop, geometry.crop, 3), np.uint8))
     took_s = perf_counter() - started
     if not np.isfinite(scores).all():
-        what = f"the engine gives numbers that are not finite for a batch of {pictures} on {engine.device}"
-        raise SetupError(Fault("precision", what, "write `precision: float32`, or name another engine"))
+        what = f"it gives numbers that are not finite for a batch of {pictures} on {engine.device}"
+        raise SetupError(Fault("engine", what, "name another engine, other weights, or `precision: float32`"))
     return took_s

@@ -62,6 +62,7 @@ from tests.ports import free_port
 PICTURES = 64
 WARM_UP_S = 3
 ENGINE, DECODING, SERVICE, LOOKUPS = "Bare engine", "Decoding alone", "Service", "Lookups"
+START_AND_STOP = "Start and stop of the service"
 LIMITS = (ENGINE, DECODING)
 KILLS = "One process killed, single requests"
 KILLED = ("Classifier", "Engine")
@@ -120,7 +121,7 @@ def measure(report: Report, folder: Path, config: Path, args: dict[str, Any], ar
     with part_of(report, DECODING, arguments.json):
         measure_decoding(report, folder, arguments)
     progress("starting the service")
-    with part_of(report, SERVICE, arguments.json), running_service(config, folder=folder) as service:
+    with part_of(report, START_AND_STOP, arguments.json), running_service(config, folder=folder) as service:
         url = service.target.urls[0]
         with part_of(report, SERVICE, arguments.json):
             measure_service(report, url, folder, roles_of(config), arguments)
@@ -340,8 +341,8 @@ def append_share(report: Report) -> None:
 
 
 def best_rate(report: Report, table: str) -> float:
-    """Return the highest median rate of a table's rows, img/s; 0 if there is none, or for a limit whose part failed."""
-    if table in LIMITS and table in report.failed_parts:
+    """Return the highest median rate of a table's rows, img/s; 0 if there is none or the part failed."""
+    if table in report.failed_parts:
         return 0.0
     rates = [found.median for found in report.measurements if (found.table, found.column) == (table, "rate")]
     return max(rates, default=0.0)

@@ -131,6 +131,9 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
 
     from serve_app.classifier.engines.prepared_files import INPUT
 
+    if form == XLA:
+        _set_threads(threads)
+        return _compile_by_xla(folder)
     graph_def = tf.compat.v1.GraphDef.FromString(frozen.read_bytes())
     if form == SESSION:
         graph = tf.Graph()
@@ -140,13 +143,17 @@ def _load(form: str, folder: Path, frozen: Path, threads: int) -> Infer:
         session = tf.compat.v1.Session(graph=graph, config=config)
         compute: Infer = session.make_callable("Identity:0", feed_list=[f"{INPUT}:0"])
         return compute
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(2)
-    if form == XLA:
-        return _compile_by_xla(folder)
+    _set_threads(threads)
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph_def, name=""), [])
     pruned = wrapped.prune(wrapped.graph.as_graph_element(f"{INPUT}:0"), wrapped.graph.as_graph_element("Identity:0"))
     return lambda pictures: pruned(tf.constant(pictures)).numpy()
+
+
+def _set_threads(threads: int) -> None:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
 
 
 def _start_in_caller(infer: Infer) -> Infer:

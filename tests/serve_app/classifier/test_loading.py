@@ -29,8 +29,8 @@ class BrokenAbove:
 def test_an_engine_whose_answers_are_not_finite_does_not_start(largest: int) -> None:
     of = 8 if largest else 1
     told = (
-        f"^precision: the engine gives numbers that are not finite for a batch of {of} on a GPU; write `precision: "
-        "float32`, or name another engine$"
+        f"^engine: it gives numbers that are not finite for a batch of {of} on a GPU; name another engine, other "
+        "weights, or `precision: float32`$"
     )
     with pytest.raises(SetupError, match=told):
         load_and_warm(lambda: BrokenAbove(largest), 8, Geometry(256, 224))
