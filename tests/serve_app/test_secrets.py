@@ -27,9 +27,10 @@ from serve_app.jobs.queue.submit import JobStore
 from serve_app.redis.connection import connect, describe_fault
 from serve_app.seed_users import main as seed_users
 from serve_app.users.settings import UsersSettings
+from tests.ports import free_port
 from tests.redis_server import RedisServer
 from tests.serve_app.users.test_users import assert_error, users_client
-from tests.service import CONFIGS, ROOT, read_config, whole_config, write_config
+from tests.service import CONFIGS, ROOT, adapted, read_config, whole_config, write_config
 
 PLANTED = "pl4nted"
 RUN_S = 120
@@ -90,9 +91,10 @@ def starts(config: Path, environments: list[dict[str, str]]) -> list[tuple[int, 
     return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def test_a_bad_address_stops_the_start_before_ray_and_is_not_shown() -> None:
+def test_a_bad_address_stops_the_start_before_ray_and_is_not_shown(tmp_path: Path) -> None:
+    config = write_config(tmp_path, adapted("one_replica.yaml", port=free_port(), model_args={}))
     bad = [{"REDIS_URL": url} for url in BAD_REDIS] + [{"DATABASE_URL": url} for url in BAD_DATABASE]
-    ended = starts(CONFIGS / "one_replica.yaml", bad)
+    ended = starts(config, bad)
     assert len(ended) == len(bad)
     for environment, (code, out, err) in zip(bad, ended, strict=True):
         [variable] = environment
