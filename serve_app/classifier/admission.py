@@ -23,8 +23,9 @@ _SILENT_S = 10.0
 _NEWEST_SHARE = 0.2
 """Weight of the newest in the moving averages of batches and of decoding: the last five are most of them."""
 
-STANDING_AFTER_S = 20.0
-"""A queue that has not been short for so long is no burst but a standing queue: more work comes than is done."""
+BURST_S = 10.0
+"""A queue that has not been short for so long is no burst any more; after twice as long it is a standing queue: more
+work comes than is done."""
 
 _STALL = 4.0
 """A batch or a decoded picture counts as at most so many times slower than usual: a process that was stopped for 10 s
@@ -74,13 +75,15 @@ class Admission:
 
     @property
     def most_wait_s(self) -> float:
-        """The longest wait for which a picture is taken now: max_wait_s, or half of it in a standing queue.
+        """The longest wait for which a picture is taken now: max_wait_s for a burst, half of it in a standing queue.
 
         A burst is worked off, and a queue bridges it. In a standing queue everyone waits and nobody gains (Nichols and
-        Jacobson, Controlling Queue Delay, 2012), and when the load ends, it is in the way of whoever comes then.
+        Jacobson, Controlling Queue Delay, 2012), and when the load ends, it is in the way of whoever comes then. In
+        between the limit falls steadily: if it fell at once, everybody would be refused until the queue has followed.
         """
-        is_standing = self._clock() - self._short_at_s > STANDING_AFTER_S
-        return self._settings.max_wait_s / (2 if is_standing else 1)
+        beyond_s = self._clock() - self._short_at_s - BURST_S
+        standing = min(max(beyond_s / BURST_S, 0), 1)
+        return self._settings.max_wait_s * (1 - standing / 2)
 
     def learn(self, pictures: int, took_s: float) -> None:
         """Take in that the engine needed `took_s` for a batch; the average moves exponentially."""

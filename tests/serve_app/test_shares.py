@@ -17,7 +17,7 @@ from serve_app.cache.cache import PredictionCache
 from serve_app.cache.classification import Classification
 from serve_app.cache.redis import RedisPredictions
 from serve_app.cache.store import MemoryPredictions
-from serve_app.classifier.admission import STANDING_AFTER_S, Admission
+from serve_app.classifier.admission import BURST_S, Admission
 from serve_app.classifier.batcher import Scores
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.early import build_entry
@@ -128,7 +128,7 @@ def test_who_fills_none_of_a_standing_queue_is_taken_while_the_flood_has_half_of
     gate = admission(lambda: now_s, max_wait_s=3.95)
     with ExitStack() as burst, ExitStack() as other:
         assert fill(gate, burst, flood)[0] == 20
-        now_s += STANDING_AFTER_S + 1
+        now_s += 2 * BURST_S
         other.enter_context(gate.place(account=light))  # 2 s of work before it, more than a standing queue may have
         with pytest.raises(ShareExceeded, match="10 of 20"):
             gate.check(account=flood)
@@ -252,7 +252,7 @@ def test_without_a_bound_or_a_second_client_everything_is_as_without_keys(share:
     with ExitStack() as taken, account.open_request(MANY):
         count, refusal = fill(gate, taken, account)
         assert (count, refusal.status) == (40, 503)
-        now_s += STANDING_AFTER_S + 1
+        now_s += 2 * BURST_S
         assert "longer than 1.975 s" in fill(gate, taken, account)[1].detail
 
 

@@ -4,12 +4,13 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 
 import httpx
 import pytest
 from starlette.types import Scope
 
-from serve_app.classifier.admission import STANDING_AFTER_S, Admission
+from serve_app.classifier.admission import BURST_S, Admission
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.early import build_entry
 from serve_app.classifier.settings import ClassifierSettings
@@ -114,15 +115,17 @@ def test_the_first_request_is_taken_however_many_pictures_it_has() -> None:
         pass
 
 
-def test_a_standing_queue_is_half_as_long_as_a_burst_may_be_until_it_has_been_short() -> None:
+def test_a_queue_that_stands_becomes_half_as_long_as_a_burst_may_be_until_it_has_been_short() -> None:
     now_s = 100.0
     gate = admission(lambda: now_s, max_wait_s=4)
     with ExitStack() as taken:
         fill(gate, taken)
         assert gate.wait_s == pytest.approx(4.1)
-        now_s += STANDING_AFTER_S
+        now_s += BURST_S
         assert gate.most_wait_s == 4
-        now_s += 1
+        now_s += BURST_S / 2
+        assert gate.most_wait_s == 3
+        now_s += BURST_S
         assert gate.most_wait_s == 2
         assert "longer than 2 s" in fill(gate, taken).detail
     assert gate.most_wait_s == 4  # all were answered
@@ -135,6 +138,13 @@ def test_the_work_of_a_standing_queue_hovers_at_its_limit() -> None:
     waits_s = waits_in_a_flood(EVERYONE, Overloaded)
     assert max(waits_s[:200]) == pytest.approx(4.0)
     assert [min(waits_s[300:]), max(waits_s[300:])] == pytest.approx([2.0, 2.0], abs=PICTURE_S)
+
+
+def test_while_a_queue_becomes_shorter_most_of_what_is_done_is_followed_by_another_picture() -> None:
+    waits_s = waits_in_a_flood(EVERYONE, Overloaded)
+    nobody_was_taken = [after < before - PICTURE_S / 2 for before, after in pairwise(waits_s)]
+    assert sum(nobody_was_taken) == pytest.approx(2 / PICTURE_S, abs=1)  # from 4 to 2 s
+    assert not any(first and second for first, second in pairwise(nobody_was_taken))
 
 
 def test_an_idle_replica_takes_a_picture_however_slow_it_is() -> None:
