@@ -170,6 +170,7 @@ SLOW = {
 }
 """What a slow client sends first, and then again and again."""
 EACH = 40
+LOOK_UP_EVERY_S = 0.2
 
 
 @dataclass
@@ -196,6 +197,7 @@ async def siege(running: Service, fitted: Fitted) -> Siege:
         while not any(task.done() for task in waiting):
             assert (await http.get("/user/")).status_code == 200
             lookups += not any(task.done() for task in waiting)
+            await asyncio.sleep(LOOK_UP_EVERY_S)
         prediction = (await predicted).json()["prediction"]
     return Siege({kind: await asyncio.gather(*tasks) for kind, tasks in slow.items()}, lookups, prediction)
 
@@ -461,8 +463,9 @@ CALLS = (
 async def test_rays_own_ports_refuse_who_has_no_token(running: Service) -> None:
     """What everyone can connect to either asks for the token or only tells metrics, as the security page says."""
     told: dict[tuple[str, str], set[str]] = {}
+    of_serve = grpc_ports(running)
     for role, address, port in open_sockets(running):
-        if address in ("::", "0.0.0.0") and port not in grpc_ports(running):
+        if address in ("::", "0.0.0.0") and port not in of_serve:
             kind, answer = await ask_without_token(port)
             if answer not in ("refused", "told") and (role, address, port) not in open_sockets(running):
                 continue  # its process has ended meanwhile
