@@ -59,8 +59,9 @@ class SlowUpload:
     rest: bytes
 
     @classmethod
-    def of(cls, port: int, picture: bytes) -> "SlowUpload":
-        head = f"POST /model/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+    def of(cls, port: int, picture: bytes, key: str) -> "SlowUpload":
+        fields = f"Host: x\r\nX-API-Key: {key}\r\nContent-Length: {len(picture)}"
+        head = f"POST /model/predict HTTP/1.1\r\n{fields}\r\n\r\n".encode()
         connection = socket.create_connection(("127.0.0.1", port), timeout=START_S)
         connection.sendall(head + picture[: len(picture) // 2])
         return cls(connection, picture[len(picture) // 2 :])
@@ -79,23 +80,28 @@ class SlowUpload:
             return answer
 
 
-async def stop_under_load(running: Service, fitted: Fitted, stop: Callable[[], None]) -> None:
-    """Call `stop` while requests are under way, and assert that each is answered, and that later ones are refused."""
+async def stop_under_load(running: Service, fitted: Fitted, stop: Callable[[], None], key: str = "none") -> None:
+    """Call `stop` while requests are under way, and assert that each is answered, and that later ones are refused.
+
+    The requests carry `key`, of which a service without keys takes no notice.
+    """
     folder = folder_of(running.port)
     label, picture = "thing 7", fitted.pictures["thing 7"]
     large = picture + bytes(LARGE_BYTES - len(picture))
     limits = httpx.Limits(max_connections=WHOLE, max_keepalive_connections=WHOLE)
+    headers = {"X-API-Key": key}
+    left_behind = count_passed_on(folder)  # by replicas that were killed
     async with (
-        httpx.AsyncClient(base_url=running.url, timeout=START_S, limits=limits) as whole,
-        httpx.AsyncClient(base_url=running.url, timeout=START_S) as kept,
+        httpx.AsyncClient(base_url=running.url, timeout=START_S, limits=limits, headers=headers) as whole,
+        httpx.AsyncClient(base_url=running.url, timeout=START_S, headers=headers) as kept,
     ):
         assert (await kept.get("/user/1")).status_code == 200
-        slow = [SlowUpload.of(running.port, data) for data in [*[picture] * HELD, *[large] * PASSED_ON]]
+        slow = [SlowUpload.of(running.port, data, key) for data in [*[picture] * HELD, *[large] * PASSED_ON]]
         sent = [asyncio.create_task(whole.post("/model/predict", content=picture)) for _ in range(WHOLE)]
 
         def have_come() -> bool:
             known = count_in_ingress(folder) + sum(task.done() for task in sent)
-            return known >= HELD + PASSED_ON + WHOLE and count_passed_on(folder) >= PASSED_ON
+            return known >= HELD + PASSED_ON + WHOLE and count_passed_on(folder) >= left_behind + PASSED_ON
 
         await asyncio.to_thread(running.wait_for, have_come, "all requests")
         stop()

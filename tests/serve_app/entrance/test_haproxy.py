@@ -26,6 +26,7 @@ from serve_app.errors import SetupError
 from tests.failures import keep_on_failure
 from tests.patience import HANG_S, until
 from tests.ports import free_port
+from tests.serve_app.classifier.test_model_api import assert_error
 from tests.service import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
@@ -48,7 +49,7 @@ def render(folder: Path, replica_ports: list[int], names: Sequence[str] = ("user
             path_prefix=f"/{name}",
             app_name=name,
             servers=[ServerConfig(name=str(port), host="127.0.0.1", port=port) for port in replica_ports],
-            fallback_server=ServerConfig(name="fallback", host="127.0.0.1", port=8500),
+            fallback_server=ServerConfig(name="fallback", host="127.0.0.1", port=free_port()),
         )
         for name in names
     }
@@ -421,6 +422,11 @@ async def haproxy(
         yield process
 
 
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def client_of(port: int) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=2 * HANG_S)
 
@@ -453,6 +459,17 @@ async def test_the_protocol_is_at_its_usual_path_too_and_the_page_at_the_top(sho
         assert (await http.get("/x")).status_code == (await http.post("/")).status_code == 404
     asked = [target for target in replica.targets if "healthz" not in target and target != "/model/"]
     assert asked == ["/model/v2", "/model/v2/models/x?a=b", "/model/v2/models"]
+
+
+async def test_without_a_replica_the_answer_is_a_503_that_says_when_to_come_back(short_folder: Path) -> None:
+    """Serve's fallback proxy is not there either."""
+    port = free_port()
+    async with haproxy(short_folder, port, [free_port()]), client_of(port) as http:
+        await until(lambda: is_listening(port), "HAProxy")
+        for path in ("/user/", "/model/"):
+            answer = await http.get(path)
+            assert_error(answer, 503, "not_ready")
+            assert int(answer.headers["Retry-After"]) >= 1
 
 
 async def test_a_request_that_hangs_in_a_frozen_replica_is_answered_by_another(short_folder: Path) -> None:

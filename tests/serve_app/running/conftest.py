@@ -11,7 +11,7 @@ from tests.ports import free_port
 from tests.postgres import Postgres
 from tests.redis_server import running_redis
 from tests.serve_app.running.shared import HEADER_TIMEOUT_S, KEY, PASSWORDS, SECOND_KEY, config_of, with_grpc
-from tests.service import QUICK_METRICS, Service, launcher, own_environment, service, write_config
+from tests.service import QUICK_METRICS, START_S, Service, launcher, own_environment, service, write_config
 
 LAST = ("test_starts_and_stops.py", "test_stopping.py")
 
@@ -52,7 +52,7 @@ def running(
     environment["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"] = str(free_port())
     environment["SERVE_APP_HEADER_TIMEOUT_S"] = str(HEADER_TIMEOUT_S)
     del environment["no_proxy"]
-    with service(launcher(config), environment, folder, port) as started:
+    with service([*launcher(config), "--drain-s", str(START_S)], environment, folder, port) as started:
         started.wait_until_ready()
         started.wait_for_ready_block()
         yield started

@@ -8,7 +8,7 @@ import httpx
 
 from tests.conftest import Fitted
 from tests.ports import free_port
-from tests.service import PATIENT_MODEL, PATIENT_USERS, Service, adapted
+from tests.service import PATIENT_MODEL, PATIENT_USERS, START_S, Service, adapted
 
 KEY, SECOND_KEY, LATER_KEY = (f"{word}-key-of-these-tests" for word in ("first", "second", "third"))
 """The first is valid all the time, the second at first, the last one later."""
@@ -30,6 +30,13 @@ def config_of(name: str, port: int, fitted: Fitted, keys_file: Path) -> dict[str
         **auth,
     }
     return adapted(name, port=port, model_args=model_args, users_args={**PATIENT_USERS, **auth})
+
+
+def two_replicas(port: int, fitted: Fitted, keys_file: Path) -> dict[str, Any]:
+    """Return the config to which the running service is updated: half-sent uploads may wait in it for a stop."""
+    config = config_of("two_replicas.yaml", port, fitted, keys_file)
+    config["applications"][1]["args"]["upload_timeout_s"] = START_S
+    return config
 
 
 def with_grpc(config: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ import pytest
 from serve_app.deployments.options import CLASSIFIER, USERS, DeploymentOptions
 from tests.conftest import Fitted
 from tests.serve_app.classifier.test_model_api import assert_error, stages_ms
-from tests.serve_app.running.shared import ANSWER_S, KEY, client_of, config_of
+from tests.serve_app.running.shared import ANSWER_S, KEY, client_of, two_replicas
 from tests.service import ROOT, START_S, Service, is_alive, processes_of
 
 LEAVING = 200
@@ -237,13 +238,14 @@ async def test_no_prediction_fails_while_the_config_is_updated_to_two_replicas(
     finished = asyncio.Event()
 
     async def keep_predicting(number: int, http: httpx.AsyncClient) -> None:
-        while not finished.is_set():
-            for label, data in fitted.pictures.items():
-                response = await http.post("/model/predict", files={"file": data})
-                assert response.status_code == 200, response.text
-                assert response.json()["prediction"] == label
-                answered[number] += 1
-                await asyncio.sleep(PAUSE_S)  # or they would take the new replicas' processor time
+        for label, data in cycle(fitted.pictures.items()):
+            response = await http.post("/model/predict", files={"file": data})
+            assert response.status_code == 200, response.text
+            assert response.json()["prediction"] == label
+            answered[number] += 1
+            if finished.is_set():
+                return
+            await asyncio.sleep(PAUSE_S)  # or they would take the new replicas' processor time
 
     def is_updated() -> bool:
         model = rest.applications()["model"]
@@ -254,9 +256,9 @@ async def test_no_prediction_fails_while_the_config_is_updated_to_two_replicas(
         for number in range(CLIENTS):
             predicting.create_task(keep_predicting(number, http))
         await asyncio.to_thread(running.wait_for, lambda: all(answered), "the first predictions")
-        await asyncio.to_thread(rest.deploy, config_of("two_replicas.yaml", running.port, fitted, keys_file))
+        await asyncio.to_thread(rest.deploy, two_replicas(running.port, fitted, keys_file))
         await asyncio.to_thread(running.wait_for, is_updated, "two replicas instead of the old one")
-        finished.set()  # after a last round
+        finished.set()  # after one more answer each
     async with client_of(running) as http:
         assert (await http.get("/model/")).json()["threads"] == 1
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from inspect import signature
@@ -13,18 +14,21 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from PIL import Image
 from ray.serve._private.client import ServeControllerClient
 
 from serve_app.classifier.model_cache import find_or_prepare
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.deployments.applications import http_host
+from serve_app.deployments.rollout import Rollout
 from serve_app.entrance.environment import data_plane_environment, read_env_file
 from serve_app.service_folder import haproxy_files
 from tests.conftest import Fitted
 from tests.ports import free_port
-from tests.serve_app.classifier.small_networks import write_onnx
+from tests.serve_app.classifier.small_networks import COLOURS, pictures, write_onnx
+from tests.serve_app.classifier.test_images import encode
 from tests.serve_app.classifier.test_model_api import assert_error
-from tests.serve_app.running.shared import client_of
+from tests.serve_app.running.shared import KEY, client_of, two_replicas
 from tests.service import (
     CONFIGS,
     START_S,
@@ -39,7 +43,7 @@ from tests.service import (
     without_data_plane,
     write_config,
 )
-from tests.startup_mistakes import write_weights
+from tests.stopping import stop_under_load
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
@@ -52,40 +56,30 @@ HANDSHAKE = {
 
 
 @pytest.fixture(scope="module")
-def refused(running: Service, fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Service]:
-    """Two starts that have ended: on the running service's port, and with a config that has faults."""
-    configs = {
-        "port": adapted("one_replica.yaml", port=running.port, model_args=fitted.args),
-        "config": adapted("one_replica.yaml", port=free_port(), model_args={"thread": 2, "max_batch": 0}),
-    }
-    started = {}
-    with ExitStack() as stack:
-        for name, config in configs.items():
-            folder = tmp_path_factory.mktemp(name)
-            command = launcher(write_config(folder, config))
-            started[name] = stack.enter_context(service(command, own_environment(folder), folder, running.port))
-        for each in started.values():
-            each.process.wait(START_S)
-    return started
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """What to write under `args:` to serve a network of a few weights, which needs no TensorFlow."""
+    folder = tmp_path_factory.mktemp("small")
+    labels = folder / "colours.txt"
+    labels.write_text("\n".join(COLOURS))
+    model = write_onnx(folder / "colours.onnx")
+    return {"model": str(model), "engine": "onnxruntime", "preprocessing": "scale_0_1", "labels": str(labels)}
 
 
-def test_a_second_start_on_the_same_port_says_so_before_it_starts_anything(
-    running: Service, refused: dict[str, Service]
+def test_a_second_start_on_the_same_port_says_so_with_all_other_faults_before_it_starts_anything(
+    running: Service, tmp_path: Path
 ) -> None:
-    second = refused["port"]
-    assert second.process.returncode == 2
-    assert f"port {running.port} cannot be used" in second.printed()
-    assert "http_options.port" in second.printed()
-    assert "starting" not in second.printed()
-
-
-def test_a_bad_config_ends_before_it_starts_anything_with_all_its_faults(refused: dict[str, Service]) -> None:
-    bad = refused["config"]
-    assert bad.process.returncode == 2
-    assert "args.thread: no such key; did you mean threads?" in bad.printed()
-    assert "args.max_batch" in bad.printed()
-    assert "Traceback" not in bad.printed()
-    assert "starting" not in bad.printed()
+    args: dict[str, object] = {"thread": 2, "max_batch": 0}
+    config = write_config(tmp_path, adapted("one_replica.yaml", port=running.port, model_args=args))
+    with service(launcher(config), own_environment(tmp_path), tmp_path, running.port) as second:
+        assert second.process.wait(START_S) == 2
+        printed = second.printed()
+    for words in (
+        f"port {running.port} cannot be used", "http_options.port",
+        "args.thread: no such key; did you mean threads?", "args.max_batch",
+    ):  # fmt: skip
+        assert words in printed
+    assert "Traceback" not in printed
+    assert "starting" not in printed
 
 
 @linux_only
@@ -115,42 +109,30 @@ async def test_haproxy_comes_back_hardened_after_a_kill(running: Service) -> Non
 
 
 @linux_only
-async def test_without_a_replica_the_answer_is_a_503_that_says_when_to_come_back(running: Service) -> None:
-    """Serve's fallback proxy stands in for lost replicas; without both HAProxy itself answers."""
-    [controller] = running.titled("ray::ServeController")
-    controller.suspend()  # it would replace them
-    try:
-        lost = [*running.replicas(), *running.titled("ray::ProxyActor")]
-        for process in lost:
-            process.kill()
-        psutil.wait_procs(lost, START_S)
-        async with client_of(running) as http:
-            for path in ("/user/", "/model/"):
-                answer = await http.get(path)
-                assert_error(answer, 503, "not_ready")
-                assert int(answer.headers["Retry-After"]) >= 1
-    finally:
-        controller.resume()
-
-
-def test_sigterm_stops_everything_even_while_much_of_it_is_lost(running: Service) -> None:
-    assert len(processes_of(running.environment)) > 5
-    assert running.stop(signal.SIGTERM) == 0
+async def test_what_was_accepted_is_answered_by_a_stop_and_what_comes_later_is_refused(
+    running: Service, fitted: Fitted, keys_file: Path
+) -> None:
+    rollout = Rollout(running.rest(), two_replicas(running.port, fitted, keys_file))
+    rollout.deploy()  # changes nothing where a test before this one has made the update
+    await asyncio.to_thread(rollout.wait_until_in_place, ("DEPLOY_FAILED",), time.monotonic() + START_S)
+    await asyncio.to_thread(running.wait_until_routed)  # what an older HAProxy has could not be counted
+    await stop_under_load(running, fitted, lambda: running.process.send_signal(signal.SIGTERM), KEY)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger
         probe.bind(("127.0.0.1", running.port))
 
 
-def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_bare_serve_run_serves_the_same_yaml_without_haproxy(small: dict[str, object], tmp_path: Path) -> None:
     port = free_port()
-    config = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=fitted.args))
+    config = write_config(tmp_path, adapted("one_replica.yaml", port=port, model_args=small))
     environment = without_data_plane(own_environment(tmp_path))
     with service(serve_run(config), environment, tmp_path, port) as bare:
         bare.wait_until_ready()
         assert bare.haproxies() == []
-        for label, data in fitted.pictures.items():
-            answer = httpx.post(f"{bare.url}/model/predict", files={"file": data}, timeout=START_S)
-            assert answer.json()["prediction"] == label
+        for image, class_id in zip(*pictures(8), strict=True):
+            file = encode(Image.fromarray(image), "PNG")
+            answer = httpx.post(f"{bare.url}/model/predict", files={"file": file}, timeout=START_S)
+            assert answer.json()["prediction"] == COLOURS[class_id]
         assert httpx.get(f"{bare.url}/user/7", timeout=START_S).json()["id"] == 7
         assert_error(httpx.get(f"{bare.url}/user/?limt=7", timeout=START_S), 422, "invalid_parameter", "mean limit?")
         assert_error(httpx.get(f"{bare.url}/user/", headers=HANDSHAKE, timeout=START_S), 404, "not_found", "WebSocket")
@@ -189,29 +171,24 @@ def model_alone(port: int, model_args: dict[str, object]) -> dict[str, object]:
     return config
 
 
-def test_a_model_that_cannot_be_prepared_ends_a_start_before_ray(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_prepared_ends_a_start_before_ray(small: dict[str, object], tmp_path: Path) -> None:
     port = free_port()
-    weights = tmp_path / "hollow.h5"
-    write_weights(weights, convolutions=53, classes=1000)  # only Keras finds that they are none
-    config = write_config(tmp_path, model_alone(port, {**fitted.args, "weights": str(weights)}))
+    config = write_config(tmp_path, model_alone(port, small | {"crop": 16}))
     with service(launcher(config), own_environment(tmp_path), tmp_path, port) as failing:
         assert failing.process.wait(START_S) == 2
         printed = failing.printed()
-        assert f"error: applications[model].args.weights: {weights} is not a readable Keras weights file" in printed
+        assert "error: applications[model].args.crop: 16 differs from the 32×32 pixels" in printed
         assert "stopping" not in printed  # no Ray was there to stop
         assert len(printed.splitlines()) < 50
 
 
-def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(tmp_path: Path) -> None:
+def test_a_deployment_that_fails_ends_with_the_reason_on_one_screen(small: dict[str, object], tmp_path: Path) -> None:
     port = free_port()
-    args: dict[str, object] = {
-        "model": str(write_onnx(tmp_path / "colours.onnx")), "engine": "onnxruntime", "preprocessing": "none"
-    }  # fmt: skip
-    prepared = find_or_prepare(ClassifierSettings.model_validate(args))
+    prepared = find_or_prepare(ClassifierSettings.model_validate(small))
     damaged = tmp_path / "cache" / "models" / prepared.folder.name
     damaged.mkdir(parents=True)
     shutil.copy(prepared.folder / "manifest.json", damaged)  # the network itself is not there
-    config = write_config(tmp_path, model_alone(port, args))
+    config = write_config(tmp_path, model_alone(port, small))
     environment = own_environment(tmp_path) | {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
     environment["SERVE_APP_CACHE_DIR"] = str(tmp_path / "cache")
     with service(launcher(config), environment, tmp_path, port) as failing:
@@ -230,10 +207,10 @@ def is_starting_ray(starting: Service) -> bool:
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_ray_that_is_late_is_started_again(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_ray_that_is_late_is_started_again(small: dict[str, object], tmp_path: Path) -> None:
     """The node does not register within Ray's own limit: its raylet stands still, as on a machine that does more."""
     port = free_port()
-    config = write_config(tmp_path, model_alone(port, fitted.args))
+    config = write_config(tmp_path, model_alone(port, small))
 
     def is_started_again() -> bool:
         if "starting it again" in starting.printed():
@@ -262,10 +239,10 @@ def is_starting_a_replica(starting: Service) -> bool:
     ],
 )
 def test_a_signal_while_starting_leaves_nothing(
-    fitted: Fitted, tmp_path: Path, number: signal.Signals, moment: Callable[[Service], bool]
+    small: dict[str, object], tmp_path: Path, number: signal.Signals, moment: Callable[[Service], bool]
 ) -> None:
     port = free_port()
-    config = write_config(tmp_path, model_alone(port, fitted.args))
+    config = write_config(tmp_path, model_alone(port, small))
     with service(launcher(config), own_environment(tmp_path), tmp_path, port) as starting:
         starting.wait_for(lambda: moment(starting), moment.__name__)
         assert starting.stop(number) == 0
@@ -279,21 +256,23 @@ NOBODY_READS = "import os, sys; os.dup2(os.pipe()[1], 1); os.execv(sys.argv[1], 
 """Makes stdout a pipe whose other end this program's successor does not inherit: what `| head -1` leaves."""
 
 
-def test_a_stop_whose_words_nobody_reads_leaves_nothing(fitted: Fitted, tmp_path: Path) -> None:
+def test_a_stop_whose_words_nobody_reads_leaves_nothing(small: dict[str, object], tmp_path: Path) -> None:
     port = free_port()
-    config = write_config(tmp_path, model_alone(port, fitted.args))
+    config = write_config(tmp_path, model_alone(port, small))
     command = [sys.executable, "-c", NOBODY_READS, *launcher(config)]
     with service(command, own_environment(tmp_path), tmp_path, port) as starting:
         starting.wait_for(lambda: is_starting_ray(starting), is_starting_ray.__name__)
         assert starting.stop(signal.SIGINT) == 0
         assert starting.printed() == ""  # what goes to stderr: no traceback
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
 
 
 START_SERVE = """
 import asyncio, sys, ray
 from serve_app.deployments.http_host import running_http_host
 from serve_app.deployments.launcher import _start_serve
-ray.init("local", log_to_driver=False)
+ray.init("local", include_dashboard=False, log_to_driver=False)
 _start_serve({"applications": [], "http_options": {"port": int(sys.argv[1])}})
 print("host", asyncio.run(running_http_host()))
 ray.shutdown()
