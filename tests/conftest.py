@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.failures", "tests.groups", "tests.postgres", "tests.redis_server", "tests.version_0_1_0"]
 
+BOUNDS = {"max_upload_bytes": 2_000_000, "max_pixels": 10**6}
 UNHURRIED = {"max_wait_s": 600, "deadline_s": 600, "upload_timeout_s": 600}
 """A classifier's longest limits: where they are not what is tested, a slow machine must not meet them."""
 
@@ -151,8 +152,7 @@ async def classifier(fitted: Fitted) -> "AsyncIterator[Classifier]":
     """The classifier with its real engine and fitted weights, without HTTP."""
     from serve_app.classifier.classifier import Classifier
 
-    bounds = {"max_upload_bytes": 2_000_000, "max_pixels": 10**6}
-    settings = ClassifierSettings.model_validate({**fitted.args, **bounds, **UNHURRIED})
+    settings = ClassifierSettings.model_validate({**fitted.args, **BOUNDS, **UNHURRIED})
     loaded = await Classifier.load(settings)
     yield loaded
     await loaded.close()

@@ -8,28 +8,30 @@ import pytest
 from xdist.remote import Producer  # type: ignore[import-untyped]
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-RAY, ENGINE, ANOTHER_ENGINE = "ray", "engine", "another engine"
+RAY, ENGINE, ANOTHER_ENGINE, POSTGRES = "ray", "engine", "another engine", "postgres"
 _PLACES = {
     "tests/serve_app/running/": RAY,
     "tests/serve_app/classifier/": ENGINE,
     "tests/serve_app/cache/test_cache.py": ENGINE,
     "tests/serve_app/open_inference/": ANOTHER_ENGINE,
-    "tests/serve_app/jobs/": ANOTHER_ENGINE,
     "tests/serve_app/client/evaluate/": ANOTHER_ENGINE,
     "tests/serve_app/client/test_client_jobs.py": ANOTHER_ENGINE,
     "tests/serve_app/test_errors.py": ANOTHER_ENGINE,
     "tests/serve_app/test_head.py": ANOTHER_ENGINE,
     "tests/serve_app/test_shares.py": ANOTHER_ENGINE,
     "tests/serve_app/test_unknown_parameters.py": ANOTHER_ENGINE,
+    "tests/serve_app/users/": POSTGRES,
 }
 """RAY holds the tests of a whole service, one service at a time. Those that compute with TensorFlow in the test's own
-process, which then loads it once, are in two groups of about the same length. Any other file is a group of its own."""
+process, which then loads it once, are in two groups of about the same length. POSTGRES starts one server for all of its
+tests. Any other file is a group of its own."""
 _FIRST = (
     RAY,
     "tests/loadtest/measure/test_kit_faults.py",
     "tests/loadtest/measure/test_kit_proof.py",
     ENGINE,
     ANOTHER_ENGINE,
+    POSTGRES,
 )
 """Groups that take longest: they begin first, those with an engine after RAY, which makes the model they wait for."""
 _BEGINNING_S = 600

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.groups import ANOTHER_ENGINE, RAY, group_of
+from tests.groups import ANOTHER_ENGINE, POSTGRES, RAY, group_of
 
 ROOT = Path(__file__).parents[1]
 RUN_S = 120
@@ -14,7 +14,8 @@ RUN_S = 120
 
 def test_the_groups_are_those_of_the_files() -> None:
     assert group_of("tests/serve_app/running/test_serve.py::test_x[a/b::c]") == RAY
-    assert group_of("tests/serve_app/jobs/test_jobs_api.py::test_x") == ANOTHER_ENGINE
+    assert group_of("tests/serve_app/open_inference/test_grpc_service.py::test_x") == ANOTHER_ENGINE
+    assert group_of("tests/serve_app/users/test_users.py::test_x") == POSTGRES
     assert group_of("tests/loadtest/plan/test_plan.py::test_x") == "tests/loadtest/plan/test_plan.py"
 
 

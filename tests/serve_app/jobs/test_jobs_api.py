@@ -1,4 +1,4 @@
-"""The jobs' HTTP API with the real engine and a real Redis, through ASGI without Ray."""
+"""The jobs' HTTP API with a real Redis, through ASGI without Ray."""
 
 import asyncio
 import hashlib
@@ -39,7 +39,7 @@ async def desk(classifier: Classifier, redis_server: RedisServer) -> AsyncIterat
         yield opened
 
 
-async def test_a_job_comes_to_what_predict_says(desk: Desk, model_client: httpx.AsyncClient, fitted: Fitted) -> None:
+async def test_a_job_comes_to_what_predict_says(desk: Desk, fitted: Fitted) -> None:
     data = fitted.pictures["thing 7"]
     response = await desk.submit(data, top_k=3)
     assert response.status_code == 202
@@ -55,7 +55,7 @@ async def test_a_job_comes_to_what_predict_says(desk: Desk, model_client: httpx.
     assert (at[3] - at[2]).total_seconds() == pytest.approx(3600, abs=1)
     [result] = ended["results"]
     assert (result["name"], result["index"], result["error"]) == ("0.jpg", 0, None)
-    predicted = (await model_client.post("/predict?top_k=3", content=data)).json()
+    predicted = (await desk.http.post("/predict?top_k=3", content=data)).json()
     assert set(result["prediction"]) == set(predicted)
     assert result["prediction"]["prediction"] == "thing 7" == predicted["prediction"]
     assert len(result["prediction"]["predictions"]) == 3

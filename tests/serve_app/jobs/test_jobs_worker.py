@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Self
 
-import httpx
 import pytest
 from redis.asyncio import Redis
 
@@ -385,7 +384,7 @@ async def test_several_workers_do_each_picture_once_and_count_each_end(redis_ser
 
 
 async def test_a_prediction_comes_before_all_pictures_of_jobs_and_these_do_not_count_for_it(
-    classifier: Classifier, model_client: httpx.AsyncClient, redis_server: RedisServer, fitted: Fitted
+    classifier: Classifier, redis_server: RedisServer, fitted: Fitted
 ) -> None:
     data = fitted.pictures["thing 7"]
     batcher = classifier._batcher
@@ -395,7 +394,7 @@ async def test_a_prediction_comes_before_all_pictures_of_jobs_and_these_do_not_c
             job = await desk.accepted(*[fitted.pictures["thing 433"]] * 6)
             await until(lambda: sum(gate.batches) + len(batcher._background) == 4, "all that a worker takes at a time")
             assert classifier.admission.wait_s == 0
-            predicted = asyncio.create_task(model_client.post("/predict", content=data))
+            predicted = asyncio.create_task(desk.http.post("/predict", content=data))
             await until(lambda: len(gate.batches) == 2, "the prediction in the engine, beside the job's pictures")
             assert (await desk.look(job))["state"] == "running"
             gate.release()
