@@ -1,22 +1,26 @@
 """What the client takes and where it writes: names with dashes, pipes, standard input and output, lists with a BOM."""
 
+import io
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from serve_app.__main__ import main as service_main
 from serve_app.client import options
+from serve_app.client.__main__ import main as client_main
 from serve_app.client.connection import Connection, parse
 from serve_app.client.evaluate import options as evaluate_options
 from serve_app.client.options import read_options
 from tests.known_service import KnownService, known_service
+from tests.serve_app.client.conftest import Client
 
 RUN_S = 120.0
 
@@ -33,7 +37,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a.jpg").write_bytes(b"label:file:")
 
 
-def client(known: KnownService, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+def client_process(known: KnownService, *arguments: str, stdin: bytes) -> tuple[int, str, str]:
     """Run the client in a process of its own; return exit code, standard output and standard error."""
     command = [sys.executable, "-m", "serve_app.client", "--server", known.url, *arguments]
     ended = subprocess.run(command, input=stdin, capture_output=True, timeout=RUN_S, check=False)
@@ -47,23 +51,23 @@ def found(out: str) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in rows[1:]]
 
 
-def test_a_name_that_begins_with_a_dash_comes_after_two_dashes(known: KnownService) -> None:
+def test_a_name_that_begins_with_a_dash_comes_after_two_dashes(known: KnownService, client: Client) -> None:
     Path("-dash.jpg").write_bytes(b"label:dash:")
     Path("--urls").write_bytes(b"label:urls:")
-    code, out, err = client(known, "a.jpg", "--format", "csv", "--", "-dash.jpg", "--urls", "--")
+    code, out, err = client(known.url, "a.jpg", "--format", "csv", "--", "-dash.jpg", "--urls", "--")
     assert (code, "--: no such file" in err) == (2, True)
-    code, out, err = client(known, "a.jpg", "--format", "csv", "--", "-dash.jpg", "--urls")
+    code, out, err = client(known.url, "a.jpg", "--format", "csv", "--", "-dash.jpg", "--urls")
     assert (code, found(out)) == (0, [("a.jpg", "file"), ("./-dash.jpg", "dash"), ("./--urls", "urls")]), err
-    code, out, err = client(known, "-dash.jpg")
+    code, out, err = client(known.url, "-dash.jpg")
     assert (code, out) == (2, "")
     assert "error: -dash.jpg: no such option" in err
     assert "a file whose name begins with - comes after --" in err
 
 
-def test_a_pipe_is_read_like_a_file(known: KnownService) -> None:
+def test_a_pipe_is_read_like_a_file(known: KnownService, client: Client) -> None:
     os.mkfifo("pipe.jpg")
     writer = subprocess.Popen(["/bin/sh", "-c", "printf label:pipe: > pipe.jpg"])
-    code, out, err = client(known, "pipe.jpg", "--format", "csv")
+    code, out, err = client(known.url, "pipe.jpg", "--format", "csv")
     assert (code, found(out)) == (0, [("pipe.jpg", "pipe")]), err
     assert writer.wait(RUN_S) == 0
 
@@ -92,13 +96,13 @@ def test_ctrl_c_ends_it_while_a_pipe_has_no_writer(known: KnownService) -> None:
 @pytest.mark.parametrize("mode", [[], ["--jobs"]], ids=["predict", "jobs"])
 def test_a_dash_is_standard_input_and_standard_output(known: KnownService, mode: list[str]) -> None:
     given = ["-", "a.jpg", "--output", "-", "--format", "csv", *mode]
-    code, out, err = client(known, *given, stdin=b"label:piped:")
+    code, out, err = client_process(known, *given, stdin=b"label:piped:")
     assert (code, found(out)) == (0, [("stdin", "piped"), ("a.jpg", "file")]), err
     assert not Path("-").exists()
 
 
 def test_standard_input_that_is_too_large_or_closed_fails_alone(known: KnownService) -> None:
-    code, out, _ = client(known, "-", "a.jpg", "--format", "csv", stdin=bytes(known.max_upload_bytes + 1))
+    code, out, _ = client_process(known, "-", "a.jpg", "--format", "csv", stdin=bytes(known.max_upload_bytes + 1))
     assert (code, found(out)) == (1, [("stdin", ""), ("a.jpg", "file")])
     line = f"exec {shlex.quote(sys.executable)} -m serve_app.client --server {known.url} --format csv - a.jpg <&-"
     ended = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=RUN_S, check=False)
@@ -113,18 +117,23 @@ def test_standard_input_that_is_too_large_or_closed_fails_alone(known: KnownServ
         (["a.jpg", "--output", "-", "--resume"], "--resume: needs the file to resume"),
     ],
 )
-def test_standard_input_and_output_have_their_limits(known: KnownService, arguments: list[str], words: str) -> None:
-    code, out, err = client(known, *arguments)
+def test_standard_input_and_output_have_their_limits(
+    known: KnownService, client: Client, arguments: list[str], words: str
+) -> None:
+    code, out, err = client(known.url, *arguments)
     assert (code, out) == (2, "")
     assert words in err
 
 
 @pytest.mark.parametrize("mark", ["\ufeff", "\ufeff# a comment\r\n\r\n"])
-def test_a_list_may_begin_with_a_byte_order_mark(known: KnownService, mark: str) -> None:
+def test_a_list_may_begin_with_a_byte_order_mark(
+    known: KnownService, client: Client, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = f"{mark}{known.url}/model/\r\n{known.url}/model/\r\n".encode()
     Path("urls.txt").write_bytes(lines)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
     for given in ("urls.txt", "-"):
-        code, out, err = client(known, "--urls", given, "--format", "csv", stdin=lines)
+        code, out, err = client(known.url, "--urls", given, "--format", "csv")
         assert (code, [file for file, _ in found(out)]) == (0, [f"{known.url}/model/"] * 2), err
 
 
@@ -138,8 +147,10 @@ def test_a_list_may_begin_with_a_byte_order_mark(known: KnownService, mark: str)
         (["a.jpg", "--top-k"], "error: --top-k: expected one argument"),
     ],
 )
-def test_an_unknown_option_is_told_in_one_line(known: KnownService, arguments: list[str], words: str) -> None:
-    code, out, err = client(known, *arguments)
+def test_an_unknown_option_is_told_in_one_line(
+    known: KnownService, client: Client, arguments: list[str], words: str
+) -> None:
+    code, out, err = client(known.url, *arguments)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert words in err
 
@@ -180,12 +191,19 @@ def test_every_example_in_the_help_is_parsed(command: ModuleType, kind: type[Con
         assert isinstance(parse(command.make_parser(), kind, words[len(prog) :]), kind), example
 
 
-@pytest.mark.parametrize("name", ["serve-app-client", "serve-app"])
-def test_the_usage_names_the_program_that_was_typed(name: str) -> None:
-    program = str(Path(sys.executable).with_name(name))
-    ended = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=RUN_S, check=True)
-    assert ended.stdout.startswith(f"usage: {name} [")
-    module = {"serve-app-client": "serve_app.client", "serve-app": "serve_app"}[name]
-    command = [sys.executable, "-m", module, "--help"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S, check=True)
-    assert ended.stdout.startswith(f"usage: python -m {module} [")
+@pytest.mark.parametrize(
+    ("main", "typed", "module"),
+    [(client_main, "serve-app-client", "serve_app.client"), (service_main, "serve-app", "serve_app")],
+)
+def test_the_usage_names_the_program_that_was_typed(
+    main: Callable[[], int],
+    typed: str,
+    module: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for path, shown in ((f"bin/{typed}", typed), (f"{module}/__main__.py", f"python -m {module}")):
+        monkeypatch.setattr(sys, "argv", [path, "--help"])
+        with pytest.raises(SystemExit):
+            main()
+        assert capsys.readouterr().out.startswith(f"usage: {shown} [")
