@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.classifier.labels import read_labels
+from serve_app.classifier.sources import LABELS_URL
 from serve_app.errors import SetupError
 
 
@@ -28,3 +29,9 @@ def test_a_character_in_two_halves_is_one(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
     path.write_text(r'["\ud83d\udc31", "dog"]')
     assert read_labels(path, 2) == ["🐱", "dog"]
+
+
+def test_the_imagenet_labels_are_asked_for_where_keras_fetches_them() -> None:
+    from keras.src.applications import imagenet_utils
+
+    assert imagenet_utils.CLASS_INDEX_PATH == LABELS_URL

@@ -98,8 +98,8 @@ def test_shipped_configs_mean_the_same_to_serve(path: Path) -> None:
         f"? {{a: {PLANTED}}}\n: b",
         f"{{u:{PLANTED}@h: 1, u:{PLANTED}@h: 2}}",
         f"!!int {PLANTED}: 1",
-        "[" * 3000,
-        "- " * 3000,
+        "[" * 1000,
+        "- " * 1000,
         "a: [",
     ],
 )  # fmt: skip

@@ -6,15 +6,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from serve_app.__main__ import _check
 from serve_app.classifier.settings import ClassifierSettings
-from serve_app.classifier.sources import LABELS_URL, find_source_faults
+from serve_app.classifier.sources import find_source_faults
 from serve_app.deployments import model
 from serve_app.deployments.preflight import (
     CHECKS,
@@ -40,6 +41,7 @@ from tests.service import ROOT, read_config
 from tests.startup_mistakes import BEGIN, END, MISTAKES, PAGE, Mistake, cell, rows, shown
 
 RUN_S = 120
+[THREE] = [each for each in MISTAKES if each.name == "three at once"]
 PAGE_TEXT = PAGE.read_text(encoding="utf-8")
 
 
@@ -74,24 +76,29 @@ def test_the_page_has_every_mistake_once_in_their_order() -> None:
     assert PAGE_TEXT.count(BEGIN) == PAGE_TEXT.count(END) == 1
 
 
-def run_launcher(mistake: Mistake, folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    with mistake.made(folder, free_port()) as (config, environment):
-        command = [sys.executable, "-m", "serve_app", *options, str(config)]
-        return subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **environment},
+def assert_all_three(lines: Iterable[str]) -> None:
+    assert [line.partition(": ")[0] for line in lines] == [
+        "http_options.port", "applications[model].args.labels", "REDIS_URL",
+    ]  # fmt: skip
+
+
+def test_all_faults_are_told_at_once_and_nothing_is_started(tmp_path: Path) -> None:
+    with THREE.made(tmp_path, free_port()) as (config, environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "serve_app", str(config)], cwd=ROOT, env={**os.environ, **environment},
             capture_output=True, text=True, timeout=RUN_S, check=False,
         )  # fmt: skip
-
-
-@pytest.mark.parametrize("options", [(), ("--check",)])
-def test_all_faults_are_told_at_once_and_nothing_is_started(tmp_path: Path, options: tuple[str, ...]) -> None:
-    [mistake] = [each for each in MISTAKES if each.name == "three at once"]
-    done = run_launcher(mistake, tmp_path, *options)
     assert (done.returncode, done.stdout) == (2, "")
-    lines = done.stderr.splitlines()
-    assert len(lines) == 3
-    for line, key in zip(lines, ("http_options.port", "applications[model].args.labels", "REDIS_URL"), strict=True):
-        assert line.startswith(f"error: {key}: ")
+    assert_all_three([line.removeprefix("error: ") for line in done.stderr.splitlines()])
+
+
+def test_a_check_tells_all_faults_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with THREE.made(tmp_path, free_port()) as (config, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SetupFaults) as caught:
+            _check(config)
+    assert_all_three(caught.value.lines)
 
 
 def test_a_shipped_config_has_no_fault_and_an_optional_redis_that_is_down_is_a_warning(
@@ -323,9 +330,3 @@ def test_whole_weights_of_a_resnet50_are_no_fault(fitted: Fitted, tmp_path: Path
 def test_serve_run_is_told_of_weights_before_a_replica_starts() -> None:
     with pytest.raises(SetupFaults, match=r"^weights: /no/such\.h5 cannot be read"):
         model.build(ClassifierSettings(auth="none", weights="/no/such.h5"))
-
-
-def test_the_imagenet_labels_are_asked_for_where_keras_fetches_them() -> None:
-    from keras.src.applications import imagenet_utils
-
-    assert imagenet_utils.CLASS_INDEX_PATH == LABELS_URL
