@@ -38,26 +38,31 @@ BLOCK = ("RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT", "RAY_SERVE_DIRECT_INGRESS_MAX
 CHOOSE = """
 import json, os, sys
 from serve_app.deployments.ports import chosen_ports
-from serve_app.errors import SetupError
-try:
-    with chosen_ports(int(sys.argv[1])) as ports:
-        told = {name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")}
-        print(json.dumps({"taken": ports, "told": told}), flush=True)
-        sys.stdin.read()
-except SetupError as exc:
-    print(json.dumps({"fault": str(exc)}), flush=True)
+with chosen_ports(int(sys.argv[1])) as ports:
+    told = {name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")}
+    print(json.dumps({"taken": ports, "told": told}), flush=True)
+    sys.stdin.read()
 """
 Chosen = dict[str, dict[str, str]]
 
 
 @contextmanager
 def choosing(api_port: int | None = None, /, **environment: str) -> Iterator[Chosen]:
-    """Yield what a process chooses, which holds it meanwhile."""
+    """Yield what is chosen in such an environment, and hold it meanwhile."""
+    with bare_environment():
+        os.environ.update({HAPROXY_SWITCH: "1", **environment})
+        with chosen_ports(api_port or free_port()) as ports:
+            told = {name: value for name, value in os.environ.items() if name.startswith("RAY_SERVE_")}
+            yield {"taken": ports, "told": told}
+
+
+@contextmanager
+def choosing_elsewhere() -> Iterator[Chosen]:
+    """Yield what a process of its own chooses, which holds it meanwhile."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     with subprocess.Popen(
-        [sys.executable, "-c", CHOOSE, str(api_port or free_port())],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env={**bare, HAPROXY_SWITCH: "1", **environment},
+        [sys.executable, "-c", CHOOSE, str(free_port())],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**bare, HAPROXY_SWITCH: "1"},
     ) as process:  # fmt: skip
         try:
             assert process.stdout
@@ -67,11 +72,9 @@ def choosing(api_port: int | None = None, /, **environment: str) -> Iterator[Cho
 
 
 def refusal(api_port: int | None = None, /, **environment: str) -> str:
-    """Return why ports cannot be chosen in such an environment. Without a process of its own, which takes a second."""
-    with bare_environment():
-        os.environ.update({HAPROXY_SWITCH: "1", **environment})
-        with pytest.raises(SetupError) as refused, chosen_ports(api_port or free_port()):
-            pass
+    """Return why ports cannot be chosen in such an environment."""
+    with pytest.raises(SetupError) as refused, choosing(api_port, **environment):
+        pass
     return str(refused.value)
 
 
@@ -102,7 +105,7 @@ def single(chosen: Chosen) -> set[int]:
 
 def test_services_that_start_at_once_choose_apart_from_each_other() -> None:
     with ExitStack() as stack:
-        chosen = [stack.enter_context(choosing()) for _ in range(3)]
+        chosen = [stack.enter_context(choose()) for choose in (choosing_elsewhere, choosing_elsewhere, choosing)]
         ports = [port for one in chosen for port in single(one)]
         assert len(set(ports)) == len(ports) == 3 * (len(VARIABLES) + 1)
         blocks = sorted((block_of(one) for one in chosen), key=lambda block: block.start)
@@ -208,11 +211,13 @@ def test_the_apis_own_port_is_never_chosen_for_something_else() -> None:
     with choosing() as before:
         pass
     block = block_of(before)
-    tested = 0
+    tested, refused = 0, {}
     for api_port in (*single(before), block[0], block[-1]):
-        with choosing(api_port) as chosen:
-            if "fault" in chosen:  # another service of this machine has just taken it
-                assert f"port {api_port} cannot be used" in str(chosen["fault"])
+        with ExitStack() as stack:
+            try:
+                chosen = stack.enter_context(choosing(api_port))
+            except SetupError as exc:  # another service of this machine has just taken it
+                refused[api_port] = str(exc)
                 continue
             assert api_port not in single(chosen)
             assert api_port not in block_of(chosen)
@@ -223,6 +228,7 @@ def test_the_apis_own_port_is_never_chosen_for_something_else() -> None:
                 assert api_port not in single(other)
             tested += 1
     assert tested
+    assert all(f"port {api_port} cannot be used" in told for api_port, told in refused.items())
 
 
 def test_a_port_that_the_environment_names_is_not_taken_twice() -> None:
