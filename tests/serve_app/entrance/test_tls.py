@@ -41,6 +41,9 @@ from tests.service import read_config
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="HAProxy comes for Linux only")
 
+PAUSE_S = 0.02
+"""Between requests beside which something else happens."""
+
 
 class Files:
     """A certificate and its key, and where HAProxy has both."""
@@ -89,6 +92,7 @@ async def test_a_renewed_certificate_is_shown_and_no_request_fails(short_folder:
                 async with https_client(port) as other:
                     statuses.append((await http.get("/user/")).status_code)
                     statuses.append((await other.get("/user/")).status_code)
+                await asyncio.sleep(PAUSE_S)
 
         loading = asyncio.create_task(load())
         Path(files.tls.key).write_text("half a key")  # a renewal that stops in its middle
@@ -99,6 +103,7 @@ async def test_a_renewed_certificate_is_shown_and_no_request_fails(short_folder:
         deadline = time.monotonic() + HANG_S
         while await shown_serial(port) != serial:
             assert time.monotonic() < deadline
+            await asyncio.sleep(PAUSE_S)
         renewed.set()
         await loading
         assert set(statuses) == {200}
