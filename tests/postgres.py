@@ -6,6 +6,7 @@ Registered as a pytest plugin by conftest. Knows nothing of the users table.
 import signal
 import tempfile
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -14,9 +15,18 @@ import pytest
 from tests.failures import keep_on_failure
 from tests.postgres_server import PostgresServer
 
+EMPTY = """
+SET client_min_messages = warning;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+DROP SCHEMA public CASCADE;
+CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+"""
+"""Makes of a database what it was when it was new."""
+
 
 class Postgres:
-    """A server that a test may stop, start, freeze and thaw; new databases in it are cheap."""
+    """A server that a test may stop, start, freeze and thaw."""
 
     def __init__(self, server: PostgresServer) -> None:
         """Take over a running `server`."""
@@ -24,10 +34,19 @@ class Postgres:
         self._names = (f"test_{number}" for number in count())
 
     def new_database(self) -> str:
-        """Return the URL of a new, empty database."""
+        """Return the URL of a new, empty database: 300 files."""
         name = next(self._names)
         self.execute(f"CREATE DATABASE {name}")
         return self._server.url(name)
+
+    @cached_property
+    def _emptied(self) -> str:
+        return self.new_database()
+
+    def emptied_database(self) -> str:
+        """Return the URL of a database that this empties, whoever used it before."""
+        self._server.execute(EMPTY, self._emptied)
+        return self._emptied
 
     def execute(self, statement: str) -> None:
         """Run one statement in the server's own database."""
@@ -68,5 +87,5 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def postgres_url(postgres: Postgres) -> str:
-    """Return the URL of an empty PostgreSQL database that no other test uses."""
-    return postgres.new_database()
+    """Return the URL of an empty PostgreSQL database that no other test uses meanwhile."""
+    return postgres.emptied_database()

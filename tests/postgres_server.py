@@ -70,14 +70,14 @@ class PostgresServer:
         process.send_signal(signal.SIGINT)
         process.wait(STOP_S)
 
-    def execute(self, statement: str) -> None:
-        """Run statements in the server's own database."""
+    def execute(self, statement: str, url: str = "") -> None:
+        """Run statements in the database at `url`, or else in the server's own."""
         command: list[str | Path] = [
             self._program("psql"),
             "--no-psqlrc",
             "--quiet",
             "--set=ON_ERROR_STOP=1",
-            self.url(),
+            url or self.url(),
         ]
         subprocess.run(command, input=statement, text=True, check=True, stdout=subprocess.DEVNULL)
 
