@@ -2,7 +2,7 @@
 
 Nothing is drawn over anything else: what is compared stands side by side. A picture holds two drawings, one on light
 and one on dark paper, and a style sheet that shows one of them; so the same text serves as a file beside the Markdown
-and within the page.
+and within the page. The dark one is the light one in other colours.
 """
 
 import io
@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 from matplotlib import style
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -54,6 +55,10 @@ _LETTER = 7.4
 _LABEL_SHARE = 0.14  # of a panel's height
 _WIDE_DECADES = 3
 _FONT, _FONTS = "'DejaVu Sans'", "system-ui, sans-serif"
+_DARK = {light: getattr(DARK, name) for name, light in vars(LIGHT).items() if name not in {"name", "series"}} | dict(
+    zip(LIGHT.series, DARK.series, strict=True)
+)
+"""The colour on dark paper, by the one on light."""
 _NOT_XML = re.compile(r"[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CHOICE = (
     ".plot .dark{display:none}@media screen and (prefers-color-scheme:dark)"
@@ -157,8 +162,8 @@ MARKERS: Mapping[str, dict[str, Any]] = {
 
 def draw(picture: Picture | BarPicture) -> str:
     """Return SVG text that scales and follows the reader's light or dark. The same picture gives the same text."""
-    drawings = [_draw_on(theme, picture) for theme in (LIGHT, DARK)]
-    box = re.search(r'viewBox="[^"]*"', drawings[0])
+    light = _draw_light(picture)
+    box = re.search(r'viewBox="[^"]*"', light)
     assert box
     head = f'<svg {box[0]} xmlns="http://www.w3.org/2000/svg" role="img" class="plot">'
     return "\n".join(
@@ -166,39 +171,49 @@ def draw(picture: Picture | BarPicture) -> str:
             head,
             f"<title>{escape(shorten(picture.title, 200))}</title>",
             f"<style>{_CHOICE}</style>",
-            *drawings,
+            light,
+            re.sub("<[^>]*>", lambda tag: _darken(tag[0]), light),
             "</svg>",
             "",
         ]
     )
 
 
-def _draw_on(theme: Theme, picture: Picture | BarPicture) -> str:
+def _draw_light(picture: Picture | BarPicture) -> str:
     colours = {
-        **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), theme.muted),
-        **dict.fromkeys(("xtick.color", "ytick.color"), theme.muted),
-        **dict.fromkeys(("axes.facecolor", "figure.facecolor"), theme.paper),
-        "grid.color": theme.grid,
-        "text.color": theme.ink,
-        "svg.hashsalt": f"{picture.name} {theme.name}",  # so that no two drawings share an id
+        **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor"), LIGHT.muted),
+        **dict.fromkeys(("xtick.color", "ytick.color"), LIGHT.muted),
+        **dict.fromkeys(("axes.facecolor", "figure.facecolor"), LIGHT.paper),
+        "grid.color": LIGHT.grid,
+        "text.color": LIGHT.ink,
+        "svg.hashsalt": picture.name,  # so that no two pictures share an id
     }  # fmt: skip
     with style.context(["default", {**_DRAWING, **colours}]), warnings.catch_warnings():
         # Our font only measures the text; the viewer's font draws it.
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
-        figure = _column_figure(theme, picture) if isinstance(picture, Picture) else _bar_figure(theme, picture)
+        figure = _column_figure(picture) if isinstance(picture, Picture) else _bar_figure(picture)
         drawn = io.BytesIO()
-        figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        # savefig() would draw twice, the first time for the layout alone.
+        FigureCanvasSVG(figure).print_svg(drawn, metadata=unsaid)  # type: ignore[no-untyped-call]
     text = drawn.getvalue().decode()
     text = re.sub(r'(?<=<g) id="[^"]*"', "", text[text.index("<svg") :])  # nothing refers to those
     text = text.replace("xlink:href=", "href=").replace(_FONT, _FONTS)
-    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg class="{theme.name}" \1>', text, count=1).rstrip()
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg class="{LIGHT.name}" \1>', text, count=1).rstrip()
 
 
-def _column_figure(theme: Theme, picture: Picture) -> Figure:
-    looks = {name: _look(theme, number) for number, name in enumerate(picture.series)}
+def _darken(tag: str) -> str:
+    """Return a tag of the drawing on light paper as it is on dark paper, with ids of its own."""
+    tag = tag.replace(f'<svg class="{LIGHT.name}"', f'<svg class="{DARK.name}"')
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{DARK.name}-", tag)
+    return re.sub("#[0-9a-f]{6}", lambda colour: _DARK.get(colour[0], colour[0]), tag)
+
+
+def _column_figure(picture: Picture) -> Figure:
+    looks = {name: _look(number) for number, name in enumerate(picture.series)}
     drawn = [name for name in picture.series if any(name in panel.values for panel in picture.panels)]
     handles: list[tuple[str, Artist]] = [(picture.series[name], Patch(**looks[name])) for name in drawn]
-    line = _dashed(theme)
+    line = _dashed()
     if any(isinstance(panel, Columns) and panel.marks for panel in picture.panels):
         handles.append((picture.mark_label, Line2D([], [], **line)))
     marks = {
@@ -206,7 +221,7 @@ def _column_figure(theme: Theme, picture: Picture) -> Figure:
         for values in panel.values.values() for value in values for mark in value
     }  # fmt: skip
     handles += [
-        (mark, Line2D([], [], color=theme.muted, linestyle="none", **look))
+        (mark, Line2D([], [], color=LIGHT.muted, linestyle="none", **look))
         for mark, look in MARKERS.items()
         if mark in marks
     ]
@@ -223,14 +238,14 @@ def _column_figure(theme: Theme, picture: Picture) -> Figure:
     return figure
 
 
-def _dashed(theme: Theme) -> dict[str, Any]:
-    return {"color": theme.ink, "linestyle": (0, (5, 3)), "linewidth": 1.2}
+def _dashed() -> dict[str, Any]:
+    return {"color": LIGHT.ink, "linestyle": (0, (5, 3)), "linewidth": 1.2}
 
 
-def _look(theme: Theme, number: int) -> dict[str, Any]:
+def _look(number: int) -> dict[str, Any]:
     """Return how a series is filled; once the colours are used up they return with hatches."""
-    hatch = "///" if number >= len(theme.series) else ""
-    return {"facecolor": theme.series[number % len(theme.series)], "edgecolor": theme.paper, "hatch": hatch}
+    hatch = "///" if number >= len(LIGHT.series) else ""
+    return {"facecolor": LIGHT.series[number % len(LIGHT.series)], "edgecolor": LIGHT.paper, "hatch": hatch}
 
 
 def _places(panel: Columns | Ranges) -> tuple[float, dict[str, list[float]]]:
@@ -310,19 +325,19 @@ def _name_levels(axes: Axes, levels: Sequence[str]) -> None:
     axes.set_xlim(-0.5, len(levels) - 0.5)
 
 
-def _bar_figure(theme: Theme, picture: BarPicture) -> Figure:
-    colours = {name: theme.rest if colour == REST else colour for name, colour in picture.colours.items()}
+def _bar_figure(picture: BarPicture) -> Figure:
+    colours = {name: LIGHT.rest if colour == REST else colour for name, colour in picture.colours.items()}
     looks: dict[str, dict[str, Any]] = {
-        name: {"facecolor": colour, "edgecolor": theme.paper, "linewidth": 0.8} for name, colour in colours.items()
+        name: {"facecolor": colour, "edgecolor": LIGHT.paper, "linewidth": 0.8} for name, colour in colours.items()
     }
     mark: dict[str, Any] = {
-        "color": theme.ink,
+        "color": LIGHT.ink,
         "linestyle": "none",
         "marker": "|",
         "markersize": 20,
         "markeredgewidth": 2,
     }
-    line = _dashed(theme)
+    line = _dashed()
     handles: list[tuple[str, Artist]] = [(name, Patch(**look)) for name, look in looks.items()]
     if any(bar.mark is not None for bars in picture.panels.values() for bar in bars):
         handles.append((picture.mark_label, Line2D([], [], **mark)))
@@ -332,7 +347,7 @@ def _bar_figure(theme: Theme, picture: BarPicture) -> Figure:
     figure = _titled_figure(picture.title, 30 + sum(heights) + 55 * len(heights), handles)
     all_axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, (title, bars) in zip(all_axes, picture.panels.items(), strict=True):
-        axes.set_title(title, color=theme.ink, fontweight="bold")
+        axes.set_title(title, color=LIGHT.ink, fontweight="bold")
         axes.set_xlabel(picture.unit)
         axes.grid(visible=True, axis="x")
         if picture.limit:

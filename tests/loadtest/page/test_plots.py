@@ -101,6 +101,23 @@ def test_text_can_be_read_and_series_seen_on_both_papers() -> None:
             assert _contrast(series, theme.paper) >= 3
 
 
+def test_each_colour_of_light_paper_stands_for_one_of_dark_paper() -> None:
+    """The dark drawing is made of the light one by its colours."""
+    light, dark = (
+        [theme.paper, theme.ink, theme.muted, theme.grid, theme.rest, *theme.series] for theme in (LIGHT, DARK)
+    )
+    assert len({*light}) == len(light) == len(dark)
+    assert not {*light} & {*plots.STAGES, *plots.ROLES}
+
+
+def test_a_colour_in_a_name_is_no_colour_of_the_drawing() -> None:
+    name = f'{LIGHT.ink} id="a" href="#b"'
+    facts = TargetFacts(name="a", title=name, replicas=None, about={})
+    svg = draw_plots(made_figures([made_point()]).model_copy(update={"targets": [facts]}))["throughput"]
+    for drawing in ET.fromstring(svg)[2:]:
+        assert name in [text.text for text in drawing.iter(f"{SVG}text")]
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_nothing_that_is_compared_is_drawn_over_each_other(theme: str, drawn: dict[str, str]) -> None:
     """Columns and ranges of two targets with the same values stand beside each other."""
