@@ -5,7 +5,10 @@ the messages) what to do and when, and writes their rows into the files of the l
 SETTINGS is RecorderSettings as JSON.
 """
 
-from locust import events, runners  # first: importing it patches sockets and threads
+import loadtest.load.quick_import  # noqa: F401  # first: Locust patches sockets and threads
+
+# isort: split
+from locust import events, runners
 
 # isort: split
 import os

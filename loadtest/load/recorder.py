@@ -7,7 +7,10 @@ several generators, each of them uses the Recorder, too: see `loadtest.load.work
 With a rate, the load is an open loop: see OpenLoop.
 """
 
-from locust import argument_parser, between, constant_throughput, events  # first: it patches sockets and threads
+import loadtest.load.quick_import  # noqa: F401  # first: Locust patches sockets and threads
+
+# isort: split
+from locust import argument_parser, between, constant_throughput, events
 from locust.main import main
 
 # isort: split
@@ -30,7 +33,6 @@ from locust import User
 from locust.env import Environment
 from locust.exception import CatchResponseError, RPCSendError
 
-from loadtest.load.arrivals import draw_arrival_times_s, share_of
 from loadtest.load.generator import CANNOT_WRITE, Load, RecorderSettings
 from loadtest.plan.workload import Endpoint
 from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, RowWriter
@@ -350,6 +352,8 @@ def _open_loop(settings: RecorderSettings) -> OpenLoop | None:
     work, load = settings.workload, settings.load
     if work.rate_rps is None:
         return None
+    from loadtest.load.arrivals import draw_arrival_times_s, share_of  # imports numpy
+
     times_s = draw_arrival_times_s(work.rate_rps, load.duration_s, work.arrivals, load.seed)
     return OpenLoop(share_of(times_s, settings.number or 1, settings.generators).tolist())
 

@@ -17,7 +17,10 @@ NUMBER 0: the master chooses. The master (`loadtest.load.master`) and the genera
     generator: ended         after its last answer and row: how many rows it sent, and what its clock is now
 """
 
-from locust import events  # first: importing it patches sockets and threads
+import loadtest.load.quick_import  # noqa: F401  # first: Locust patches sockets and threads
+
+# isort: split
+from locust import events
 
 # isort: split
 import os
