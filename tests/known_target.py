@@ -27,12 +27,11 @@ from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 
-import psutil
-import yaml
-
 STOP_S = 60
 GATE_POLL_S = 0.02
 MEASURED = ("/fixed", "/serial")
+SLEEPER = (sys.executable, "-S", "-c", "import signal; signal.pause()", "tests.known_target")
+"""Command of a process that does nothing until a signal ends it; a word after it says what the process stands for."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +156,8 @@ class KnownTarget:
         if self._measured == self._behaviour.die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._measured == self._behaviour.kill_client_at:
+            import psutil
+
             generators = [
                 process
                 for process in psutil.Process(os.getppid()).children()
@@ -289,8 +290,7 @@ def _end(ended: "asyncio.Future[int]", code: int) -> None:
 @contextmanager
 def replicas(count: int) -> Iterator[None]:
     """Run processes that do nothing, whose command line says that they are replicas."""
-    command = [sys.executable, "-m", "tests.known_target", "--replica"]
-    processes = [subprocess.Popen(command) for _ in range(count)]
+    processes = [subprocess.Popen([*SLEEPER, "--replica"]) for _ in range(count)]
     try:
         yield
     finally:
@@ -303,13 +303,13 @@ def replicas(count: int) -> Iterator[None]:
 def leave_orphan() -> None:
     """Start a process that is in another session and no child of ours, as daemons are."""
     if os.fork() == 0:
-        subprocess.Popen([sys.executable, "-m", "tests.known_target", "--orphan"], start_new_session=True)
+        subprocess.Popen([*SLEEPER, "--orphan"], start_new_session=True)
         os._exit(0)
     os.wait()
 
 
-def read_options() -> Behaviour | None:
-    """Return what the command line asks for; None for a replica or an orphan, which only sleep."""
+def read_options() -> Behaviour:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m tests.known_target")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--delay-ms", type=float, default=0)
@@ -340,18 +340,17 @@ def read_options() -> Behaviour | None:
     )
     parser.add_argument("--hold-at", type=int, default=0, metavar="N", help="from the N-th on they wait at the gate")
     parser.add_argument("--gate", default="", metavar="FILE", help="see FileGate")
-    parser.add_argument("--replica", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--orphan", action="store_true", help=argparse.SUPPRESS)
     options = vars(parser.parse_args())
     options |= read_config(options.pop("config"))
-    sleeps = [options.pop("replica"), options.pop("orphan")]
-    return None if any(sleeps) else Behaviour(**options)
+    return Behaviour(**options)
 
 
 def read_config(path: Path | None) -> dict[str, float]:
     """Return the options that a config stands for; ends the process when it is not a sound one."""
     if path is None:
         return {}
+    import yaml
+
     service = yaml.safe_load(path.read_text())["service"]
     if service["rate_per_worker"] <= 0:
         sys.exit("known target: rate_per_worker must be above 0")
@@ -360,9 +359,6 @@ def read_config(path: Path | None) -> dict[str, float]:
 
 def main() -> int:
     behaviour = read_options()
-    if behaviour is None:
-        signal.pause()
-        return 0
     if behaviour.spawn_orphan:
         leave_orphan()
     print(f"known target: {behaviour}", flush=True)
