@@ -44,7 +44,8 @@ def _cpu_model() -> str:
 
 
 def _packages() -> set[tuple[str, str]]:
-    return {(found.metadata["Name"], found.version) for found in distributions() if found.metadata["Name"]}
+    known = (found.metadata for found in distributions())  # each look reads and parses a file
+    return {(metadata["Name"], metadata["Version"]) for metadata in known if metadata["Name"]}
 
 
 def _git(*arguments: str) -> str:
