@@ -96,7 +96,8 @@ def _steps(path: str) -> list[re.Match[str]]:
 def _find(text: str, path: str) -> tuple[yaml.ScalarNode | yaml.MappingNode, list[str]]:
     """Return the value at `path` and no keys; or the mapping in which keys of the path are missing, and these keys."""
     node, here, steps = _compose(text), "", _steps(path)
-    aliases = {event.anchor for event in yaml.parse(text, _PlacedLoader) if isinstance(event, yaml.AliasEvent)}
+    events = yaml.parse(text, _PlacedLoader) if "*" in text else ()  # an alias begins with it
+    aliases = {event.anchor for event in events if isinstance(event, yaml.AliasEvent)}
     for number, step in enumerate(steps):
         left = steps[number:]
         if isinstance(node, yaml.MappingNode) and _may_be_added(node, left):
