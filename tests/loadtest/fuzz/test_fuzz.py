@@ -25,8 +25,8 @@ from loadtest.fuzz.tally import Answer, Outcome, Tally
 from loadtest.fuzz.terminal import describe_bound, describe_progress
 from loadtest.load.pictures import sample_files
 from serve_app.classifier.images import FORMATS, decode_image
+from tests.kit import ask
 from tests.ports import free_port
-from tests.service import ROOT
 
 FUZZ_S = 120
 
@@ -140,14 +140,10 @@ async def _read_body(reader: asyncio.StreamReader, head: bytes) -> bytes:
 
 
 async def run_fuzz(*options: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadtest", "fuzz", *options, cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    """Return exit code and output of the command, run in a thread: the service that it asks is in this one."""
     async with asyncio.timeout(FUZZ_S):
-        stdout, stderr = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, stdout.decode(), stderr.decode()
+        ended = await asyncio.to_thread(ask, "fuzz", *options)
+    return ended.exit_code, ended.stdout, ended.stderr
 
 
 async def test_what_a_bad_service_fails_on_is_kept_and_replayed(tmp_path: Path) -> None:

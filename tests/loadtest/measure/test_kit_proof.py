@@ -270,7 +270,7 @@ def test_a_report_made_again_from_raw_data_is_the_same_to_the_byte(live: Ended, 
 
 def test_a_run_whose_cells_are_valid_and_meet_their_limits_ends_with_0(tmp_path: Path) -> None:
     plan = write_made(tmp_path / "run", made_plan(users=[10], baseline=None))
-    ended = run_kit(plan, tmp_path / "run")
+    ended = ask("run", plan, "--out", tmp_path / "run", folder=tmp_path / "run")
     assert ended.exit_code == 0, ended.output
     assert "2 of 2 cells" in ended.stderr
     figures = ended.figures()

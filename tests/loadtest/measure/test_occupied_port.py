@@ -1,12 +1,13 @@
 """A port that another program uses: every command that starts a target stops at once, in one line with the remedy."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.kit import RUN_S, known_target, run_command, running_known_target, workload, write_plan
+from tests.kit import RUN_S, ask, known_target, running_known_target, workload, write_plan
 from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(3 * RUN_S)
@@ -46,16 +47,22 @@ def write_input(command: str, folder: Path, port: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A port on which a foreign program listens."""
+    port = free_port()
+    with running_known_target(port):
+        yield port
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_foreign_program_on_the_port_stops_the_command_before_anything_is_started(
-    command: str, tmp_path: Path
+    command: str, port: int, tmp_path: Path
 ) -> None:
     """The port of the second target: the first one is not measured either."""
-    port = free_port()
     given: list[object] = ["--plan"] if command == "soak" else []
     given += [write_input(command, tmp_path, port), "--out", tmp_path / "out", *COMMANDS[command]]
-    with running_known_target(port):
-        ended = run_command([command, *given], tmp_path / "out", tmp_path)
+    ended = ask(command, *given)
     assert ended.exit_code == 2, ended.output
     told = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert ended.stderr.splitlines()[-1:] == told
