@@ -6,7 +6,6 @@ How near the rates of a live test come to those of the target: `python -m tests.
 import json
 import re
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from loadtest.overload.question import Asked, LevelRecord, OverloadFolder, Promi
 from loadtest.plan.plan import load_plan
 from loadtest.plan.targets import Role
 from loadtest.rows.columns import AnyRow, GeneratorRow, RequestRow, ResourceRow, RowWriter, read_rows
-from loadtest.rows.run_folder import ArrivalCounts, Moments
+from loadtest.rows.run_folder import ArrivalCounts, Moments, write_json
 from tests.failures import keep_on_failure
 from tests.kit import RUN_S, Ended, ask, known_target, run_command, workload, write_plan
 from tests.ports import free_port
@@ -46,7 +45,10 @@ STILL_DUE = "answers were still due 65.0 s after the sending ended"
 
 @pytest.fixture(scope="module")
 def overloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
-    """A target that refuses, slowly, what would wait for more than 0.5 s."""
+    """A target that refuses, slowly, what would wait for more than 0.5 s.
+
+    The folder holds a level that was begun and never ended; the capacity is still to be measured.
+    """
     folder = tmp_path_factory.mktemp("overload")
     options = f"--serial-rate {CAPACITY_RPS} --delay-ms 5 --most-wait-s 0.5 --refusal-ms {LATE_MS:g}"
     plan = write_plan(
@@ -56,6 +58,12 @@ def overloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         roles=[{"name": "known", "command": "tests.known_target"}],
     )
     out = folder / "out"
+    begun = OverloadFolder(out)
+    begun.neighbour(TIMES).mkdir(parents=True)
+    question = Question(heavy="serial", light="fixed", times=[TIMES], seconds=2, idle_s=3, tail_s=1, saturating_s=5)
+    write_json(begun.plan, Asked(plan=load_plan(plan), question=question))
+    write_rows(begun.neighbour(TIMES) / "requests.csv", RequestRow, [row(0, IDLE_MS, endpoint="fixed")])
+    (begun.level(TIMES) / "left over").touch()
     command = ["overload", plan, "--out", out, *ENDPOINTS, *BRIEF]
     ended = run_command(command, out, folder)
     with keep_on_failure("overload", lambda: [out]):
@@ -332,18 +340,13 @@ def test_the_last_answers_of_the_light_load_are_waited_for(overloaded: Ended) ->
     assert max(row.start_unix_s for row in rows) < light.stopped_unix_s
 
 
-def test_a_level_that_is_measured_again_begins_with_its_own_light_load(overloaded: Ended, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(overloaded.folder.path, out)
-    folder = OverloadFolder(out)
-    folder.level_record(TIMES).unlink()  # as if it had been interrupted
-    (folder.level(TIMES) / "left over").touch()
-    plan = overloaded.folder.path.with_name("plan.yaml")
-    resumed = run_command(["overload", plan, "--out", out, *ENDPOINTS, *BRIEF], out, tmp_path)
-    assert resumed.exit_code == 1, resumed.output
+def test_a_level_that_is_measured_again_begins_with_its_own_light_load(overloaded: Ended) -> None:
+    assert overloaded.exit_code == 1, overloaded.output
+    folder = OverloadFolder(overloaded.folder.path)
     record = LevelRecord.model_validate_json(folder.level_record(TIMES).read_text())
+    capacity = Moments.model_validate_json(folder.capacity_moments.read_text())
     rows = read_rows(folder.neighbour(TIMES) / "requests.csv", RequestRow)
-    assert min(row.start_unix_s for row in rows) < record.idle_from_unix_s
+    assert capacity.stopped_unix_s < min(row.start_unix_s for row in rows) < record.idle_from_unix_s
     assert not (folder.level(TIMES) / "left over").exists()
 
 
