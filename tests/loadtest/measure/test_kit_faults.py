@@ -105,13 +105,12 @@ def broken_targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """A run of two cells, the first of them over, that was stopped three times in its second one, and then resumed."""
+    """A run of two cells, the first of them over, that was stopped twice in its second one, and then resumed."""
 
     second: Ended
     """Of the same command while the first one ran."""
     by_ctrl_c: Ended
     report: Ended
-    by_sigterm: Ended
     by_sigkill: Ended
     resumed: Ended
     first_cells: set[tuple[int, bytes]]
@@ -148,12 +147,11 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interrupte
 
     by_ctrl_c = stop_by(signal.SIGINT)
     report = make_report(run)
-    by_sigterm = stop_by(signal.SIGTERM)
     by_sigkill = stop_by(signal.SIGKILL, within_s=STOP_S)
     resumed = run_kit(plan, run)
     with keep_on_failure("interrupted", lambda: [run]):
         first_cells.add(fingerprint(cells[0]))
-        yield Interrupted(beside[0], by_ctrl_c, report, by_sigterm, by_sigkill, resumed, first_cells)
+        yield Interrupted(beside[0], by_ctrl_c, report, by_sigkill, resumed, first_cells)
 
 
 def test_a_plan_of_broken_targets_runs_to_its_end_with_1(broken_targets: Ended) -> None:
@@ -291,12 +289,11 @@ def test_a_second_run_in_the_same_folder_is_refused(interrupted: Interrupted) ->
     assert "another run uses" in interrupted.second.stderr
 
 
-def test_ctrl_c_and_sigterm_end_with_their_codes_and_say_how_to_resume(interrupted: Interrupted) -> None:
+def test_ctrl_c_ends_with_130_and_says_how_to_resume(interrupted: Interrupted) -> None:
+    """SIGTERM: see tune/test_tune_run.py."""
     assert interrupted.by_ctrl_c.exit_code == 130
-    assert interrupted.by_sigterm.exit_code == 143
-    for ended in (interrupted.by_ctrl_c, interrupted.by_sigterm):
-        assert "run the same command again to resume" in ended.stderr
-        assert "Traceback" not in ended.output
+    assert "run the same command again to resume" in interrupted.by_ctrl_c.stderr
+    assert "Traceback" not in interrupted.by_ctrl_c.output
 
 
 def test_a_killed_kit_takes_target_and_locust_with_it(interrupted: Interrupted) -> None:
@@ -312,7 +309,7 @@ def test_the_report_of_an_interrupted_run_says_what_was_not_measured(interrupted
 def test_only_a_cell_without_a_record_is_measured_when_a_run_is_resumed(interrupted: Interrupted) -> None:
     resumed = interrupted.resumed
     assert len(interrupted.first_cells) == 1
-    assert len(resumed.folder.read_record().sessions) == 5
+    assert len(resumed.folder.read_record().sessions) == 4
     assert [resumed.record(target).status for target in ("first", "second")] == ["finished", "finished"]
     assert faults_of(resumed.cell("second")) == []
     assert len(resumed.rows("second")) >= 10

@@ -134,7 +134,7 @@ def write_made_round(search: Search, number: int, size: Round, rps: dict[str, in
 
 @dataclass(frozen=True)
 class Tuned:
-    """A search whose first cell was measured already: stopped by Ctrl-C in its third, gone on with, asked for again."""
+    """A search whose first cell was measured already: stopped by SIGTERM in its third, resumed, asked for again."""
 
     interrupted: Ended
     resumed: Ended
@@ -180,7 +180,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuned]:
     command = ["tune", file, "--out", out]
     with started(command, out, folder) as kit:
         kit.wait_until(gate.reached.is_file, "the load on c03")
-        kit.interrupt()
+        kit.process.terminate()
         gate.open()  # the signal is there already; Locust would wait for its answers
         interrupted = kit.wait()
         assert_nothing_left(kit.mark)
@@ -191,8 +191,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuned]:
         yield Tuned(interrupted, resumed, again, refused, first_cells | {fingerprint(first)})
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tuned: Tuned) -> None:
-    assert tuned.interrupted.exit_code == 128 + signal.SIGINT, tuned.interrupted.output
+def test_sigterm_ends_with_143_and_says_how_to_go_on(tuned: Tuned) -> None:
+    assert tuned.interrupted.exit_code == 128 + signal.SIGTERM, tuned.interrupted.output
     assert "run the same command again" in tuned.interrupted.stderr
     assert "Traceback" not in tuned.interrupted.output
 
