@@ -109,7 +109,7 @@ def test_lost_rows_are_told_with_the_master_s_last_words(tmp_path: Path) -> None
     assert failed.value.code == "rows_lost"
 
 
-@pytest.mark.parametrize("generators", [1, 2])
+@pytest.mark.parametrize("generators", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_options_in_files_that_locust_reads_by_itself_change_no_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generators: int
 ) -> None:
