@@ -99,12 +99,23 @@ def test_wrong_answers_are_failures_with_few_messages(tmp_path: Path) -> None:
     assert run.failures == {(INFER, f"CatchResponseError({message!r})") for message in wrong}
 
 
-@pytest.mark.parametrize("option", ["--picture-pool", "--pictures-per-request", "--side"])
-def test_a_size_of_0_is_refused_before_the_server_is_asked(option: str) -> None:
-    command = [sys.executable, "-m", "locust", "-f", LOCUSTFILE, "--headless", "--host", "http://127.0.0.1:1"]
-    ended = subprocess.run([*command, option, "0"], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 2
-    assert f"argument {option}: '0' is not a whole number above 0" in ended.stderr
+def test_sizes_of_0_are_refused_when_the_options_are_read() -> None:
+    options = ("--picture-pool", "--pictures-per-request", "--side")
+    program = f"""if True:
+        import runpy
+        from locust.argument_parser import get_parser
+
+        runpy.run_path({LOCUSTFILE!r})
+        for option in {options}:
+            try:
+                get_parser().parse_args([option, "0"])
+            except SystemExit as refused:
+                print(refused.code)
+    """
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert ended.stdout == "2\n2\n2\n"
+    for option in options:
+        assert f"argument {option}: '0' is not a whole number above 0" in ended.stderr
 
 
 def test_a_model_that_is_not_there_ends_the_load_in_words(tmp_path: Path) -> None:

@@ -93,9 +93,9 @@ print(loop.count())
 def test_users_whose_class_has_another_one_s_on_start_send_every_arrival() -> None:
     """In a process of its own: Locust patches the standard library of the one that imports it."""
     script = """
+from loadtest.load.recorder import OpenLoop
 from locust import User, task
 from locust.env import Environment
-from loadtest.load.recorder import OpenLoop
 done = []
 
 class First(User):

@@ -125,7 +125,7 @@ def test_a_plan_takes_an_address_with_a_slash_and_a_path_and_refuses_a_wrong_por
         load_plan(path)
 
 
-@pytest.mark.parametrize("path", ["", "/", "/api", "/api/"])
+@pytest.mark.parametrize("path", ["/", "/api/"])
 def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(tmp_path: Path, path: str) -> None:
     below = path.rstrip("/")
     right = {
@@ -144,9 +144,8 @@ def test_the_locustfile_finds_the_service_with_a_slash_and_below_a_path(tmp_path
 def test_a_run_measures_a_target_below_a_path(tmp_path: Path) -> None:
     with known_server({"GET /api/ready": [(200, b"")], "GET /api/fixed": [(200, b"fixed")]}) as server:
         target = {"name": "below", "url": f"http://127.0.0.1:{server.server_port}/api/", "ready": ["/ready"]}
-        plan = write_plan(
-            tmp_path / "plan.yaml", [target], duration_s=2, workload=workload("fixed", wait_s=[0.05, 0.15])
-        )
+        work = workload("fixed", wait_s=[0.05, 0.15])
+        plan = write_plan(tmp_path / "plan.yaml", [target], duration_s=2, warmup={"duration_s": 0}, workload=work)
         ended = run_kit(plan, tmp_path / "run")
     assert {request.target for request in server.requests} == {"GET /api/ready", "GET /api/fixed"}
     steady = ended.cell("below").steady
