@@ -8,7 +8,7 @@ Every engine that is installed is tried on its prepared model, one after the oth
 import logging
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
@@ -221,9 +221,17 @@ class _Bench:
     settings: ClassifierSettings
     sets: list[_PictureSet]
     gpu_share: float
+    outcomes: dict[tuple[Path, str, str], _Outcome] = field(default_factory=dict)
+    """Of the engines that were tried: the reference is mostly a candidate, too."""
 
     def run(self, folder: Path, engine: str, precision: str) -> _Outcome:
         """Return how fast an engine computes the prepared model in `folder`, and its scores. Raises _TrialFailed."""
+        asked = folder, engine, precision
+        if asked not in self.outcomes:
+            self.outcomes[asked] = self._try(*asked)
+        return self.outcomes[asked]
+
+    def _try(self, folder: Path, engine: str, precision: str) -> _Outcome:
         from serve_app.classifier.engines.trial import Question
 
         with TemporaryDirectory() as place:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import subprocess
 from itertools import product
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -29,11 +28,9 @@ from serve_app.classifier.choice import (
     settled,
 )
 from serve_app.classifier.classifier import Classifier
-from serve_app.classifier.engines import load_engine
 from serve_app.classifier.fingerprint import fingerprint_model
 from serve_app.classifier.model_cache import (
     CHOICE,
-    PreparedModel,
     _name,
     find_engine_fault,
     find_or_prepare,
@@ -44,8 +41,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
 from tests.conftest import THREADS
-from tests.serve_app.classifier.small_networks import pictures, trained, write_onnx
-from tests.service import ROOT
+from tests.serve_app.classifier.small_networks import pictures, write_onnx
 
 
 def settings(**args: object) -> ClassifierSettings:
@@ -117,40 +113,6 @@ async def test_the_fastest_engine_that_agrees_serves_and_is_found_again(
     finally:
         await classifier.close()
     assert kept.stat().st_mtime_ns == before
-
-
-@pytest.mark.usefixtures("tensorflow_threads")
-def test_without_tensorflow_the_reference_is_jax_in_the_highest_precision(
-    tmp_path: Path, python_without_tensorflow: Path
-) -> None:
-    network, (images, classes) = trained(), pictures(9, seed=9)
-    network.save(tmp_path / "colours.keras")
-    expected = network(images.astype(np.float32), training=False).numpy()
-    assert (expected.argmax(axis=1) == classes).all()
-    wanted = settings(model=str(tmp_path / "colours.keras"), preprocessing="none", precision="float32", max_batch=4)
-    program = """
-import sys
-from serve_app.classifier.model_cache import find_or_prepare
-from serve_app.classifier.settings import ClassifierSettings
-
-print(find_or_prepare(ClassifierSettings.model_validate_json(sys.stdin.read())).model_dump_json())
-"""
-    done = subprocess.run(
-        [python_without_tensorflow, "-c", program],
-        input=wanted.model_dump_json(),
-        env=os.environ | {"PYTHONPATH": str(ROOT), "SERVE_APP_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = PreparedModel.model_validate_json(done.stdout)
-    assert found.choice is not None
-    assert found.choice.reference == "jax (highest)"
-    [trial] = found.choice.trials
-    assert (trial.engine, trial.precision, trial.refused) == ("jax", "float32", None)
-    assert [(each.same_class, each.of) for each in trial.agreement] == [(GENERATED, GENERATED)]
-    for precision in ("highest", "float32"):
-        engine = load_engine("jax", found.folder, threads=THREADS, precision=precision, max_batch=4)
-        assert np.abs(engine.infer(images) - expected).max() < 1e-5
 
 
 def test_a_file_is_hashed_once_for_all_engines_that_may_have_computed_it(

@@ -15,13 +15,14 @@ import pytest
 from filelock import FileLock
 from pydantic import ValidationError
 
-from serve_app.classifier.choice import PassingError
+from serve_app.classifier.choice import GENERATED, PassingError
 from serve_app.classifier.engines import load_engine
 from serve_app.classifier.model_cache import (
     CANNOT_PREPARE,
     CANNOT_PREPARE_NOW,
     MANIFEST,
     Manifest,
+    PreparedModel,
     converter_versions,
     find_or_prepare,
 )
@@ -63,11 +64,41 @@ def prepare(wanted: ClassifierSettings, to: Path, python: Path) -> "subprocess.C
     return run(python, "-m", "serve_app.classifier.engines.prepare", str(to), said=wanted.model_dump_json())
 
 
+FIND_OR_PREPARE = """
+import sys
+from serve_app.classifier.model_cache import find_or_prepare
+from serve_app.classifier.settings import ClassifierSettings
+
+print(find_or_prepare(ClassifierSettings.model_validate_json(sys.stdin.read())).model_dump_json())
+"""
+
+
 @pytest.fixture(scope="module")
-def prepared(folder: Path, python_without_tensorflow: Path) -> Path:
-    done = prepare(settings(folder / "colours.keras"), folder / "prepared", python_without_tensorflow)
+def chosen(folder: Path, python_without_tensorflow: Path) -> PreparedModel:
+    """What a start with `engine: auto` ends with."""
+    wanted = settings(folder / "colours.keras", engine="auto", max_batch=4)
+    cache = str(folder / "cache")
+    done = run(
+        python_without_tensorflow, "-c", FIND_OR_PREPARE, said=wanted.model_dump_json(), SERVE_APP_CACHE_DIR=cache
+    )
     assert done.returncode == 0, done.stderr
-    return folder / "prepared"
+    return PreparedModel.model_validate_json(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def prepared(chosen: PreparedModel) -> Path:
+    return chosen.folder
+
+
+def test_without_tensorflow_the_reference_is_jax_in_the_highest_precision(folder: Path, chosen: PreparedModel) -> None:
+    assert chosen.choice is not None
+    assert chosen.choice.reference == "jax (highest)"
+    [trial] = chosen.choice.trials
+    assert (trial.engine, trial.precision, trial.refused) == ("jax", "float32", None)
+    assert trial.images_per_s
+    assert [(each.same_class, each.of) for each in trial.agreement] == [(GENERATED, GENERATED)]
+    engine = load_engine("jax", chosen.folder, threads=THREADS, precision="highest", max_batch=4)
+    assert np.abs(engine.infer(PICTURES) - np.load(folder / "expected.npy")).max() < 1e-5
 
 
 def test_a_network_prepared_without_tensorflow_answers_as_tensorflow_does(folder: Path, prepared: Path) -> None:
@@ -380,10 +411,20 @@ print("no weights:", prepare(float32), prepare(imagenet))
 
 
 def test_a_device_without_memory_is_told_in_one_line_wherever_that_is_noticed(
-    folder: Path, tmp_path: Path, python_without_tensorflow: Path
+    tmp_path: Path, python_without_tensorflow: Path
 ) -> None:
     """Of float32, five networks are traced: one to judge it, two to compare the folded one, two that are kept."""
-    model = folder / "colours.keras"
+    import keras
+
+    model = tmp_path / "few_layers.keras"
+    layers = [
+        keras.Input((8, 8, 3)),
+        keras.layers.Conv2D(2, 1, use_bias=False),
+        keras.layers.BatchNormalization(),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(3, activation="softmax"),
+    ]
+    keras.Sequential(layers).save(model)
     asked = [
         settings(model),
         settings(model, precision="bfloat16"),
