@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -23,8 +24,11 @@ from serve_app.classifier.model_cache import Manifest, PreparedModel, find_engin
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
-from serve_app.places import cache_dir
 from tests.conftest import THREADS, Fitted
+from tests.serve_app.classifier.small_networks import COLOURS, write_onnx
+
+if TYPE_CHECKING:
+    from serve_app.classifier.engines.keras_network import KerasNetwork
 
 pytestmark = pytest.mark.usefixtures("tensorflow_threads")
 
@@ -96,7 +100,7 @@ def test_batches_that_tensorflow_computes_at_once_are_computed_as_one_alone(
 
     engine = load_engine("tensorflow", prepared.folder, threads=THREADS, precision="float32")
     assert engine.at_once == 2
-    sizes = [1, 4, 2, 3] * 5
+    sizes = [1, 4, 2, 3] * 2
     with ThreadPoolExecutor(engine.at_once) as threads:
         computed = list(threads.map(lambda size: engine.infer(fitted.crops[-size:]), sizes))
     for size, scores in zip(sizes, computed, strict=True):
@@ -106,7 +110,7 @@ def test_batches_that_tensorflow_computes_at_once_are_computed_as_one_alone(
 @pytest.mark.parametrize(
     ("precision", "tolerance"),
     [
-        ("float32", 1e-4),
+        pytest.param("float32", 1e-4, marks=pytest.mark.long),  # quick: the service of running/test_serve.py
         pytest.param("bfloat16", 0.3, marks=pytest.mark.skipif(not has_bfloat16(), reason="the processor has none")),
     ],
 )
@@ -148,32 +152,50 @@ def test_tensorflow_is_refused_bfloat16_by_name_where_the_processor_has_none(
 
 
 @pytest.fixture(scope="module")
-def openvino_prepared(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> PreparedModel:
-    """Made where a damaged one lies, as a disk that was full leaves it."""
-    wanted = settings(**fitted.args, engine="openvino")
+def from_url(
+    served: tuple[str, Path],
+    fitted: Fitted,
+    tmp_path_factory: pytest.TempPathFactory,
+    tensorflow_threads: None,  # noqa: ARG001 before it computes
+) -> "KerasNetwork":
+    """The fitted network, fetched to be prepared for OpenVINO."""
+    from serve_app.classifier.engines.keras_network import obtain_network
+
+    url, _ = served
+    wanted = settings(engine="openvino", weights=f"{url}/fitted.weights.h5", weights_sha256=sha256(fitted.weights))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        damaged = cache_dir() / "models" / model_cache._fingerprint(wanted)
-        damaged.mkdir(parents=True)
-        (damaged / "manifest.json").write_text("{")
-        return find_or_prepare(wanted)
+        return obtain_network(wanted)
+
+
+@pytest.fixture(scope="module")
+def openvino_folder(from_url: "KerasNetwork", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("openvino")
+    from_url.save(folder)
+    return folder
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-2), ("bfloat16", 0.3)])
-def test_openvino_gives_the_same_names(
-    fitted: Fitted, openvino_prepared: PreparedModel, precision: str, tolerance: float
-) -> None:
+def test_openvino_gives_the_same_names(fitted: Fitted, openvino_folder: Path, precision: str, tolerance: float) -> None:
     from serve_app.classifier.engines import load_engine
 
-    engine = load_engine("openvino", openvino_prepared.folder, threads=THREADS, precision=precision)
+    engine = load_engine("openvino", openvino_folder, threads=THREADS, precision=precision)
     scores = engine.infer(fitted.crops)
     assert np.abs(scores - fitted.expected).max() < tolerance
     assert (scores.argmax(axis=1) == fitted.expected.argmax(axis=1)).all()
 
 
-def test_a_damaged_prepared_model_is_made_anew(openvino_prepared: PreparedModel) -> None:
-    assert (openvino_prepared.folder / "openvino.bin").is_file()
-    assert len(openvino_prepared.manifest.labels) == 1000
+def test_a_damaged_prepared_model_is_made_anew(new_cache: Path, tmp_path: Path) -> None:
+    """It is as a disk that was full leaves it."""
+    model = write_onnx(tmp_path / "colours.onnx")
+    wanted = settings(model=str(model), preprocessing="scale_0_1", engine="onnxruntime")
+    damaged = new_cache / "models" / model_cache._fingerprint(wanted)
+    damaged.mkdir(parents=True)
+    (damaged / "manifest.json").write_text("{")
+    found = find_or_prepare(wanted)
+    assert found.folder == damaged
+    assert (damaged / "model.onnx").is_file()
+    assert len(found.manifest.labels) == len(COLOURS)
 
 
 def test_a_prepared_model_is_found_again(fitted: Fitted, prepared: PreparedModel) -> None:
@@ -193,7 +215,7 @@ def start_two_replicas(caplog: pytest.LogCaptureFixture) -> PreparedModel:
     """Let two prepare `weights: auto` at once, and return what both found."""
     caplog.set_level("INFO")
     with ThreadPoolExecutor(2) as starting:
-        found, other = starting.map(find_or_prepare, [settings(weights="auto")] * 2)
+        found, other = starting.map(find_or_prepare, [settings(model="mobilenet", weights="auto")] * 2)
     assert found == other
     assert caplog.text.count("preparing the model (weights: imagenet)") == 1
     assert found.manifest.weights == "random"
@@ -206,9 +228,9 @@ def test_auto_falls_back_to_random_weights_and_says_why(new_cache: Path, caplog:
     """Two replicas start at once: one looks for the ImageNet weights, the other waits for it. Random ones are there."""
     labels = [f"class_{index:04d}" for index in range(1000)]
     manifest = Manifest(
-        name="resnet50", weights="random", weights_sha256=None, labels_from="placeholder", labels=labels
+        name="mobilenet", weights="random", weights_sha256=None, labels_from="placeholder", labels=labels
     )
-    random = new_cache / "models" / model_cache._fingerprint(settings(weights="random"))
+    random = new_cache / "models" / model_cache._fingerprint(settings(model="mobilenet", weights="random"))
     random.mkdir(parents=True)
     (random / "manifest.json").write_text(manifest.model_dump_json())
     assert start_two_replicas(caplog).folder == random
@@ -241,20 +263,20 @@ def test_a_replica_takes_the_weights_of_the_others_and_a_later_start_looks_again
 
 
 def test_only_a_later_start_looks_again_for_labels_that_could_not_be_fetched(new_cache: Path, tmp_path: Path) -> None:
-    """The file holds no weights: only preparing the model again tells."""
-    weights = tmp_path / "my.weights.h5"
-    weights.write_bytes(b"not hdf5")
-    wanted = settings(weights=str(weights))
+    """The file holds no network: only preparing the model again tells."""
+    model = tmp_path / "my.onnx"
+    model.write_bytes(b"not onnx")
+    wanted = settings(model=str(model), preprocessing="none", engine="onnxruntime")
     folder = new_cache / "models" / model_cache._fingerprint(wanted)
     folder.mkdir(parents=True)
     labels = [f"class_{index:04d}" for index in range(1000)]
-    facts = {"name": "resnet50", "weights": "my.weights.h5", "weights_sha256": None, "labels_from": "placeholder"}
+    facts = {"name": "my.onnx", "weights": "my.onnx", "weights_sha256": None, "labels_from": "placeholder"}
     manifest = Manifest.model_validate({**facts, "labels": labels, "labels_are_missing": True})
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     assert find_or_prepare(wanted, is_start=True).manifest == manifest
     os.utime(folder / "manifest.json", (0, 0))
     assert find_or_prepare(wanted).manifest == manifest
-    with pytest.raises(SetupError, match="not a readable Keras weights file"):
+    with pytest.raises(SetupError, match="cannot be computed by engine"):
         find_or_prepare(wanted, is_start=True)
 
 
@@ -271,24 +293,23 @@ def test_imagenet_weights_or_labels_that_cannot_be_had_are_an_error() -> None:
     from serve_app.classifier.engines.labels import obtain_labels
 
     with pytest.raises(SetupError, match="ImageNet weights cannot be downloaded"):
-        obtain_network(settings(weights="imagenet"))
+        obtain_network(settings(model="mobilenet", weights="imagenet"))
     with pytest.raises(SetupError, match="ImageNet labels cannot be downloaded"):
         obtain_labels(settings(weights="imagenet"), 1000)
 
 
+def test_weights_come_from_a_url_with_a_checksum(fitted: Fitted, from_url: "KerasNetwork") -> None:
+    facts = from_url.facts
+    assert (facts.weights, facts.weights_sha256) == ("fitted.weights.h5", sha256(fitted.weights))
+    assert from_url.network.count_params() == 25_636_712
+
+
 @pytest.mark.usefixtures("new_cache")
-def test_weights_and_labels_come_from_a_url_with_a_checksum(served: tuple[str, Path], fitted: Fitted) -> None:
-    from serve_app.classifier.engines.keras_network import obtain_network
+def test_labels_come_from_a_url_with_a_checksum(served: tuple[str, Path], fitted: Fitted) -> None:
     from serve_app.classifier.engines.labels import Labels, obtain_labels
 
     url, _ = served
-    wanted = settings(
-        weights=f"{url}/fitted.weights.h5", weights_sha256=sha256(fitted.weights),
-        labels=f"{url}/labels.json", labels_sha256=sha256(fitted.labels),
-    )  # fmt: skip
-    found = obtain_network(wanted)
-    assert (found.facts.weights, found.facts.weights_sha256) == ("fitted.weights.h5", sha256(fitted.weights))
-    assert found.network.count_params() == 25_636_712
+    wanted = settings(labels=f"{url}/labels.json", labels_sha256=sha256(fitted.labels))
     assert obtain_labels(wanted, 1000) == Labels("labels.json", [f"thing {index}" for index in range(1000)])
 
 
