@@ -4,6 +4,8 @@ import hashlib
 import shutil
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from serve_app.classifier.family_weights import FAMILY_WEIGHTS
 from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 
-KINDS = ("mobilenet", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0")
+KINDS = ("mobilenet", "efficientnet_b0")
 """Small ones, with last layers of both kinds."""
 CLASSES = 7
 SIDE = 64
@@ -29,9 +31,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`input_shape` is undefined:UserW
 Asked = list[tuple[str, str, str]]
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tensorflow_threads: None) -> Asked:  # noqa: ARG001 before it computes
-    """Name, URL and MD5 of the files that Keras would have fetched; it gives its networks these weights instead.
+@contextmanager
+def fetching_nothing() -> Iterator[Asked]:
+    """Yield name, URL and MD5 of the files that Keras would have fetched; it gives its networks these weights instead.
 
     They are random, but for those of Normalization, which are MEAN and VARIANCE.
     """
@@ -50,9 +52,16 @@ def asked(monkeypatch: pytest.MonkeyPatch, tensorflow_threads: None) -> Asked:  
                 layer.set_weights([np.array(MEAN), np.array(VARIANCE), np.array(0)])
                 layer.finalize_state()
 
-    monkeypatch.setattr(file_utils, "get_file", get_file)
-    monkeypatch.setattr(keras.Model, "load_weights", load_weights)
-    return asked
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_utils, "get_file", get_file)
+        patch.setattr(keras.Model, "load_weights", load_weights)
+        yield asked
+
+
+@pytest.fixture
+def asked(tensorflow_threads: None) -> Iterator[Asked]:  # noqa: ARG001 before it computes
+    with fetching_nothing() as asked:
+        yield asked
 
 
 def imagenets(name: str, weights: str | None = "imagenet") -> Any:
@@ -208,12 +217,12 @@ def test_a_network_whose_function_leaves_its_input_open_gets_one_of_its_own_size
     assert (found.facts.crop, found.facts.weights) == (224, "imagenet")
 
 
-@pytest.fixture
-def saved(asked: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: ARG001 nothing is fetched
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, tensorflow_threads: None) -> Path:  # noqa: ARG001 before it computes
     """Weights of EfficientNetB0 as Keras builds it for ImageNet's weights."""
-    path = tmp_path / "saved.weights.h5"
-    imagenets("efficientnet_b0").save_weights(path)
-    monkeypatch.undo()  # Keras may load weights again
+    path = tmp_path_factory.mktemp("efficientnet") / "saved.weights.h5"
+    with fetching_nothing():
+        imagenets("efficientnet_b0").save_weights(path)
     return path
 
 
