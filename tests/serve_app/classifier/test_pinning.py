@@ -15,7 +15,7 @@ from serve_app.classifier.pinning import watch_pinning
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="masks are Linux's")
 CORES = os.sched_getaffinity(0)
-RUNS = 40
+RUNS = 10
 
 
 @pytest.fixture(scope="module")
