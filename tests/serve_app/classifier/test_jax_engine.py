@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from serve_app.classifier.choice import GENERATED, PassingError
 from serve_app.classifier.engines import load_engine
+from serve_app.classifier.machine import bound_of_gpu_memory
 from serve_app.classifier.model_cache import (
     CANNOT_PREPARE,
     CANNOT_PREPARE_NOW,
@@ -298,22 +299,32 @@ def test_tf32_is_told_of_gpus_since_compute_capability_8(capability: str | None,
     assert not _has_tf32(SimpleNamespace(platform="cpu"))
 
 
+@pytest.fixture
+def without_bounds(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
 @pytest.mark.parametrize(
     ("users", "bound"),
     [
         ({}, {"XLA_CLIENT_MEM_FRACTION": "0.450"}),
-        ({"XLA_CLIENT_MEM_FRACTION": "0.3"}, {"XLA_CLIENT_MEM_FRACTION": "0.3"}),
-        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}),
+        ({"XLA_CLIENT_MEM_FRACTION": "0.3"}, {}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.3"}, {}),
     ],
 )
-def test_jax_takes_nine_tenths_of_a_replicas_share_of_a_gpu_unless_the_user_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: dict[str, str], bound: dict[str, str]
+def test_a_gpus_memory_is_bound_unless_the_user_has_done_so(
+    without_bounds: pytest.MonkeyPatch, users: dict[str, str], bound: dict[str, str]
 ) -> None:
-    """Both where the engine is loaded and where its model is prepared, which here tells it and ends."""
-    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
-        monkeypatch.delenv(name, raising=False)
     for name, value in users.items():
-        monkeypatch.setenv(name, value)
+        without_bounds.setenv(name, value)
+    assert bound_of_gpu_memory(0.5) == bound
+
+
+def test_jax_takes_nine_tenths_of_a_replicas_share_of_a_gpu(tmp_path: Path, without_bounds: pytest.MonkeyPatch) -> None:
+    """Both where the engine is loaded and where its model is prepared, which here tells it and ends."""
+    bound = {"XLA_CLIENT_MEM_FRACTION": "0.450"}
     told = "{name: value for name, value in __import__('os').environ.items() if name.endswith('_MEM_FRACTION')}"
     program = f"""
 from contextlib import suppress
@@ -326,8 +337,8 @@ print({told})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(bound)
-    monkeypatch.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
-    break_package("jax", tmp_path / "first", monkeypatch, says=f"' + str({told}) + '")
+    without_bounds.setenv("SERVE_APP_CACHE_DIR", str(tmp_path / "cache"))
+    break_package("jax", tmp_path / "first", without_bounds, says=f"' + str({told}) + '")
     with pytest.raises(RuntimeError, match=f"{bound}$"):
         find_or_prepare(ClassifierSettings(engine="jax", weights="random"), gpu_share=0.5)
 
