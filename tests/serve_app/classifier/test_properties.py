@@ -12,16 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from serve_app.classifier.api import build_model_api
-from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.images import FORMATS, decode_image
-from serve_app.classifier.settings import ClassifierSettings
 from serve_app.errors import ServiceError
 from serve_app.users.store import ensure_seeded
 from tests.conftest import UNHURRIED
-from tests.serve_app.classifier.small_networks import write_onnx
+from tests.counted import Counted
 from tests.serve_app.classifier.test_images import encode, smooth
 from tests.serve_app.users.test_users import users_client
+from tests.small_classifier import client_of, small_classifier
 
 MAX_PIXELS = 1_000_000
 SIGNATURES = (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\x10\0\0\0WEBPVP8 ")
@@ -97,15 +95,13 @@ def test_any_valid_picture_is_decoded(kind: tuple[str, str], width: int, height:
 
 
 @pytest.fixture(scope="module")
-async def model_client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a classifier with a network of a few weights: the properties are of what is in front of it."""
-    model = write_onnx(tmp_path_factory.mktemp("model") / "colours.onnx")
-    args = {"model": str(model), "preprocessing": "scale_0_1", "engine": "onnxruntime", "max_pixels": MAX_PIXELS}
-    classifier = await Classifier.load(ClassifierSettings.model_validate({**args, **UNHURRIED}))
-    transport = httpx.ASGITransport(build_model_api(classifier), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+async def model_client() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a classifier without a real engine: the properties are of what is in front of it."""
+    async with (
+        small_classifier(Counted(), max_pixels=MAX_PIXELS, **UNHURRIED) as classifier,
+        client_of(classifier) as client,
+    ):
         yield client
-    await classifier.close()
 
 
 headers = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60).map(
