@@ -33,6 +33,8 @@ INFER = "/v2/models/resnet50/infer"
 DECODED_BYTES = 3_000_000
 """What decoding takes beside the uploads: one picture of 600 × 600 and the network's inputs."""
 
+OWN_ANSWERS: dict[bytes, list[dict[str, Any]]] = {}
+
 
 def body_of(data: list[bytes], **more: Any) -> dict[str, Any]:
     texts = [base64.b64encode(file).decode() for file in data]
@@ -69,9 +71,10 @@ def read_raw(datatype: str, raw: bytes) -> Any:
 
 
 async def expect_as_predict(client: httpx.AsyncClient, found: dict[str, np.ndarray], row: int, picture: bytes) -> None:
-    """Check one row of an answer against that of the service's own API."""
-    count = len(found["labels"][row])
-    own = (await client.post(f"/predict?top_k={count}", content=picture)).json()["predictions"]
+    """Check one row of an answer against that of the service's own API, which is asked about a picture once."""
+    if picture not in OWN_ANSWERS:
+        OWN_ANSWERS[picture] = (await client.post("/predict?top_k=10", content=picture)).json()["predictions"]
+    own = OWN_ANSWERS[picture][: len(found["labels"][row])]
     assert [each["label"] for each in own] == found["labels"][row].tolist()
     assert [each["class_id"] for each in own] == found["class_ids"][row].tolist()
     assert found["probabilities"][row] == pytest.approx([each["score"] for each in own], abs=1e-6)
@@ -104,8 +107,8 @@ async def test_what_foreign_clients_sent_is_answered_as_predict_does(client: htt
 async def test_several_pictures_are_answered_in_their_order(client: httpx.AsyncClient, fitted: Fitted) -> None:
     found = outputs(await client.post(INFER, json=body_of(list(fitted.pictures.values()))))
     assert found["labels"][:, 0].tolist() == list(fitted.pictures)
-    for row, picture in enumerate(fitted.pictures.values()):
-        await expect_as_predict(client, found, row, picture)
+    expected = np.take_along_axis(fitted.expected, found["class_ids"], axis=1)
+    assert found["probabilities"] == pytest.approx(expected, abs=5e-3)
 
 
 @pytest.mark.parametrize(("datatype", "kind"), [("UINT8", "u1"), ("FP32", "<f4")])

@@ -18,8 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from loadtest.rows.evaluation import read_evaluation
 from serve_app.cache.cache import PredictionCache
-from serve_app.cache.settings import CacheSettings
-from serve_app.cache.store import build_store
+from serve_app.cache.store import MemoryPredictions
 from serve_app.classifier.api import build_model_api
 from serve_app.classifier.classifier import Classifier
 from serve_app.classifier.fingerprint import fingerprint_model
@@ -62,19 +61,20 @@ def relabelled(classifier: Classifier, **changes: Any) -> Classifier:
     return other
 
 
+@pytest.fixture(scope="module")
+async def classifier(classifier: Classifier) -> AsyncIterator[Classifier]:
+    """The classifier with a cache, and so its copies: the same few pictures are asked for again and again."""
+    cached = copy.copy(classifier)
+    cached._cache = PredictionCache(MemoryPredictions(100, 10 * HANG_S), "the weights of all copies", Metrics())
+    yield cached
+    await cached._cache.close()
+
+
 @asynccontextmanager
 async def serving(classifier: Classifier) -> AsyncIterator[tuple[str, Counting]]:
-    """Serve `classifier` with a cache: the same few pictures are asked for again and again."""
-    cached, metrics = copy.copy(classifier), Metrics()
-    store = build_store(CacheSettings(store="memory"), len(classifier.prepared.manifest.labels), metrics)
-    assert store is not None
-    await store.open()
-    fingerprint = fingerprint_model(classifier.settings, classifier.prepared)
-    cached._cache = PredictionCache(store, fingerprint, metrics)
-    counting = Counting(build_model_api(cached))
+    counting = Counting(build_model_api(classifier))
     async with served(counting) as url:
         yield url, counting
-    await cached._cache.close()
 
 
 @pytest.fixture(scope="module")
