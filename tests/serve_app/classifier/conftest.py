@@ -1,13 +1,17 @@
-"""For tests that compute with TensorFlow in pytest's own process, or must not have it."""
+"""For tests that compute with TensorFlow in pytest's own process, or must not have it, or need no engine."""
 
 import site
 import sysconfig
 import venv
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.conftest import THREADS
+from tests.conftest import THREADS, UNHURRIED
+from tests.counted import Counted
+from tests.small_classifier import client_of, small_classifier
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +33,11 @@ def python_without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not part.name.startswith("tensorflow") and part.suffix != ".pth" and not (packages / part.name).exists():
             (packages / part.name).symlink_to(part)
     return home / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+async def small_client() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a classifier without a real engine, for what is in front of one; its bounds are those of the real."""
+    bounds = {"max_upload_bytes": 2_000_000, "max_pixels": 10**6}
+    async with small_classifier(Counted(), **bounds, **UNHURRIED) as classifier, client_of(classifier) as client:
+        yield client

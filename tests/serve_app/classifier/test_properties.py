@@ -15,11 +15,8 @@ from PIL import Image
 from serve_app.classifier.images import FORMATS, decode_image
 from serve_app.errors import ServiceError
 from serve_app.users.store import ensure_seeded
-from tests.conftest import UNHURRIED
-from tests.counted import Counted
 from tests.serve_app.classifier.test_images import encode, smooth
 from tests.serve_app.users.test_users import users_client
-from tests.small_classifier import client_of, small_classifier
 
 MAX_PIXELS = 1_000_000
 SIGNATURES = (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\x10\0\0\0WEBPVP8 ")
@@ -94,16 +91,6 @@ def test_any_valid_picture_is_decoded(kind: tuple[str, str], width: int, height:
     assert decode_image(data, MAX_PIXELS).shape == (224, 224, 3)
 
 
-@pytest.fixture(scope="module")
-async def model_client() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a classifier without a real engine: the properties are of what is in front of it."""
-    async with (
-        small_classifier(Counted(), max_pixels=MAX_PIXELS, **UNHURRIED) as classifier,
-        client_of(classifier) as client,
-    ):
-        yield client
-
-
 headers = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=60).map(
     lambda text: text.encode("latin1")
 )
@@ -112,10 +99,10 @@ headers = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=6
 @settings(max_examples=150)
 @given(st.one_of(st.binary(max_size=500), damaged_pictures()), st.none() | headers)
 async def test_no_body_and_no_content_type_is_ever_our_fault(
-    model_client: httpx.AsyncClient, body: bytes, content_type: bytes | None
+    small_client: httpx.AsyncClient, body: bytes, content_type: bytes | None
 ) -> None:
     given_headers = [] if content_type is None else [(b"content-type", content_type)]
-    expect_answer_or_refusal(await model_client.post("/predict", content=body, headers=given_headers))
+    expect_answer_or_refusal(await small_client.post("/predict", content=body, headers=given_headers))
 
 
 PARAMETERS = st.sampled_from((b"name", b"filename", b"filename*", b"x", b"NAME")) | st.binary(max_size=8)
@@ -151,7 +138,7 @@ CHARSETS = (
     st.sampled_from((b"--\r\n", b"\r\n", b"", b"--\r\ntrailing")),
 )
 async def test_no_form_whatever_its_structure_is_ever_our_fault(
-    model_client: httpx.AsyncClient,
+    small_client: httpx.AsyncClient,
     parts: list[tuple[bytes, bytes, list[tuple[bytes, bytes]], bytes, bytes]],
     boundary: bytes,
     charset: str | None,
@@ -164,7 +151,7 @@ async def test_no_form_whatever_its_structure_is_ever_our_fault(
     body.write(b"--b" + end)
     content_type = b"multipart/form-data; boundary=" + boundary
     content_type += b"" if charset is None else b"; charset=" + charset.encode("latin1")
-    response = await model_client.post("/predict", content=body.getvalue(), headers=[(b"content-type", content_type)])
+    response = await small_client.post("/predict", content=body.getvalue(), headers=[(b"content-type", content_type)])
     expect_answer_or_refusal(response)
 
 

@@ -56,46 +56,46 @@ async def test_of_a_refused_body_nothing_is_kept_while_the_rest_is_drained(fault
 
 
 @pytest.mark.parametrize("name", ENCODED)
-async def test_the_encoding_of_a_body_that_is_no_picture_is_named(model_client: httpx.AsyncClient, name: str) -> None:
+async def test_the_encoding_of_a_body_that_is_no_picture_is_named(small_client: httpx.AsyncClient, name: str) -> None:
     body, encodings = ENCODED[name]
     headers = [("Content-Encoding", encoding) for encoding in encodings]
-    response = await model_client.post("/predict", content=body, headers=headers)
+    response = await small_client.post("/predict", content=body, headers=headers)
     assert_error(response, 415, "unsupported_image", f"Content-Encoding: {', '.join(encodings)}", "without this header")
     assert response.headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("body", [gzip.compress(FORM), zlib.compress(FORM)])
-async def test_the_encoding_of_a_body_that_is_no_form_is_named(model_client: httpx.AsyncClient, body: bytes) -> None:
+async def test_the_encoding_of_a_body_that_is_no_form_is_named(small_client: httpx.AsyncClient, body: bytes) -> None:
     headers = {"Content-Encoding": "gzip", "Content-Type": FORM_TYPE}
-    assert_error(await model_client.post("/predict", content=body, headers=headers), 415, "unsupported_image", "gzip")
+    assert_error(await small_client.post("/predict", content=body, headers=headers), 415, "unsupported_image", "gzip")
 
 
 @pytest.mark.parametrize(
     ("header", "content"),
     [("Content-Encoding: gzip", gzip.compress(PICTURE)), ("Content-Transfer-Encoding: base64", b"/9j/4AAQSkZJRg==")],
 )
-async def test_the_encoding_of_a_part_is_named(model_client: httpx.AsyncClient, header: str, content: bytes) -> None:
+async def test_the_encoding_of_a_part_is_named(small_client: httpx.AsyncClient, header: str, content: bytes) -> None:
     body = form(file_part(content, header.encode() + b"\r\n"))
-    response = await model_client.post("/predict", content=body, headers={"Content-Type": FORM_TYPE})
+    response = await small_client.post("/predict", content=body, headers={"Content-Type": FORM_TYPE})
     assert_error(response, 415, "unsupported_image", header)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity", "binary", "utf-8", "", "identity, identity", "IDENTITY"])
-async def test_content_decides_and_not_what_is_said_of_it(model_client: httpx.AsyncClient, encoding: str) -> None:
+async def test_content_decides_and_not_what_is_said_of_it(small_client: httpx.AsyncClient, encoding: str) -> None:
     headers = {"Content-Encoding": encoding}
-    bare = await model_client.post("/predict", content=PICTURE, headers=headers)
-    in_form = await model_client.post("/predict", content=FORM, headers={**headers, "Content-Type": FORM_TYPE})
+    bare = await small_client.post("/predict", content=PICTURE, headers=headers)
+    in_form = await small_client.post("/predict", content=FORM, headers={**headers, "Content-Type": FORM_TYPE})
     assert [bare.status_code, in_form.status_code] == [200, 200]
 
 
 @pytest.mark.parametrize("encoding", ["identity", "", "Identity"])
-async def test_no_encoding_is_not_blamed(model_client: httpx.AsyncClient, encoding: str) -> None:
-    response = await model_client.post("/predict", content=b"hello", headers={"Content-Encoding": encoding})
+async def test_no_encoding_is_not_blamed(small_client: httpx.AsyncClient, encoding: str) -> None:
+    response = await small_client.post("/predict", content=b"hello", headers={"Content-Encoding": encoding})
     assert_error(response, 415, "unsupported_image", "not a picture in one of the formats")
 
 
-async def test_a_long_encoding_is_shortened(model_client: httpx.AsyncClient) -> None:
-    response = await model_client.post("/predict", content=b"hello", headers={"Content-Encoding": "x" * 4000})
+async def test_a_long_encoding_is_shortened(small_client: httpx.AsyncClient) -> None:
+    response = await small_client.post("/predict", content=b"hello", headers={"Content-Encoding": "x" * 4000})
     assert_error(response, 415, "unsupported_image", "Content-Encoding: xxx")
     assert len(response.json()["detail"]) < 300
 
@@ -132,9 +132,9 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-async def test_a_form_without_the_file_is_told_which_fields_it_has(model_client: httpx.AsyncClient, name: str) -> None:
+async def test_a_form_without_the_file_is_told_which_fields_it_has(small_client: httpx.AsyncClient, name: str) -> None:
     body, words = FIELDS[name]
-    response = await model_client.post("/predict", content=body, headers={"Content-Type": FORM_TYPE})
+    response = await small_client.post("/predict", content=body, headers={"Content-Type": FORM_TYPE})
     assert_error(response, 400, "malformed_upload", "no complete file in the field `file`", *words)
     assert len(response.json()["detail"]) < 1000
 
@@ -175,9 +175,9 @@ async def test_top_k_may_be_a_field_of_the_form(model_client: httpx.AsyncClient,
     ],
 )
 async def test_a_top_k_of_the_form_that_is_not_allowed_is_named(
-    model_client: httpx.AsyncClient, query: str, given: str, words: str
+    small_client: httpx.AsyncClient, query: str, given: str, words: str
 ) -> None:
-    answer = await model_client.post(f"/predict{query}", files={"file": PICTURE}, data={"top_k": given})
+    answer = await small_client.post(f"/predict{query}", files={"file": PICTURE}, data={"top_k": given})
     assert_error(answer, 422, "invalid_parameter", words)
 
 
@@ -207,20 +207,20 @@ async def test_two_different_top_k_are_refused_wherever_they_are(
 
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "utf-16", "utf-32", "undefined", "cp037", "utf_16_le"])
-async def test_a_charset_that_does_not_contain_ascii_is_refused(model_client: httpx.AsyncClient, charset: str) -> None:
+async def test_a_charset_that_does_not_contain_ascii_is_refused(small_client: httpx.AsyncClient, charset: str) -> None:
     """With punycode, a text field of 1 MB held the event loop for minutes."""
     body = form(text_part("note", b"a-" + b"0" * 20), file_part(PICTURE))
     headers = {"Content-Type": f"multipart/form-data; charset={charset}; boundary={BOUNDARY}"}
-    response = await model_client.post("/predict", content=body, headers=headers)
+    response = await small_client.post("/predict", content=body, headers=headers)
     assert_error(response, 400, "malformed_upload", "charset")
 
 
 @pytest.mark.parametrize(
     "charset", ["utf-8", "UTF8", "latin1", "us-ascii", "shift_jis", "windows-1251", "no-such", "zlib"]
 )
-async def test_a_form_in_another_charset_is_read(model_client: httpx.AsyncClient, charset: str) -> None:
+async def test_a_form_in_another_charset_is_read(small_client: httpx.AsyncClient, charset: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; charset={charset}; boundary={BOUNDARY}"}
-    assert (await model_client.post("/predict", content=FORM, headers=headers)).status_code == 200
+    assert (await small_client.post("/predict", content=FORM, headers=headers)).status_code == 200
 
 
 def test_formats_are_told_by_their_first_bytes() -> None:
