@@ -22,7 +22,7 @@ DROP SCHEMA public CASCADE;
 CREATE SCHEMA public AUTHORIZATION pg_database_owner;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 """
-"""Makes of a database what it was when it was new."""
+"""Removes tables and connections; tests make nothing outside `public`."""
 
 
 class Postgres:
@@ -34,7 +34,7 @@ class Postgres:
         self._names = (f"test_{number}" for number in count())
 
     def new_database(self) -> str:
-        """Return the URL of a new, empty database: 300 files."""
+        """Return the URL of a new, empty database. The server copies 300 files for it."""
         name = next(self._names)
         self.execute(f"CREATE DATABASE {name}")
         return self._server.url(name)

@@ -120,7 +120,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 def _do(command: list[str]) -> None:
-    done = subprocess.run(command, timeout=RUN_S, check=False, capture_output=True, text=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
+    done = subprocess.run(command, env=clean, timeout=RUN_S, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -173,10 +174,13 @@ def test_each_packaged_config_is_found_by_its_name(installed: Installed) -> None
 
 def test_a_misspelled_key_is_told_with_the_nearest_right_one(installed: Installed, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text((CONFIGS / "one_replica.yaml").read_text().replace(" threads:", " thread:"))
+    text = (CONFIGS / "one_replica.yaml").read_text()
+    path.write_text(text.replace(" threads:", " thread:").replace("http_options:", "http_option:"))
     done = installed.run("serve-app", "--check", str(path))
-    assert done.returncode == 2
-    assert "args.thread: no such key; did you mean threads?" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["error"] * 3
+    for words in ("http_option: no such key", "args.thread: no such key; did you mean threads?", "args.auth: missing"):
+        assert words in done.stderr
     assert installed.run("serve-app", "--check", "one_replcia").stderr.endswith(
         "none of the shipped configs (cluster, fastest, gpu, one_replica, one_thread, two_models, two_replicas)\n"
     )

@@ -159,8 +159,9 @@ class ClassifierSettings(BaseModel):
         gt=0,
         le=600,
         description="Longest estimated queueing time of a new picture; beyond: 503 with Retry-After. Enough for the "
-        "queue that forms while replicas are replaced under a usual load. Falls to half of it while "
-        "the queue is not short for 10 to 20 s: then more arrives than is done, and waiting longer helps no client.",
+        "queue that forms while replicas are replaced under a usual load. From 10 to 20 s after the "
+        "queue was last short it falls steadily to half: then more arrives than is done, and waiting longer helps no "
+        "client.",
     )
     deadline_s: float = Field(
         10.0,

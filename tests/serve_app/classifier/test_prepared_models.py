@@ -25,6 +25,7 @@ from serve_app.classifier.settings import ClassifierSettings
 from serve_app.classifier.sources import find_source_faults
 from serve_app.errors import SetupError
 from tests.conftest import THREADS, Fitted
+from tests.patience import HANG_S
 from tests.serve_app.classifier.small_networks import COLOURS, write_onnx
 
 if TYPE_CHECKING:
@@ -101,8 +102,14 @@ def test_batches_that_tensorflow_computes_at_once_are_computed_as_one_alone(
     engine = load_engine("tensorflow", prepared.folder, threads=THREADS, precision="float32")
     assert engine.at_once == 2
     sizes = [1, 4, 2, 3] * 2
+    together = threading.Barrier(engine.at_once)
+
+    def infer(size: int) -> np.ndarray:
+        together.wait(HANG_S)
+        return engine.infer(fitted.crops[-size:])
+
     with ThreadPoolExecutor(engine.at_once) as threads:
-        computed = list(threads.map(lambda size: engine.infer(fitted.crops[-size:]), sizes))
+        computed = list(threads.map(infer, sizes))
     for size, scores in zip(sizes, computed, strict=True):
         assert np.allclose(scores, fitted.expected[-size:], atol=1e-4)
 

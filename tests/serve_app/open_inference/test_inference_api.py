@@ -34,6 +34,7 @@ DECODED_BYTES = 3_000_000
 """What decoding takes beside the uploads: one picture of 600 × 600 and the network's inputs."""
 
 OWN_ANSWERS: dict[bytes, list[dict[str, Any]]] = {}
+"""What the service answers to a picture at `/predict`: asked for once."""
 
 
 def body_of(data: list[bytes], **more: Any) -> dict[str, Any]:

@@ -116,6 +116,7 @@ async def test_what_was_accepted_is_answered_by_a_stop_and_what_comes_later_is_r
     rollout.deploy()  # changes nothing where a test before this one has made the update
     await asyncio.to_thread(rollout.wait_until_in_place, ("DEPLOY_FAILED",), time.monotonic() + START_S)
     await asyncio.to_thread(running.wait_until_routed)  # what an older HAProxy has could not be counted
+    assert len(processes_of(running.environment)) > 5
     await stop_under_load(running, fitted, lambda: running.process.send_signal(signal.SIGTERM), KEY)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger
