@@ -4,6 +4,7 @@ Nothing here depends on how fast the machine is: limits in time are those that o
 work, stolen CPU and a late load generator pass. What a busy machine may still do to a cell, `faults_of` leaves out.
 """
 
+import ctypes
 import io
 import os
 import resource
@@ -25,6 +26,7 @@ import yaml
 
 from loadtest.__main__ import main
 from loadtest.figures.figures import CellFigures, Figures, ReasonCode
+from loadtest.machine.processes import PR_SET_CHILD_SUBREAPER
 from loadtest.rows.columns import RequestRow, ResourceRow, read_rows
 from loadtest.rows.run_folder import CellRecord, RunFolder
 from loadtest.verdict.summary import summarize
@@ -171,7 +173,7 @@ def run_kit(plan: Path, folder: Path, *options: str, file_size_bytes: int | None
 def ask(*arguments: object, folder: Path = ROOT, cwd: Path = ROOT) -> Ended:
     """Return how a command ended in `cwd` that starts no process; run in this one, which is quicker."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr), adoption_ended():
         patch.chdir(cwd)
         patch.setattr("sys.argv", ["loadtest", *map(str, arguments)])
         try:
@@ -179,6 +181,16 @@ def ask(*arguments: object, folder: Path = ROOT, cwd: Path = ROOT) -> Ended:
         except SystemExit as exc:  # as argparse ends it
             code = int(exc.code or 0)
     return Ended(code, stdout.getvalue(), stderr.getvalue(), RunFolder(folder))
+
+
+@contextmanager
+def adoption_ended() -> Iterator[None]:
+    """Undo `adopt_orphans` at the end: this process does not reap the orphans of later tests."""
+    try:
+        yield
+    finally:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
 
 
 def make_report(folder: Path) -> Ended:

@@ -11,10 +11,13 @@ import pytest
 import yaml
 
 from loadtest.faults.fault_plan import load_fault_plan
-from loadtest.faults.folder import FaultFolder
+from loadtest.faults.figures import read_faults
+from loadtest.faults.folder import FaultFolder, StretchRecord
 from loadtest.faults.session import run_faults
+from loadtest.machine.environment import read_environment
+from loadtest.rows.run_folder import write_json
 from tests.failures import keep_on_failure
-from tests.kit import RUN_S, STOP_S, Ended, ask, known_target, run_command, workload
+from tests.kit import RUN_S, STOP_S, Ended, adoption_ended, ask, known_target, run_command, workload
 from tests.ports import free_port
 
 pytestmark = pytest.mark.timeout(3 * RUN_S)
@@ -45,6 +48,24 @@ def load(**keys: Any) -> dict[str, Any]:
     }
 
 
+def group_without_its_service(*faults: str) -> dict[str, Any]:
+    """Return a group of which neither the target nor a load is ever started."""
+    return {
+        "name": "elsewhere",
+        "target": target(free_port()),
+        "faults": [{"name": name, "command": "true"} for name in faults],
+        "services": [{"name": "the impossible", "start": "false", "stop": "true"}],
+    }
+
+
+def write_faults(path: Path, *faults: str) -> FaultFolder:
+    """Write a plan of a group without its service; return the folder of a run of it that has no record yet."""
+    path.write_text(yaml.safe_dump(load(groups=[group_without_its_service(*faults)])))
+    folder = FaultFolder(path.parent / "run")
+    write_json(folder.plan, load_fault_plan(path))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
     """A freeze, a fault that cannot be carried out, and a kill with a command afterwards, each under its own load.
@@ -67,10 +88,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ended]:
         {"name": "after_the_kill", "command": "true"},
     ]
     setting = {"name": "known", "target": target(free_port()), "faults": faults}
-    elsewhere = {**setting, "name": "elsewhere", "faults": [{"name": "nothing", "command": "true"}]}
-    elsewhere["services"] = [{"name": "the impossible", "start": "false", "stop": "true"}]
-    plan.write_text(yaml.safe_dump(load(before_s=2, after_s=1, groups=[setting, elsewhere])))
-    run_faults(load_fault_plan(plan), FaultFolder(folder / "run"), [], again=False)
+    groups = [setting, group_without_its_service("nothing")]
+    plan.write_text(yaml.safe_dump(load(before_s=2, after_s=1, groups=groups)))
+    with adoption_ended():
+        run_faults(load_fault_plan(plan), FaultFolder(folder / "run"), [], again=False)
     environment = folder / "run" / "environment.json"
     environment.write_text(json.dumps({**json.loads(environment.read_text()), **ELSEWHERE}))
     ended = run_command(["faults", plan, "--out", folder / "run"], folder / "run", folder)
@@ -158,6 +179,39 @@ def test_a_run_that_is_resumed_elsewhere_keeps_its_first_environment_and_says_wh
     changed = ", ".join(figures["differing"])
     assert f"**The run was resumed where this had changed:** {changed}. The line above shows the first start." in page
     assert "Another 1.0" in page
+
+
+def test_a_run_that_is_resumed_where_it_began_differs_in_nothing(tmp_path: Path) -> None:
+    folder, environment = FaultFolder(tmp_path), read_environment()
+    assert [folder.keep_environment(environment) for _ in range(2)] == [[], []]
+
+
+def test_one_fault_that_was_injected_elsewhere_is_enough_to_say_so(tmp_path: Path) -> None:
+    folder = write_faults(tmp_path / "faults.yaml", "before", "elsewhere", "after")
+    folder.write_environment(read_environment())
+    for name, differing in {"before": [], "elsewhere": ["os"], "after": []}.items():
+        folder.write_record(name, StretchRecord(status="skipped", differing=differing))
+    assert read_faults(folder).differing == ["os"]
+
+
+def test_a_finished_fault_is_injected_again_only_where_it_is_named(tmp_path: Path) -> None:
+    """Its group's service cannot be had: a fault that is to be injected gets a record that says so."""
+    plan = tmp_path / "faults.yaml"
+    folder = write_faults(plan, "finished", "failed", "new")
+
+    def statuses() -> list[str | None]:
+        records = [folder.read_record(name) for name in ("finished", "failed", "new")]
+        return [record.status if record else None for record in records]
+
+    folder.write_record("finished", StretchRecord(status="finished"))
+    folder.write_record("failed", StretchRecord(status="failed"))
+    with adoption_ended():
+        run_faults(load_fault_plan(plan), folder, ["finished", "failed", "new"], again=False)
+    assert statuses() == ["finished", "skipped", "skipped"]
+    folder.write_record("failed", StretchRecord(status="failed"))
+    ended = ask("faults", plan, "--out", folder.path, "--only", "finished")
+    assert ended.stderr.startswith("1 fault(s) under 5 users: "), ended.output
+    assert statuses() == ["skipped", "failed", "skipped"]
 
 
 def test_a_folder_of_another_plan_is_not_written_into(ran: Ended, tmp_path: Path) -> None:
