@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -47,9 +48,13 @@ def write_input(command: str, folder: Path, port: int) -> Path:
     return path
 
 
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A port on which a foreign program listens."""
+    """A port on which a foreign program listens. It may be a child of this process: the kit asks only who listens."""
     port = free_port()
     with running_known_target(port):
         yield port
@@ -62,7 +67,9 @@ def test_a_foreign_program_on_the_port_stops_the_command_before_anything_is_star
     """The port of the second target: the first one is not measured either."""
     given: list[object] = ["--plan"] if command == "soak" else []
     given += [write_input(command, tmp_path, port), "--out", tmp_path / "out", *COMMANDS[command]]
+    before = {*children()}
     ended = ask(command, *given)
+    assert not {*children()} - before
     assert ended.exit_code == 2, ended.output
     told = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert ended.stderr.splitlines()[-1:] == told
