@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -61,7 +62,23 @@ def test_text_is_text_and_begins_within_the_picture(drawn: dict[str, str]) -> No
             assert 0 <= float(text.get("y", "nan")) <= height
 
 
-def test_a_picture_refers_only_to_itself_and_shares_no_id(drawn: dict[str, str]) -> None:
+@pytest.fixture(scope="module")
+def hatched() -> dict[str, str]:
+    """Of eight targets: two more than there are colours."""
+    facts = [TargetFacts(name=name, title=name, replicas=None, about={}) for name in "abcdefgh"]
+    points = [made_point(target.name, parts=[made_part("a", 7.0)]) for target in facts]
+    return draw_plots(made_figures(points).model_copy(update={"targets": facts}))
+
+
+def test_targets_beyond_the_colours_are_hatched(hatched: dict[str, str]) -> None:
+    for svg in hatched.values():
+        for drawing in _drawings(svg):
+            assert [*drawing.iter(f"{SVG}pattern")]
+
+
+@pytest.mark.parametrize("pictures", ["drawn", "hatched"])
+def test_a_picture_refers_only_to_itself_and_shares_no_id(pictures: str, request: pytest.FixtureRequest) -> None:
+    drawn: dict[str, str] = request.getfixturevalue(pictures)
     seen: set[str] = set()
     for svg in drawn.values():
         everything = svg.replace('xmlns="http://www.w3.org/2000/svg"', "")
@@ -77,19 +94,16 @@ def test_a_picture_refers_only_to_itself_and_shares_no_id(drawn: dict[str, str])
 
 
 def test_a_picture_is_drawn_on_light_and_on_dark_paper_and_one_of_them_is_shown(drawn: dict[str, str]) -> None:
-    known = {
-        theme: {theme.paper, theme.ink, theme.muted, theme.grid, theme.rest, *theme.series} for theme in (LIGHT, DARK)
-    }
     for svg in drawn.values():
         root = ET.fromstring(svg)
         assert (root[1].text or "").startswith(".plot .dark{display:none}@media screen and (prefers-color-scheme:dark)")
-        drawings = root[2:]
+        drawings = _drawings(svg)
         assert [drawing.get("class") for drawing in drawings] == ["light", "dark"]
         for drawing, theme in zip(drawings, (LIGHT, DARK), strict=True):
             assert drawing.get("viewBox") == root.get("viewBox")
             assert not {"width", "height", "id"} & drawing.attrib.keys()
             used = set(re.findall(r"#[0-9a-f]{6}\b", ET.tostring(drawing, encoding="unicode")))
-            assert {theme.paper, theme.ink} <= used <= known[theme] | {*plots.STAGES, *plots.ROLES}
+            assert {theme.paper, theme.ink} <= used <= {*_colours(theme), *plots.STAGES, *plots.ROLES}
         assert _texts(svg) == [text.text for text in drawings[1].iter(f"{SVG}text")]
 
 
@@ -103,9 +117,7 @@ def test_text_can_be_read_and_series_seen_on_both_papers() -> None:
 
 def test_each_colour_of_light_paper_stands_for_one_of_dark_paper() -> None:
     """The dark drawing is made of the light one by its colours."""
-    light, dark = (
-        [theme.paper, theme.ink, theme.muted, theme.grid, theme.rest, *theme.series] for theme in (LIGHT, DARK)
-    )
+    light, dark = _colours(LIGHT), _colours(DARK)
     assert len({*light}) == len(light) == len(dark)
     assert not {*light} & {*plots.STAGES, *plots.ROLES}
 
@@ -114,7 +126,7 @@ def test_a_colour_in_a_name_is_no_colour_of_the_drawing() -> None:
     name = f'{LIGHT.ink} id="a" href="#b"'
     facts = TargetFacts(name="a", title=name, replicas=None, about={})
     svg = draw_plots(made_figures([made_point()]).model_copy(update={"targets": [facts]}))["throughput"]
-    for drawing in ET.fromstring(svg)[2:]:
+    for drawing in _drawings(svg):
         assert name in [text.text for text in drawing.iter(f"{SVG}text")]
 
 
@@ -125,7 +137,7 @@ def test_nothing_that_is_compared_is_drawn_over_each_other(theme: str, drawn: di
         made_point(target, users, parts=[made_part("a", 7.0)]) for target in ("a", "b", "c") for users in (5, 50, 500)
     ]
     for svg in (*drawn.values(), *draw_plots(made_figures(points)).values()):
-        (drawing,) = (one for one in ET.fromstring(svg)[2:] if one.get("class") == theme)
+        (drawing,) = (one for one in _drawings(svg) if one.get("class") == theme)
         lines = [path.get("d", "") for path in drawing.iter(f"{SVG}path") if "fill: none" in path.get("style", "")]
         strokes = [_points(line) for line in lines]
         crossing = [stroke for stroke in strokes if len({round(x) for x, _ in stroke}) > 2 and _width(stroke) > 30]
@@ -432,6 +444,17 @@ def made_figures(points: list[PointFigures], cores: int | None = None) -> Figure
         all_valid=True,
         all_limits_met=True,
     )
+
+
+def _drawings(svg: str) -> list[ET.Element]:
+    """Return the drawings on light and on dark paper."""
+    light, dark = ET.fromstring(svg)[2:]
+    return [light, dark]
+
+
+def _colours(theme: Theme) -> list[str]:
+    others = [getattr(theme, field.name) for field in fields(theme) if field.name not in {"name", "series"}]
+    return [*others, *theme.series]
 
 
 def _texts(svg: str) -> list[str]:
