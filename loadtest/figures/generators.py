@@ -1,10 +1,11 @@
 """What each of several load generators did in the steady window of a cell. Called by `summary` and `validity`."""
 
 from collections.abc import Mapping, Sequence
-from math import fsum
+from math import fsum, inf
 from statistics import fmean
 
 from loadtest.figures.figures import GeneratorFigures
+from loadtest.figures.traffic import Window
 from loadtest.rows.columns import GeneratorRow
 from loadtest.rows.run_folder import ClockRecord
 
@@ -25,8 +26,20 @@ def split_seconds(rows: Sequence[GeneratorRow]) -> dict[int | None, list[Generat
     return split
 
 
+def seconds_of(rows: Sequence[GeneratorRow], window: Window) -> list[GeneratorRow]:
+    """Return the rows of `window`. A row tells of the time since the one before it, so the last may end later."""
+    found: list[GeneratorRow] = []
+    for mine in split_seconds(rows).values():
+        begin_unix_s = -inf
+        for row in sorted(mine, key=lambda row: row.unix_s):
+            if begin_unix_s < window.end_unix_s and row.unix_s >= window.begin_unix_s:
+                found.append(row)
+            begin_unix_s = row.unix_s
+    return found
+
+
 def compute_late_percent(rows: Sequence[GeneratorRow], window_s: float) -> float:
-    """Return for how much of the time the event loop was late, at least: each second states its longest lateness.
+    """Return for how much of the time the event loop was late: each second states its longest lateness.
 
     Of several generators, that of the latest. Up to FORGIVEN_MS of the longest lateness are left out.
     """

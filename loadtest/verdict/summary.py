@@ -34,7 +34,7 @@ from loadtest.figures.figures import (
     TargetFacts,
     Traffic,
 )
-from loadtest.figures.generators import compute_generators, compute_late_percent, pool_generators
+from loadtest.figures.generators import compute_generators, compute_late_percent, pool_generators, seconds_of
 from loadtest.figures.level import Cores
 from loadtest.figures.roles import compute_roles
 from loadtest.figures.scrubbing import without_host, without_local_paths
@@ -177,7 +177,7 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
         measured.notes.extend(_unknown_endpoints(plan, rows))
         if steady:
             sent = Counter(row.generator for row in rows if steady.holds(row.start_unix_s))
-            seconds = [row for row in measured.generator if steady.holds(row.unix_s)]
+            seconds = seconds_of(measured.generator, steady)
             measured.generators = compute_generators(moments.clocks, seconds, sent, steady.length_s)
             evidence = _evidence(plan, record, steady, measured, rows)
             measured.reasons.extend(find_steady_reasons(plan, evidence))
@@ -227,7 +227,7 @@ def _evidence(
         names=Counter(row.endpoint for row in rows),
         under_way=count_under_way(requests, window),
         answers=count_answers(requests, window),
-        generator=[row for row in measured.generator if window.holds(row.unix_s)],
+        generator=seconds_of(measured.generator, window),
         generators=measured.generators,
         resources=measured.steady_resources(),
     )
@@ -350,7 +350,7 @@ def _endpoint(name: str, steady: _Pool, whole_run: _Pool, scheduled: _Pool | Non
 def _late_percent(measured: Sequence[_Measured]) -> float | None:
     """Return for how much of the time the generator was late, the mean of several cells."""
     known = [
-        compute_late_percent([row for row in one.generator if one.steady.holds(row.unix_s)], one.steady.length_s)
+        compute_late_percent(seconds_of(one.generator, one.steady), one.steady.length_s)
         for one in measured
         if one.steady
     ]

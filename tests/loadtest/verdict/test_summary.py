@@ -426,6 +426,17 @@ def test_a_single_late_second_is_forgiven(tmp_path: Path, lag_ms: float) -> None
     assert cell_with(tmp_path, be_late_once(lag_ms)).valid
 
 
+def test_a_stall_counts_that_begins_in_the_steady_window_and_ends_after_it(tmp_path: Path) -> None:
+    def stand_still_at_the_end(made: MadeCell) -> None:
+        assert made.record.moments
+        end_unix_s = made.record.moments.stopping_unix_s
+        before = [row for row in made.generator if row.unix_s < end_unix_s - 0.5]
+        made.generator = [*before, replace(before[-1], unix_s=end_unix_s + 3, lag_ms=4000.0)]
+
+    [late] = [one for one in cell_with(tmp_path, stand_still_at_the_end).reasons if one.code == "generator_late"]
+    assert "(by 4,000 ms at most), 4 % are allowed" in late
+
+
 def test_of_a_long_stall_one_second_is_forgiven(tmp_path: Path) -> None:
     cell = cell_with(tmp_path, be_late_once(8000))
     assert "event loop for 13.1 % of the time (by 8,000 ms at most), 4 % are allowed" in only_reason(cell)
