@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,12 @@ def test_each_says_which_ports_it_took_and_they_are_apart(services: list[Service
     }  # fmt: skip
     assert not set(told[0].values()) & set(told[1].values())
     for user, ports in zip((os.getuid(), OTHER_USER), told, strict=True):
-        listening = {
-            connection.laddr.port
-            for connection in psutil.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid
-            if psutil.Process(connection.pid).uids().real == user
-        }
+        listening = set()
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.pid:
+                with suppress(psutil.NoSuchProcess):  # another program's, ended meanwhile
+                    if psutil.Process(connection.pid).uids().real == user:
+                        listening.add(connection.laddr.port)
         first, last = map(int, ports.pop("replicas").split("-"))
         assert {int(port) for port in ports.values()} <= listening
         assert listening & set(range(first, last + 1))

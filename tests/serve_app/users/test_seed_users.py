@@ -14,6 +14,7 @@ import pytest
 from serve_app.seed_users import main
 from serve_app.users.settings import UsersSettings
 from serve_app.users.store import UserStore
+from tests.patience import HANG_S
 
 RUN_S = 120.0
 
@@ -133,17 +134,20 @@ def test_the_command_reads_database_url(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:
 
         def interrupt() -> None:
             connection, _ = silent.accept()
             with connection:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                while connection.recv(4096):
-                    pass
+                ended.wait(HANG_S)
 
         interrupting = threading.Thread(target=interrupt)
         interrupting.start()
-        assert main(["--database-url", f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"]) == 130
-        interrupting.join()
+        try:
+            assert main(["--database-url", f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"]) == 130
+        finally:
+            ended.set()
+            interrupting.join()
     assert capsys.readouterr().err == "seed_users: interrupted\n"
