@@ -92,6 +92,10 @@ class _Measured:
         """Return the resource samples of the steady window."""
         return [row for row in self.resources if self.steady and self.steady.holds(row.unix_s)]
 
+    def steady_seconds(self) -> list[GeneratorRow]:
+        """Return what the load generators tell of the steady window; nothing without such a window."""
+        return seconds_of(self.generator, self.steady) if self.steady else []
+
 
 def summarize(folder: RunFolder) -> Figures:
     """Return all figures of a run. Raises BadInputError when plan, run record or baseline cannot be read."""
@@ -177,7 +181,7 @@ def _read_load(measured: _Measured, plan: Plan, record: CellRecord, moments: Mom
         measured.notes.extend(_unknown_endpoints(plan, rows))
         if steady:
             sent = Counter(row.generator for row in rows if steady.holds(row.start_unix_s))
-            seconds = seconds_of(measured.generator, steady)
+            seconds = measured.steady_seconds()
             measured.generators = compute_generators(moments.clocks, seconds, sent, steady.length_s)
             evidence = _evidence(plan, record, steady, measured, rows)
             measured.reasons.extend(find_steady_reasons(plan, evidence))
@@ -227,7 +231,7 @@ def _evidence(
         names=Counter(row.endpoint for row in rows),
         under_way=count_under_way(requests, window),
         answers=count_answers(requests, window),
-        generator=seconds_of(measured.generator, window),
+        generator=measured.steady_seconds(),
         generators=measured.generators,
         resources=measured.steady_resources(),
     )
@@ -349,11 +353,7 @@ def _endpoint(name: str, steady: _Pool, whole_run: _Pool, scheduled: _Pool | Non
 
 def _late_percent(measured: Sequence[_Measured]) -> float | None:
     """Return for how much of the time the generator was late, the mean of several cells."""
-    known = [
-        compute_late_percent(seconds_of(one.generator, one.steady), one.steady.length_s)
-        for one in measured
-        if one.steady
-    ]
+    known = [compute_late_percent(one.steady_seconds(), one.steady.length_s) for one in measured if one.steady]
     return round(mean(known), 4) if known else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import THREADS, UNHURRIED
+from tests.conftest import BOUNDS, THREADS, UNHURRIED
 from tests.counted import Counted
 from tests.small_classifier import client_of, small_classifier
 
@@ -38,6 +38,5 @@ def python_without_tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 async def small_client() -> AsyncIterator[httpx.AsyncClient]:
     """A client of a classifier without a real engine, for what is in front of one; its bounds are those of the real."""
-    bounds = {"max_upload_bytes": 2_000_000, "max_pixels": 10**6}
-    async with small_classifier(Counted(), **bounds, **UNHURRIED) as classifier, client_of(classifier) as client:
+    async with small_classifier(Counted(), **BOUNDS, **UNHURRIED) as classifier, client_of(classifier) as client:
         yield client
